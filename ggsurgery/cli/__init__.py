@@ -1,0 +1,105 @@
+"""The command line: one module a command family, loaded when it is called.
+
+Every command parses its arguments, calls one library function and prints what came back.
+`main` is the one place where errors become exit codes: 1 for a `GGSurgeryError`, 2 for
+wrong usage, 130 after Ctrl-C. A traceback appears only with `--debug`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import GGSurgeryError
+
+#: command → module below ggsurgery.cli and the name of the click command in it.
+COMMANDS: dict[str, str] = {}
+
+#: Sections of the overview, in the order of the work.
+SECTIONS: dict[str, tuple[str, ...]] = {}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        found = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=3)
+            if near:
+                error.message += f" Did you mean {' or '.join(near)}?"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in SECTIONS.items():
+            rows = []
+            for name in names:
+                command = self.get_command(ctx, name)
+                if command is not None:
+                    rows.append((name, command.get_short_help_str(limit=72)))
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ggsurgery")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Operate on GGUF language models: cut, blend, heal, quantize, evaluate, ship.
+
+    \b
+    Example:
+      ggsurgery inspect in.gguf
+      ggsurgery delete --layer 10 in.gguf out.gguf
+    """
+    ctx.obj = {"debug": debug}
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:] if args is None else args
+    try:
+        cli.main(args=arguments, prog_name="ggsurgery", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("ggsurgery: interrupted; inputs untouched, no output left behind", err=True)
+        sys.exit(130)
+    except GGSurgeryError as error:
+        if "--debug" in arguments:
+            raise
+        click.echo(f"ggsurgery: error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `| head` closed the pipe: not an error of ours
+        sys.stderr.close()
+        sys.exit(141)
+    except OSError as error:
+        if "--debug" in arguments:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"ggsurgery: error: {where}{error.strerror or error}", err=True)
+        sys.exit(1)

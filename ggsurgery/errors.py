@@ -1,0 +1,102 @@
+"""Every error that ggsurgery raises on purpose.
+
+All of them descend from `GGSurgeryError`. A message answers five questions, as
+far as they apply: which file, which tensor or key, what was expected, what was
+found, and what to do next. The command line prints the message as one line and
+exits with `exit_code`; a library caller catches the class.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class GGSurgeryError(Exception):
+    """Root of all errors raised on purpose.
+
+    Args:
+        problem: what is wrong, a clause without a full stop.
+        file: the file concerned; only its name as given is shown.
+        tensor: the tensor or metadata key concerned.
+        expected: what should have been there.
+        found: what was there.
+        hint: the next step for the user.
+
+    Example:
+        >>> str(FormatError("wrong magic", file="a.gguf", expected="GGUF", found="PK"))
+        'a.gguf: wrong magic: expected GGUF, found PK'
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | Path | None = None,
+        tensor: str | None = None,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.file = None if file is None else str(file)
+        self.tensor = tensor
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        parts = [str(p) for p in (self.file, self.tensor, self.problem) if p is not None]
+        text = ": ".join(parts)
+        facts = []
+        if self.expected is not None:
+            facts.append(f"expected {self.expected}")
+        if self.found is not None:
+            facts.append(f"found {self.found}")
+        if facts:
+            text += ": " + ", ".join(facts)
+        if self.hint:
+            text += f". {self.hint}"
+        return " ".join(text.split())
+
+    def __reduce__(self) -> tuple[object, ...]:  # errors cross process borders (worker)
+        return (_rebuild, (type(self), self.__dict__.copy()))
+
+
+def _rebuild(kind: type[GGSurgeryError], state: dict[str, object]) -> GGSurgeryError:
+    error = kind.__new__(kind)
+    error.__dict__.update(state)
+    Exception.__init__(error, error._message())
+    return error
+
+
+class FormatError(GGSurgeryError):
+    """A file is not the GGUF (JSONL, YAML, imatrix …) that it should be."""
+
+
+class PlanError(GGSurgeryError):
+    """An operation that cannot be carried out on this stack of layers."""
+
+
+class ArchitectureError(GGSurgeryError):
+    """An operation after which layers would no longer mean what they meant."""
+
+
+class OutputError(GGSurgeryError):
+    """The output cannot be written: it exists, is an input, or the disk is full."""
+
+
+class EngineError(GGSurgeryError):
+    """llama.cpp refused, failed or crashed."""
+
+
+class MissingExtraError(GGSurgeryError):
+    """An optional package is needed; the message names the extra to install."""
+
+    def __init__(self, package: str, extra: str, what: str) -> None:
+        super().__init__(
+            f"{what} needs the package {package}, which is not installed",
+            hint=f"Install it with: pip install 'ggsurgery[{extra}]'",
+        )

@@ -1,0 +1,288 @@
+"""What a GGUF header consists of, as immutable values.
+
+Source of the format: the GGUF specification in ggml's docs (gguf.md), version 3.
+
+    magic "GGUF" | version u32 | n_tensors u64 | n_kv u64
+    n_kv      × ( key string | value type u32 | value )
+    n_tensors × ( name string | n_dims u32 | dims u64… | ggml type u32 | offset u64 )
+    padding to general.alignment | tensor data
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+
+from ..errors import FormatError
+
+ByteOrder = Literal["<", ">"]
+
+#: struct code of every scalar value type; strings and arrays are not scalars.
+SCALAR_CODES: dict[GGUFValueType, str] = {
+    GGUFValueType.UINT8: "B",
+    GGUFValueType.INT8: "b",
+    GGUFValueType.UINT16: "H",
+    GGUFValueType.INT16: "h",
+    GGUFValueType.UINT32: "I",
+    GGUFValueType.INT32: "i",
+    GGUFValueType.FLOAT32: "f",
+    GGUFValueType.BOOL: "?",
+    GGUFValueType.UINT64: "Q",
+    GGUFValueType.INT64: "q",
+    GGUFValueType.FLOAT64: "d",
+}
+
+BLOCK_NAME = re.compile(r"^blk\.(\d+)\.(.+)$")
+
+
+def ggml_type(type_id: int) -> GGMLQuantizationType | None:
+    """The ggml type of an id, or None if this version of the package gguf has none."""
+    try:
+        return GGMLQuantizationType(type_id)
+    except ValueError:
+        return None
+
+
+def type_name(type_id: int) -> str:
+    """The name of a tensor type as llama.cpp prints it, `q4_K` written `q4_k`."""
+    known = ggml_type(type_id)
+    return known.name.lower() if known is not None else f"type_{type_id}"
+
+
+def type_id(name: str) -> int:
+    """The id of a tensor type by its name, in any case.
+
+    Raises:
+        FormatError: no such type.
+    """
+    try:
+        return int(GGMLQuantizationType[name.upper()])
+    except KeyError:
+        known = ", ".join(t.name.lower() for t in GGMLQuantizationType)
+        raise FormatError(
+            f"unknown tensor type {name!r}", expected=f"one of {known}"
+        ) from None
+
+
+def tensor_nbytes(shape: tuple[int, ...], kind: int) -> int | None:
+    """Bytes of a tensor of `shape` (ggml order, row length first); None for an unknown type.
+
+    Raises:
+        ValueError: the row length is no multiple of the type's block.
+    """
+    known = ggml_type(kind)
+    if known is None or known not in GGML_QUANT_SIZES:
+        return None
+    block, size = GGML_QUANT_SIZES[known]
+    if shape[0] % block:
+        raise ValueError(f"rows of {shape[0]} are no multiple of the block size {block}")
+    return prod(shape) // block * size
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One metadata value, kept as the bytes that stand in the file.
+
+    `raw` is the encoded payload behind the type tag; of an array it starts with the
+    item type (u32) and the count (u64). Untouched values are written back as these
+    bytes, so nothing is lost that this program does not understand.
+    """
+
+    type: GGUFValueType
+    raw: bytes = field(repr=False)
+    order: ByteOrder = "<"
+
+    @property
+    def item_type(self) -> GGUFValueType | None:
+        """Type of the items of an array; None for a scalar or string."""
+        if self.type is not GGUFValueType.ARRAY:
+            return None
+        return GGUFValueType(struct.unpack_from(self.order + "I", self.raw)[0])
+
+    def __len__(self) -> int:
+        """Items of an array, characters of a string, 1 for a scalar."""
+        if self.type is GGUFValueType.ARRAY:
+            return int(struct.unpack_from(self.order + "Q", self.raw, 4)[0])
+        if self.type is GGUFValueType.STRING:
+            return len(self.raw) - 8
+        return 1
+
+    @property
+    def value(self) -> Any:
+        """The value in Python's types; strings that are no UTF-8 keep their bytes as surrogates."""
+        if self.type is GGUFValueType.STRING:
+            return self.raw[8:].decode("utf-8", "surrogateescape")
+        if self.type is GGUFValueType.ARRAY:
+            return self._items()
+        return struct.unpack(self.order + SCALAR_CODES[self.type], self.raw)[0]
+
+    def _items(self) -> list[Any]:
+        item, count = self.item_type, len(self)
+        if item is GGUFValueType.STRING:
+            out, position, raw = [], 12, self.raw
+            size = struct.Struct(self.order + "Q")
+            for _ in range(count):
+                (length,) = size.unpack_from(raw, position)
+                position += 8 + length
+                out.append(raw[position - length : position].decode("utf-8", "surrogateescape"))
+            return out
+        assert item is not None
+        return list(struct.unpack_from(f"{self.order}{count}{SCALAR_CODES[item]}", self.raw, 12))
+
+    @classmethod
+    def of(
+        cls,
+        value: Any,
+        type: GGUFValueType,
+        item_type: GGUFValueType | None = None,
+        order: ByteOrder = "<",
+    ) -> Value:
+        """Encode a Python value.
+
+        Raises:
+            FormatError: the value does not fit the type.
+        """
+        try:
+            return cls(type, _encode(value, type, item_type, order), order)
+        except (struct.error, TypeError, AttributeError, OverflowError) as error:
+            raise FormatError(
+                f"{str(value)[:60]!r} does not fit the type {type.name.lower()} ({error})"
+            ) from error
+
+
+def _encode(
+    value: Any, type: GGUFValueType, item_type: GGUFValueType | None, order: ByteOrder
+) -> bytes:
+    if type is GGUFValueType.STRING:
+        data = value.encode("utf-8", "surrogateescape")
+        return struct.pack(order + "Q", len(data)) + data
+    if type is GGUFValueType.ARRAY:
+        if item_type is None:
+            raise TypeError("an array needs an item type")
+        head = struct.pack(order + "IQ", int(item_type), len(value))
+        if item_type is GGUFValueType.STRING:
+            return head + b"".join(_encode(v, item_type, None, order) for v in value)
+        return head + struct.pack(f"{order}{len(value)}{SCALAR_CODES[item_type]}", *value)
+    return struct.pack(order + SCALAR_CODES[type], value)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor lies and what it is.
+
+    `shape` is in ggml's order: the row length first, numpy's shape reversed.
+    `offset` counts from the start of the data section of its shard.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+    nbytes: int
+    shard: int = 0
+
+    @property
+    def n_elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def type_name(self) -> str:
+        return type_name(self.type)
+
+    @property
+    def layer(self) -> int | None:
+        """The N of `blk.N.…`, None outside the layers."""
+        match = BLOCK_NAME.match(self.name)
+        return int(match.group(1)) if match else None
+
+    @property
+    def suffix(self) -> str:
+        """The name without `blk.N.`."""
+        match = BLOCK_NAME.match(self.name)
+        return match.group(2) if match else self.name
+
+
+@dataclass(frozen=True)
+class Header:
+    """A validated GGUF header. Of split files: of all shards together.
+
+    `data_offset` holds the start of the data section of each shard, `paths` their files.
+    """
+
+    paths: tuple[Path, ...]
+    version: int
+    order: ByteOrder
+    alignment: int
+    metadata: dict[str, Value]
+    tensors: tuple[TensorInfo, ...]
+    data_offset: tuple[int, ...]
+    file_size: tuple[int, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.paths[0]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A metadata value in Python's types; `{arch}` in the key stands for the architecture."""
+        found = self.metadata.get(key.replace("{arch}", self.architecture))
+        return default if found is None else found.value
+
+    @cached_property
+    def architecture(self) -> str:
+        value = self.metadata.get("general.architecture")
+        return str(value.value) if value is not None else ""
+
+    @property
+    def n_layers(self) -> int:
+        """`{arch}.block_count`: trunk and tail layers together.
+
+        Raises:
+            FormatError: the key is missing or no number.
+        """
+        key = f"{self.architecture}.block_count"
+        count = self.get(key)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise FormatError(
+                "no layer count", file=self.path, tensor=key, expected="an integer", found=count,
+                hint="Surgery works on language models with blk.N.* tensors; "
+                "`ggsurgery inspect` shows what this file is.",
+            )
+        return count
+
+    @cached_property
+    def by_name(self) -> dict[str, TensorInfo]:
+        return {t.name: t for t in self.tensors}
+
+    def layer_tensors(self, layer: int) -> dict[str, TensorInfo]:
+        """The tensors of one layer by their name without `blk.N.`."""
+        return self._layers.get(layer, {})
+
+    @cached_property
+    def shell(self) -> tuple[TensorInfo, ...]:
+        """The tensors outside the layers: embeddings, final norm, output."""
+        return tuple(t for t in self.tensors if t.layer is None)
+
+    @cached_property
+    def _layers(self) -> dict[int, dict[str, TensorInfo]]:
+        layers: dict[int, dict[str, TensorInfo]] = {}
+        for t in self.tensors:
+            if (layer := t.layer) is not None:
+                layers.setdefault(layer, {})[t.suffix] = t
+        return layers
+
+    @cached_property
+    def n_parameters(self) -> int:
+        """Counted from the shapes, never scaled."""
+        return sum(t.n_elements for t in self.tensors)
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Bytes of tensor data, padding not counted."""
+        return sum(t.nbytes for t in self.tensors)

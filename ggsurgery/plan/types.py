@@ -1,0 +1,167 @@
+"""A surgery as a value: what the new stack of layers is made of.
+
+    Plan.blocks   the trunk, in its new order      Take(0,0) Take(0,1) Blend(…) Take(0,5)
+    Plan.tail     layers behind the trunk (MTP)    Take(0,28)
+    Plan.shell    the source that gives embeddings, final norm and output
+
+Nothing here reads a file. Every type has `to_json`; equal plans have equal digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Named parameters of a method, sorted by name so that equal means equal.
+Params = tuple[tuple[str, Any], ...]
+
+
+def params(**values: Any) -> Params:
+    """Sorted parameters without those that are None."""
+    return tuple(sorted((k, v) for k, v in values.items() if v is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRef:
+    """Layer `index` of source number `source`, as numbered in that file."""
+
+    source: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """A layer as it stands in its source."""
+
+    ref: BlockRef
+
+    def to_json(self) -> Any:
+        return {"take": [self.ref.source, self.ref.index]}
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """A layer computed from parents, tensor by tensor (`method` names how)."""
+
+    parents: tuple[Block, ...]
+    method: str
+    params: Params = ()
+
+    def to_json(self) -> Any:
+        return {
+            "blend": [p.to_json() for p in self.parents],
+            "method": self.method,
+            **dict(self.params),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A change to some tensors of a layer: `kind` is `scale`, `mask`, `replace`, `zero` …
+
+    `tensors` lists name suffixes (`ffn_down.weight`); empty means every 2-D weight.
+    """
+
+    kind: str
+    tensors: tuple[str, ...] = ()
+    params: Params = ()
+
+    def to_json(self) -> Any:
+        return {"edit": self.kind, "tensors": list(self.tensors), **dict(self.params)}
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """A layer with edits, applied in their order."""
+
+    block: Block
+    edits: tuple[Edit, ...]
+
+    def to_json(self) -> Any:
+        return {"edited": self.block.to_json(), "edits": [e.to_json() for e in self.edits]}
+
+
+Block = Take | Blend | Edited
+
+
+def references(block: Block) -> tuple[BlockRef, ...]:
+    """The layers that a block is made of, main parent first."""
+    return tuple(_references(block))
+
+
+def _references(block: Block) -> Iterator[BlockRef]:
+    match block:
+        case Take(ref):
+            yield ref
+        case Blend(parents):
+            for parent in parents:
+                yield from _references(parent)
+        case Edited(inner):
+            yield from _references(inner)
+
+
+def main_reference(block: Block) -> BlockRef:
+    """The layer whose kind and metadata entries a block carries on: its first parent."""
+    return references(block)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The new model: which blocks in which order, and edits that concern all of it.
+
+    Args:
+        blocks: the trunk in its new order.
+        tail: the layers behind the trunk (MTP / nextn), in order.
+        n_sources: how many files the references count through.
+        shell: the source of everything outside the layers.
+        edits: edits over the whole model, such as a mask with one global threshold.
+    """
+
+    blocks: tuple[Block, ...]
+    tail: tuple[Block, ...] = ()
+    n_sources: int = 1
+    shell: int = 0
+    edits: tuple[Edit, ...] = field(default=())
+
+    @classmethod
+    def identity(cls, n_layers: int, n_tail: int = 0) -> Plan:
+        """The plan that copies a model of `n_layers` layers, the last `n_tail` being its tail.
+
+        Example:
+            >>> Plan.identity(2).blocks[1]
+            Take(ref=BlockRef(source=0, index=1))
+        """
+        takes = tuple(Take(BlockRef(0, i)) for i in range(n_layers))
+        return cls(takes[: n_layers - n_tail], takes[n_layers - n_tail :])
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks) + len(self.tail)
+
+    @property
+    def stack(self) -> tuple[Block, ...]:
+        """Trunk and tail: the blocks in the order of the new `blk.N`."""
+        return self.blocks + self.tail
+
+    @property
+    def computes(self) -> bool:
+        """Whether any tensor has to be computed (not only copied)."""
+        return bool(self.edits) or any(not isinstance(b, Take) for b in self.stack)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "blocks": [b.to_json() for b in self.blocks],
+            "tail": [b.to_json() for b in self.tail],
+            "n_sources": self.n_sources,
+            "shell": self.shell,
+            "edits": [e.to_json() for e in self.edits],
+        }
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the canonical JSON: the key of every cache."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
