@@ -1,0 +1,158 @@
+"""One figure with everything needed to believe it: its error, its n, and where it came from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import FormatError
+
+#: Metrics of which less is better; of all others more is better.
+LOWER_IS_BETTER = frozenset(
+    {"perplexity", "nll", "kl_mean", "kl_median", "kl_p99", "kl_max", "repetition", "bytes"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric of one model.
+
+    Args:
+        metric: the field's name of it: `perplexity`, `acc_norm`, `kl_mean`, `surgery` …
+        value: in the metric's own unit; accuracies are fractions in [0, 1].
+        stderr: one standard error in the same unit, None where none is defined.
+        n: how many scored units (questions, tokens, positions) the value is a mean over.
+        provenance: file, its size, settings and versions; see `provenance`.
+        items: the per-unit values behind a mean, in file order, for paired comparisons.
+        ids: names of the units, as many as `items`, or empty.
+
+    Example:
+        >>> str(Score("acc", 0.25, 0.0433, 100))
+        'acc 0.2500 ± 0.0433 (n = 100)'
+    """
+
+    metric: str
+    value: float
+    stderr: float | None
+    n: int
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    items: tuple[float, ...] = ()
+    ids: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str | None:
+        """What was asked: the name of the data or task, where there is one."""
+        task = self.provenance.get("task")
+        return None if task is None else str(task)
+
+    @property
+    def label(self) -> str:
+        """`hellaswag acc_norm`, or the bare metric."""
+        return self.metric if self.task is None else f"{self.task} {self.metric}"
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric in LOWER_IS_BETTER
+
+    def __str__(self) -> str:
+        error = "" if self.stderr is None else f" ± {self.stderr:.4f}"
+        return f"{self.metric} {self.value:.4f}{error} (n = {self.n})"
+
+    def to_json(self, *, items: bool = True) -> dict[str, Any]:
+        """A JSON object; not-a-number and infinities become their names, as JSON has none."""
+        result: dict[str, Any] = {
+            "metric": self.metric,
+            "value": _plain(self.value),
+            "stderr": _plain(self.stderr),
+            "n": self.n,
+            "provenance": dict(self.provenance),
+        }
+        if items and self.items:
+            result["items"] = [_plain(v) for v in self.items]
+            if self.ids:
+                result["ids"] = list(self.ids)
+        return result
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, file: str | Path | None = None) -> Score:
+        """The inverse of `to_json`.
+
+        Raises:
+            FormatError: a field is missing or of the wrong type.
+        """
+        try:
+            return cls(
+                metric=str(data["metric"]),
+                value=float(data["value"]),
+                stderr=None if data.get("stderr") is None else float(data["stderr"]),
+                n=int(data["n"]),
+                provenance=dict(data.get("provenance", {})),
+                items=tuple(float(v) for v in data.get("items", ())),
+                ids=tuple(str(v) for v in data.get("ids", ())),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"not a score: {type(error).__name__} at {error}",
+                file=file,
+                expected="metric, value, stderr, n, provenance",
+                hint="Result files are written with --json by ggsurgery's own commands",
+            ) from error
+
+
+def mean_score(
+    metric: str,
+    items: Iterable[float],
+    provenance: Mapping[str, Any] | None = None,
+    ids: Iterable[str] = (),
+) -> Score:
+    """The mean of per-unit values with its standard error s/√n (s with n − 1, as lm-eval does).
+
+    Example:
+        >>> mean_score("acc", [1, 0, 1, 1]).value
+        0.75
+    """
+    values = tuple(float(v) for v in items)
+    n = len(values)
+    if n == 0:
+        return Score(metric, math.nan, None, 0, provenance or {})
+    mean = math.fsum(values) / n
+    stderr = None
+    if n > 1:
+        stderr = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return Score(metric, mean, stderr, n, provenance or {}, values, tuple(ids))
+
+
+def provenance(file: str | Path, **settings: Any) -> dict[str, Any]:
+    """Where a figure came from: the file and its size, the settings, the versions.
+
+    Settings that are None are left out.
+    """
+    path = Path(file)
+    return {
+        "file": str(file),
+        "bytes": path.stat().st_size if path.exists() else None,
+        **{k: v for k, v in settings.items() if v is not None},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of those that a figure depends on."""
+    found = {"ggsurgery": __version__}
+    for package in ("llama-cpp-python", "gguf", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _plain(value: float | None) -> float | str | None:
+    if value is None or math.isfinite(value):
+        return value
+    return str(float(value))
