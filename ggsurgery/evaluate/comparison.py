@@ -1,0 +1,160 @@
+"""Two scores of the same units: how far apart, and whether that is more than chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import GGSurgeryError
+from . import statistics
+from .score import Score
+
+#: A difference is called one below this probability of chance.
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`other` against `base` on the same units.
+
+    Args:
+        label: task and metric.
+        base, other: the two values.
+        difference: other − base, in the metric's unit.
+        interval: 95 % bootstrap interval of the difference (None: no per-unit values).
+        p_value: of the test named in `test`.
+        test: `McNemar (exact)`, `paired bootstrap`, or `normal, unpaired`.
+        n: units compared.
+        lower_is_better: which direction is better.
+    """
+
+    label: str
+    base: float
+    other: float
+    difference: float
+    interval: statistics.Interval | None
+    p_value: float
+    test: str
+    n: int
+    lower_is_better: bool
+
+    @property
+    def distinguishable(self) -> bool:
+        return self.p_value < ALPHA
+
+    @property
+    def better(self) -> bool:
+        """Whether `other` is distinguishably better than `base`."""
+        return self.distinguishable and (self.difference < 0) == self.lower_is_better
+
+    @property
+    def worse(self) -> bool:
+        return self.distinguishable and not self.better
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, or `not distinguishable at n = …`."""
+        if not self.distinguishable:
+            return f"not distinguishable at n = {self.n}"
+        return "better" if self.better else "worse"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "base": self.base,
+            "other": self.other,
+            "difference": self.difference,
+            "interval": None if self.interval is None else self.interval.to_json(),
+            "p_value": self.p_value,
+            "test": self.test,
+            "n": self.n,
+            "verdict": self.verdict,
+        }
+
+
+def compare(base: Score, other: Score, *, seed: int = 0) -> Comparison:
+    """Compare two scores of one metric, paired by unit where both carry their items.
+
+    Right/wrong items (all 0 or 1) go through McNemar's exact test, any other items through
+    a paired bootstrap. Perplexities are compared on their per-unit negative
+    log-likelihoods, which is where they are means; `difference` stays in perplexity.
+    Without items on both sides, a normal approximation of independent errors.
+
+    Raises:
+        GGSurgeryError: different metrics, or different units.
+    """
+    if base.label != other.label:
+        raise GGSurgeryError(
+            "two metrics cannot be compared", expected=base.label, found=other.label
+        )
+    a, b = align(base, other)
+    shared: dict[str, Any] = {
+        "label": base.label,
+        "base": base.value,
+        "other": other.value,
+        "difference": other.value - base.value,
+        "lower_is_better": base.lower_is_better,
+    }
+    if not a:
+        return Comparison(
+            **shared,
+            interval=None,
+            p_value=_unpaired(base, other),
+            test="normal, unpaired",
+            n=min(base.n, other.n),
+        )
+    interval, p_value = statistics.paired_bootstrap(a, b, seed=seed)
+    test = "paired bootstrap"
+    if set(a) | set(b) <= {0.0, 1.0}:
+        p_value, test = statistics.mcnemar(a, b), "McNemar (exact)"
+    if base.metric == "perplexity":  # items are nats: d(ppl) ≈ base · (exp(d nats) − 1)
+        interval = statistics.Interval(
+            base.value * math.expm1(interval.low), base.value * math.expm1(interval.high)
+        )
+    return Comparison(**shared, interval=interval, p_value=p_value, test=test, n=len(a))
+
+
+def align(base: Score, other: Score) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Items of the units that both scores hold, in the order of `base`; empty if one has none.
+
+    Raises:
+        GGSurgeryError: both have items but no unit in common.
+    """
+    if not base.items or not other.items:
+        return (), ()
+    if not base.ids or not other.ids:
+        if len(base.items) != len(other.items):
+            raise GGSurgeryError(
+                f"{base.label}: the two runs scored different numbers of units",
+                expected=len(base.items),
+                found=len(other.items),
+                hint="Run both with the same data and the same --limit",
+            )
+        return base.items, other.items
+    place = {name: i for i, name in enumerate(other.ids)}
+    pairs = [(i, place[name]) for i, name in enumerate(base.ids) if name in place]
+    if not pairs:
+        raise GGSurgeryError(
+            f"{base.label}: the two runs have no question in common",
+            expected=f"ids such as {base.ids[0]}",
+            found=other.ids[0],
+        )
+    return tuple(base.items[i] for i, _ in pairs), tuple(other.items[j] for _, j in pairs)
+
+
+def compare_all(base: Sequence[Score], other: Sequence[Score]) -> list[Comparison]:
+    """Compare every metric that both lists hold, in the order of `base`."""
+    theirs = {score.label: score for score in other}
+    return [compare(score, theirs[score.label]) for score in base if score.label in theirs]
+
+
+def _unpaired(base: Score, other: Score) -> float:
+    """Two-sided p of independent normal errors; 1 where an error is unknown."""
+    if base.stderr is None or other.stderr is None:
+        return 1.0
+    spread = math.hypot(base.stderr, other.stderr)
+    if spread == 0:
+        return 1.0 if base.value == other.value else 0.0
+    return math.erfc(abs(other.value - base.value) / spread / math.sqrt(2))

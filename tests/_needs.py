@@ -1,0 +1,53 @@
+"""What some tests need and not every machine has.
+
+On a user's machine a missing thing skips the test, and says which. In CI (`CI=true`)
+nothing may be missing: there it fails.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the running test, or fail it in CI."""
+    if os.environ.get("CI", "").lower() in ("true", "1"):
+        pytest.fail(f"{what} is missing, and CI skips nothing", pytrace=False)
+    pytest.skip(f"needs {what}")
+
+
+def needs_shared(*parts: str) -> Path:
+    """A file or folder below ../shared: data and references that the project does not ship.
+
+    `GGSURGERY_SHARED` names another place for it.
+    """
+    folder = Path(os.environ.get("GGSURGERY_SHARED", ROOT.parent / "shared"))
+    path = folder.joinpath(*parts)
+    if not path.exists():
+        missing(f"../shared/{'/'.join(parts)}")
+    return path
+
+
+def needs_program(name: str) -> str:
+    """The path of a program: `go`, `chromium` …"""
+    found = shutil.which(name)
+    if found is None:
+        missing(f"the program {name}")
+    return found
+
+
+def needs_package(module: str, *, extra: str) -> ModuleType:
+    """An importable module of an optional package."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        missing(f"the module {module} (pip install 'ggsurgery[{extra}]')")
