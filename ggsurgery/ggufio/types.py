@@ -66,9 +66,7 @@ def type_id(name: str) -> int:
         return int(GGMLQuantizationType[name.upper()])
     except KeyError:
         known = ", ".join(t.name.lower() for t in GGMLQuantizationType)
-        raise FormatError(
-            f"unknown tensor type {name!r}", expected=f"one of {known}"
-        ) from None
+        raise FormatError(f"unknown tensor type {name!r}", expected=f"one of {known}") from None
 
 
 def tensor_nbytes(shape: tuple[int, ...], kind: int) -> int | None:
@@ -250,7 +248,11 @@ class Header:
         count = self.get(key)
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise FormatError(
-                "no layer count", file=self.path, tensor=key, expected="an integer", found=count,
+                "no layer count",
+                file=self.path,
+                tensor=key,
+                expected="an integer",
+                found=count,
                 hint="Surgery works on language models with blk.N.* tensors; "
                 "`ggsurgery inspect` shows what this file is.",
             )

@@ -1,0 +1,380 @@
+"""Read and validate a GGUF header, trusting nothing that the file says.
+
+Every count, length, offset and product is checked before it is used, so a hostile or
+damaged file gives a `FormatError` and never a crash or an endless loop. String arrays are
+skipped, not decoded: a vocabulary of 150k tokens costs some tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from itertools import pairwise
+from pathlib import Path
+
+from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType, Keys
+
+from ..errors import FormatError
+from .split import shard_paths
+from .types import SCALAR_CODES, ByteOrder, Header, TensorInfo, Value, tensor_nbytes, type_name
+
+MAX_KEY = 2**16 - 1  # gguf.md: keys have at most 65535 bytes
+MAX_NAME = 63  # ggml.h: GGML_MAX_NAME is 64, with the closing zero
+MAX_DIMS = 4  # ggml.h: GGML_MAX_DIMS
+MAX_ALIGNMENT = 2**20
+
+_SCALAR_SIZE = {kind: struct.calcsize("<" + code) for kind, code in SCALAR_CODES.items()}
+_DOWNLOAD_HINT = "The file is incomplete or damaged: get it again and compare its checksum."
+
+
+class _Cursor:
+    """Reads values one behind the other; a step over the end is a `FormatError`."""
+
+    __slots__ = ("data", "end", "order", "path", "position", "u32", "u64", "where")
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
+        self.data = data
+        self.end = len(data)
+        self.position = 0
+        self.where = "file header"
+        self.use("<")
+
+    def use(self, order: ByteOrder) -> None:
+        self.order = order
+        self.u32 = struct.Struct(order + "I")
+        self.u64 = struct.Struct(order + "Q")
+
+    def fail(
+        self,
+        problem: str,
+        *,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> FormatError:
+        return FormatError(
+            problem, file=self.path, tensor=self.where, expected=expected, found=found, hint=hint
+        )
+
+    def take(self, size: int) -> bytes:
+        if size > self.end - self.position:
+            raise self.fail(
+                "the file ends too early",
+                expected=f"{size} more bytes",
+                found=self.end - self.position,
+                hint=_DOWNLOAD_HINT,
+            )
+        self.position += size
+        return self.data[self.position - size : self.position]
+
+    def int32(self) -> int:
+        return int(self.u32.unpack(self.take(4))[0])
+
+    def int64(self) -> int:
+        return int(self.u64.unpack(self.take(8))[0])
+
+    def string(self, limit: int, what: str) -> str:
+        length = self.int64()
+        if length > limit:
+            raise self.fail(f"{what} too long", expected=f"at most {limit} bytes", found=length)
+        try:
+            return self.take(length).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.fail(f"{what} is no valid UTF-8", found=error.reason) from None
+
+
+def read_header(path: str | Path) -> Header:
+    """Read the header of a GGUF file; of a split file those of all its shards together.
+
+    Args:
+        path: the file, or any shard `…-0000K-of-0000N.gguf` of a split file.
+
+    Raises:
+        FormatError: the file is not whole, not consistent or no GGUF at all.
+
+    Example:
+        >>> read_header("model.gguf").n_layers  # doctest: +SKIP
+        30
+    """
+    first = _read_one(Path(path))
+    count = first.get("split.count", 0)
+    if not isinstance(count, int) or count <= 1:
+        return first
+    paths = shard_paths(Path(path), count)
+    shards = [first if p == Path(path) else _read_one(p) for p in paths]
+    return _join(shards)
+
+
+def _join(shards: list[Header]) -> Header:
+    lead = shards[0]
+    tensors: list[TensorInfo] = []
+    seen: dict[str, Path] = {}
+    for number, shard in enumerate(shards):
+        if shard.get("split.no") != number or shard.get("split.count") != len(shards):
+            raise FormatError(
+                "not the shard that its name says",
+                file=shard.path,
+                tensor="split.no",
+                expected=f"{number} of {len(shards)}",
+                found=f"{shard.get('split.no')} of {shard.get('split.count')}",
+            )
+        if shard.order != lead.order:
+            raise FormatError("byte order differs from the first shard", file=shard.path)
+        for t in shard.tensors:
+            if t.name in seen:
+                raise FormatError(
+                    "tensor stands in two shards",
+                    file=shard.path,
+                    tensor=t.name,
+                    found=f"also in {seen[t.name].name}",
+                )
+            seen[t.name] = shard.path
+            tensors.append(TensorInfo(t.name, t.shape, t.type, t.offset, t.nbytes, number))
+    total = lead.get("split.tensors.count")
+    if total is not None and total != len(tensors):
+        raise FormatError(
+            "tensors missing from the shards",
+            file=lead.path,
+            tensor="split.tensors.count",
+            expected=total,
+            found=len(tensors),
+        )
+    metadata = {k: v for k, v in lead.metadata.items() if not k.startswith("split.")}
+    return Header(
+        tuple(s.path for s in shards),
+        lead.version,
+        lead.order,
+        lead.alignment,
+        metadata,
+        tuple(tensors),
+        tuple(s.data_offset[0] for s in shards),
+        tuple(s.file_size[0] for s in shards),
+    )
+
+
+def _read_one(path: Path) -> Header:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise FormatError(error.strerror or str(error), file=path) from None
+    try:
+        status = os.fstat(descriptor)
+        if not os.path.isfile(path):  # noqa: PTH113 - follows links, as open did
+            raise FormatError("not a regular file", file=path, expected="a GGUF file")
+        if status.st_size < 24:
+            raise FormatError(
+                "too small for a GGUF file",
+                file=path,
+                expected="at least 24 bytes",
+                found=status.st_size,
+                hint=_DOWNLOAD_HINT,
+            )
+        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
+            return _parse(_Cursor(path, data))
+    finally:
+        os.close(descriptor)
+
+
+def _parse(c: _Cursor) -> Header:
+    version = _magic_and_version(c)
+    n_tensors, n_kv = c.int64(), c.int64()
+    # The smallest entry: a tensor takes 8+1+4+8+4+8 bytes, a key 8+1+4+1.
+    for what, count, least in (("tensors", n_tensors, 33), ("metadata keys", n_kv, 14)):
+        if count > (c.end - c.position) // least:
+            raise c.fail(
+                f"impossible count of {what}",
+                expected=f"at most {(c.end - c.position) // least} in a file of this size",
+                found=count,
+                hint=_DOWNLOAD_HINT,
+            )
+    metadata = _metadata(c, n_kv)
+    c.where = Keys.General.ALIGNMENT
+    alignment = _alignment(c, metadata)
+    infos = [_tensor_info(c) for _ in range(n_tensors)]
+    data_offset = -(-c.position // alignment) * alignment
+    if infos and data_offset > c.end:
+        c.where = "tensor data"
+        raise c.fail(
+            "the file ends before its data",
+            expected=f"data from byte {data_offset}",
+            found=f"{c.end} bytes",
+            hint=_DOWNLOAD_HINT,
+        )
+    tensors = _place(c, infos, alignment, data_offset)
+    return Header(
+        (c.path,), version, c.order, alignment, metadata, tensors, (data_offset,), (c.end,)
+    )
+
+
+def _magic_and_version(c: _Cursor) -> int:
+    magic = c.take(4)
+    if magic != struct.pack("<I", GGUF_MAGIC):
+        raise c.fail(
+            "not a GGUF file",
+            expected="the magic 'GGUF'",
+            found=repr(magic),
+            hint="Only GGUF files can be operated on; convert other formats with "
+            "llama.cpp's convert_hf_to_gguf.py.",
+        )
+    raw = c.take(4)
+    version = int(struct.unpack("<I", raw)[0])
+    if version > 0xFFFF:  # a small number read in the wrong byte order
+        c.use(">")
+        version = int(struct.unpack(">I", raw)[0])
+    if version not in (2, 3):
+        raise c.fail(
+            "GGUF version not supported",
+            expected="2 or 3",
+            found=version,
+            hint="Version 1 files must be converted again from the original model.",
+        )
+    return version
+
+
+def _metadata(c: _Cursor, count: int) -> dict[str, Value]:
+    metadata: dict[str, Value] = {}
+    for number in range(count):
+        c.where = f"metadata key {number}"
+        key = c.string(MAX_KEY, "key")
+        if not key:
+            raise c.fail("empty key")
+        c.where = key
+        if key in metadata:
+            raise c.fail("duplicate key")
+        metadata[key] = _value(c)
+    return metadata
+
+
+def _value_type(c: _Cursor) -> GGUFValueType:
+    tag = c.int32()
+    try:
+        return GGUFValueType(tag)
+    except ValueError:
+        raise c.fail(
+            "unknown value type", expected=f"0 to {max(GGUFValueType)}", found=tag
+        ) from None
+
+
+def _value(c: _Cursor) -> Value:
+    kind = _value_type(c)
+    if kind is GGUFValueType.ARRAY:
+        return Value(kind, _array(c), c.order)
+    if kind is not GGUFValueType.STRING:
+        return Value(kind, c.take(_SCALAR_SIZE[kind]), c.order)
+    start = c.position
+    c.take(c.int64())
+    raw = c.data[start : c.position]
+    try:
+        raw[8:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise c.fail("string is no valid UTF-8", found=error.reason) from None
+    return Value(kind, raw, c.order)
+
+
+def _array(c: _Cursor) -> bytes:
+    start = c.position
+    item = _value_type(c)
+    count = c.int64()
+    if item is GGUFValueType.ARRAY:
+        raise c.fail(
+            "nested array",
+            expected="an array of scalars or strings",
+            hint="llama.cpp does not read nested arrays either.",
+        )
+    least = 8 if item is GGUFValueType.STRING else _SCALAR_SIZE[item]
+    if count > (c.end - c.position) // least:
+        raise c.fail("array longer than the file", found=f"{count} items", hint=_DOWNLOAD_HINT)
+    if item is GGUFValueType.STRING:
+        _skip_strings(c, count)
+    else:
+        c.take(count * _SCALAR_SIZE[item])
+    return c.data[start : c.position]
+
+
+def _skip_strings(c: _Cursor, count: int) -> None:
+    # The one hot loop: a vocabulary has 150k tokens and as many merges. A length that
+    # leads out of the file makes the next unpack fail; the last one is checked behind.
+    # Tokens may be any bytes (byte-level vocabularies), so they are not decoded here.
+    unpack, data, position = c.u64.unpack_from, c.data, c.position
+    try:
+        for _ in range(count):
+            position += 8 + unpack(data, position)[0]
+    except (struct.error, OverflowError, IndexError):
+        position = c.end + 1
+    if position > c.end:
+        raise c.fail("a string of the array reaches over the end of the file", hint=_DOWNLOAD_HINT)
+    c.position = position
+
+
+def _alignment(c: _Cursor, metadata: dict[str, Value]) -> int:
+    value = metadata.get(Keys.General.ALIGNMENT)
+    if value is None:
+        return GGUF_DEFAULT_ALIGNMENT
+    found = value.value if value.type is GGUFValueType.UINT32 else None
+    if not isinstance(found, int) or not 8 <= found <= MAX_ALIGNMENT or found & (found - 1):
+        raise c.fail(
+            "unusable alignment",
+            expected=f"a power of two from 8 to {MAX_ALIGNMENT} as uint32",
+            found=value.value if len(value) == 1 else value.type.name.lower(),
+        )
+    return found
+
+
+def _tensor_info(c: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+    c.where = "tensor list"
+    name = c.string(MAX_NAME, "tensor name")
+    c.where = name or "tensor without a name"
+    if not name:
+        raise c.fail("empty tensor name")
+    n_dims = c.int32()
+    if not 1 <= n_dims <= MAX_DIMS:
+        raise c.fail("impossible number of dimensions", expected=f"1 to {MAX_DIMS}", found=n_dims)
+    shape = tuple(c.int64() for _ in range(n_dims))
+    elements = 1
+    for size in shape:
+        elements *= size
+        if size < 1 or elements >= 2**63:
+            raise c.fail("impossible shape", found=list(shape))
+    return name, shape, c.int32(), c.int64()
+
+
+def _place(
+    c: _Cursor, infos: list[tuple[str, tuple[int, ...], int, int]], alignment: int, start: int
+) -> tuple[TensorInfo, ...]:
+    """Sizes from shapes and types; a type unknown here reaches to the next tensor."""
+    room = c.end - start
+    order = sorted(range(len(infos)), key=lambda i: infos[i][3])
+    following = {i: infos[j][3] for i, j in pairwise(order)}
+    tensors = []
+    seen = set()
+    for index, (name, shape, kind, offset) in enumerate(infos):
+        c.where = name
+        if name in seen:
+            raise c.fail("duplicate tensor name")
+        seen.add(name)
+        if offset % alignment:
+            raise c.fail("tensor not aligned", expected=f"a multiple of {alignment}", found=offset)
+        try:
+            size = tensor_nbytes(shape, kind)
+        except ValueError as error:
+            raise c.fail(f"impossible shape for {type_name(kind)}", found=str(error)) from None
+        limit = following.get(index, room)
+        if size is None:
+            size = limit - offset
+        if size <= 0 or offset + size > room:
+            raise c.fail(
+                "tensor reaches over the end of the file",
+                expected=f"data up to byte {start + offset + size}",
+                found=f"{c.end} bytes",
+                hint=_DOWNLOAD_HINT,
+            )
+        if offset + size > limit:
+            raise c.fail(
+                "tensor overlaps the next one",
+                expected=f"at most {limit - offset} bytes",
+                found=size,
+            )
+        tensors.append(TensorInfo(name, shape, kind, offset, size))
+    return tuple(tensors)

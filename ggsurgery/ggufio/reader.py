@@ -1,0 +1,107 @@
+"""Open a GGUF file for reading its tensor data, without loading it."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from pathlib import Path
+from types import TracebackType
+
+from .header import read_header
+from .types import Header, TensorInfo
+
+#: Bytes hashed at the start, the middle and the end of each tensor.
+SAMPLE = 4096
+
+
+class Source:
+    """A GGUF file opened read-only: its header, and its tensors as memory maps.
+
+    Use it as a context manager. Nothing is read until `data` is called, and then only the
+    pages that are touched.
+
+    Raises:
+        FormatError: from `read_header`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.header: Header = read_header(path)
+        self._descriptors = [os.open(p, os.O_RDONLY) for p in self.header.paths]
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def descriptor(self, shard: int = 0) -> int:
+        """The file descriptor of a shard, for copies inside the kernel."""
+        return self._descriptors[shard]
+
+    def position(self, tensor: TensorInfo) -> int:
+        """Where the tensor's first byte stands in its shard's file."""
+        return self.header.data_offset[tensor.shard] + tensor.offset
+
+    def data(self, tensor: TensorInfo) -> memoryview:
+        """The encoded bytes of a tensor, mapped from the file; valid until `close`."""
+        if tensor.shard not in self._maps:
+            self._maps[tensor.shard] = mmap.mmap(
+                self._descriptors[tensor.shard], 0, access=mmap.ACCESS_READ
+            )
+        start = self.position(tensor)
+        return memoryview(self._maps[tensor.shard])[start : start + tensor.nbytes]
+
+    def forget(self, tensor: TensorInfo) -> None:
+        """Give the tensor's pages back, so that memory does not grow with the file."""
+        mapped = self._maps.get(tensor.shard)
+        if mapped is None or not hasattr(mapped, "madvise"):
+            return
+        start = self.position(tensor) // mmap.PAGESIZE * mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_DONTNEED, start, self.position(tensor) + tensor.nbytes - start)
+
+    def checksum(self, *, full: bool = False) -> str:
+        """What tells this file from every other: `sampled-sha256:…` or `sha256:…`.
+
+        The sampled sum covers the header and 4 KiB at the start, the middle and the end of
+        every tensor: it takes milliseconds at any size, where sha256 of all bytes would take
+        longer than the surgery. The full sum is that of `sha256sum` (of a split file: over
+        its shards in order).
+        """
+        return self._full() if full else self._sampled()
+
+    def _sampled(self) -> str:
+        digest = hashlib.sha256()
+        for number, descriptor in enumerate(self._descriptors):
+            left = self.header.data_offset[number]
+            digest.update(f"{self.header.file_size[number]}\n".encode())
+            for at in range(0, left, 1 << 20):
+                digest.update(os.pread(descriptor, min(1 << 20, left - at), at))
+        for tensor in self.header.tensors:
+            start = self.position(tensor)
+            last = max(0, tensor.nbytes - SAMPLE)
+            for at in (0, last // 2, last):
+                size = min(SAMPLE, tensor.nbytes - at)
+                digest.update(os.pread(self.descriptor(tensor.shard), size, start + at))
+        return f"sampled-sha256:{digest.hexdigest()}"
+
+    def _full(self) -> str:
+        digest = hashlib.sha256()
+        for path in self.header.paths:
+            with path.open("rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+        return f"sha256:{digest.hexdigest()}"
+
+    def close(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = []
+        # A map with live views cannot be closed; it goes when the last view goes.
+        self._maps.clear()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,39 @@
+"""The names of split files: `model-00001-of-00003.gguf`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..errors import FormatError
+
+_SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+
+
+def shard_paths(path: Path, count: int) -> list[Path]:
+    """All shards of the split file that `path` is one of, in order.
+
+    Raises:
+        FormatError: the name is not that of a shard, or a shard is missing.
+    """
+    match = _SHARD.match(path.name)
+    if match is None or int(match["count"]) != count:
+        raise FormatError(
+            "the header says that this is one of several files, its name does not",
+            file=path,
+            expected=f"a name that ends in -00001-of-{count:05d}.gguf",
+            found=path.name,
+            hint="Rename the shards back to the names that llama-gguf-split gave them.",
+        )
+    paths = [
+        path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)
+    ]
+    missing = [p.name for p in paths if not p.exists()]
+    if missing:
+        raise FormatError(
+            "shards are missing",
+            file=path,
+            found=f"no {', '.join(missing)}",
+            hint="Put all shards into one folder.",
+        )
+    return paths
