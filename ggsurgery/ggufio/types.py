@@ -159,7 +159,7 @@ def _encode(
     value: Any, type: GGUFValueType, item_type: GGUFValueType | None, order: ByteOrder
 ) -> bytes:
     if type is GGUFValueType.STRING:
-        data = value.encode("utf-8", "surrogateescape")
+        data: bytes = value.encode("utf-8", "surrogateescape")
         return struct.pack(order + "Q", len(data)) + data
     if type is GGUFValueType.ARRAY:
         if item_type is None:

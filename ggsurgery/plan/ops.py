@@ -1,0 +1,138 @@
+"""The operations that rearrange layers: each takes a plan and returns a new one.
+
+Layers are numbered as they stand in the plan that is given, so operations chain: after
+`delete 10`, the layer that was 11 is 10. Only trunk layers can be named; the tail (MTP)
+follows by itself or leaves with `drop_tail`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import PlanError
+from .text import format_layers
+from .types import Block, Plan
+
+
+def check_layers(plan: Plan, layers: Sequence[int], *, unique: bool = True) -> None:
+    """Refuse layers that the plan does not have.
+
+    Raises:
+        PlanError: a layer does not exist, belongs to the tail, or is named twice.
+    """
+    count = len(plan.blocks)
+    for layer in layers:
+        if count <= layer < plan.n_layers:
+            raise PlanError(
+                f"layer {layer} is a tail (MTP) layer, which stays behind the trunk",
+                expected=f"0 to {count - 1}",
+                hint="Remove the whole tail with --drop-mtp.",
+            )
+        if not 0 <= layer < count:
+            raise PlanError(f"layer {layer} does not exist", expected=f"0 to {count - 1}")
+    if unique and len(set(layers)) != len(layers):
+        twice = sorted({n for n in layers if list(layers).count(n) > 1})
+        raise PlanError(f"layer {format_layers(twice)} is named twice")
+
+
+def check_position(plan: Plan, to: int, last: int) -> None:
+    """Refuse a place outside the stack.
+
+    Raises:
+        PlanError: `to` is not in 0 … `last`.
+    """
+    if not 0 <= to <= last:
+        raise PlanError(f"position {to} does not exist", expected=f"0 to {last}")
+
+
+def delete(plan: Plan, layer: Sequence[int]) -> Plan:
+    """Remove layers.
+
+    Raises:
+        PlanError: a layer does not exist, or none would be left.
+    """
+    check_layers(plan, layer)
+    gone = set(layer)
+    blocks = tuple(b for i, b in enumerate(plan.blocks) if i not in gone)
+    if not blocks:
+        raise PlanError(
+            "no layer would be left", expected="at least one", found=f"all {len(gone)} deleted"
+        )
+    return replace(plan, blocks=blocks)
+
+
+def swap(plan: Plan, first: int, second: int) -> Plan:
+    """Exchange two layers.
+
+    Raises:
+        PlanError: a layer does not exist, or both are the same.
+    """
+    check_layers(plan, (first, second))
+    blocks = list(plan.blocks)
+    blocks[first], blocks[second] = blocks[second], blocks[first]
+    return replace(plan, blocks=tuple(blocks))
+
+
+def move(plan: Plan, layer: Sequence[int], to: int) -> Plan:
+    """Take layers out and put them back together, the first of them at position `to`.
+
+    `to` is counted in the new stack: `move 3 to 5` makes the layer number 5.
+
+    Raises:
+        PlanError: a layer or the position does not exist.
+    """
+    check_layers(plan, layer)
+    moved = tuple(plan.blocks[i] for i in layer)
+    rest = tuple(b for i, b in enumerate(plan.blocks) if i not in set(layer))
+    check_position(plan, to, len(rest))
+    return replace(plan, blocks=rest[:to] + moved + rest[to:])
+
+
+def duplicate(plan: Plan, layer: Sequence[int], to: int | None = None, times: int = 1) -> Plan:
+    """Insert copies of layers, by default right behind the last of them.
+
+    Args:
+        layer: what to copy, as one group in the given order.
+        to: the number that the first copy gets.
+        times: how many copies of the whole group.
+
+    Raises:
+        PlanError: a layer or the position does not exist, or `times` is below 1.
+    """
+    check_layers(plan, layer, unique=False)
+    if not layer:
+        raise PlanError("no layer named to duplicate")
+    if times < 1:
+        raise PlanError("impossible number of copies", expected="1 or more", found=times)
+    place = max(layer) + 1 if to is None else to
+    check_position(plan, place, len(plan.blocks))
+    copies = tuple(plan.blocks[i] for i in layer) * times
+    return insert(plan, copies, place)
+
+
+def keep(plan: Plan, layers: Sequence[int]) -> Plan:
+    """The stack that the list says: any order, repeats allowed, all others leave.
+
+    Raises:
+        PlanError: a layer does not exist, or the list is empty.
+    """
+    check_layers(plan, layers, unique=False)
+    if not layers:
+        raise PlanError("no layer would be left", expected="at least one")
+    return replace(plan, blocks=tuple(plan.blocks[i] for i in layers))
+
+
+def drop_tail(plan: Plan) -> Plan:
+    """Remove the layers behind the trunk (MTP / nextn)."""
+    return replace(plan, tail=())
+
+
+def insert(plan: Plan, blocks: tuple[Block, ...], to: int) -> Plan:
+    """Put blocks into the trunk so that the first of them gets the number `to`.
+
+    Raises:
+        PlanError: the position does not exist.
+    """
+    check_position(plan, to, len(plan.blocks))
+    return replace(plan, blocks=plan.blocks[:to] + blocks + plan.blocks[to:])

@@ -1,0 +1,246 @@
+"""Recipes: a list of operations as YAML, JSON or Python, applied one after the other.
+
+    name: Qwen3-tiny-v1
+    operations:
+      - delete: {layer: "10"}
+      - swap: {layers: "11,12"}      # numbers as they stand after the step before
+
+The same document, as JSON, stands in the header of every file made here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import FormatError, PlanError
+from . import ops
+from .text import parse_layers, parse_pair
+from .types import Plan
+
+#: Keys of a recipe document that belong to the pipeline (`ggsurgery run`), not to surgery.
+PIPELINE_KEYS: tuple[str, ...] = (
+    "source",
+    "header",
+    "template",
+    "imatrix",
+    "quantize",
+    "evaluate",
+    "release",
+    "description",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One kind of step: how its arguments are read and what it does to a plan.
+
+    `arguments` maps an argument's name to the function that reads it from a recipe;
+    those in `required` must be there. The reader raises PlanError or ValueError.
+    """
+
+    apply: Callable[..., Plan]
+    arguments: Mapping[str, Callable[[Any], Any]]
+    required: tuple[str, ...] = ()
+
+
+def whole(value: Any) -> int:
+    """A whole number, also written as text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"expected a whole number, found {value!r}")
+    return int(value)
+
+
+#: Every operation that a recipe may name.
+OPERATIONS: dict[str, Operation] = {
+    "delete": Operation(ops.delete, {"layer": parse_layers}, ("layer",)),
+    "swap": Operation(
+        lambda plan, layers: ops.swap(plan, *layers), {"layers": parse_pair}, ("layers",)
+    ),
+    "move": Operation(
+        ops.move,
+        {"layer": parse_layers, "to": whole},
+        ("layer", "to"),
+    ),
+    "duplicate": Operation(
+        ops.duplicate,
+        {"layer": parse_layers, "to": whole, "times": whole},
+        ("layer",),
+    ),
+    "keep": Operation(ops.keep, {"layers": parse_layers}, ("layers",)),
+    "drop_mtp": Operation(ops.drop_tail, {}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation with its arguments as written."""
+
+    operation: str
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+    def apply(self, plan: Plan) -> Plan:
+        """The plan after this step.
+
+        Raises:
+            PlanError: unknown operation or argument, or the operation refuses.
+        """
+        found = OPERATIONS.get(self.operation)
+        if found is None:
+            raise PlanError(_unknown("operation", self.operation, OPERATIONS))
+        given = dict(self.arguments)
+        for name in found.required:
+            if name not in given:
+                raise PlanError(f"{self.operation} needs the argument {name!r}")
+        read = {}
+        for name, value in given.items():
+            if name not in found.arguments:
+                raise PlanError(f"{self.operation}: {_unknown('argument', name, found.arguments)}")
+            try:
+                read[name] = found.arguments[name](value)
+            except (ValueError, TypeError) as error:
+                raise PlanError(f"{self.operation}: argument {name!r}: {error}") from None
+        return found.apply(plan, **read)
+
+    def describe(self) -> str:
+        """As a person would say it: `delete 10`."""
+        return " ".join([self.operation, *(_short(k, v) for k, v in self.arguments)])
+
+
+def step(operation: str, **arguments: Any) -> Step:
+    """A step from keyword arguments; those that are None are left out.
+
+    Example:
+        >>> step("delete", layer="10").describe()
+        'delete 10'
+    """
+    return Step(operation, tuple((k, v) for k, v in arguments.items() if v is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Operations in their order, and the options that change the resulting bytes."""
+
+    steps: tuple[Step, ...]
+    name: str | None = None
+    options: tuple[tuple[str, Any], ...] = field(default=())
+
+    def apply(self, plan: Plan) -> Plan:
+        """The plan after all steps.
+
+        Raises:
+            PlanError: from the step that cannot be done; the message says which.
+        """
+        for number, one in enumerate(self.steps, 1):
+            try:
+                plan = one.apply(plan)
+            except PlanError as error:
+                if len(self.steps) == 1:
+                    raise
+                raise PlanError(f"step {number} ({one.describe()}): {error}") from error
+        return plan
+
+    def describe(self) -> str:
+        return "; ".join(one.describe() for one in self.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        document: dict[str, Any] = {}
+        if self.name is not None:
+            document["name"] = self.name
+        document["operations"] = [{s.operation: dict(s.arguments)} for s in self.steps]
+        if self.options:
+            document["options"] = dict(self.options)
+        return document
+
+    def dumps(self) -> str:
+        """The recipe as it stands in a header: one line of JSON."""
+        return json.dumps(self.to_json(), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, document: Any, where: str | Path = "recipe") -> Recipe:
+        """Read a document that `to_json` wrote or a person did.
+
+        Raises:
+            FormatError: it is no recipe; the message names the entry.
+        """
+        if isinstance(document, list):
+            document = {"operations": document}
+        if not isinstance(document, dict):
+            raise FormatError("not a recipe", file=where, expected="a list of operations")
+        known = ("name", "operations", "options", *PIPELINE_KEYS)
+        for key in document:
+            if key not in known:
+                raise FormatError(_unknown("key", str(key), known), file=where)
+        listed = document.get("operations") or []
+        if not isinstance(listed, list):
+            raise FormatError("operations must be a list", file=where, found=type(listed).__name__)
+        steps = tuple(_step(entry, n, where) for n, entry in enumerate(listed, 1))
+        options = document.get("options") or {}
+        if not isinstance(options, dict):
+            raise FormatError("options must be a mapping", file=where)
+        name = document.get("name")
+        return cls(steps, None if name is None else str(name), tuple(options.items()))
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe file (YAML; JSON is YAML too).
+
+    Raises:
+        FormatError: the file is missing, no YAML or no recipe.
+    """
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FormatError(error.strerror or "cannot be read", file=path) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FormatError(f"no valid YAML: {error}", file=path) from None
+    return Recipe.from_json(document, path)
+
+
+def _step(entry: Any, number: int, where: str | Path) -> Step:
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise FormatError(
+            f"operation {number} is not one operation with its arguments",
+            file=where,
+            expected='such as "delete: {layer: 10}"',
+            found=repr(entry)[:80],
+        )
+    ((operation, arguments),) = entry.items()
+    if operation not in OPERATIONS:
+        raise FormatError(
+            f"operation {number}: {_unknown('operation', str(operation), OPERATIONS)}", file=where
+        )
+    arguments = {} if arguments is None else arguments
+    if not isinstance(arguments, dict):
+        required = OPERATIONS[operation].required
+        if len(required) != 1:
+            raise FormatError(
+                f"operation {number} ({operation}) needs its arguments by name",
+                file=where,
+                found=repr(arguments)[:80],
+            )
+        arguments = {required[0]: arguments}  # `- delete: 10`
+    return Step(str(operation), tuple((str(k), v) for k, v in arguments.items()))
+
+
+def _unknown(what: str, name: str, known: Any) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    text = f"unknown {what} {name!r}"
+    return f"{text}, did you mean {near[0]!r}?" if near else f"{text}; known: {', '.join(known)}"
+
+
+def _short(name: str, value: Any) -> str:
+    return str(value) if name in ("layer", "layers") else f"{name}={value}"

@@ -1,0 +1,77 @@
+"""Layer lists as people write them: `3`, `3-5`, `0-9,11,13,12,14-27`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..errors import PlanError
+
+_RANGE = re.compile(r"^(\d+)(?:-(\d+))?$")
+
+
+def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
+    """The layer numbers of a list, in its order, repeats kept.
+
+    Raises:
+        PlanError: the text is no list of layers.
+
+    Example:
+        >>> parse_layers("0-2,5,4")
+        (0, 1, 2, 5, 4)
+    """
+    if isinstance(text, bool):
+        raise _wrong(text)
+    if isinstance(text, int):
+        text = str(text)
+    if not isinstance(text, str):
+        text = ",".join(str(item) for item in text)
+    layers: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        match = _RANGE.match(part)
+        if match is None:
+            raise _wrong(text)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            backwards = ",".join(str(n) for n in range(first, last - 1, -1))
+            raise PlanError(
+                f"the range {part} runs backwards", hint=f"If that is meant, write {backwards}"
+            )
+        if last - first >= 100_000:
+            raise PlanError(f"the range {part} is longer than any model")
+        layers.extend(range(first, last + 1))
+    return tuple(layers)
+
+
+def _wrong(text: object) -> PlanError:
+    return PlanError(
+        "not a list of layers", expected="such as 3, 3-5 or 0-9,11,13,12,14-27", found=repr(text)
+    )
+
+
+def parse_pair(text: str | Sequence[int]) -> tuple[int, int]:
+    """Exactly two layers, as `swap` and `interpolate` take them: `11,12`.
+
+    Raises:
+        PlanError: not two layers.
+    """
+    layers = parse_layers(text)
+    if len(layers) != 2:
+        raise PlanError("two layers are needed", expected="such as 11,12", found=repr(text))
+    return layers[0], layers[1]
+
+
+def format_layers(layers: Sequence[int]) -> str:
+    """The shortest list that `parse_layers` reads back.
+
+    Example:
+        >>> format_layers([0, 1, 2, 5, 4])
+        '0-2,5,4'
+    """
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
