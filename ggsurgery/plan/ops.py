@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..errors import PlanError
 from .text import format_layers
-from .types import Block, Plan
+from .types import Block, Edit, Plan, params
 
 
 def check_layers(plan: Plan, layers: Sequence[int], *, unique: bool = True) -> None:
@@ -136,3 +137,15 @@ def insert(plan: Plan, blocks: tuple[Block, ...], to: int) -> Plan:
     """
     check_position(plan, to, len(plan.blocks))
     return replace(plan, blocks=plan.blocks[:to] + blocks + plan.blocks[to:])
+
+
+def set_metadata(plan: Plan, key: str, value: Any, type: str | None = None) -> Plan:
+    """Set a header entry; `{arch}` in the key stands for the architecture."""
+    return replace(
+        plan, edits=(*plan.edits, Edit("set", (), params(key=key, value=value, type=type)))
+    )
+
+
+def unset_metadata(plan: Plan, key: str) -> Plan:
+    """Remove a header entry."""
+    return replace(plan, edits=(*plan.edits, Edit("unset", (), params(key=key))))

@@ -61,6 +61,10 @@ def whole(value: Any) -> int:
     return int(value)
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 #: Every operation that a recipe may name.
 OPERATIONS: dict[str, Operation] = {
     "delete": Operation(ops.delete, {"layer": parse_layers}, ("layer",)),
@@ -79,7 +83,12 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "keep": Operation(ops.keep, {"layers": parse_layers}, ("layers",)),
     "drop_mtp": Operation(ops.drop_tail, {}),
+    "set": Operation(ops.set_metadata, {"key": str, "value": _same, "type": str}, ("key", "value")),
+    "unset": Operation(ops.unset_metadata, {"key": str}, ("key",)),
 }
+
+#: Steps that change the header only: the model keeps its name.
+HEADER_STEPS = ("set", "unset")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,94 @@
+"""Write a laid-out file: copy bytes where nothing changes, compute where something does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import OutputError
+from .ggufio.atomic import atomic_path, check_output
+from .ggufio.copying import copy_range, write_all
+from .ggufio.header import read_header
+from .ggufio.reader import Source
+from .layout import Compute, Copy, FileLayout, Piece
+
+#: Called with the number of bytes written since the last call.
+Progress = Callable[[int], None]
+
+
+def execute(
+    layout: FileLayout,
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    force: bool = False,
+    sync: bool = False,
+    threads: int | None = None,
+    given: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write the file. It appears under its name only when it is whole.
+
+    Args:
+        layout: what to write.
+        sources: the opened inputs, in the plan's order.
+        out: the file to make.
+        force: replace an existing file.
+        sync: wait until the data is on the disk before the file gets its name.
+        threads: threads for computed tensors; None takes one a processor.
+        given: float32 arrays for `expr.Given`, by key.
+        progress: called with the bytes written since the last call.
+
+    Raises:
+        OutputError: the output exists, is an input, or does not fit on the disk.
+    """
+    inputs = [path for source in sources for path in source.header.paths]
+    check_output(out, inputs, force=force, nbytes=layout.n_bytes)
+    with atomic_path(out, force=force, sync=sync) as temporary:
+        target = os.open(temporary, os.O_RDWR)
+        try:
+            write_all(target, layout.header, 0)
+            os.ftruncate(target, layout.n_bytes)  # paddings are holes, which read as zeros
+            for piece in layout.pieces:
+                _write(piece, layout, sources, target, threads, given or {})
+                if progress is not None:
+                    progress(piece.info.nbytes)
+        finally:
+            os.close(target)
+        _check_written(temporary, layout, out)
+
+
+def _write(
+    piece: Piece,
+    layout: FileLayout,
+    sources: Sequence[Source],
+    target: int,
+    threads: int | None,
+    given: Mapping[str, Any],
+) -> None:
+    to = len(layout.header) + piece.info.offset
+    match piece.job:
+        case Copy(number, tensor):
+            source = sources[number]
+            copy_range(
+                source.descriptor(tensor.shard), target, tensor.nbytes, source.position(tensor), to
+            )
+        case Compute(expr):
+            from .compute import evaluate
+
+            for block in evaluate(expr, piece.info.type, sources, threads=threads, given=given):
+                write_all(target, block, to)
+                to += memoryview(block).nbytes
+
+
+def _check_written(temporary: Path, layout: FileLayout, out: Path) -> None:
+    """Read the header back: a bug or a bad disk must not hand out a wrong file."""
+    written = read_header(temporary)
+    if written.tensors != layout.tensor_infos() or written.file_size[0] != layout.n_bytes:
+        raise OutputError(
+            "the written header differs from the plan; nothing was kept",
+            file=out,
+            hint="Please report this with the command and `ggsurgery doctor`.",
+        )

@@ -1,0 +1,303 @@
+"""Plan + headers + rules → the exact output file. Every check happens here.
+
+A `FileLayout` is the table that a dry run prints and the very table that `execute`
+consumes: metadata, and for each tensor its place and the job that makes its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from gguf.constants import GGMLQuantizationType, GGUFValueType
+
+from .errors import ArchitectureError, FormatError
+from .expr import Apply, Combine, Expr, Given, Read, Slice
+from .ggufio.types import ByteOrder, Header, TensorInfo, Value, tensor_nbytes, type_name
+from .ggufio.writer import encode_header, padded
+from .header_edit import is_header_edit
+from .plan.types import Block, BlockRef, Plan, Take, references
+
+if TYPE_CHECKING:
+    from .arch import MetadataChange
+
+#: File systems that share extents do so in blocks of this size.
+SHARE_BLOCK = 4096
+PADDING_KEY = "ggsurgery.padding"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The bytes of a tensor of source number `source`, as they are."""
+
+    source: int
+    tensor: TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Values from an expression, encoded in the output tensor's type."""
+
+    expr: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One output tensor and where its bytes come from."""
+
+    info: TensorInfo
+    job: Copy | Compute
+
+
+@dataclass(frozen=True, slots=True)
+class FileLayout:
+    """The output file before it is written.
+
+    `pieces` stand in llama.cpp's own order (outside the layers first, then layer by layer,
+    by name), so the same plan gives the same file however its sources were sorted.
+    """
+
+    metadata: dict[str, Value]
+    pieces: tuple[Piece, ...]
+    order: ByteOrder
+    alignment: int
+    header: bytes
+    warnings: tuple[str, ...]
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(p.info.n_elements for p in self.pieces)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the whole file."""
+        if not self.pieces:
+            return len(self.header)
+        last = self.pieces[-1].info
+        return len(self.header) + padded(last.offset + last.nbytes, self.alignment)
+
+    def tensor_infos(self) -> tuple[TensorInfo, ...]:
+        return tuple(p.info for p in self.pieces)
+
+
+def lay_out(
+    plan: Plan,
+    headers: Sequence[Header],
+    change: MetadataChange,
+    metadata: dict[str, Value],
+    *,
+    out_type: int | None = None,
+) -> FileLayout:
+    """Decide every byte of the output except the values to be computed.
+
+    Args:
+        plan: what the new model is made of.
+        headers: the sources, in the plan's order.
+        change: the architecture's rules applied to this plan.
+        metadata: all metadata of the output.
+        out_type: ggml type for tensors that are computed; None keeps the source's type.
+
+    Raises:
+        FormatError: a source lacks the tensors of a layer, or byte orders differ.
+        ArchitectureError: a layer has other tensors than its place can hold.
+    """
+    shell = headers[plan.shell]
+    for header in headers:
+        if header.order != shell.order:
+            raise FormatError("byte order differs from the other source", file=header.path)
+        _check_layers(header)
+    warnings = list(change.warnings)
+    chooser = _TypeChooser(out_type, warnings)
+    pieces = [_shell_piece(t, plan.shell, change, chooser) for t in shell.shell]
+    for index, block in enumerate(plan.stack):
+        pieces += _block_pieces(index, block, headers, change, chooser)
+    pieces = _mask(plan, pieces, headers, chooser)
+    pieces.sort(key=lambda p: (-1 if p.info.layer is None else p.info.layer, p.info.name))
+    placed = tuple(_place(pieces, shell.alignment))
+    metadata, header_bytes = _header(metadata, placed, headers, shell)
+    return FileLayout(
+        metadata, placed, shell.order, shell.alignment, header_bytes, tuple(dict.fromkeys(warnings))
+    )
+
+
+def _check_layers(header: Header) -> None:
+    count = header.n_layers
+    for tensor in header.tensors:
+        layer = tensor.layer
+        if layer is not None and layer >= count:
+            raise FormatError(
+                "tensor of a layer that the header does not count",
+                file=header.path,
+                tensor=tensor.name,
+                expected=f"block_count above {layer}",
+                found=count,
+                hint="`ggsurgery verify` lists what is wrong with this file.",
+            )
+
+
+def _shell_piece(
+    tensor: TensorInfo, source: int, change: MetadataChange, chooser: _TypeChooser
+) -> Piece:
+    expr = change.tensors.get(tensor.name)
+    if expr is None:
+        return Piece(tensor, Copy(source, tensor))
+    return _computed(tensor.name, expr, tensor, chooser)
+
+
+def _block_pieces(
+    index: int,
+    block: Block,
+    headers: Sequence[Header],
+    change: MetadataChange,
+    chooser: _TypeChooser,
+) -> list[Piece]:
+    refs = references(block)
+    main = headers[refs[0].source]
+    tensors = main.layer_tensors(refs[0].index)
+    if not tensors:
+        raise FormatError(
+            "the layer has no tensors",
+            file=main.path,
+            tensor=f"blk.{refs[0].index}.*",
+            hint="`ggsurgery verify` lists what is wrong with this file.",
+        )
+    lower = _lowering(block, headers)
+    pieces = []
+    for suffix, tensor in tensors.items():
+        name = f"blk.{index}.{suffix}"
+        expr = change.tensors.get(name) or lower(suffix)
+        if isinstance(expr, Read) and expr.tensor.shape == tensor.shape:
+            pieces.append(Piece(replace(expr.tensor, name=name), Copy(expr.source, expr.tensor)))
+        else:
+            pieces.append(_computed(name, expr, tensor, chooser))
+    return pieces
+
+
+def _lowering(block: Block, headers: Sequence[Header]) -> Callable[[str], Expr]:
+    def read(ref: BlockRef, suffix: str) -> Expr:
+        tensor = headers[ref.source].layer_tensors(ref.index).get(suffix)
+        if tensor is None:
+            raise ArchitectureError(
+                "the layers to combine have different tensors",
+                file=headers[ref.source].path,
+                tensor=f"blk.{ref.index}.{suffix}",
+                expected="a tensor as in the other parent",
+                found="none",
+            )
+        return Read(ref.source, tensor)
+
+    if isinstance(block, Take):
+        ref = block.ref
+        return lambda suffix: read(ref, suffix)
+    from .blend import lower
+
+    return lambda suffix: lower(block, suffix, read)
+
+
+def _mask(
+    plan: Plan, pieces: list[Piece], headers: Sequence[Header], chooser: _TypeChooser
+) -> list[Piece]:
+    """Edits over the whole model: masks whose thresholds `prune` has found."""
+    edits = tuple(e for e in plan.edits if not is_header_edit(e))
+    if not edits:
+        return pieces
+    from .blend import edit_model
+
+    out = []
+    for piece in pieces:
+        before: Expr = (
+            Read(piece.job.source, piece.job.tensor)
+            if isinstance(piece.job, Copy)
+            else piece.job.expr
+        )
+        after = edit_model(edits, piece.info.name, piece.info.shape, before)
+        out.append(
+            piece if after is before else _computed(piece.info.name, after, piece.info, chooser)
+        )
+    return out
+
+
+def _computed(name: str, expr: Expr, like: TensorInfo, chooser: _TypeChooser) -> Piece:
+    shape = _shape(expr, like.shape)
+    kind = chooser.choose(shape, like, name)
+    nbytes = tensor_nbytes(shape, kind)
+    assert nbytes is not None  # the chooser only gives types that can be encoded
+    return Piece(TensorInfo(name, shape, kind, 0, nbytes), Compute(expr))
+
+
+def _shape(expr: Expr, like: tuple[int, ...]) -> tuple[int, ...]:
+    match expr:
+        case Read(_, tensor):
+            return tensor.shape
+        case Given(_, shape):
+            return shape
+        case Combine(inputs):
+            return _shape(inputs[0], like)
+        case Apply(inner):
+            return _shape(inner, like)
+        case Slice(inner, axis, ranges):
+            whole = list(_shape(inner, like))
+            whole[axis] = sum(b - a for a, b in ranges)
+            return tuple(whole)
+
+
+class _TypeChooser:
+    """The type of a computed tensor: as asked, else the source's, else one that loses nothing."""
+
+    def __init__(self, asked: int | None, warnings: list[str]) -> None:
+        self.asked = asked
+        self.warnings = warnings
+
+    def choose(self, shape: tuple[int, ...], like: TensorInfo, name: str) -> int:
+        from .kernels import can_encode
+
+        wanted = like.type if self.asked is None or len(shape) < 2 else self.asked
+        if not can_encode(wanted):
+            self.warnings.append(
+                f"{type_name(wanted)} cannot be written without an importance matrix: computed "
+                "tensors of that type become f32; choose another type with --out-type"
+            )
+            return int(GGMLQuantizationType.F32)
+        try:
+            tensor_nbytes(shape, wanted)
+        except ValueError:
+            self.warnings.append(
+                f"{name}: rows of {shape[0]} do not fit {type_name(wanted)}, written as f16"
+            )
+            return int(GGMLQuantizationType.F16)
+        return wanted
+
+
+def _place(pieces: Sequence[Piece], alignment: int) -> list[Piece]:
+    offset, placed = 0, []
+    for piece in pieces:
+        info = replace(piece.info, offset=offset, shard=0)
+        placed.append(replace(piece, info=info))
+        offset += padded(info.nbytes, alignment)
+    return placed
+
+
+def _header(
+    metadata: dict[str, Value], pieces: Sequence[Piece], headers: Sequence[Header], shell: Header
+) -> tuple[dict[str, Value], bytes]:
+    """The encoded header, made as long as needed for copies to stand block-aligned.
+
+    Extents can be shared only where source and target positions agree modulo the block
+    size, so a header gets some filler where the first copied tensor would allow sharing.
+    """
+    infos = [p.info for p in pieces]
+    plain = encode_header(metadata, infos, shell.order, shell.alignment)
+    copied = next((p for p in pieces if isinstance(p.job, Copy)), None)
+    if copied is None or copied.info.nbytes < SHARE_BLOCK:
+        return metadata, plain
+    assert isinstance(copied.job, Copy)
+    origin = copied.job.tensor
+    source = headers[copied.job.source].data_offset[origin.shard] + origin.offset
+    if (source - copied.info.offset - len(plain)) % SHARE_BLOCK == 0:
+        return metadata, plain
+    filled = metadata | {PADDING_KEY: Value.of("", GGUFValueType.STRING, order=shell.order)}
+    start = len(encode_header(filled, infos, shell.order, 1))
+    missing = (source - copied.info.offset - start) % SHARE_BLOCK
+    filled[PADDING_KEY] = Value.of(" " * missing, GGUFValueType.STRING, order=shell.order)
+    return filled, encode_header(filled, infos, shell.order, shell.alignment)

@@ -1,0 +1,95 @@
+"""Where a file came from, kept in its own header under `ggsurgery.*`.
+
+ggsurgery.version    the version that made the file
+ggsurgery.recipe     operations and options, one line of JSON
+ggsurgery.sources    names of the inputs (no folders)
+ggsurgery.checksums  of the inputs, in the same order
+ggsurgery.digest     of the plan
+ggsurgery.history    the same entries of the inputs, if they were operated on before
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gguf.constants import GGUFValueType
+
+from . import __version__
+from .errors import FormatError
+from .ggufio.types import Header, Value
+from .plan.recipe import Recipe
+from .plan.types import Plan
+
+PREFIX = "ggsurgery."
+_OWN = ("version", "recipe", "sources", "checksums", "digest")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How a file was made."""
+
+    version: str
+    recipe: Recipe
+    sources: tuple[str, ...]
+    checksums: tuple[str, ...]
+    digest: str
+
+
+def entries(
+    plan: Plan,
+    recipe: Recipe,
+    headers: Sequence[Header],
+    checksums: Sequence[str],
+    version: str = __version__,
+) -> dict[str, Value]:
+    """The header entries that tell how a file was made."""
+    text, array = GGUFValueType.STRING, GGUFValueType.ARRAY
+    found = {
+        "version": Value.of(version, text),
+        "recipe": Value.of(recipe.dumps(), text),
+        "sources": Value.of([h.path.name for h in headers], array, text),
+        "checksums": Value.of(list(checksums), array, text),
+        "digest": Value.of(plan.digest, text),
+    }
+    history = [_earlier(h) for h in headers]
+    if any(history):
+        found["history"] = Value.of(json.dumps(history, separators=(",", ":")), text)
+    return {PREFIX + key: value for key, value in found.items()}
+
+
+def _earlier(header: Header) -> dict[str, object]:
+    keys = (*_OWN, "history")
+    return {k: header.metadata[PREFIX + k].value for k in keys if PREFIX + k in header.metadata}
+
+
+def read_provenance(header: Header) -> Provenance:
+    """The provenance of a file made here.
+
+    Raises:
+        FormatError: the header has none, or it is damaged.
+    """
+    missing = [PREFIX + k for k in _OWN if PREFIX + k not in header.metadata]
+    if missing:
+        raise FormatError(
+            "the file does not tell how it was made",
+            file=header.path,
+            tensor=missing[0],
+            expected="entries written by ggsurgery",
+            found="none",
+        )
+    values = {k: header.metadata[PREFIX + k].value for k in _OWN}
+    try:
+        recipe = Recipe.from_json(json.loads(values["recipe"]), header.path)
+    except (json.JSONDecodeError, TypeError) as error:
+        raise FormatError(
+            "damaged entry", file=header.path, tensor=PREFIX + "recipe", found=str(error)
+        ) from None
+    return Provenance(
+        str(values["version"]),
+        recipe,
+        tuple(values["sources"]),
+        tuple(values["checksums"]),
+        str(values["digest"]),
+    )

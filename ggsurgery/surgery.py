@@ -1,0 +1,194 @@
+"""From a recipe and input files to an output file: the whole way in one call.
+
+with prepare(recipe, ["in.gguf"]) as operation:
+    print(operation.layout.n_bytes)      # a dry run stops here
+    operation.write("out.gguf")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import __version__
+from .arch import rules_for
+from .errors import FormatError, PlanError
+from .execute import Progress, execute
+from .ggufio.reader import Source
+from .ggufio.types import Header, Value, type_id
+from .header_edit import edited, is_header_edit
+from .identity import counted_size_label, new_identity
+from .layout import PADDING_KEY, lay_out
+from .plan.recipe import HEADER_STEPS, Recipe, Step
+from .plan.types import Plan
+from .provenance import PREFIX, entries, read_provenance
+
+#: Options of a recipe that change the resulting bytes, with what they must be.
+OPTIONS: dict[str, type] = {
+    "allow_unknown_arch": bool,
+    "force_kinds": bool,
+    "drop_mtp": bool,
+    "out_type": str,
+    "full_checksum": bool,
+}
+
+
+class Operation:
+    """A recipe applied to opened inputs; nothing is written until `write`."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        inputs: Sequence[str | Path],
+        *,
+        version: str = __version__,
+        given: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.options = _options(recipe)
+        self.given = given
+        self.sources: list[Source] = []
+        try:
+            for path in inputs:
+                self.sources.append(Source(path))
+            self._prepare(version)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, version: str) -> None:
+        headers = self.headers
+        rules = rules_for(headers[0], allow_unknown=self.options.get("allow_unknown_arch", False))
+        self.rules = rules
+        self.before = Plan.identity(headers[0].n_layers, rules.n_tail(headers[0]))
+        plan = self.recipe.apply(self.before)
+        if self.options.get("drop_mtp"):
+            plan = Recipe((Step("drop_mtp"),)).apply(plan)
+        self.plan = plan
+        change = rules.rewrite(headers, plan)
+        metadata = _without_own(headers[plan.shell].metadata)
+        for key in change.unset:
+            metadata.pop(key, None)
+        metadata.update(change.set)
+        out_type = self.options.get("out_type")
+        kind = None if out_type is None else type_id(out_type)
+        layout = lay_out(plan, headers, change, metadata, out_type=kind)
+        n_experts = headers[plan.shell].get("{arch}.expert_count") or 0
+        label = counted_size_label(layout.tensor_infos(), n_experts)
+        done = "; ".join(s.describe() for s in self.recipe.steps if s.operation not in HEADER_STEPS)
+        metadata.update(new_identity(metadata, label, done, self.recipe.name))
+        metadata = edited(headers[plan.shell], metadata, filter(is_header_edit, plan.edits))
+        full = self.options.get("full_checksum", False)
+        sums = [source.checksum(full=full) for source in self.sources]
+        metadata.update(entries(plan, self.recipe, headers, sums, version))
+        # Laid out again: name and provenance changed the header's length, not the pieces.
+        self.layout = lay_out(plan, headers, change, metadata, out_type=kind)
+
+    @property
+    def headers(self) -> list[Header]:
+        return [source.header for source in self.sources]
+
+    def write(
+        self,
+        out: str | Path,
+        *,
+        force: bool = False,
+        sync: bool = False,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write the output; see `execute.execute`.
+
+        Raises:
+            OutputError: the output exists, is an input, or does not fit on the disk.
+        """
+        execute(
+            self.layout,
+            self.sources,
+            Path(out),
+            force=force,
+            sync=sync,
+            threads=threads,
+            given=self.given,
+            progress=progress,
+        )
+
+    def close(self) -> None:
+        for source in self.sources:
+            source.close()
+
+    def __enter__(self) -> Operation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def prepare(
+    recipe: Recipe, inputs: Sequence[str | Path], *, given: Mapping[str, Any] | None = None
+) -> Operation:
+    """Open the inputs, apply the recipe and decide the whole output, without writing.
+
+    Raises:
+        FormatError: an input is damaged.
+        PlanError: an operation cannot be done.
+        ArchitectureError: layers would lose their meaning.
+
+    Example:
+        >>> from ggsurgery.plan.recipe import Recipe, step
+        >>> recipe = Recipe((step("delete", layer="10"),))
+        >>> prepare(recipe, ["in.gguf"]).write("out.gguf")  # doctest: +SKIP
+    """
+    return Operation(recipe, inputs, given=given)
+
+
+def prepare_replay(made: str | Path, inputs: Sequence[str | Path]) -> Operation:
+    """The operation that made a file, on the same inputs once more.
+
+    Raises:
+        FormatError: `made` has no provenance, or the inputs are not those it came from.
+    """
+    with Source(made) as source:
+        known = read_provenance(source.header)
+    if len(inputs) != len(known.sources):
+        raise PlanError(
+            "another number of inputs than the file was made from",
+            expected=", ".join(known.sources),
+            found=len(inputs),
+        )
+    for path, name, expected in zip(inputs, known.sources, known.checksums, strict=True):
+        with Source(path) as source:
+            found = source.checksum(full=not expected.startswith("sampled-"))
+        if found != expected:
+            raise FormatError(
+                "not the file that the operation was done on",
+                file=path,
+                expected=f"{name} with {expected}",
+                found=found,
+            )
+    return Operation(known.recipe, inputs, version=known.version)
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    options = dict(recipe.options)
+    for key, value in options.items():
+        if key not in OPTIONS:
+            raise PlanError(f"unknown option {key!r}; known: {', '.join(OPTIONS)}")
+        if not isinstance(value, OPTIONS[key]):
+            raise PlanError(f"option {key}", expected=OPTIONS[key].__name__, found=repr(value))
+    return options
+
+
+def _without_own(metadata: Mapping[str, Value]) -> dict[str, Value]:
+    keep_out = (
+        *(PREFIX + k for k in ("version", "recipe", "sources", "checksums", "digest", "history")),
+        PADDING_KEY,
+    )
+    return {k: v for k, v in metadata.items() if k not in keep_out}
