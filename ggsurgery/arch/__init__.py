@@ -1,0 +1,51 @@
+"""Architecture rules: what each layer is, and what keeps its meaning when layers move.
+
+The rules are data, one TOML a family in `data/`; the modules here apply them. An
+architecture without a TOML gets rules that allow only what cannot go wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..errors import FormatError
+from ..ggufio.types import Header
+from .generic import UNKNOWN
+from .kinds import Finding, LayerKind, MetadataChange
+from .rulefile import RuleFile, all_rules
+from .rules import ArchRules
+
+__all__ = [
+    "ArchRules",
+    "Finding",
+    "LayerKind",
+    "MetadataChange",
+    "RuleFile",
+    "all_rules",
+    "rules_for",
+]
+
+
+def rules_for(header: Header, *, allow_unknown: bool = False) -> ArchRules:
+    """The rules of a header's architecture.
+
+    Args:
+        allow_unknown: of an architecture without a rule file, allow every operation.
+
+    Raises:
+        FormatError: the header names no architecture.
+    """
+    name = header.architecture
+    if not name:
+        raise FormatError(
+            "no architecture",
+            file=header.path,
+            tensor="general.architecture",
+            expected="a name such as llama",
+            found="nothing",
+        )
+    rules = all_rules().get(name)
+    if rules is None:
+        unknown = replace(UNKNOWN, architectures=(name,))
+        return ArchRules(name, False, unknown, allow_unknown)
+    return ArchRules(name, True, rules, allow_unknown)

@@ -1,0 +1,271 @@
+"""The rule files: what each section may say, read strictly from TOML.
+
+One file describes one family: which of a layer's properties llama.cpp derives from the
+layer's *position*, and how a header can state them explicitly. Keys are written without
+the `{arch}.` prefix. Every file names the llama.cpp version and the source file in which
+its statements were found.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from importlib import resources
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ..errors import ArchitectureError
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRule:
+    """Which layers attend over a sliding window, and how wide it is.
+
+    `active`: `size` = only when the size key is there and above 0, `unless_zero` = also
+    without the key, `always`. `pattern`: `array_or_period` = an array under
+    `pattern_key` wins over a period; `array` = only the array; `all`; `not_recurrent`.
+    Of each `period` layers one is full: the last, or with `first = "full"` the first.
+    """
+
+    pattern: Literal["array_or_period", "array", "all", "not_recurrent"]
+    size: str = "attention.sliding_window"
+    default: int = 0
+    fixed: int = 0
+    active: Literal["size", "unless_zero", "always"] = "size"
+    only_layers: int = 0
+    kind: Literal["window", "chunked", "symmetric"] = "window"
+    pattern_key: str = "attention.sliding_window_pattern"
+    period: int = 0
+    first: Literal["window", "full"] = "window"
+    tail: Literal["full", "window"] = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentRule:
+    """Which layers are recurrent (state space, linear attention, short convolution).
+
+    `array_or_interval`: an array under `key` wins; else every `interval`-th layer of the
+    trunk is full. `no_kv_heads`: where `attention.head_count_kv` is 0.
+    """
+
+    pattern: Literal["array_or_interval", "no_kv_heads", "no_kv_heads_no_ffn", "all"]
+    key: str = "attention.recurrent_layers"
+    interval: int = 0
+    interval_key: str = "full_attention_interval"
+    parallel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertRule:
+    """Which layers are mixtures of experts: all from `leading` on, every `step`-th.
+
+    `lead_default` is the loader's count without the key.
+    """
+
+    leading: str = ""
+    step: str = ""
+    lead_default: int = 0
+    tail: Literal["moe", "dense", "tensors"] = "tensors"
+
+
+@dataclass(frozen=True, slots=True)
+class RopeRule:
+    """Which layers rotate positions.
+
+    `step`: not where `(layer + offset) % step == 0`. `without_window` says what the loader
+    does when no window is active: `step`, `all` layers rotate, or the step is the number
+    of `layers`. `equal_is_all`: a stack of exactly `step` layers rotates everywhere.
+    `window_only`: windowed layers rotate, the others do not. `array`: `pattern_key`.
+    """
+
+    pattern: Literal["step", "window_only", "array"]
+    step: int = 0
+    offset: int = 1
+    without_window: Literal["step", "all", "layers"] = "step"
+    equal_is_all: bool = False
+    pattern_key: str = "attention.rope_pattern"
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixRule:
+    """The first layers have a property: `count` of them, or as many as `key` says.
+
+    `numbered`: each of them has its own role (the third takes the third input), so that
+    they must stay the same layers in the same places.
+    """
+
+    name: str
+    key: str = ""
+    count: int = 0
+    numbered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SharedKvRule:
+    """Last layers that attend over the keys and values of earlier ones.
+
+    Either `key` counts them from the end, or they start at the fixed layer `first`. A
+    full layer reads from the last layer before them, a windowed one from the last but one.
+    """
+
+    key: str = ""
+    first: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SlabRule:
+    """A tensor outside the layers with one slab a layer along `axis` (0 = along a row)."""
+
+    tensor: str
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchRule:
+    """A behaviour that llama.cpp chooses by the number of layers.
+
+    `counts` are the trunk sizes of one choice. `refuse`: an edit that leaves or enters the
+    set is refused. `attention_scale`: the scale is 1/√(embedding/heads) for `counts` and
+    1/√(key length) otherwise, and the ratio is folded into the tensor `fold` of each layer.
+    """
+
+    action: Literal["refuse", "attention_scale"]
+    counts: tuple[int, ...]
+    reason: str
+    fold: str = ""
+    vocab: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImpliedRule:
+    """A scalar that the loader derives from the layer count when its key is missing.
+
+    It is written out before the count changes. `formula` names a function in implied.py.
+    """
+
+    key: str
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFile:
+    """Everything one TOML says.
+
+    `per_layer` lists keys that this loader reads with one value a layer, so that a scalar
+    may become an array. `refuse` gives the reason why layers of this family cannot be
+    moved at all. `alike` makes all layers comparable only if their tensors are the same.
+    """
+
+    architectures: tuple[str, ...]
+    version: str
+    source: tuple[str, ...]
+    note: str = ""
+    per_layer: tuple[str, ...] = ()
+    window: WindowRule | None = None
+    recurrent: RecurrentRule | None = None
+    experts: ExpertRule | None = None
+    rope: RopeRule | None = None
+    shared_kv: SharedKvRule | None = None
+    prefix: tuple[PrefixRule, ...] = ()
+    slab: tuple[SlabRule, ...] = ()
+    switch: tuple[SwitchRule, ...] = ()
+    implied: tuple[ImpliedRule, ...] = ()
+    refuse: str = ""
+    file: str = field(default="", compare=False)
+
+
+def parse(text: str, file: str) -> RuleFile:
+    """Read one rule file.
+
+    Raises:
+        ArchitectureError: it is no TOML, or says something that no rule has.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ArchitectureError(f"no valid TOML: {error}", file=file) from error
+    if "file" in table:
+        raise ArchitectureError("unknown key 'file'", file=file)
+    rules: RuleFile = _build(RuleFile, table, file, "")
+    object.__setattr__(rules, "file", file)
+    return rules
+
+
+@cache
+def all_rules() -> dict[str, RuleFile]:
+    """Architecture → rule file, of every TOML shipped in `arch/data`.
+
+    Raises:
+        ArchitectureError: a file is wrong, or two describe the same architecture.
+    """
+    found: dict[str, RuleFile] = {}
+    folder = resources.files(__package__) / "data"
+    for item in sorted(folder.iterdir(), key=lambda i: i.name):
+        if not item.name.endswith(".toml") or item.name.startswith("_"):
+            continue
+        rules = parse(item.read_text(encoding="utf-8"), item.name)
+        for name in rules.architectures:
+            if name in found:
+                raise ArchitectureError(
+                    f"architecture {name} has two rule files",
+                    file=item.name,
+                    found=found[name].file,
+                )
+            found[name] = rules
+    return found
+
+
+@cache
+def keys() -> dict[str, tuple[str, ...]]:
+    """The lists of `_keys.toml`: metadata keys by how they relate to layers."""
+    text = (resources.files(__package__) / "data" / "_keys.toml").read_text(encoding="utf-8")
+    return {name: tuple(values) for name, values in tomllib.loads(text).items()}
+
+
+def _build(kind: Any, table: Any, file: str, where: str) -> Any:
+    """A rule dataclass from a TOML table; unknown, missing and mistyped keys are errors."""
+    if not isinstance(table, dict):
+        raise ArchitectureError("expected a table", file=file, tensor=where, found=repr(table))
+    hints = get_type_hints(kind)
+    known = {f.name: f for f in fields(kind)}
+    if unknown := sorted(set(table) - set(known)):
+        raise ArchitectureError(
+            f"unknown key {unknown[0]!r}",
+            file=file,
+            tensor=where or None,
+            expected=f"one of {', '.join(known)}",
+        )
+    for name, item in known.items():
+        required = item.default is MISSING and item.default_factory is MISSING
+        if required and name not in table:
+            raise ArchitectureError(f"key {name!r} is missing", file=file, tensor=where or None)
+    values = {n: _convert(hints[n], v, file, f"{where}{n}") for n, v in table.items()}
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, file: str, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):  # optional section
+        return _convert(arguments[0], value, file, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ArchitectureError("expected a list", file=file, tensor=where, found=repr(value))
+        return tuple(_convert(arguments[0], v, file, where) for v in value)
+    if origin is Literal:
+        if value not in arguments:
+            raise ArchitectureError(
+                "unknown choice",
+                file=file,
+                tensor=where,
+                expected=f"one of {', '.join(map(str, arguments))}",
+                found=repr(value),
+            )
+        return value
+    if hint in (str, int, bool):
+        if type(value) is not hint:
+            raise ArchitectureError(
+                "wrong type", file=file, tensor=where, expected=hint.__name__, found=repr(value)
+            )
+        return value
+    return _build(hint, value, file, f"{where}.")
