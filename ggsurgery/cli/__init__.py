@@ -17,10 +17,25 @@ from .. import __version__
 from ..errors import GGSurgeryError
 
 #: command → module below ggsurgery.cli and the name of the click command in it.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "apply": "recipes:apply",
+    "delete": "surgery:delete",
+    "diff": "inspect:diff",
+    "duplicate": "surgery:duplicate",
+    "inspect": "inspect:inspect",
+    "keep": "surgery:keep",
+    "meta": "meta:meta",
+    "move": "surgery:move",
+    "replay": "recipes:replay",
+    "swap": "surgery:swap",
+    "verify": "inspect:verify",
+}
 
 #: Sections of the overview, in the order of the work.
-SECTIONS: dict[str, tuple[str, ...]] = {}
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Look": ("inspect", "verify", "diff", "meta"),
+    "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay"),
+}
 
 
 class LazyGroup(click.Group):

@@ -1,0 +1,176 @@
+"""What all surgery commands share: their options, the dry run, and the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from tqdm import tqdm
+
+from ..plan.recipe import Recipe, Step
+from ..plan.text import format_layers
+from ..report_plan import changes, layer_map
+from ..surgery import Operation, prepare
+from ._output import human_bytes, human_count, note, print_json, table, warn
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    click.option("--force", is_flag=True, help="Replace an existing output."),
+    click.option("--name", help="The new model's general.name."),
+    click.option("--sync", is_flag=True, help="Wait until the data is on the disk."),
+    click.option("--drop-mtp", is_flag=True, help="Leave out the layers behind the trunk (MTP)."),
+    click.option("--full-checksum", is_flag=True,
+                 help="Record the sha256 of the whole input (slower than the surgery)."),
+    click.option("--allow-unknown-arch", is_flag=True,
+                 help="Operate on an architecture without a rule file; check the result well."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of all surgery commands."""
+
+    dry_run: bool
+    as_json: bool
+    force: bool
+    name: str | None
+    sync: bool
+    drop_mtp: bool
+    full_checksum: bool
+    allow_unknown_arch: bool
+
+    def recipe(self, steps: tuple[Step, ...], **more: Any) -> Recipe:
+        """A recipe of these steps with the options that change the bytes."""
+        chosen = {
+            "drop_mtp": self.drop_mtp or None,
+            "full_checksum": self.full_checksum or None,
+            "allow_unknown_arch": self.allow_unknown_arch or None,
+            **more,
+        }
+        return Recipe(steps, self.name, tuple((k, v) for k, v in chosen.items() if v is not None))
+
+
+def surgery_options(function: F) -> F:
+    """Add the shared options; the command receives them as one `options: Options`."""
+
+    def wrapped(**values: Any) -> Any:
+        shared = {name: values.pop(name) for name in Options.__dataclass_fields__}
+        return function(options=Options(**shared), **values)
+
+    wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
+    wrapped.__dict__.update(function.__dict__)
+    command: Any = wrapped
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command  # type: ignore[no-any-return]
+
+
+def in_out(function: F) -> F:
+    """The arguments IN and OUT."""
+    function = click.argument("out", metavar="OUT", type=click.Path(path_type=Path))(function)
+    return click.argument("source", metavar="IN", type=click.Path(path_type=Path))(function)
+
+
+def operate(recipe: Recipe, inputs: tuple[Path, ...], out: Path, options: Options) -> None:
+    """Prepare, then show or write, and say what was done."""
+    with prepare(recipe, inputs) as operation:
+        run(operation, out, options)
+
+
+def run(operation: Operation, out: Path, options: Options) -> None:
+    """Show the prepared operation (dry run) or write it."""
+    for text in operation.layout.warnings:
+        warn(text)
+    if options.dry_run:
+        show(operation, options.as_json)
+        return
+    write_with_bar(operation, out, force=options.force, sync=options.sync)
+    if options.as_json:
+        print_json(summary(operation) | {"out": str(out)})
+        return
+    facts = summary(operation)
+    note(
+        f"{out}: layers {facts['layers'][0]} → {facts['layers'][1]}, parameters "
+        f"{human_count(facts['parameters'][0])} → {human_count(facts['parameters'][1])}, "
+        f"{human_bytes(facts['bytes'][1])}"
+    )
+
+
+def write_with_bar(operation: Operation, out: Path, *, force: bool, sync: bool) -> None:
+    """Write with a progress bar that appears after two seconds."""
+    with tqdm(total=operation.layout.n_bytes, unit="B", unit_scale=True, delay=2, leave=False,
+              desc=out.name) as bar:
+        operation.write(out, force=force, sync=sync, progress=bar.update)
+
+
+def summary(operation: Operation) -> dict[str, Any]:
+    """Counts before and after: layers, parameters (from shapes), bytes."""
+    before = operation.headers[operation.plan.shell]
+    return {
+        "operation": operation.recipe.describe(),
+        "layers": [before.n_layers, operation.plan.n_layers],
+        "layer_map": layer_map(operation.plan),
+        "parameters": [before.n_parameters, operation.layout.n_parameters],
+        "bytes": [sum(before.file_size), operation.layout.n_bytes],
+        "digest": operation.plan.digest,
+        "warnings": list(operation.layout.warnings),
+    }
+
+
+def show(operation: Operation, as_json: bool) -> None:
+    """The dry run: layer map, counts and changed metadata."""
+    facts = summary(operation)
+    header = operation.headers[operation.plan.shell]
+    altered = changes(header.metadata, operation.layout.metadata)
+    if as_json:
+        print_json(facts | {"metadata": [c.to_json() for c in altered]})
+        return
+    kinds = operation.rules.kinds(header)
+    rows = [
+        (row["new"], row["from"], _kind(kinds, row["layer"])) for row in facts["layer_map"]
+    ]
+    click.echo(table(_fold(rows), ("new layer", "from", "kind")))
+    gone = sorted(set(range(header.n_layers)) - {r["layer"] for r in facts["layer_map"]})
+    if gone:
+        click.echo(f"\nleft out: {format_layers(gone)}")
+    click.echo()
+    click.echo(table(
+        [
+            ("layers", *facts["layers"]),
+            ("parameters", *(f"{n:,}" for n in facts["parameters"])),
+            ("file size", *(human_bytes(n) for n in facts["bytes"])),
+        ],
+        ("", "before", "after"),
+    ))
+    click.echo()
+    click.echo(table([(c.key, c.before, c.after) for c in altered],
+                     ("metadata", "before", "after")))
+    note("dry run: nothing was written")
+
+
+def _kind(kinds: tuple[Any, ...], layer: int) -> str:
+    return str(kinds[layer].label) if layer < len(kinds) else ""
+
+
+def _fold(rows: list[tuple[Any, str, str]]) -> list[tuple[str, str, str]]:
+    """Runs of unmoved neighbours in one line: `0-9  0-9`."""
+    folded: list[list[Any]] = []
+    for new, origin, kind in rows:
+        last = folded[-1] if folded else None
+        plain = origin.isdigit()
+        if (last is not None and plain and last[4] and int(origin) == last[3] + 1
+                and last[5] == kind):
+            last[1], last[3] = new, int(origin)
+        else:
+            start = int(origin) if plain else origin
+            folded.append([new, new, start, start, plain, kind])
+    return [
+        (str(a) if a == b else f"{a}-{b}", str(c) if c == d else f"{c}-{d}", kind)
+        for a, b, c, d, _, kind in folded
+    ]

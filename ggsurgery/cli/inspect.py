@@ -1,0 +1,168 @@
+"""inspect, verify, diff: what a file is, what is wrong with it, how two differ."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ..difference import Difference, compare
+from ..ggufio.header import read_header
+from ..ggufio.reader import Source
+from ..ggufio.types import Header
+from ..plan.text import format_layers
+from ..summary import Summary, summarize
+from ..verify import verify as find_faults
+from ._output import human_bytes, human_count, json_option, print_json, table
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("file", metavar="FILE", type=FILE)
+@click.option("--tensors", is_flag=True, help="List every tensor.")
+@click.option("--ctx", type=click.IntRange(1), metavar="N",
+              help="Context length to compute memory for.")
+@json_option
+def inspect(file: Path, tensors: bool, ctx: int | None, as_json: bool) -> None:
+    """Show what a file is: layers with their kinds, parameters, types, memory to run.
+
+    \b
+    Example:
+      ggsurgery inspect model.gguf
+      ggsurgery inspect --ctx 32768 --json model.gguf
+    """
+    header = read_header(file)
+    facts = summarize(header, ctx)
+    if as_json:
+        listed = {"tensors": [asdict(t) for t in header.tensors]} if tensors else {}
+        print_json(facts.to_json() | listed)
+        return
+    click.echo(_facts(facts))
+    click.echo()
+    click.echo(_layer_table(facts))
+    if tensors:
+        click.echo()
+        click.echo(_tensor_table(header))
+
+
+def _facts(s: Summary) -> str:
+    split = f", {s.shards} shards" if s.shards > 1 else ""
+    order = ", big endian" if s.byte_order == "big" else ""
+    tail = f" (the last {s.tail} MTP)" if s.tail else ""
+    unknown = "" if s.known else " (no rule file: only plain operations are allowed)"
+    types = ", ".join(f"{n} {human_bytes(b)}" for n, b in s.types.items())
+    lines = [
+        ("file", f"{s.file} (GGUF v{s.version}{order}{split})"),
+        ("name", s.name or "–"),
+        ("architecture", s.architecture + unknown),
+        ("layers", f"{s.layers}{tail}"),
+        ("parameters", f"{s.parameters:,} ({human_count(s.parameters)}), "
+                       f"{s.parameters_in_layers:,} in layers"),
+        ("tensor data", f"{human_bytes(s.bytes)}, {s.bits_per_weight:.2f} bits per weight"),
+        ("types", types),
+        ("embedding", f"{s.embedding}, vocabulary {s.vocabulary}"),
+        ("context", f"trained {s.context_trained}"),
+        ("memory to run", f"{human_bytes(s.bytes + s.kv_bytes)} at {s.context} tokens "
+                          f"(weights + {human_bytes(s.kv_bytes)} f16 cache; "
+                          "compute buffers come on top)"),
+    ]
+    return "\n".join(f"{k:14} {v}" for k, v in lines)
+
+
+def _layer_table(s: Summary) -> str:
+    """Neighbours that are alike share a line."""
+    runs: list[list[int]] = []
+    for row in s.rows:
+        last = s.rows[runs[-1][-1]] if runs else None
+        if last is not None and (last.kind, last.parameters, last.bytes, last.types) == (
+            row.kind, row.parameters, row.bytes, row.types
+        ):
+            runs[-1].append(row.layer)
+        else:
+            runs.append([row.layer])
+    return table(
+        [
+            (format_layers(run), r.kind, f"{r.parameters:,}", human_bytes(r.bytes), r.types)
+            for run in runs
+            for r in (s.rows[run[0]],)
+        ],
+        ("layer", "kind", "parameters each", "size each", "types"),
+    )
+
+
+def _tensor_table(header: Header) -> str:
+    return table(
+        [(t.name, "×".join(map(str, t.shape)), t.type_name, f"{t.nbytes:,}")
+         for t in header.tensors],
+        ("tensor", "shape", "type", "bytes"),
+    )
+
+
+@click.command()
+@click.argument("file", metavar="FILE", type=FILE)
+@json_option
+def verify(file: Path, as_json: bool) -> None:
+    """Check a file: structure, layers, per-layer arrays, tokenizer. Exit code 1 on errors.
+
+    \b
+    Example:
+      ggsurgery verify model.gguf
+    """
+    header = read_header(file)
+    found = find_faults(header)
+    errors = [f for f in found if f.severity == "error"]
+    if as_json:
+        print_json({"file": file.name, "ok": not errors, "findings": [asdict(f) for f in found]})
+    else:
+        for f in found:
+            click.echo(f"{f.severity}: {f.where}: {f.problem}" + (f" {f.hint}" if f.hint else ""))
+        verdict = f"{len(errors)} error(s)" if errors else "whole and consistent"
+        click.echo(f"{file}: {len(header.tensors)} tensors, {len(header.metadata)} entries: "
+                   f"{verdict}")
+    if errors:
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("a", metavar="A", type=FILE)
+@click.argument("b", metavar="B", type=FILE)
+@json_option
+def diff(a: Path, b: Path, as_json: bool) -> None:
+    """Compare two files by content: metadata, tensors, and which layer became which.
+
+    Exit code 1 if they differ.
+
+    \b
+    Example:
+      ggsurgery diff in.gguf out.gguf
+    """
+    with Source(a) as one, Source(b) as other:
+        found = compare(one, other)
+    if as_json:
+        print_json(found.to_json())
+    elif found.same:
+        click.echo("same metadata, same tensors")
+    else:
+        click.echo(_difference(found))
+    if not found.same:
+        sys.exit(1)
+
+
+def _difference(found: Difference) -> str:
+    parts = []
+    if found.metadata:
+        parts.append(table([(c.key, c.before, c.after) for c in found.metadata],
+                           ("metadata", "A", "B")))
+    moved = [o for o in found.layers if o.layer not in o.same_as]
+    if moved:
+        rows = [(o.layer, format_layers(o.same_as) if o.same_as else "none (new values)")
+                for o in moved]
+        parts.append(table(rows, ("layer of B", "same bytes as layer of A")))
+    outside = [t for t in found.tensors if not (moved and t.name.startswith("blk."))]
+    if outside:
+        parts.append(table([(t.name, t.what, t.before, t.after) for t in outside],
+                           ("tensor", "difference", "A", "B")))
+    return "\n\n".join(parts)

@@ -1,0 +1,128 @@
+"""meta show|get|set|unset: single header entries."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import PlanError
+from ..ggufio.header import read_header
+from ..ggufio.types import Value
+from ..plan.recipe import step
+from ..report_plan import short
+from ._output import json_option, print_json, table
+from ._surgery import Options, in_out, operate, surgery_options
+
+FILE = click.Path(path_type=Path)
+
+
+@click.group()
+def meta() -> None:
+    """Show and change single metadata entries.
+
+    \b
+    Example:
+      ggsurgery meta show model.gguf
+      ggsurgery meta set general.license mit in.gguf out.gguf
+    """
+
+
+@meta.command()
+@click.argument("file", metavar="FILE", type=FILE)
+@json_option
+def show(file: Path, as_json: bool) -> None:
+    """List all entries with their types.
+
+    \b
+    Example:
+      ggsurgery meta show model.gguf
+    """
+    metadata = read_header(file).metadata
+    if as_json:
+        print_json({k: {"type": _type(v), "value": v.value} for k, v in metadata.items()})
+        return
+    click.echo(table([(k, _type(v), short(v, 70)) for k, v in metadata.items()],
+                     ("key", "type", "value")))
+
+
+@meta.command()
+@click.argument("key", metavar="KEY")
+@click.argument("file", metavar="FILE", type=FILE)
+@json_option
+def get(key: str, file: Path, as_json: bool) -> None:
+    """Print one entry whole; an array as JSON.
+
+    \b
+    Example:
+      ggsurgery meta get tokenizer.chat_template model.gguf
+    """
+    header = read_header(file)
+    value = header.metadata.get(key.replace("{arch}", header.architecture))
+    if value is None:
+        raise PlanError(f"no entry {key}", file=file,
+                        hint="`ggsurgery meta show` lists the entries.")
+    if as_json or value.item_type is not None:
+        print_json(value.value)
+    else:
+        click.echo(value.value)
+
+
+@meta.command("set")
+@click.argument("key", metavar="KEY")
+@click.argument("value", metavar="VALUE")
+@click.option("--type", "kind", metavar="TYPE",
+              help="uint32, string, array[float32] …; default: the type that the entry has.")
+@click.option("--as-json", "value_is_json", is_flag=True,
+              help="VALUE is JSON, for arrays: '[1, 2, 3]'; @FILE or - reads it from a file.")
+@surgery_options
+@in_out
+def set_(
+    options: Options, key: str, value: str, kind: str | None, value_is_json: bool,
+    source: Path, out: Path,
+) -> None:
+    """Write a copy with one entry set. Types stay as they are.
+
+    \b
+    Example:
+      ggsurgery meta set general.name "My model" in.gguf out.gguf
+      ggsurgery meta set general.tags '["pruned", "27 layers"]' --as-json in.gguf out.gguf
+      ggsurgery meta set qwen3.rope.freq_base 5e6 in.gguf out.gguf
+    """
+    one = step("set", key=key, value=_value(value, value_is_json), type=kind)
+    operate(options.recipe((one,)), (source,), out, options)
+
+
+@meta.command()
+@click.argument("key", metavar="KEY")
+@surgery_options
+@in_out
+def unset(options: Options, key: str, source: Path, out: Path) -> None:
+    """Write a copy without one entry.
+
+    \b
+    Example:
+      ggsurgery meta unset tokenizer.chat_template in.gguf out.gguf
+    """
+    operate(options.recipe((step("unset", key=key),)), (source,), out, options)
+
+
+def _value(text: str, is_json: bool) -> Any:
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        text = Path(text[1:]).read_text(encoding="utf-8")
+    if not is_json:
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PlanError(f"the value is no valid JSON: {error}") from None
+
+
+def _type(value: Value) -> str:
+    item = value.item_type
+    return value.type.name.lower() if item is None else f"array[{item.name.lower()}]"

@@ -1,0 +1,95 @@
+"""delete, swap, move, duplicate, keep: the commands that rearrange layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..plan.recipe import step
+from ._surgery import Options, in_out, operate, surgery_options
+
+LAYER_HELP = "Layers as in the file, from 0: 3, 3-5 or 0-9,11,13."
+
+
+@click.command()
+@click.option("--layer", required=True, metavar="LIST", help=LAYER_HELP)
+@surgery_options
+@in_out
+def delete(options: Options, layer: str, source: Path, out: Path) -> None:
+    """Remove layers.
+
+    \b
+    Example:
+      ggsurgery delete --layer 10 in.gguf out.gguf
+      ggsurgery delete --layer 20-24,27 --dry-run in.gguf out.gguf
+    """
+    operate(options.recipe((step("delete", layer=layer),)), (source,), out, options)
+
+
+@click.command()
+@click.option("--layers", required=True, metavar="A,B", help="The two layers to exchange.")
+@surgery_options
+@in_out
+def swap(options: Options, layers: str, source: Path, out: Path) -> None:
+    """Exchange two layers.
+
+    \b
+    Example:
+      ggsurgery swap --layers 11,12 in.gguf out.gguf
+    """
+    operate(options.recipe((step("swap", layers=layers),)), (source,), out, options)
+
+
+@click.command()
+@click.option("--layer", required=True, metavar="LIST", help=LAYER_HELP)
+@click.option("--to", required=True, type=int, metavar="N",
+              help="The number that the first moved layer gets.")
+@surgery_options
+@in_out
+def move(options: Options, layer: str, to: int, source: Path, out: Path) -> None:
+    """Take layers out and put them back elsewhere.
+
+    \b
+    Example:
+      ggsurgery move --layer 3 --to 20 in.gguf out.gguf
+    """
+    operate(options.recipe((step("move", layer=layer, to=to),)), (source,), out, options)
+
+
+@click.command()
+@click.option("--layers", required=True, metavar="LIST",
+              help="The new stack: any order, repeats allowed; all others leave.")
+@surgery_options
+@in_out
+def keep(options: Options, layers: str, source: Path, out: Path) -> None:
+    """Build the stack that the list says: depth cuts and frankenmerges.
+
+    \b
+    Example:
+      ggsurgery keep --layers 0-9,11,13,12,14-27 in.gguf out.gguf
+      ggsurgery keep --layers 0-15,8-15,16-29 in.gguf frankenmerge.gguf
+    """
+    operate(options.recipe((step("keep", layers=layers),)), (source,), out, options)
+
+
+@click.command()
+@click.option("--layer", required=True, metavar="LIST", help=LAYER_HELP)
+@click.option("--to", type=int, metavar="N",
+              help="The number that the first copy gets; default: right behind the originals.")
+@click.option("--times", type=int, default=1, show_default=True, metavar="K",
+              help="How many copies of the whole group.")
+@surgery_options
+@in_out
+def duplicate(
+    options: Options, layer: str, to: int | None, times: int, source: Path, out: Path
+) -> None:
+    """Insert copies of layers.
+
+    \b
+    Example:
+      ggsurgery duplicate --layer 8-15 in.gguf out.gguf
+      ggsurgery duplicate --layer 5 --to 21 in.gguf out.gguf
+    """
+    one = step("duplicate", layer=layer, to=to, times=times if times != 1 else None)
+    operate(options.recipe((one,)), (source,), out, options)

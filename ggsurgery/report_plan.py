@@ -1,0 +1,69 @@
+"""A plan and its effect in words: the layer map and the metadata that changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .ggufio.types import Value
+from .plan.types import Blend, Block, Edited, Plan, Take, main_reference
+
+
+def describe(block: Block) -> str:
+    """What a layer is made of: `11`, `lerp(20, 22)`, `1:4` for layer 4 of the second file."""
+    match block:
+        case Take(ref):
+            return str(ref.index) if ref.source == 0 else f"{ref.source}:{ref.index}"
+        case Blend(parents, method, options):
+            inner = ", ".join(describe(p) for p in parents)
+            more = "".join(f", {k}={v}" for k, v in options)
+            return f"{method}({inner}{more})"
+        case Edited(inner_block, edits):
+            return f"{describe(inner_block)} + {', '.join(e.kind for e in edits)}"
+
+
+def layer_map(plan: Plan) -> list[dict[str, Any]]:
+    """One row a new layer: its number, what it is made of, and its main origin."""
+    rows = []
+    for number, block in enumerate(plan.stack):
+        ref = main_reference(block)
+        rows.append({"new": number, "from": describe(block), "source": ref.source,
+                     "layer": ref.index})
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A metadata entry before and after, in short text; None where it does not exist."""
+
+    key: str
+    before: str | None
+    after: str | None
+
+    def to_json(self) -> dict[str, str | None]:
+        return {"key": self.key, "before": self.before, "after": self.after}
+
+
+def changes(before: dict[str, Value], after: dict[str, Value]) -> list[Change]:
+    """The entries that differ, in the order of the new header."""
+    keys = [*after, *(k for k in before if k not in after)]
+    return [
+        Change(k, short(before.get(k)), short(after.get(k)))
+        for k in keys
+        if k not in before or k not in after or before[k].type != after[k].type
+        or before[k].raw != after[k].raw
+    ]
+
+
+def short(value: Value | None, limit: int = 60) -> str | None:
+    """A value in one line; long arrays with their length instead of all their items."""
+    if value is None:
+        return None
+    if value.item_type is not None:
+        count = len(value)
+        items = ", ".join(str(v) for v in (value.value if count <= 4096 else []))
+        if items and len(items) <= limit:
+            return f"[{items}]"
+        return f"{value.item_type.name.lower()} × {count}"
+    text = str(value.value).replace("\n", "\\n")
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,107 @@
+"""Look for what is wrong with a file: structure, layers, arrays, tokenizer.
+
+Reading a header already refuses what is broken beyond use; here is found what loads but
+does not mean what it should, or what llama.cpp would refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .arch import Finding, rules_for
+from .errors import ArchitectureError
+from .ggufio.types import Header, ggml_type
+from .ggufio.writer import padded
+
+_SPECIAL = ("bos", "eos", "unknown", "padding", "eot", "eom", "seperator", "mask")
+
+
+def verify(header: Header) -> list[Finding]:
+    """Everything found, errors first.
+
+    A finding's `severity` is `error` (will not load, or means something else) or `warning`.
+    """
+    found = [*_structure(header), *_layers(header), *_tokenizer(header)]
+    return sorted(found, key=lambda f: f.severity != "error")
+
+
+def _structure(header: Header) -> Iterator[Finding]:
+    for shard in range(len(header.paths)):
+        expected = 0
+        for tensor in (t for t in header.tensors if t.shard == shard):
+            if tensor.offset != expected:
+                yield Finding(
+                    "error", tensor.name,
+                    f"stands at offset {tensor.offset}, llama.cpp expects {expected}: tensors "
+                    "must follow each other without gaps, in the order of the list",
+                    "Any surgery command writes them anew: ggsurgery keep --layers 0-"
+                    f"{_last_layer(header)} IN OUT",
+                )
+            expected = padded(tensor.offset + tensor.nbytes, header.alignment)
+    for tensor in header.tensors:
+        if ggml_type(tensor.type) is None:
+            yield Finding("warning", tensor.name,
+                          f"type {tensor.type} is unknown to this version; copied as bytes",
+                          "A newer package gguf may know it.")
+    if not header.architecture:
+        yield Finding("error", "general.architecture", "missing",
+                      "The file is no language model.")
+
+
+def _last_layer(header: Header) -> int:
+    return max((t.layer for t in header.tensors if t.layer is not None), default=0)
+
+
+def _layers(header: Header) -> Iterator[Finding]:
+    count = header.n_layers if header.architecture else 0
+    present = {t.layer for t in header.tensors if t.layer is not None}
+    for layer in range(count):
+        if layer not in present:
+            yield Finding("error", f"blk.{layer}.*", "the layer has no tensors",
+                          "block_count is too large, or tensors were lost.")
+    for layer in sorted(n for n in present if n >= count):
+        yield Finding("error", f"blk.{layer}.*",
+                      f"behind the last layer: block_count is {count}",
+                      "block_count is too small; the layer is never run.")
+    if not header.architecture:
+        return
+    rules = rules_for(header, allow_unknown=True)
+    if not rules.known:
+        yield Finding("warning", "general.architecture",
+                      f"{header.architecture} has no rule file; layer kinds are not checked",
+                      "Operations that could change a layer's meaning are refused.")
+    try:
+        yield from rules.check(header)
+    except ArchitectureError as error:
+        yield Finding("error", error.tensor or "metadata", str(error), "")
+
+
+def _tokenizer(header: Header) -> Iterator[Finding]:
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if tokens is None:
+        return
+    count = len(tokens)
+    for key in ("token_type", "scores"):
+        value = header.metadata.get(f"tokenizer.ggml.{key}")
+        if value is not None and len(value) != count:
+            yield Finding("error", f"tokenizer.ggml.{key}",
+                          f"has {len(value)} entries for {count} tokens", "")
+    for name in ("token_embd.weight", "output.weight"):
+        tensor = header.by_name.get(name)
+        if tensor is not None and len(tensor.shape) > 1 and tensor.shape[1] != count:
+            yield Finding("error", name, f"has {tensor.shape[1]} rows for {count} tokens",
+                          "Embedding and vocabulary come from different models.")
+    size = header.get("{arch}.vocab_size")
+    if size is not None and size != count:
+        yield Finding("warning", f"{header.architecture}.vocab_size",
+                      f"says {size}, the vocabulary has {count}", "")
+    for name in _SPECIAL:
+        key = f"tokenizer.ggml.{name}_token_id"
+        token = header.get(key)
+        if token is not None and not 0 <= token < count:
+            yield Finding("error", key, f"is {token}, the vocabulary has {count} tokens", "")
+    if header.get("tokenizer.ggml.model") == "gpt2" and (
+        "tokenizer.ggml.merges" not in header.metadata
+    ):
+        yield Finding("error", "tokenizer.ggml.merges", "missing in a BPE vocabulary",
+                      "llama.cpp cannot tokenize without them.")
