@@ -15,7 +15,7 @@ from .ggufio.reader import Source
 from .layout import Compute, Copy, FileLayout, Piece
 
 #: Called with the number of bytes written since the last call.
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
 
 
 def execute(

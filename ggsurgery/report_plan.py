@@ -27,8 +27,9 @@ def layer_map(plan: Plan) -> list[dict[str, Any]]:
     rows = []
     for number, block in enumerate(plan.stack):
         ref = main_reference(block)
-        rows.append({"new": number, "from": describe(block), "source": ref.source,
-                     "layer": ref.index})
+        rows.append(
+            {"new": number, "from": describe(block), "source": ref.source, "layer": ref.index}
+        )
     return rows
 
 
@@ -50,7 +51,9 @@ def changes(before: dict[str, Value], after: dict[str, Value]) -> list[Change]:
     return [
         Change(k, short(before.get(k)), short(after.get(k)))
         for k in keys
-        if k not in before or k not in after or before[k].type != after[k].type
+        if k not in before
+        or k not in after
+        or before[k].type != after[k].type
         or before[k].raw != after[k].raw
     ]
 

@@ -31,7 +31,8 @@ def _structure(header: Header) -> Iterator[Finding]:
         for tensor in (t for t in header.tensors if t.shard == shard):
             if tensor.offset != expected:
                 yield Finding(
-                    "error", tensor.name,
+                    "error",
+                    tensor.name,
                     f"stands at offset {tensor.offset}, llama.cpp expects {expected}: tensors "
                     "must follow each other without gaps, in the order of the list",
                     "Any surgery command writes them anew: ggsurgery keep --layers 0-"
@@ -40,12 +41,14 @@ def _structure(header: Header) -> Iterator[Finding]:
             expected = padded(tensor.offset + tensor.nbytes, header.alignment)
     for tensor in header.tensors:
         if ggml_type(tensor.type) is None:
-            yield Finding("warning", tensor.name,
-                          f"type {tensor.type} is unknown to this version; copied as bytes",
-                          "A newer package gguf may know it.")
+            yield Finding(
+                "warning",
+                tensor.name,
+                f"type {tensor.type} is unknown to this version; copied as bytes",
+                "A newer package gguf may know it.",
+            )
     if not header.architecture:
-        yield Finding("error", "general.architecture", "missing",
-                      "The file is no language model.")
+        yield Finding("error", "general.architecture", "missing", "The file is no language model.")
 
 
 def _last_layer(header: Header) -> int:
@@ -57,19 +60,29 @@ def _layers(header: Header) -> Iterator[Finding]:
     present = {t.layer for t in header.tensors if t.layer is not None}
     for layer in range(count):
         if layer not in present:
-            yield Finding("error", f"blk.{layer}.*", "the layer has no tensors",
-                          "block_count is too large, or tensors were lost.")
+            yield Finding(
+                "error",
+                f"blk.{layer}.*",
+                "the layer has no tensors",
+                "block_count is too large, or tensors were lost.",
+            )
     for layer in sorted(n for n in present if n >= count):
-        yield Finding("error", f"blk.{layer}.*",
-                      f"behind the last layer: block_count is {count}",
-                      "block_count is too small; the layer is never run.")
+        yield Finding(
+            "error",
+            f"blk.{layer}.*",
+            f"behind the last layer: block_count is {count}",
+            "block_count is too small; the layer is never run.",
+        )
     if not header.architecture:
         return
     rules = rules_for(header, allow_unknown=True)
     if not rules.known:
-        yield Finding("warning", "general.architecture",
-                      f"{header.architecture} has no rule file; layer kinds are not checked",
-                      "Operations that could change a layer's meaning are refused.")
+        yield Finding(
+            "warning",
+            "general.architecture",
+            f"{header.architecture} has no rule file; layer kinds are not checked",
+            "Operations that could change a layer's meaning are refused.",
+        )
     try:
         yield from rules.check(header)
     except ArchitectureError as error:
@@ -84,17 +97,26 @@ def _tokenizer(header: Header) -> Iterator[Finding]:
     for key in ("token_type", "scores"):
         value = header.metadata.get(f"tokenizer.ggml.{key}")
         if value is not None and len(value) != count:
-            yield Finding("error", f"tokenizer.ggml.{key}",
-                          f"has {len(value)} entries for {count} tokens", "")
+            yield Finding(
+                "error", f"tokenizer.ggml.{key}", f"has {len(value)} entries for {count} tokens", ""
+            )
     for name in ("token_embd.weight", "output.weight"):
         tensor = header.by_name.get(name)
         if tensor is not None and len(tensor.shape) > 1 and tensor.shape[1] != count:
-            yield Finding("error", name, f"has {tensor.shape[1]} rows for {count} tokens",
-                          "Embedding and vocabulary come from different models.")
+            yield Finding(
+                "error",
+                name,
+                f"has {tensor.shape[1]} rows for {count} tokens",
+                "Embedding and vocabulary come from different models.",
+            )
     size = header.get("{arch}.vocab_size")
     if size is not None and size != count:
-        yield Finding("warning", f"{header.architecture}.vocab_size",
-                      f"says {size}, the vocabulary has {count}", "")
+        yield Finding(
+            "warning",
+            f"{header.architecture}.vocab_size",
+            f"says {size}, the vocabulary has {count}",
+            "",
+        )
     for name in _SPECIAL:
         key = f"tokenizer.ggml.{name}_token_id"
         token = header.get(key)
@@ -103,5 +125,9 @@ def _tokenizer(header: Header) -> Iterator[Finding]:
     if header.get("tokenizer.ggml.model") == "gpt2" and (
         "tokenizer.ggml.merges" not in header.metadata
     ):
-        yield Finding("error", "tokenizer.ggml.merges", "missing in a BPE vocabulary",
-                      "llama.cpp cannot tokenize without them.")
+        yield Finding(
+            "error",
+            "tokenizer.ggml.merges",
+            "missing in a BPE vocabulary",
+            "llama.cpp cannot tokenize without them.",
+        )

@@ -25,10 +25,16 @@ _OPTIONS = (
     click.option("--name", help="The new model's general.name."),
     click.option("--sync", is_flag=True, help="Wait until the data is on the disk."),
     click.option("--drop-mtp", is_flag=True, help="Leave out the layers behind the trunk (MTP)."),
-    click.option("--full-checksum", is_flag=True,
-                 help="Record the sha256 of the whole input (slower than the surgery)."),
-    click.option("--allow-unknown-arch", is_flag=True,
-                 help="Operate on an architecture without a rule file; check the result well."),
+    click.option(
+        "--full-checksum",
+        is_flag=True,
+        help="Record the sha256 of the whole input (slower than the surgery).",
+    ),
+    click.option(
+        "--allow-unknown-arch",
+        is_flag=True,
+        help="Operate on an architecture without a rule file; check the result well.",
+    ),
 )
 
 
@@ -104,8 +110,14 @@ def run(operation: Operation, out: Path, options: Options) -> None:
 
 def write_with_bar(operation: Operation, out: Path, *, force: bool, sync: bool) -> None:
     """Write with a progress bar that appears after two seconds."""
-    with tqdm(total=operation.layout.n_bytes, unit="B", unit_scale=True, delay=2, leave=False,
-              desc=out.name) as bar:
+    with tqdm(
+        total=operation.layout.n_bytes,
+        unit="B",
+        unit_scale=True,
+        delay=2,
+        leave=False,
+        desc=out.name,
+    ) as bar:
         operation.write(out, force=force, sync=sync, progress=bar.update)
 
 
@@ -132,25 +144,26 @@ def show(operation: Operation, as_json: bool) -> None:
         print_json(facts | {"metadata": [c.to_json() for c in altered]})
         return
     kinds = operation.rules.kinds(header)
-    rows = [
-        (row["new"], row["from"], _kind(kinds, row["layer"])) for row in facts["layer_map"]
-    ]
+    rows = [(row["new"], row["from"], _kind(kinds, row["layer"])) for row in facts["layer_map"]]
     click.echo(table(_fold(rows), ("new layer", "from", "kind")))
     gone = sorted(set(range(header.n_layers)) - {r["layer"] for r in facts["layer_map"]})
     if gone:
         click.echo(f"\nleft out: {format_layers(gone)}")
     click.echo()
-    click.echo(table(
-        [
-            ("layers", *facts["layers"]),
-            ("parameters", *(f"{n:,}" for n in facts["parameters"])),
-            ("file size", *(human_bytes(n) for n in facts["bytes"])),
-        ],
-        ("", "before", "after"),
-    ))
+    click.echo(
+        table(
+            [
+                ("layers", *facts["layers"]),
+                ("parameters", *(f"{n:,}" for n in facts["parameters"])),
+                ("file size", *(human_bytes(n) for n in facts["bytes"])),
+            ],
+            ("", "before", "after"),
+        )
+    )
     click.echo()
-    click.echo(table([(c.key, c.before, c.after) for c in altered],
-                     ("metadata", "before", "after")))
+    click.echo(
+        table([(c.key, c.before, c.after) for c in altered], ("metadata", "before", "after"))
+    )
     note("dry run: nothing was written")
 
 
@@ -164,8 +177,13 @@ def _fold(rows: list[tuple[Any, str, str]]) -> list[tuple[str, str, str]]:
     for new, origin, kind in rows:
         last = folded[-1] if folded else None
         plain = origin.isdigit()
-        if (last is not None and plain and last[4] and int(origin) == last[3] + 1
-                and last[5] == kind):
+        if (
+            last is not None
+            and plain
+            and last[4]
+            and int(origin) == last[3] + 1
+            and last[5] == kind
+        ):
             last[1], last[3] = new, int(origin)
         else:
             start = int(origin) if plain else origin

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ..difference import Difference, compare
+from ..difference import Difference, LayerOrigin, compare
 from ..ggufio.header import read_header
 from ..ggufio.reader import Source
 from ..ggufio.types import Header
@@ -23,8 +23,9 @@ FILE = click.Path(path_type=Path)
 @click.command()
 @click.argument("file", metavar="FILE", type=FILE)
 @click.option("--tensors", is_flag=True, help="List every tensor.")
-@click.option("--ctx", type=click.IntRange(1), metavar="N",
-              help="Context length to compute memory for.")
+@click.option(
+    "--ctx", type=click.IntRange(1), metavar="N", help="Context length to compute memory for."
+)
 @json_option
 def inspect(file: Path, tensors: bool, ctx: int | None, as_json: bool) -> None:
     """Show what a file is: layers with their kinds, parameters, types, memory to run.
@@ -59,15 +60,20 @@ def _facts(s: Summary) -> str:
         ("name", s.name or "–"),
         ("architecture", s.architecture + unknown),
         ("layers", f"{s.layers}{tail}"),
-        ("parameters", f"{s.parameters:,} ({human_count(s.parameters)}), "
-                       f"{s.parameters_in_layers:,} in layers"),
+        (
+            "parameters",
+            f"{s.parameters:,} ({human_count(s.parameters)}), {s.parameters_in_layers:,} in layers",
+        ),
         ("tensor data", f"{human_bytes(s.bytes)}, {s.bits_per_weight:.2f} bits per weight"),
         ("types", types),
         ("embedding", f"{s.embedding}, vocabulary {s.vocabulary}"),
         ("context", f"trained {s.context_trained}"),
-        ("memory to run", f"{human_bytes(s.bytes + s.kv_bytes)} at {s.context} tokens "
-                          f"(weights + {human_bytes(s.kv_bytes)} f16 cache; "
-                          "compute buffers come on top)"),
+        (
+            "memory to run",
+            f"{human_bytes(s.bytes + s.kv_bytes)} at {s.context} tokens "
+            f"(weights + {human_bytes(s.kv_bytes)} f16 cache; "
+            "compute buffers come on top)",
+        ),
     ]
     return "\n".join(f"{k:14} {v}" for k, v in lines)
 
@@ -78,7 +84,10 @@ def _layer_table(s: Summary) -> str:
     for row in s.rows:
         last = s.rows[runs[-1][-1]] if runs else None
         if last is not None and (last.kind, last.parameters, last.bytes, last.types) == (
-            row.kind, row.parameters, row.bytes, row.types
+            row.kind,
+            row.parameters,
+            row.bytes,
+            row.types,
         ):
             runs[-1].append(row.layer)
         else:
@@ -95,8 +104,10 @@ def _layer_table(s: Summary) -> str:
 
 def _tensor_table(header: Header) -> str:
     return table(
-        [(t.name, "×".join(map(str, t.shape)), t.type_name, f"{t.nbytes:,}")
-         for t in header.tensors],
+        [
+            (t.name, "×".join(map(str, t.shape)), t.type_name, f"{t.nbytes:,}")
+            for t in header.tensors
+        ],
         ("tensor", "shape", "type", "bytes"),
     )
 
@@ -120,8 +131,9 @@ def verify(file: Path, as_json: bool) -> None:
         for f in found:
             click.echo(f"{f.severity}: {f.where}: {f.problem}" + (f" {f.hint}" if f.hint else ""))
         verdict = f"{len(errors)} error(s)" if errors else "whole and consistent"
-        click.echo(f"{file}: {len(header.tensors)} tensors, {len(header.metadata)} entries: "
-                   f"{verdict}")
+        click.echo(
+            f"{file}: {len(header.tensors)} tensors, {len(header.metadata)} entries: {verdict}"
+        )
     if errors:
         sys.exit(1)
 
@@ -154,15 +166,42 @@ def diff(a: Path, b: Path, as_json: bool) -> None:
 def _difference(found: Difference) -> str:
     parts = []
     if found.metadata:
-        parts.append(table([(c.key, c.before, c.after) for c in found.metadata],
-                           ("metadata", "A", "B")))
+        parts.append(
+            table([(c.key, c.before, c.after) for c in found.metadata], ("metadata", "A", "B"))
+        )
     moved = [o for o in found.layers if o.layer not in o.same_as]
     if moved:
-        rows = [(o.layer, format_layers(o.same_as) if o.same_as else "none (new values)")
-                for o in moved]
-        parts.append(table(rows, ("layer of B", "same bytes as layer of A")))
+        parts.append(table(_runs(moved), ("layer of B", "same bytes as layer of A")))
     outside = [t for t in found.tensors if not (moved and t.name.startswith("blk."))]
     if outside:
-        parts.append(table([(t.name, t.what, t.before, t.after) for t in outside],
-                           ("tensor", "difference", "A", "B")))
+        parts.append(
+            table(
+                [(t.name, t.what, t.before, t.after) for t in outside],
+                ("tensor", "difference", "A", "B"),
+            )
+        )
     return "\n\n".join(parts)
+
+
+def _runs(moved: list[LayerOrigin]) -> list[tuple[str, str]]:
+    """Neighbours that moved together share a line: `10-28` from `11-29`."""
+    runs: list[list[LayerOrigin]] = []
+    for origin in moved:
+        last = runs[-1][-1] if runs else None
+        together = (
+            last is not None
+            and len(origin.same_as) == len(last.same_as) == 1
+            and origin.layer == last.layer + 1
+            and origin.same_as[0] == last.same_as[0] + 1
+        )
+        if together:
+            runs[-1].append(origin)
+        else:
+            runs.append([origin])
+    return [
+        (
+            format_layers([o.layer for o in run]),
+            format_layers([n for o in run for n in o.same_as]) or "none (new values)",
+        )
+        for run in runs
+    ]

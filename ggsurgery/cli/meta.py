@@ -45,8 +45,9 @@ def show(file: Path, as_json: bool) -> None:
     if as_json:
         print_json({k: {"type": _type(v), "value": v.value} for k, v in metadata.items()})
         return
-    click.echo(table([(k, _type(v), short(v, 70)) for k, v in metadata.items()],
-                     ("key", "type", "value")))
+    click.echo(
+        table([(k, _type(v), short(v, 70)) for k, v in metadata.items()], ("key", "type", "value"))
+    )
 
 
 @meta.command()
@@ -63,8 +64,9 @@ def get(key: str, file: Path, as_json: bool) -> None:
     header = read_header(file)
     value = header.metadata.get(key.replace("{arch}", header.architecture))
     if value is None:
-        raise PlanError(f"no entry {key}", file=file,
-                        hint="`ggsurgery meta show` lists the entries.")
+        raise PlanError(
+            f"no entry {key}", file=file, hint="`ggsurgery meta show` lists the entries."
+        )
     if as_json or value.item_type is not None:
         print_json(value.value)
     else:
@@ -74,15 +76,28 @@ def get(key: str, file: Path, as_json: bool) -> None:
 @meta.command("set")
 @click.argument("key", metavar="KEY")
 @click.argument("value", metavar="VALUE")
-@click.option("--type", "kind", metavar="TYPE",
-              help="uint32, string, array[float32] …; default: the type that the entry has.")
-@click.option("--as-json", "value_is_json", is_flag=True,
-              help="VALUE is JSON, for arrays: '[1, 2, 3]'; @FILE or - reads it from a file.")
+@click.option(
+    "--type",
+    "kind",
+    metavar="TYPE",
+    help="uint32, string, array[float32] …; default: the type that the entry has.",
+)
+@click.option(
+    "--as-json",
+    "value_is_json",
+    is_flag=True,
+    help="VALUE is JSON, for arrays: '[1, 2, 3]'; @FILE or - reads it from a file.",
+)
 @surgery_options
 @in_out
 def set_(
-    options: Options, key: str, value: str, kind: str | None, value_is_json: bool,
-    source: Path, out: Path,
+    options: Options,
+    key: str,
+    value: str,
+    kind: str | None,
+    value_is_json: bool,
+    source: Path,
+    out: Path,
 ) -> None:
     """Write a copy with one entry set. Types stay as they are.
 

@@ -38,7 +38,8 @@ def apply(options: Options, recipe: Path, source: Path, out: Path) -> None:
     loaded = load_recipe(recipe)
     extra = options.recipe(())
     merged = replace(
-        loaded, name=options.name or loaded.name,
+        loaded,
+        name=options.name or loaded.name,
         options=tuple((dict(loaded.options) | dict(extra.options)).items()),
     )
     operate(merged, (source,), out, options)
@@ -69,6 +70,10 @@ def replay(made: Path, source: Path, new: Path, force: bool, sync: bool, as_json
     if as_json:
         print_json({"out": str(new), "identical": same, "recipe": known.recipe.to_json()})
     if not same:
-        raise OutputError("the replayed file differs", file=new, expected=f"the bytes of {made}",
-                          hint="`ggsurgery diff` shows where. Was one of them edited later?")
+        raise OutputError(
+            "the replayed file differs",
+            file=new,
+            expected=f"the bytes of {made}",
+            hint="`ggsurgery diff` shows where. Was one of them edited later?",
+        )
     note(f"{new}: identical to {made}")

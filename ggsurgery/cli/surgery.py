@@ -43,8 +43,9 @@ def swap(options: Options, layers: str, source: Path, out: Path) -> None:
 
 @click.command()
 @click.option("--layer", required=True, metavar="LIST", help=LAYER_HELP)
-@click.option("--to", required=True, type=int, metavar="N",
-              help="The number that the first moved layer gets.")
+@click.option(
+    "--to", required=True, type=int, metavar="N", help="The number that the first moved layer gets."
+)
 @surgery_options
 @in_out
 def move(options: Options, layer: str, to: int, source: Path, out: Path) -> None:
@@ -58,8 +59,12 @@ def move(options: Options, layer: str, to: int, source: Path, out: Path) -> None
 
 
 @click.command()
-@click.option("--layers", required=True, metavar="LIST",
-              help="The new stack: any order, repeats allowed; all others leave.")
+@click.option(
+    "--layers",
+    required=True,
+    metavar="LIST",
+    help="The new stack: any order, repeats allowed; all others leave.",
+)
 @surgery_options
 @in_out
 def keep(options: Options, layers: str, source: Path, out: Path) -> None:
@@ -75,10 +80,20 @@ def keep(options: Options, layers: str, source: Path, out: Path) -> None:
 
 @click.command()
 @click.option("--layer", required=True, metavar="LIST", help=LAYER_HELP)
-@click.option("--to", type=int, metavar="N",
-              help="The number that the first copy gets; default: right behind the originals.")
-@click.option("--times", type=int, default=1, show_default=True, metavar="K",
-              help="How many copies of the whole group.")
+@click.option(
+    "--to",
+    type=int,
+    metavar="N",
+    help="The number that the first copy gets; default: right behind the originals.",
+)
+@click.option(
+    "--times",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="How many copies of the whole group.",
+)
 @surgery_options
 @in_out
 def duplicate(
