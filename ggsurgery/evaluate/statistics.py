@@ -112,7 +112,10 @@ def binomial_two_sided(k: int, n: int) -> float:
     """P of a result at least as uneven as `k` of `n` tosses of a fair coin, k ≤ n/2."""
     if n == 0:
         return 1.0
-    tail = sum(math.comb(n, i) for i in range(k + 1))
+    tail = term = 1  # Σ C(n, i) in whole numbers: exact at any n
+    for i in range(1, k + 1):
+        term = term * (n - i + 1) // i
+        tail += term
     return min(1.0, float(2 * tail / 2**n))
 
 

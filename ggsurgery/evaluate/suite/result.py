@@ -1,0 +1,221 @@
+"""The score out of 100: its parts, its bootstrap interval, and the paired difference of two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import GGSurgeryError
+from .. import statistics
+from ..comparison import Comparison
+from ..score import Score
+from .repetition import linear
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the score.
+
+    Args:
+        name: `facts`, `coherence`, …
+        weight: as in the weights file.
+        items: per-question or per-window values, in the unit of `bad` and `good`.
+        bad, good: means of the items that count as 0 and as 1.
+        ids: names of the items.
+        note: why the part does not apply; then there are no items.
+        transcript: what was asked and said, for a person to check.
+    """
+
+    name: str
+    weight: float
+    items: tuple[float, ...]
+    bad: float = 0.0
+    good: float = 1.0
+    ids: tuple[str, ...] = ()
+    note: str | None = None
+    transcript: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def applies(self) -> bool:
+        return bool(self.items)
+
+    @property
+    def mean(self) -> float:
+        """Mean of the items in their own unit."""
+        return float(np.mean(self.items))
+
+    @property
+    def value(self) -> float:
+        """The part as a figure in [0, 1]."""
+        return linear(self.mean, bad=self.bad, good=self.good)
+
+    def draws(self, n: int, seed: int) -> NDArray[np.float64]:
+        """Bootstrap draws of the value."""
+        means = statistics.resampled_means(self.items, n=n, seed=seed)
+        return np.clip((means - self.bad) / (self.good - self.bad), 0.0, 1.0)
+
+    def to_json(self) -> dict[str, Any]:
+        interval = None
+        if self.applies:
+            interval = statistics.interval_of(self.draws(statistics.RESAMPLES, 0)).to_json()
+        return {
+            "name": self.name,
+            "weight": self.weight,
+            "value": self.value if self.applies else None,
+            "mean": self.mean if self.applies else None,
+            "n": len(self.items),
+            "interval": interval,
+            "bad": self.bad,
+            "good": self.good,
+            "note": self.note,
+            "items": list(self.items),
+            "ids": list(self.ids),
+            "transcript": [dict(t) for t in self.transcript],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Part:
+        return cls(
+            name=data["name"],
+            weight=float(data["weight"]),
+            items=tuple(map(float, data["items"])),
+            bad=float(data["bad"]),
+            good=float(data["good"]),
+            ids=tuple(data.get("ids", ())),
+            note=data.get("note"),
+            transcript=tuple(data.get("transcript", ())),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SurgeryScore:
+    """The suite's result for one model."""
+
+    parts: tuple[Part, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def applicable(self) -> tuple[Part, ...]:
+        return tuple(p for p in self.parts if p.applies and p.weight > 0)
+
+    @property
+    def total(self) -> float:
+        """100 · Σ weight·value / Σ weight over the parts that apply."""
+        parts = self.applicable
+        weight = sum(p.weight for p in parts)
+        return 100.0 * sum(p.weight * p.value for p in parts) / weight
+
+    @property
+    def n(self) -> int:
+        """Items of all parts that count."""
+        return sum(len(p.items) for p in self.applicable)
+
+    def draws(self, n: int = statistics.RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
+        """Bootstrap draws of the total, the items of each part resampled by themselves.
+
+        Two models with the same questions and the same seed draw the same questions, so
+        the difference of their draws is a paired bootstrap.
+        """
+        weight = sum(p.weight for p in self.applicable)
+        total = np.zeros(n)
+        for place, part in enumerate(self.parts):
+            if part.applies and part.weight > 0:
+                total += part.weight * part.draws(n, seed + place)
+        return 100.0 * total / weight
+
+    @property
+    def interval(self) -> statistics.Interval:
+        """95 % bootstrap interval of the total."""
+        return statistics.interval_of(self.draws())
+
+    def part(self, name: str) -> Part:
+        return next(p for p in self.parts if p.name == name)
+
+    def scores(self) -> list[Score]:
+        """The total (metric `surgery`, stderr from the bootstrap) and each part that applies."""
+        facts = {**self.provenance, "task": "suite"}
+        found = [Score("surgery", self.total, float(self.draws().std()), self.n, facts)]
+        for part in self.applicable:
+            spread = float(part.draws(statistics.RESAMPLES, 0).std())
+            found.append(
+                Score(part.name, part.value, spread, len(part.items), facts, part.items, part.ids)
+            )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "total": self.total,
+            "n": self.n,
+            "interval": self.interval.to_json(),
+            "parts": [p.to_json() for p in self.parts],
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SurgeryScore:
+        return cls(
+            tuple(Part.from_json(p) for p in data["parts"]), dict(data.get("provenance", {}))
+        )
+
+
+def compare_surgery(base: SurgeryScore, other: SurgeryScore) -> list[Comparison]:
+    """The total, then each part that applies to both, other against base.
+
+    The total goes through a paired bootstrap over the items of all parts; right/wrong parts
+    through McNemar's exact test; the others through a paired bootstrap.
+
+    Raises:
+        GGSurgeryError: the two runs asked different questions or have unlike parts.
+    """
+    for ours, theirs in zip(base.parts, other.parts, strict=True):
+        if (ours.name, ours.applies, ours.weight) != (theirs.name, theirs.applies, theirs.weight):
+            raise GGSurgeryError(
+                f"suite: part {ours.name} does not apply to both models alike",
+                expected=_state(ours), found=_state(theirs),
+                hint="Scores over unlike parts cannot be compared; compare the parts by eye",
+            )  # fmt: skip
+        if len(ours.items) != len(theirs.items) or ours.ids != theirs.ids:
+            raise GGSurgeryError(
+                f"suite: part {ours.name} was measured on other items",
+                expected=f"{len(ours.items)} items",
+                found=f"{len(theirs.items)} items",
+                hint="Run both with the same --length and --limit",
+            )
+    draws = other.draws() - base.draws()
+    found = [
+        Comparison(
+            "surgery", base.total, other.total, other.total - base.total,
+            statistics.interval_of(draws), _two_sided(draws), "paired bootstrap", base.n, False,
+        )
+    ]  # fmt: skip
+    found += [
+        _compare_part(a, b) for a, b in zip(base.parts, other.parts, strict=True) if a.applies
+    ]
+    return found
+
+
+def _compare_part(base: Part, other: Part) -> Comparison:
+    n = statistics.RESAMPLES
+    draws = other.draws(n, 0) - base.draws(n, 0)
+    p_value, test = _two_sided(draws), "paired bootstrap"
+    if set(base.items) | set(other.items) <= {0.0, 1.0}:
+        p_value, test = statistics.mcnemar(base.items, other.items), "McNemar (exact)"
+    return Comparison(
+        base.name, base.value, other.value, other.value - base.value,
+        statistics.interval_of(draws), p_value, test, len(base.items), False,
+    )  # fmt: skip
+
+
+def _two_sided(draws: Sequence[float] | NDArray[np.float64]) -> float:
+    values = np.asarray(draws)
+    below = (np.count_nonzero(values <= 0) + 1) / (len(values) + 1)
+    above = (np.count_nonzero(values >= 0) + 1) / (len(values) + 1)
+    return float(min(1.0, 2 * min(below, above)))
+
+
+def _state(part: Part) -> str:
+    return f"{len(part.items)} items, weight {part.weight:g}" if part.applies else "not applicable"

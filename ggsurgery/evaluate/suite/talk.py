@@ -1,0 +1,168 @@
+"""Ask a model something: through its chat template if it has one, else as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ...chat.render import render
+
+#: How templates mark the thinking that comes before an answer.
+THINK_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
+
+#: Template variables that switch thinking on and off.
+SWITCHES = ("enable_thinking", "thinking")
+
+
+class Speaker(Protocol):
+    """The part of `runtime.engine.Engine` that talking needs."""
+
+    n_ctx: int
+    bos: int | None
+    eos: int | None
+    add_bos: bool
+
+    @property
+    def chat_template(self) -> str | None: ...
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]: ...
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str: ...
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        *,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model said to one prompt.
+
+    Args:
+        answer: the text outside the thinking.
+        thought: the text inside it, None if there was no thinking block.
+        opened, closed: whether such a block began and ended.
+        reason: `eog`, `stop` or `length`.
+        n_tokens: tokens generated.
+    """
+
+    answer: str
+    thought: str | None
+    opened: bool
+    closed: bool
+    reason: str
+    n_tokens: int
+
+
+def split_thinking(prompt: str, said: str) -> tuple[str, str | None, bool, bool]:
+    """(answer, thought, opened, closed); the prompt may itself have opened the block.
+
+    Example:
+        >>> split_thinking("", "<think>Hm.</think>Four.")
+        ('Four.', 'Hm.', True, True)
+    """
+    for begin, end in THINK_TAGS:
+        opened_by_prompt = prompt.rfind(begin) > prompt.rfind(end)
+        at = 0 if opened_by_prompt else said.find(begin)
+        if at < 0:
+            continue
+        before = said[:at]
+        inside = said[at:] if opened_by_prompt else said[at + len(begin) :]
+        thought, closing, after = inside.partition(end)
+        answer = before + after if closing else before
+        return answer.strip(), thought.strip(), True, bool(closing)
+    return said.strip(), None, False, False
+
+
+def has_switch(engine: Speaker) -> bool:
+    """Whether the chat template renders differently with thinking on and off."""
+    template = engine.chat_template
+    if not template or not any(name in template for name in SWITCHES):
+        return False
+    messages = [{"role": "user", "content": "Hello"}]
+    return chat_prompt(engine, messages, thinking=True) != chat_prompt(
+        engine, messages, thinking=False
+    )
+
+
+def chat_prompt(
+    engine: Speaker, messages: Sequence[dict[str, Any]], *, thinking: bool | None = None
+) -> str:
+    """The conversation as the template prints it, the assistant's turn opened.
+
+    Raises:
+        TemplateError: the template does not compile or refuses the conversation.
+    """
+    assert engine.chat_template is not None
+    extra: dict[str, Any] = {} if thinking is None else {"thinking": thinking}
+    return render(
+        engine.chat_template, messages, enable_thinking=thinking,
+        bos_token=_text(engine, engine.bos), eos_token=_text(engine, engine.eos), **extra,
+    )  # fmt: skip
+
+
+def chat_tokens(engine: Speaker, prompt: str) -> list[int]:
+    """Tokens of a rendered prompt: special tokens read, BOS in front exactly once."""
+    bos = engine.bos if engine.add_bos else None
+    tokens = engine.tokenize(prompt, add_special=False, parse_special=True)
+    if bos is not None and tokens[:1] != [bos]:
+        tokens = [bos, *tokens]
+    return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Talker:
+    """Asks one model with fixed budgets and greedy (or seeded) generation."""
+
+    engine: Speaker
+    thinking_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+
+    @property
+    def chats(self) -> bool:
+        """Whether there is a chat template to talk through."""
+        return bool(self.engine.chat_template)
+
+    def ask(self, text: str, budget: int, *, thinking: bool | None = None) -> Reply:
+        """Ask through the chat template.
+
+        With thinking off or unset the budget counts for the answer; a model that is still
+        inside its thinking when the budget is used up goes on until `thinking_tokens`.
+        """
+        prompt = chat_prompt(self.engine, [{"role": "user", "content": text}], thinking=thinking)
+        tokens = chat_tokens(self.engine, prompt)
+        budget = self.thinking_tokens if thinking else budget
+        reply = self._generate(prompt, tokens, budget)
+        if reply.reason == "length" and reply.opened and budget < self.thinking_tokens:
+            reply = self._generate(prompt, tokens, self.thinking_tokens)
+        return reply
+
+    def complete(self, text: str, budget: int, *, stop: Sequence[str] = ()) -> Reply:
+        """Continue a plain text."""
+        return self._generate("", self.engine.tokenize(text), budget, stop)
+
+    def _generate(
+        self, prompt: str, tokens: list[int], budget: int, stop: Sequence[str] = ()
+    ) -> Reply:
+        room = max(1, min(budget, self.engine.n_ctx - len(tokens) - 1))
+        said = self.engine.generate(
+            tokens, max_tokens=room, stop=stop, temperature=self.temperature, seed=self.seed
+        )
+        # marks of thinking may be special tokens, which the plain text leaves out
+        text = said.text if stop else self.engine.detokenize(said.tokens, special=True)
+        answer, thought, opened, closed = split_thinking(prompt, text)
+        return Reply(answer, thought, opened, closed, said.reason, len(said.tokens))
+
+
+def _text(engine: Speaker, token: int | None) -> str:
+    return "" if token is None else engine.detokenize([token], special=True)
