@@ -1,0 +1,61 @@
+"""Log-probabilities from logits, row by row in cache-sized pieces, on all threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import machine
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+PIECE = 1 << 18  # floats a thread works on at once: 1 MB, about what a core's cache holds
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(machine.n_threads(), "ggsurgery-scoring")
+
+
+def log_softmax_at(logits: F32, targets: NDArray[Any]) -> F64:
+    """log softmax(logits)[i, targets[i]] for each row i.
+
+    Args:
+        logits: float32 [n, n_vocab]; not changed.
+        targets: int [n].
+
+    Returns:
+        float64 [n]; NaN for a row that holds NaN. Exponentials are summed as llama.cpp does
+        it: float32 terms relative to the maximum, the logarithm in float64.
+    """
+    n, n_vocab = logits.shape
+    out = np.empty(n, np.float64)
+    step = max(1, PIECE // n_vocab)
+    if n <= step:
+        _piece(logits, targets, out, np.empty((n, n_vocab), np.float32))
+        return out
+    n_workers = min(machine.n_threads(), -(-n // step))
+
+    def work(first: int) -> None:
+        scratch = np.empty((step, n_vocab), np.float32)
+        for begin in range(first * step, n, n_workers * step):
+            part = slice(begin, min(n, begin + step))
+            _piece(logits[part], targets[part], out[part], scratch[: part.stop - begin])
+
+    list(_pool().map(work, range(n_workers)))
+    return out
+
+
+def _piece(logits: F32, targets: NDArray[Any], out: F64, scratch: F32) -> None:
+    top = logits.max(axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        np.subtract(logits, top[:, None], out=scratch)
+        np.exp(scratch, out=scratch)
+        total = scratch.sum(axis=1).astype(np.float64)  # pairwise: as exact as float64 here
+        chosen = logits[np.arange(len(targets)), targets]
+        out[:] = (chosen - top).astype(np.float64) - np.log(total)
