@@ -26,7 +26,7 @@ class Tensor(ctypes.Structure):
     """`struct ggml_tensor` of ggml.h; `check` compares it with a tensor that ggml made."""
 
 
-Tensor._fields_ = [
+_FIELDS: list[tuple[str, Any]] = [
     ("type", ctypes.c_int),
     ("buffer", ctypes.c_void_p),
     ("ne", ctypes.c_int64 * MAX_DIMS),
@@ -42,6 +42,7 @@ Tensor._fields_ = [
     ("extra", ctypes.c_void_p),
     ("padding", ctypes.c_char * 8),
 ]
+Tensor._fields_ = _FIELDS
 
 #: Fields that this package sets or reads, by struct.
 USED_FIELDS = {
@@ -58,14 +59,15 @@ USED_FIELDS = {
     "llama_batch": {"n_tokens", "token", "embd", "pos", "n_seq_id", "seq_id", "logits"},
 }  # fmt: skip
 
-ALLOCATE_PARAMS = [("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p),
-                   ("no_alloc", ctypes.c_bool)]  # fmt: skip
-
 
 class InitParams(ctypes.Structure):
     """`struct ggml_init_params`."""
 
-    _fields_ = ALLOCATE_PARAMS
+    _fields_ = (
+        ("mem_size", ctypes.c_size_t),
+        ("mem_buffer", ctypes.c_void_p),
+        ("no_alloc", ctypes.c_bool),
+    )
 
 
 def installed_version() -> str:

@@ -1,34 +1,30 @@
 """A loaded model: decode, log-probabilities, hidden states, text.
 
-    with Engine.open("model.gguf", n_ctx=1024) as engine:
-        logits = engine.decode(engine.tokenize("The capital of France is"))
+with Engine.open("model.gguf", n_ctx=1024) as engine:
+    logits = engine.decode(engine.tokenize("The capital of France is"))
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
-from . import binding, generation, log, machine, probe
-from .observe import Callback, Hook, Recorder
-from .scoring import log_softmax_at
-from .vocabulary import Vocabulary
+from . import continuations as shared_prefix
+from . import generation, probe
+from .context import Context
+from .observe import NonFinite, Recorder
 
 F32 = NDArray[np.float32]
 Outputs = Literal["all", "last", "none"] | slice
 Names = Iterable[str] | Callable[[str], bool]
 
-N_SHARED_SEQUENCES = 16  # continuations of one prefix that `logprobs` decodes together
 
-
-class Engine(Vocabulary):
+class Engine(Context):
     """A model and a context of llama.cpp; open it with `Engine.open`, close it or use `with`.
 
     Attributes:
@@ -40,39 +36,8 @@ class Engine(Vocabulary):
         observed: graph nodes of the last decode by name, float32 [n_tokens, width].
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        n_ctx: int,
-        n_batch: int | None,
-        n_seq: int,
-        n_threads: int | None,
-        extra_buffers: bool,
-        unified: bool,
-    ) -> None:
-        self._llama = binding.llama()
-        self.path = path
-        self.n_ctx = n_ctx
-        self.n_seq = n_seq
-        self.unified = unified
-        cells = n_ctx if unified else n_ctx * n_seq
-        self.n_batch = min(cells, n_batch or 2048)
-        self.n_threads = n_threads or machine.n_threads()
-        self.extra_buffers = extra_buffers
-        self.observed: dict[str, F32] = {}
-        self._cells = cells
-        self._context: Any = None
-        self._model: Any = self._load()
-        self._callback: Callback | None = None
-        self._recorder: Recorder | None = None
-        super().__init__(self._llama, self._model, path)
-        llama = self._llama
-        self.n_embd: int = llama.llama_model_n_embd_inp(self._model)
-        self.n_layer: int = llama.llama_model_n_layer(self._model)
-        self.n_ctx_train: int = llama.llama_model_n_ctx_train(self._model)
-        self._ends: dict[int, int] = {}
-        self._make_context()
+    observed: dict[str, F32]
+    _recorder: Recorder | None = None
 
     @classmethod
     def open(
@@ -112,56 +77,10 @@ class Engine(Vocabulary):
             extra_buffers=extra_buffers,
             unified=unified,
         )
+        engine.observed = {}
         if callable(observe) or (observe := tuple(observe)):
             engine.observe(observe)
         return engine
-
-    def _load(self) -> Any:
-        parameters = self._llama.llama_model_default_params()
-        parameters.use_extra_bufts = self.extra_buffers
-        parameters.n_gpu_layers = 0
-        with log.capture() as lines:
-            model = self._llama.llama_model_load_from_file(
-                str(self.path).encode(), parameters
-            )
-        if not model:
-            raise EngineError(
-                f"llama.cpp cannot load it: {lines.errors() or 'no reason given'}",
-                file=self.path,
-                hint="`ggsurgery verify` tells more about the file.",
-            )
-        return model
-
-    def _make_context(self) -> None:
-        parameters = self._llama.llama_context_default_params()
-        parameters.n_ctx = self._cells
-        parameters.n_batch = self.n_batch
-        parameters.n_ubatch = min(512, self.n_batch)
-        parameters.n_seq_max = max(self.n_seq, N_SHARED_SEQUENCES) if self.unified else self.n_seq
-        parameters.kv_unified = self.unified
-        parameters.n_threads = parameters.n_threads_batch = self.n_threads
-        if self._callback is not None:
-            parameters.cb_eval = self._callback.function
-        with log.capture() as lines:
-            context = self._llama.llama_init_from_model(self._model, parameters)
-        if not context:
-            raise EngineError(
-                f"no context of {self._cells} tokens: {lines.errors() or 'no reason given'}",
-                file=self.path,
-                hint="A smaller context needs less memory.",
-            )
-        if self._context is not None:
-            self._llama.llama_free(self._context)
-        self._context = context
-        self._memory = self._llama.llama_get_memory(context)
-        self._ends = {}
-
-    def set_hook(self, hook: Hook | None) -> None:
-        """Let `hook` see the nodes of the graph; the first time this clears the KV cache."""
-        if self._callback is None:
-            self._callback = Callback()
-            self._make_context()
-        self._callback.hook = hook
 
     def observe(self, names: Names) -> None:
         """Keep these graph nodes (`l_out-3`, `ffn_inp-3`) at every decode, in `observed`.
@@ -171,11 +90,6 @@ class Engine(Vocabulary):
         """
         self._recorder = Recorder(names)
         self.set_hook(self._recorder)
-
-    def reset(self) -> None:
-        """Forget all sequences (clear the KV cache)."""
-        self._llama.llama_memory_clear(self._memory, True)
-        self._ends = {}
 
     def decode(
         self,
@@ -207,7 +121,7 @@ class Engine(Vocabulary):
                 "token is not in the vocabulary", file=self.path,
                 expected=f"0 to {self.n_vocab - 1}", found=bad,
             )  # fmt: skip
-        return self._decode(ids, None, logits, seq, start, copy)
+        return self._decode(ids, logits, seq, start, copy=copy)
 
     def decode_embeddings(
         self,
@@ -229,19 +143,17 @@ class Engine(Vocabulary):
                 "embeddings of another width", file=self.path,
                 expected=f"[n, {self.n_embd}]", found=list(rows.shape),
             )  # fmt: skip
-        return self._decode(None, rows, logits, seq, start, copy)
+        return self._decode(rows, logits, seq, start, copy=copy)
 
     def _decode(
         self,
-        ids: NDArray[np.int32] | None,
-        rows: F32 | None,
+        data: NDArray[np.int32] | F32,  # tokens or embeddings
         logits: Outputs,
         seq: int,
         start: int | None,
+        *,
         copy: bool,
     ) -> F32:
-        data = ids if ids is not None else rows
-        assert data is not None
         n = len(data)
         first = self._ends.get(seq, 0) if start is None else start
         if start is not None and start < self._ends.get(seq, 0):
@@ -290,47 +202,6 @@ class Engine(Vocabulary):
         self._finish_observation()
         return self._logits(int(np.count_nonzero(wanted)))
 
-    def _run_batch(
-        self, data: NDArray[Any], positions: NDArray[np.int32], seqs: NDArray[Any],
-        wanted: NDArray[np.int8],
-    ) -> None:  # fmt: skip
-        n = len(data)
-        llama = self._llama
-        data = np.ascontiguousarray(data)
-        ones = np.ones(n, np.int32)
-        ids = np.ascontiguousarray(seqs, np.int32)
-        # one pointer to a sequence id for each token
-        pointers = (ids.ctypes.data + 4 * np.arange(n, dtype=np.uintp)).astype(np.uintp)
-        batch = llama.llama_batch()
-        batch.n_tokens = n
-        if data.dtype == np.int32:
-            batch.token = data.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        else:
-            batch.embd = data.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        batch.pos = positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        batch.n_seq_id = ones.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        batch.seq_id = pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
-        batch.logits = wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
-        with log.capture() as lines:
-            status = llama.llama_decode(self._context, batch)
-            llama.llama_synchronize(self._context)
-        if self._callback is not None:
-            self._callback.raise_error()
-        if status == 1:
-            raise EngineError(
-                "the context is full", file=self.path,
-                expected=f"at most {self.n_ctx} tokens", found=int(positions.max()) + 1,
-                hint="Open it with a larger context (--ctx).",
-            )  # fmt: skip
-        if status != 0:
-            raise EngineError(
-                f"llama.cpp failed to decode (status {status}): {lines.errors()}", file=self.path
-            )
-
-    def _logits(self, n_out: int) -> F32:
-        pointer = self._llama.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(pointer, (n_out, self.n_vocab))
-
     def _finish_observation(self) -> None:
         if self._recorder is not None:
             self.observed = self._recorder.take()
@@ -348,66 +219,26 @@ class Engine(Vocabulary):
     ) -> list[NDArray[np.float64]]:
         """Log-probabilities of the tokens of continuations of one prefix, computed once.
 
-        Clears the KV cache. Continuations share batches, each in a sequence of its own that
-        starts as a copy of the prefix (exact also for recurrent models).
-
         Returns:
             For each continuation log p of its tokens, float64 [len(continuation)].
-
-        Raises:
-            EngineError: an empty prefix, or more tokens than the context holds.
         """
-        if not prefix:
-            raise EngineError("an empty prefix predicts nothing: begin with BOS or EOS")
-        longest = max((len(c) for c in continuations), default=0)
-        if len(prefix) + longest > self.n_ctx:
-            raise EngineError(
-                "prefix and continuation do not fit the context", file=self.path,
-                expected=f"at most {self.n_ctx} tokens", found=len(prefix) + longest,
-            )  # fmt: skip
-        self.reset()
-        last = self.decode(prefix, logits="last")
-        results: list[NDArray[np.float64]] = []
-        group: list[Sequence[int]] = []
-        room = (self.n_ctx if self.unified else self.n_batch) - len(prefix)
-        most = (N_SHARED_SEQUENCES if self.unified else self.n_seq) - 1
-        for continuation in continuations:
-            used = sum(len(c) for c in group) + len(continuation)
-            if group and (used > min(room, self.n_batch) or len(group) >= most):
-                results += self._continue(last, len(prefix), group)
-                group = []
-            group.append(continuation)
-        if group:
-            results += self._continue(last, len(prefix), group)
-        return results
+        return shared_prefix.logprobs(self, prefix, continuations)
 
-    def _continue(
-        self, last: F32, n_prefix: int, group: list[Sequence[int]]
-    ) -> list[NDArray[np.float64]]:
-        llama = self._llama
-        out = [np.empty(len(c), np.float64) for c in group]
-        for values, continuation in zip(out, group, strict=True):
-            if continuation:  # the prefix predicts every first token
-                values[0] = log_softmax_at(last, np.array([continuation[0]]))[0]
-        # the last token of a continuation predicts nothing that is asked for
-        bodies = [list(c[:-1]) for c in group]
-        if any(bodies):
-            used = [i for i, body in enumerate(bodies) if body]
-            for i in used:
-                llama.llama_memory_seq_cp(self._memory, 0, i + 1, -1, -1)
-            tokens = np.concatenate([bodies[i] for i in used]).astype(np.int32)
-            positions = np.concatenate([n_prefix + np.arange(len(bodies[i])) for i in used])
-            seqs = np.concatenate([np.full(len(bodies[i]), i + 1) for i in used])
-            targets = np.concatenate([np.asarray(group[i][1:]) for i in used])
-            found = log_softmax_at(
-                self.decode_batch(tokens, positions, seqs, np.ones(len(tokens))), targets
-            )
-            at = 0
-            for i in used:
-                out[i][1:] = found[at : at + len(bodies[i])]
-                at += len(bodies[i])
-                llama.llama_memory_seq_rm(self._memory, i + 1, -1, -1)
-        return out
+    def first_nonfinite(self, tokens: Sequence[int] | NDArray[Any]) -> str | None:
+        """The graph node in which NaN or infinity first appears when decoding `tokens`.
+
+        Returns:
+            A name such as `ffn_out-7`, or None if every node stays finite. Clears the KV cache.
+        """
+        finder = NonFinite()
+        before = self._recorder
+        self.set_hook(finder)
+        try:
+            self.reset()
+            self.decode(tokens, logits="all", copy=False)
+        finally:
+            self.set_hook(before)
+        return finder.first
 
     def generate(
         self,
@@ -425,23 +256,3 @@ class Engine(Vocabulary):
             self, tokens, max_tokens=max_tokens, stop=stop, temperature=temperature,
             top_k=top_k, top_p=top_p, seed=seed,
         )  # fmt: skip
-
-    def close(self) -> None:
-        """Free the model; the engine cannot be used afterwards."""
-        if self._context is not None:
-            self._llama.llama_free(self._context)
-            self._context = None
-        if self._model is not None:
-            self._llama.llama_model_free(self._model)
-            self._model = None
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -1,8 +1,8 @@
 """llama.cpp's log: silenced, kept, and quoted where something went wrong.
 
-    with log.capture() as lines:
-        ...                       # calls into llama.cpp
-    lines.errors()                # what it said at level warning or error
+with log.capture() as lines:
+    ...                       # calls into llama.cpp
+lines.errors()                # what it said at level warning or error
 """
 
 from __future__ import annotations

@@ -29,9 +29,10 @@ def cpu() -> tuple[str, tuple[str, ...]]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine(), ()
-    facts = dict(
-        (part.strip() for part in line.split(":", 1)) for line in reversed(lines) if ":" in line
-    )
+    facts: dict[str, str] = {}
+    for line in lines:  # the first core's entry stands for all
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
     name = facts.get("model name") or facts.get("CPU part") or platform.machine()
     return name, tuple(sorted((facts.get("flags") or facts.get("Features") or "").split()))
 

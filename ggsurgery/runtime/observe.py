@@ -109,3 +109,24 @@ class Recorder:
         """Everything since the last call, the pieces of one decode joined."""
         parts, self.parts = self.parts, {}
         return {n: p[0] if len(p) == 1 else np.concatenate(p) for n, p in parts.items()}
+
+
+class NonFinite:
+    """Remembers the first node of floats that holds NaN or infinity.
+
+    Masks are made of -inf on purpose and node types other than F32 and F16 hold no floats:
+    both are passed over.
+    """
+
+    def __init__(self) -> None:
+        self.first: str | None = None
+
+    def wants(self, node: binding.Tensor) -> bool:
+        if self.first is not None or node.type not in FLOAT_TYPES:
+            return False
+        name = node.name.decode("utf-8", "replace")
+        return "mask" not in name and "cache" not in name and " (" not in name
+
+    def read(self, node: binding.Tensor) -> None:
+        if self.first is None and not np.isfinite(read_floats(node)).all():
+            self.first = node.name.decode("utf-8", "replace")

@@ -72,9 +72,8 @@ class Vocabulary:
         Raises:
             EngineError: the file has no vocabulary.
         """
-        return self.tokenize_array(
-            text, add_special=add_special, parse_special=parse_special
-        ).tolist()
+        ids = self.tokenize_array(text, add_special=add_special, parse_special=parse_special)
+        return [int(t) for t in ids]
 
     def tokenize_array(
         self, text: str, *, add_special: bool = True, parse_special: bool = False

@@ -12,6 +12,7 @@ its parent. What passes between them, framed by length:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -65,14 +66,17 @@ def run(
         )
         assert child.stdin is not None and child.stdout is not None
         late = threading.Event()
-        timer = threading.Timer(timeout or 0, lambda: (late.set(), child.kill()))
+
+        def expire() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(timeout or 0, expire)
         if timeout is not None:
             timer.start()
         try:
-            try:
+            with contextlib.suppress(BrokenPipeError):  # crashed early: its status tells
                 _send(child.stdin, payload)
-            except BrokenPipeError:  # crashed while starting: the exit status tells
-                pass
             kind, value = _receive_all(child.stdout, progress)
         except BaseException:  # Ctrl-C, or a progress callback that raised: take the child along
             child.kill()
@@ -136,9 +140,7 @@ def _receive(stream: IO[bytes]) -> Any:
     return pickle.loads(data)
 
 
-def _receive_all(
-    stream: IO[bytes], progress: Callable[..., None] | None
-) -> tuple[str, Any]:
+def _receive_all(stream: IO[bytes], progress: Callable[..., None] | None) -> tuple[str, Any]:
     while True:
         try:
             kind, value = _receive(stream)

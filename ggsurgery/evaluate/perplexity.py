@@ -1,0 +1,213 @@
+"""Perplexity as llama-perplexity defines it.
+
+The text is cut into chunks of n_ctx tokens; BOS replaces the first token of each where the
+model wants it; only the second half of a chunk is scored, so that every scored token has at
+least n_ctx/2 tokens before it:
+
+    chunk   t0 t1 … t(h) | t(h+1) … t(n−1)      h = n_ctx / 2
+    scored                 t(h+1) … t(n−1)      n_ctx − h − 1 tokens
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineError, FormatError
+from ..runtime.engine import Engine
+from ..runtime.scoring import log_softmax_at
+from .score import Score, provenance
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of the mean negative log-likelihood.
+
+    Attributes:
+        value: the perplexity; stderr: its standard error by the delta method.
+        nll: mean negative log-likelihood a token, in nats; n: scored tokens.
+        chunks: mean nll of each chunk, in text order; a paired comparison uses these.
+        n_tokens: tokens that the text has; n_ctx: tokens of a chunk.
+        add_bos: whether BOS stood in front of each chunk.
+    """
+
+    file: Path
+    value: float
+    stderr: float
+    nll: float
+    n: int
+    chunks: tuple[float, ...]
+    n_tokens: int
+    n_ctx: int
+    add_bos: bool
+    over_trained: bool
+
+    @property
+    def score(self) -> Score:
+        """As a `Score` whose items are the chunks' mean nll."""
+        facts = provenance(
+            self.file, n_ctx=self.n_ctx, n_chunks=len(self.chunks), add_bos=self.add_bos
+        )
+        return Score("perplexity", self.value, self.stderr, self.n, facts, self.chunks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.score.to_json(),
+            "nll": self.nll,
+            "n_tokens": self.n_tokens,
+            "n_ctx": self.n_ctx,
+            "n_chunks": len(self.chunks),
+            "add_bos": self.add_bos,
+        }
+
+
+def read_text(path: str | Path) -> str:
+    """A UTF-8 text; one newline at its end is dropped, as llama.cpp's tools do.
+
+    Raises:
+        FormatError: it cannot be read or is no UTF-8.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            "not a UTF-8 text", file=path, found=f"byte {error.object[error.start]:#x} at "
+            f"{error.start}", hint="Convert it with: iconv -t utf-8",
+        ) from error  # fmt: skip
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", file=path) from error
+    return text.removesuffix("\n")
+
+
+def perplexity(
+    engine: Engine,
+    text: str | Sequence[int] | NDArray[Any],
+    n_ctx: int = 512,
+    n_chunks: int | None = None,
+    *,
+    add_bos: bool | None = None,
+    progress: Progress | None = None,
+) -> Perplexity:
+    """Measure the perplexity of a text (or of tokens that are already there).
+
+    Args:
+        n_chunks: only the first so many chunks; None takes all.
+        add_bos: None does what the model's vocabulary says.
+        progress: called with (chunks done, chunks in all).
+
+    Returns:
+        The figure; the memory it took is one batch of logits, whatever the text's length.
+
+    Raises:
+        EngineError: the text has fewer than 2 · n_ctx tokens, the engine's context is smaller
+            than n_ctx, or the model gives NaN (names the layer where they first appear).
+    """
+    bos = engine.add_bos if add_bos is None else add_bos
+    tokens = _tokens(engine, text, bos)
+    if n_ctx > engine.n_ctx or n_ctx < 4:
+        raise EngineError(
+            "the context is too small for these chunks", file=engine.path,
+            expected=f"4 to {engine.n_ctx} tokens", found=n_ctx,
+        )  # fmt: skip
+    if len(tokens) < 2 * n_ctx:
+        raise EngineError(
+            f"the text is too short for a context of {n_ctx}", file=engine.path,
+            expected=f"at least {2 * n_ctx} tokens", found=f"{len(tokens)}",
+            hint=f"Use a longer text or a context of at most {len(tokens) // 2} (--ctx).",
+        )  # fmt: skip
+    total = len(tokens) // n_ctx
+    if n_chunks is not None:
+        total = min(total, n_chunks)
+    chunks = tokens[: total * n_ctx].reshape(total, n_ctx)
+    together = 1 if engine.unified else max(1, min(engine.n_seq, engine.n_batch // n_ctx))
+    sums: list[float] = []
+    squares = 0.0
+    for begin in range(0, total, together):
+        group = chunks[begin : begin + together].copy()
+        if bos and engine.bos is not None:
+            group[:, 0] = engine.bos
+        for values, row in zip(_score(engine, group), chunks[begin:], strict=False):
+            if np.isnan(values).any():
+                raise _nan(engine, row)
+            sums.append(float(values.sum()))
+            squares += float((values * values).sum())
+        if progress is not None:
+            progress(len(sums), total)
+    scored = n_ctx - n_ctx // 2 - 1
+    n = total * scored
+    nll = math.fsum(sums) / n
+    variance = squares / n - nll * nll
+    value = _exp(nll)
+    stderr = value * math.sqrt(max(0.0, variance) / (n - 1))
+    return Perplexity(
+        engine.path, value, stderr, nll, n, tuple(s / scored for s in sums), len(tokens), n_ctx,
+        bos, engine.n_ctx_train < n_ctx,
+    )  # fmt: skip
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 709 else math.inf
+
+
+def _tokens(
+    engine: Engine, text: str | Sequence[int] | NDArray[Any], bos: bool
+) -> NDArray[np.int32]:
+    if not isinstance(text, str):
+        return np.asarray(text, np.int32)
+    tokens = engine.tokenize_array(text)
+    if bos and not engine.add_bos and engine.bos is not None:
+        return np.concatenate([np.array([engine.bos], np.int32), tokens])
+    if not bos and engine.add_bos:
+        return tokens[1:]
+    return tokens
+
+
+def _score(engine: Engine, group: NDArray[np.int32]) -> list[NDArray[np.float64]]:
+    """Negative log-likelihood of the scored tokens of each chunk, [n_ctx − h − 1] each."""
+    n_seq, n_ctx = group.shape
+    half = n_ctx // 2
+    engine.reset()
+    if n_seq == 1:
+        logits = engine.decode(group[0], logits=slice(half, n_ctx), copy=False)
+        return [-log_softmax_at(logits[:-1], group[0, half + 1 :])]
+    positions = np.tile(np.arange(n_ctx, dtype=np.int32), n_seq)
+    seqs = np.repeat(np.arange(n_seq, dtype=np.int32), n_ctx)
+    logits = engine.decode_batch(group.ravel(), positions, seqs, positions >= half)
+    rows = logits.reshape(n_seq, n_ctx - half, -1)
+    return [-log_softmax_at(rows[i, :-1], group[i, half + 1 :]) for i in range(n_seq)]
+
+
+def _nan(engine: Engine, chunk: NDArray[np.int32]) -> EngineError:
+    where = engine.first_nonfinite(chunk)
+    place = f"they first appear in graph node {where}" if where else "only in the logits"
+    return EngineError(
+        f"the model's logits are not numbers (NaN); {place}", file=engine.path,
+        hint="A tensor of that layer is damaged or overflows: `ggsurgery verify` checks values.",
+    )  # fmt: skip
+
+
+def perplexity_of_file(
+    path: str | Path,
+    text: str,
+    *,
+    n_ctx: int = 512,
+    n_chunks: int | None = None,
+    add_bos: bool | None = None,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> Perplexity:
+    """Open a file and measure it, several chunks at once as llama-perplexity does.
+
+    Made to be run by `runtime.worker.run`, which turns a crash into an error.
+    """
+    n_seq = max(1, 2048 // n_ctx)
+    with Engine.open(path, n_ctx=n_ctx, n_seq=n_seq, n_threads=n_threads, unified=False) as engine:
+        return perplexity(engine, text, n_ctx, n_chunks, add_bos=add_bos, progress=progress)

@@ -1,0 +1,167 @@
+"""A loaded model with a context of llama.cpp: the calls below `Engine`."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineError
+from . import binding, log, machine
+from .observe import Callback, Hook
+from .vocabulary import Vocabulary
+
+F32 = NDArray[np.float32]
+
+N_SHARED_SEQUENCES = 16  # sequences of a unified cache: continuations decoded together
+
+
+class Context(Vocabulary):
+    """Owns the model and the context; frees them in `close`."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_ctx: int,
+        n_batch: int | None,
+        n_seq: int,
+        n_threads: int | None,
+        extra_buffers: bool,
+        unified: bool,
+    ) -> None:
+        self._llama = binding.llama()
+        self.path = path
+        self.n_ctx = n_ctx
+        self.n_seq = n_seq
+        self.unified = unified
+        cells = n_ctx if unified else n_ctx * n_seq
+        self.n_batch = min(cells, n_batch or 2048)
+        self.n_threads = n_threads or machine.n_threads()
+        self.extra_buffers = extra_buffers
+        self._cells = cells
+        self._context: Any = None
+        self._model: Any = self._load()
+        self._callback: Callback | None = None
+        super().__init__(self._llama, self._model, path)
+        llama = self._llama
+        self.n_embd: int = llama.llama_model_n_embd_inp(self._model)
+        self.n_layer: int = llama.llama_model_n_layer(self._model)
+        self.n_ctx_train: int = llama.llama_model_n_ctx_train(self._model)
+        self._ends: dict[int, int] = {}
+        self._make_context()
+
+    def _load(self) -> Any:
+        parameters = self._llama.llama_model_default_params()
+        parameters.use_extra_bufts = self.extra_buffers
+        parameters.n_gpu_layers = 0
+        with log.capture() as lines:
+            model = self._llama.llama_model_load_from_file(str(self.path).encode(), parameters)
+        if not model:
+            raise EngineError(
+                f"llama.cpp cannot load it: {lines.errors() or 'no reason given'}",
+                file=self.path,
+                hint="`ggsurgery verify` tells more about the file.",
+            )
+        return model
+
+    def _make_context(self) -> None:
+        parameters = self._llama.llama_context_default_params()
+        parameters.n_ctx = self._cells
+        parameters.n_batch = self.n_batch
+        parameters.n_ubatch = min(512, self.n_batch)
+        parameters.n_seq_max = max(self.n_seq, N_SHARED_SEQUENCES) if self.unified else self.n_seq
+        parameters.kv_unified = self.unified
+        parameters.n_threads = parameters.n_threads_batch = self.n_threads
+        if self._callback is not None:
+            parameters.cb_eval = self._callback.function
+        with log.capture() as lines:
+            context = self._llama.llama_init_from_model(self._model, parameters)
+        if not context:
+            raise EngineError(
+                f"no context of {self._cells} tokens: {lines.errors() or 'no reason given'}",
+                file=self.path,
+                hint="A smaller context needs less memory.",
+            )
+        if self._context is not None:
+            self._llama.llama_free(self._context)
+        self._context = context
+        self._memory = self._llama.llama_get_memory(context)
+        self._ends = {}
+
+    def set_hook(self, hook: Hook | None) -> None:
+        """Let `hook` see the nodes of the graph; the first time this clears the KV cache."""
+        if self._callback is None:
+            self._callback = Callback()
+            self._make_context()
+        self._callback.hook = hook
+
+    def reset(self) -> None:
+        """Forget all sequences (clear the KV cache)."""
+        self._llama.llama_memory_clear(self._memory, True)
+        self._ends = {}
+
+    def _run_batch(
+        self, data: NDArray[Any], positions: NDArray[np.int32], seqs: NDArray[Any],
+        wanted: NDArray[np.int8],
+    ) -> None:  # fmt: skip
+        n = len(data)
+        llama = self._llama
+        data = np.ascontiguousarray(data)
+        ones = np.ones(n, np.int32)
+        ids = np.ascontiguousarray(seqs, np.int32)
+        # one pointer to a sequence id for each token
+        pointers = (ids.ctypes.data + 4 * np.arange(n, dtype=np.uintp)).astype(np.uintp)
+        batch = llama.llama_batch()
+        batch.n_tokens = n
+        if data.dtype == np.int32:
+            batch.token = data.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        else:
+            batch.embd = data.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        batch.pos = positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        batch.n_seq_id = ones.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        batch.seq_id = pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
+        batch.logits = wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        with log.capture() as lines:
+            status = llama.llama_decode(self._context, batch)
+            llama.llama_synchronize(self._context)
+        if self._callback is not None:
+            self._callback.raise_error()
+        if status == 1:
+            raise EngineError(
+                "the context is full", file=self.path,
+                expected=f"at most {self.n_ctx} tokens", found=int(positions.max()) + 1,
+                hint="Open it with a larger context (--ctx).",
+            )  # fmt: skip
+        if status != 0:
+            raise EngineError(
+                f"llama.cpp failed to decode (status {status}): {lines.errors()}", file=self.path
+            )
+
+    def _logits(self, n_out: int) -> F32:
+        pointer = self._llama.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(pointer, (n_out, self.n_vocab))
+
+    def close(self) -> None:
+        """Free the model; the engine cannot be used afterwards."""
+        if self._context is not None:
+            self._llama.llama_free(self._context)
+            self._context = None
+        if self._model is not None:
+            self._llama.llama_model_free(self._model)
+            self._model = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,86 @@
+"""Many continuations of one prefix, whose KV cache is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineError
+from .context import N_SHARED_SEQUENCES
+from .scoring import log_softmax_at
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+def logprobs(
+    engine: Engine, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> list[NDArray[np.float64]]:
+    """Log-probabilities of the tokens of continuations of one prefix, computed once.
+
+    Clears the KV cache. Continuations share batches, each in a sequence of its own that
+    starts as a copy of the prefix (exact also for recurrent models).
+
+    Returns:
+        For each continuation log p of its tokens, float64 [len(continuation)].
+
+    Raises:
+        EngineError: an empty prefix, or more tokens than the context holds.
+    """
+    if not prefix:
+        raise EngineError("an empty prefix predicts nothing: begin with BOS or EOS")
+    if not engine.unified and engine.n_seq < 2:
+        raise EngineError("sharing a prefix needs a second sequence: open with unified=True")
+    longest = max((len(c) for c in continuations), default=0)
+    if len(prefix) + longest > engine.n_ctx:
+        raise EngineError(
+            "prefix and continuation do not fit the context", file=engine.path,
+            expected=f"at most {engine.n_ctx} tokens", found=len(prefix) + longest,
+        )  # fmt: skip
+    engine.reset()
+    last = engine.decode(prefix, logits="last")
+    results: list[NDArray[np.float64]] = []
+    group: list[Sequence[int]] = []
+    room = (engine.n_ctx if engine.unified else engine.n_batch) - len(prefix)
+    most = (N_SHARED_SEQUENCES if engine.unified else engine.n_seq) - 1
+    for continuation in continuations:
+        used = sum(len(c) for c in group) + len(continuation)
+        if group and (used > min(room, engine.n_batch) or len(group) >= most):
+            results += _continue(engine, last, len(prefix), group)
+            group = []
+        group.append(continuation)
+    if group:
+        results += _continue(engine, last, len(prefix), group)
+    return results
+
+
+def _continue(
+    engine: Engine, last: NDArray[np.float32], n_prefix: int, group: list[Sequence[int]]
+) -> list[NDArray[np.float64]]:
+    llama = engine._llama
+    out = [np.empty(len(c), np.float64) for c in group]
+    for values, continuation in zip(out, group, strict=True):
+        if continuation:  # the prefix predicts every first token
+            values[0] = log_softmax_at(last, np.array([continuation[0]]))[0]
+    # the last token of a continuation predicts nothing that is asked for
+    bodies = [list(c[:-1]) for c in group]
+    if any(bodies):
+        used = [i for i, body in enumerate(bodies) if body]
+        for i in used:
+            llama.llama_memory_seq_cp(engine._memory, 0, i + 1, -1, -1)
+        tokens = np.concatenate([bodies[i] for i in used]).astype(np.int32)
+        positions = np.concatenate([n_prefix + np.arange(len(bodies[i])) for i in used])
+        seqs = np.concatenate([np.full(len(bodies[i]), i + 1) for i in used])
+        targets = np.concatenate([np.asarray(group[i][1:]) for i in used])
+        found = log_softmax_at(
+            engine.decode_batch(tokens, positions, seqs, np.ones(len(tokens))), targets
+        )
+        at = 0
+        for i in used:
+            out[i][1:] = found[at : at + len(bodies[i])]
+            at += len(bodies[i])
+            llama.llama_memory_seq_rm(engine._memory, i + 1, -1, -1)
+    return out
