@@ -53,8 +53,12 @@ def make_model(path: Path, gigabytes: float) -> None:
     writer.add_tensor("output.weight", matrix(VOCAB, WIDTH))
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
     shapes = {
-        "attn_q": (WIDTH, WIDTH), "attn_k": (WIDTH, WIDTH), "attn_v": (WIDTH, WIDTH),
-        "attn_output": (WIDTH, WIDTH), "ffn_gate": (FFN, WIDTH), "ffn_up": (FFN, WIDTH),
+        "attn_q": (WIDTH, WIDTH),
+        "attn_k": (WIDTH, WIDTH),
+        "attn_v": (WIDTH, WIDTH),
+        "attn_output": (WIDTH, WIDTH),
+        "ffn_gate": (FFN, WIDTH),
+        "ffn_up": (FFN, WIDTH),
         "ffn_down": (WIDTH, FFN),
     }
     shared = {name: matrix(*shape) for name, shape in shapes.items()}
@@ -87,7 +91,12 @@ def main() -> None:
             "cp": ["cp", "--reflink=auto", str(source), str(out)],
             "cp + sync": ["sh", "-c", f"cp --reflink=auto '{source}' '{out}' && sync '{out}'"],
             "llama-quantize": [
-                str(quantize), "--prune-layers", "10", str(source), str(out), "COPY",
+                str(quantize),
+                "--prune-layers",
+                "10",
+                str(source),
+                str(out),
+                "COPY",
             ],
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
@@ -96,8 +105,9 @@ def main() -> None:
                 out.unlink(missing_ok=True)
                 subprocess.run(["sync", "-f", folder], check=True)  # no debts of the run before
                 start = time.perf_counter()
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+                subprocess.run(
+                    command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
                 if number:  # the first round warms the page cache
                     times[name].append(time.perf_counter() - start)
         size = source.stat().st_size
@@ -116,16 +126,23 @@ def report(times: dict[str, list[float]], size: int, as_json: bool) -> None:
     }
     result = {
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
-        "bytes": size, "seed": SEED, "seconds": times, "median_ratio": ratios,
+        "bytes": size,
+        "seed": SEED,
+        "seconds": times,
+        "median_ratio": ratios,
         "free_disk": shutil.disk_usage(tempfile.gettempdir()).free,
     }
     if as_json:
         print(json.dumps(result, indent=2))
         return
-    print(f"{size / 1e9:.2f} GB, {len(next(iter(times.values())))} runs in turn, {result['machine']}")
+    print(
+        f"{size / 1e9:.2f} GB, {len(next(iter(times.values())))} runs in turn, {result['machine']}"
+    )
     for name, seconds in times.items():
-        print(f"  {name:18} median {statistics.median(seconds):6.2f} s   "
-              f"(min {min(seconds):.2f}, max {max(seconds):.2f})")
+        print(
+            f"  {name:18} median {statistics.median(seconds):6.2f} s   "
+            f"(min {min(seconds):.2f}, max {max(seconds):.2f})"
+        )
     for name, ratio in ratios.items():
         print(f"  {name:30} {ratio:.2f}x")
 

@@ -14,6 +14,7 @@ from gguf.constants import GGMLQuantizationType, GGUFValueType
 
 from .errors import ArchitectureError, FormatError
 from .expr import Apply, Combine, Expr, Given, Read, Slice
+from .ggufio.copying import SHARE_BLOCK
 from .ggufio.types import ByteOrder, Header, TensorInfo, Value, tensor_nbytes, type_name
 from .ggufio.writer import encode_header, padded
 from .header_edit import is_header_edit
@@ -22,8 +23,6 @@ from .plan.types import Block, BlockRef, Plan, Take, references
 if TYPE_CHECKING:
     from .arch import MetadataChange
 
-#: File systems that share extents do so in blocks of this size.
-SHARE_BLOCK = 4096
 PADDING_KEY = "ggsurgery.padding"
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import errno
 import os
 
+#: File systems that share extents do so in blocks of this size.
+SHARE_BLOCK = 4096
+
 _CHUNK = 1 << 20  # for the portable way; larger blocks fall out of the processor's cache
 _UNSUPPORTED = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
 
@@ -38,6 +41,22 @@ def copy_range(source: int, target: int, nbytes: int, at: int, to: int) -> None:
 
 
 def _copy(source: int, target: int, nbytes: int, at: int, to: int) -> None:
+    """Copy data; where both positions agree modulo a block, whole blocks in one call.
+
+    File systems share extents only for calls that start and end on block borders, so the
+    ragged ends are copied apart.
+    """
+    head = -at % SHARE_BLOCK
+    middle = (nbytes - head) // SHARE_BLOCK * SHARE_BLOCK
+    if (at - to) % SHARE_BLOCK or middle < SHARE_BLOCK:
+        _copy_plain(source, target, nbytes, at, to)
+        return
+    for start, size in ((0, head), (head, middle), (head + middle, nbytes - head - middle)):
+        if size:
+            _copy_plain(source, target, size, at + start, to + start)
+
+
+def _copy_plain(source: int, target: int, nbytes: int, at: int, to: int) -> None:
     done = 0
     if hasattr(os, "copy_file_range"):
         try:
