@@ -1,0 +1,49 @@
+"""The llama.cpp source that the installed llama-cpp-python was built from.
+
+It holds what these tests compare with: the chat templates of real models
+(models/templates), vocabularies without weights (models/ggml-vocab-*.gguf) and the token
+ids that their makers' tokenizers give (….inp, ….out).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+from tests._needs import missing
+
+_INSIDE = "vendor/llama.cpp"
+
+
+@lru_cache(maxsize=1)
+def llama_source() -> Path:
+    """The folder llama.cpp of the source distribution, downloaded once.
+
+    `GGSURGERY_LLAMA_CPP` names a folder that is there already.
+    """
+    given = os.environ.get("GGSURGERY_LLAMA_CPP")
+    if given:
+        return Path(given)
+    wanted = version("llama-cpp-python")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ggsurgery-tests"
+    folder = cache / f"llama_cpp_python-{wanted}" / _INSIDE
+    if (folder / "models/templates").is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    archive = cache / f"llama_cpp_python-{wanted}.tar.gz"
+    if not archive.is_file():
+        command = [
+            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:",
+            "--dest", str(cache), f"llama-cpp-python=={wanted}",
+        ]  # fmt: skip
+        if subprocess.run(command, check=False).returncode or not archive.is_file():
+            missing(f"the source distribution of llama-cpp-python {wanted}")
+    with tarfile.open(archive) as tar:
+        members = [m for m in tar if f"/{_INSIDE}/" in m.name]
+        tar.extractall(cache, members=members, filter="data")
+    return folder
