@@ -28,12 +28,13 @@ COMMANDS: dict[str, str] = {
     "move": "surgery:move",
     "replay": "recipes:replay",
     "swap": "surgery:swap",
+    "template": "template:template",
     "verify": "inspect:verify",
 }
 
 #: Sections of the overview, in the order of the work.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Look": ("inspect", "verify", "diff", "meta"),
+    "Look": ("inspect", "verify", "diff", "meta", "template"),
     "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay"),
 }
 
