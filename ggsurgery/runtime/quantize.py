@@ -1,0 +1,185 @@
+"""Quantize a GGUF file through llama.cpp: the same bytes as llama-quantize writes.
+
+result = quantize("in.gguf", "out.gguf", "Q4_K_M", imatrix="in.imatrix.gguf")
+result.fallbacks        # tensors that could not take the type they were meant for
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+
+from ..errors import EngineError, FormatError
+from ..ggufio.atomic import atomic_path, check_output
+from ..ggufio.header import read_header
+from ..ggufio.types import Header, type_id
+from ..imatrix import Imatrix, read_imatrix
+from . import machine
+from .filetypes import file_type
+from .quantize_call import Call, dry_runs, run
+from .quantize_plan import QuantizeResult, check, planned_result, written_result
+
+Progress = Callable[[int, int], None]
+TensorTypes = Iterable[str | tuple[str, str]]
+
+#: ggml types that exist for computing, not for storing weights.
+NOT_WEIGHTS = {"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A quantization that was checked and can be made: `result` says what it will write."""
+
+    header: Header
+    call: Call
+    result: QuantizeResult
+
+    def make(
+        self, dst: str | Path, *, force: bool = False, progress: Progress | None = None
+    ) -> QuantizeResult:
+        """Write it.
+
+        Raises:
+            OutputError: the output exists, is the input, or the disk has no room for it.
+        """
+        out = Path(dst)
+        check_output(out, self.header.paths, force=force, nbytes=self.result.n_bytes)
+        with atomic_path(out, force=force) as temporary:
+            told = run(replace(self.call, dst=str(temporary), dry_run=False), progress)
+            made = read_header(temporary)
+        return written_result(self.result, made, out, told)
+
+
+def quantize(
+    src: str | Path,
+    dst: str | Path | None,
+    ftype: str,
+    *,
+    imatrix: str | Path | None = None,
+    tensor_types: TensorTypes = (),
+    pure: bool = False,
+    leave_output: bool = False,
+    allow_requantize: bool = False,
+    n_threads: int | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> QuantizeResult:
+    """Write `dst` with the weights of `src` in another file type.
+
+    Args:
+        ftype: a `llama_ftype` by its name, `Q4_K_M`.
+        imatrix: an importance matrix of this very model.
+        tensor_types: `REGEX=TYPE` (or pairs): tensors whose name the regular expression finds
+            get that type; the first match counts. Only with quantized file types.
+        pure: every tensor in the base type, no mix. leave_output: `output.weight` as it is.
+        allow_requantize: take tensors that are quantized already; their errors add up.
+        dry_run: tell types and sizes, write nothing; `dst` may be None.
+        progress: called with (tensors done, tensors in all).
+
+    Raises:
+        EngineError: unknown type, a type that needs an imatrix, an imatrix of another model,
+            an already quantized source, or what llama.cpp says.
+        OutputError: the output exists, is the input, or the disk has no room for it.
+    """
+    (planned,) = plan(
+        src, [ftype], imatrix=imatrix, tensor_types=tensor_types, pure=pure,
+        leave_output=leave_output, allow_requantize=allow_requantize, n_threads=n_threads,
+    )  # fmt: skip
+    if dry_run or dst is None:
+        return planned.result
+    return planned.make(dst, force=force, progress=progress)
+
+
+def plan(
+    src: str | Path,
+    ftypes: Sequence[str],
+    *,
+    imatrix: str | Path | None = None,
+    tensor_types: TensorTypes = (),
+    pure: bool = False,
+    leave_output: bool = False,
+    allow_requantize: bool = False,
+    n_threads: int | None = None,
+) -> list[Planned]:
+    """Check the quantization of one source to several types; arguments as of `quantize`."""
+    src = Path(src)
+    header = read_header(src)
+    known = [file_type(name) for name in ftypes]
+    overrides = parse_tensor_types(tensor_types)
+    matrix = None if imatrix is None else read_imatrix(imatrix)
+    call = Call(
+        str(src),
+        "",
+        0,
+        n_threads or machine.n_threads(),
+        allow_requantize,
+        pure,
+        leave_output,
+        dry_run=True,
+        tensor_types=overrides,
+        imatrix=None if matrix is None else {k: e.means() for k, e in matrix.entries.items()},
+        metadata=() if matrix is None or imatrix is None else _facts(matrix, imatrix),
+    )
+    calls = [replace(call, ftype=number) for _, number in known]
+    for name, _ in known:
+        check_overrides(name, overrides)
+    result = []
+    for (name, _), one, told in zip(known, calls, dry_runs(calls), strict=True):
+        planned = planned_result(header, None, name, told, one)
+        check(planned, header, matrix, imatrix, allow_requantize)
+        result.append(Planned(header, one, planned))
+    return result
+
+
+def parse_tensor_types(texts: Iterable[str | tuple[str, str]]) -> tuple[tuple[str, int], ...]:
+    """`REGEX=TYPE` to (lower-case regex, ggml type), as llama-quantize reads them.
+
+    Raises:
+        EngineError: no `=`, an empty or broken regular expression.
+        FormatError: no such type, or one that weights cannot have.
+    """
+    found = []
+    for text in texts:
+        pattern, _, kind = text.rpartition("=") if isinstance(text, str) else (text[0], "", text[1])
+        if not pattern or not kind:
+            raise EngineError(
+                f"malformed tensor type {text!r}", expected="REGEX=TYPE",
+                hint="Example: --tensor-type 'attn_v=q6_k'",
+            )  # fmt: skip
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise EngineError(f"{pattern!r} is no regular expression: {error}") from error
+        number = type_id(kind)
+        if kind.upper() in NOT_WEIGHTS:
+            raise FormatError(f"weights cannot have the type {kind}", expected="q4_k, q8_0, f16 …")
+        found.append((pattern.lower(), number))
+    return tuple(found)
+
+
+def check_overrides(ftype: str, overrides: tuple[tuple[str, int], ...]) -> None:
+    """Refuse tensor types where llama.cpp would ignore them without a word."""
+    if overrides and ftype in ("F32", "F16", "BF16"):
+        raise EngineError(
+            f"tensor types have no effect with the file type {ftype}",
+            hint="llama.cpp applies them only to quantized file types: use Q8_0 with "
+            "--tensor-type '.*=f16' and name the others first.",
+        )
+
+
+def _facts(matrix: Imatrix, path: str | Path) -> tuple[tuple[str, str | int], ...]:
+    """What llama-quantize writes into the header about an imatrix, without folders."""
+    facts: list[tuple[str, str | int]] = [("quantize.imatrix.file", _plain(str(path)))]
+    if matrix.datasets:
+        facts.append(("quantize.imatrix.dataset", _plain(matrix.datasets[0])))
+    facts.append(("quantize.imatrix.entries_count", len(matrix.entries)))
+    if matrix.n_chunks > 0:
+        facts.append(("quantize.imatrix.chunks_count", matrix.n_chunks))
+    return tuple(facts)
+
+
+def _plain(path: str) -> str:
+    return PurePath(path).name if PurePath(path).is_absolute() else path

@@ -1,0 +1,199 @@
+"""What a quantization will write: types, sizes and fallbacks of every tensor, checked before.
+
+The types come from llama.cpp's own dry run; the size of the file is computed to the byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf.constants import GGMLQuantizationType, GGUFValueType
+
+from ..errors import EngineError
+from ..ggufio.types import Header, TensorInfo, Value, tensor_nbytes, type_id
+from ..ggufio.writer import encode_header, padded
+from ..imatrix import Imatrix
+from .quantize_call import Call, Told
+
+ALIGNMENT = 32  # llama.cpp's output always uses the default
+FLOATS = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedTensor:
+    """A tensor before and after; `wanted` is the type it could not take, None if it could."""
+
+    name: str
+    shape: tuple[int, ...]
+    old: str
+    new: str
+    wanted: str | None
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """What was (or, of a dry run, would be) written.
+
+    Attributes:
+        path: the output; None of a dry run.
+        n_bytes: the file's size; bpw: bits of tensor data for each parameter.
+        tensors: every tensor in file order.
+        requantized: how many tensors were already quantized and lose a second time.
+        without_imatrix: quantized tensors that the imatrix has no entry for.
+    """
+
+    src: Path
+    path: Path | None
+    ftype: str
+    n_bytes: int
+    bpw: float
+    tensors: tuple[QuantizedTensor, ...]
+    requantized: int
+    without_imatrix: tuple[str, ...] = ()
+
+    @property
+    def fallbacks(self) -> tuple[QuantizedTensor, ...]:
+        """Tensors whose rows no block of the wanted type divides."""
+        return tuple(t for t in self.tensors if t.wanted is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": None if self.path is None else str(self.path),
+            "type": self.ftype,
+            "bytes": self.n_bytes,
+            "bpw": self.bpw,
+            "tensor_types": {t.name: t.new for t in self.tensors},
+            "fallbacks": {t.name: [t.wanted, t.new] for t in self.fallbacks},
+            "requantized": self.requantized,
+            "without_imatrix": list(self.without_imatrix),
+        }
+
+
+def planned_result(
+    header: Header, path: Path | None, ftype: str, told: Told, call: Call
+) -> QuantizeResult:
+    tensors = []
+    for tensor in header.tensors:
+        new = type_id(told.types.get(tensor.name, tensor.type_name))
+        size = tensor_nbytes(tensor.shape, new)
+        wanted = told.fallback.get(tensor.name)
+        tensors.append(
+            QuantizedTensor(
+                tensor.name,
+                tensor.shape,
+                tensor.type_name,
+                GGMLQuantizationType(new).name.lower(),
+                None if wanted is None else wanted[0].lower(),
+                tensor.nbytes if size is None else size,
+            )
+        )
+    if told.needs_imatrix and not call.imatrix:
+        raise EngineError(
+            f"the type {ftype} needs an importance matrix", file=header.path,
+            hint="Make one with: ggsurgery imatrix MODEL OUT --text TEXT, then pass --imatrix OUT.",
+        )  # fmt: skip
+    return QuantizeResult(
+        header.path,
+        path,
+        ftype,
+        _file_size(header, tensors, call),
+        8 * sum(t.nbytes for t in tensors) / max(1, header.n_parameters),
+        tuple(tensors),
+        sum(t.old != t.new and not _is_float(t.old) for t in tensors),
+    )
+
+
+def _is_float(kind: str) -> bool:
+    return GGMLQuantizationType[kind.upper()] in FLOATS
+
+
+def _file_size(header: Header, tensors: list[QuantizedTensor], call: Call) -> int:
+    """The size of the file that llama.cpp will write, to the byte."""
+    u32 = GGUFValueType.UINT32
+    metadata = {k: v for k, v in header.metadata.items() if not k.startswith("split.")}
+    metadata["general.quantization_version"] = Value.of(2, u32)
+    metadata["general.file_type"] = Value.of(0, u32)
+    for key, value in call.metadata:
+        metadata[key] = (
+            Value.of(value.encode()[:127].decode(errors="ignore"), GGUFValueType.STRING)
+            if isinstance(value, str)
+            else Value.of(value, u32)
+        )
+    infos = [TensorInfo(t.name, t.shape, 0, 0, 0) for t in tensors]
+    head = len(encode_header(metadata, infos, "<", ALIGNMENT))
+    return head + sum(padded(t.nbytes, ALIGNMENT) for t in tensors)
+
+
+def check(
+    planned: QuantizeResult,
+    header: Header,
+    matrix: Imatrix | None,
+    path: str | Path | None,
+    allow_requantize: bool,
+) -> None:
+    if planned.requantized and not allow_requantize:
+        first = next(t for t in planned.tensors if t.old != t.new and not _is_float(t.old))
+        raise EngineError(
+            f"{planned.requantized} tensors are quantized already", file=header.path,
+            tensor=first.name, expected="f32, f16 or bf16", found=first.old,
+            hint="Quantize the original, or allow the second loss (allow_requantize=True).",
+        )  # fmt: skip
+    if matrix is not None and path is not None:
+        check_imatrix(matrix, path, header, planned)
+
+
+def check_imatrix(
+    matrix: Imatrix, path: str | Path, header: Header, planned: QuantizeResult
+) -> None:
+    """Refuse an importance matrix that was not made of this model.
+
+    Raises:
+        EngineError: entries for tensors that the model lacks or of another size, or most of
+            the layers' weights without an entry.
+    """
+    hint = "After surgery let the entries follow the layers: ggsurgery imatrix remap."
+    foreign = [n for n in matrix.entries if n not in header.by_name]
+    if foreign:
+        raise EngineError(
+            f"the importance matrix is of another model: it has {len(foreign)} tensors that "
+            f"{header.path.name} lacks ({', '.join(sorted(foreign)[:3])} …)", file=path, hint=hint,
+        )  # fmt: skip
+    for name, entry in matrix.entries.items():
+        shape = header.by_name[name].shape
+        size = shape[0] * (shape[2] if len(shape) > 2 else 1)
+        if entry.sums.size != size and name != "token_embd.weight":
+            raise EngineError(
+                "the importance matrix is of another model", file=path, tensor=name,
+                expected=f"{size} values", found=entry.sums.size, hint=hint,
+            )  # fmt: skip
+    weights = [t for t in planned.tensors if t.old != t.new and t.name.startswith("blk.")]
+    lacking = [t.name for t in weights if t.name not in matrix.entries]
+    if len(lacking) * 10 > len(weights):
+        raise EngineError(
+            f"the importance matrix lacks {len(lacking)} of {len(weights)} tensors "
+            f"({', '.join(lacking[:3])} …)", file=path, hint=hint,
+        )  # fmt: skip
+
+
+def written_result(planned: QuantizeResult, made: Header, out: Path, told: Told) -> QuantizeResult:
+    """The planned result with what stands in the file: the file is right if they differ."""
+    by_name = {t.name: t for t in planned.tensors}
+    tensors = tuple(
+        QuantizedTensor(
+            t.name, t.shape, by_name[t.name].old, t.type_name, by_name[t.name].wanted, t.nbytes
+        )
+        for t in made.tensors
+    )
+    return QuantizeResult(
+        planned.src,
+        out,
+        planned.ftype,
+        sum(made.file_size),
+        8 * made.n_bytes / max(1, made.n_parameters),
+        tensors,
+        planned.requantized,
+        told.without_imatrix,
+    )
