@@ -21,11 +21,14 @@ COMMANDS: dict[str, str] = {
     "apply": "recipes:apply",
     "delete": "surgery:delete",
     "diff": "inspect:diff",
+    "doctor": "doctor:doctor",
     "duplicate": "surgery:duplicate",
     "inspect": "inspect:inspect",
     "keep": "surgery:keep",
     "meta": "meta:meta",
     "move": "surgery:move",
+    "perplexity": "perplexity:perplexity",
+    "quantize": "quantize:quantize",
     "replay": "recipes:replay",
     "swap": "surgery:swap",
     "template": "template:template",
@@ -36,6 +39,9 @@ COMMANDS: dict[str, str] = {
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Look": ("inspect", "verify", "diff", "meta", "template"),
     "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay"),
+    "Quantize": ("quantize",),
+    "Measure": ("perplexity",),
+    "Machine": ("doctor",),
 }
 
 

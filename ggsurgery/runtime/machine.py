@@ -15,8 +15,15 @@ INTERESTING = (
 )  # fmt: skip
 
 
+#: Overrides the number of threads.
+THREADS = "GGSURGERY_THREADS"
+
+
 def n_threads() -> int:
-    """How many threads this process may use."""
+    """How many threads this process may use; `GGSURGERY_THREADS` overrides it."""
+    wanted = os.environ.get(THREADS, "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1

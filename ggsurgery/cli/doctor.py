@@ -1,0 +1,64 @@
+"""doctor: what this machine can do, found out once and remembered."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..runtime import binding, machine, probe
+from ._output import json_option, print_json, table
+
+
+@click.command()
+@click.option("--again", is_flag=True, help="Probe anew instead of using the remembered answer.")
+@json_option
+def doctor(again: bool, as_json: bool) -> None:
+    """Check this machine: CPU features, llama.cpp, and which of its fast paths survive.
+
+    On some virtual machines llama.cpp's AMX or repacked matrix products crash. They are
+    tried in a subprocess, once for each CPU and version; everything else follows the answer.
+
+    \b
+    Example:
+      ggsurgery doctor
+      ggsurgery doctor --again --json
+    """
+    facts = _facts(again)
+    if as_json:
+        print_json(facts)
+        return
+    click.echo(table([(k.replace("_", " "), _text(v)) for k, v in facts.items()], ("", "")))
+
+
+def _facts(again: bool) -> dict[str, Any]:
+    module = binding.llama()  # checks version and structs
+    binding.ggml()
+    found = probe.result(again)
+    forced = os.environ.get(probe.VARIABLE)
+    return {
+        "ggsurgery": __version__,
+        "python": f"{platform.python_version()} ({sys.platform}, {platform.machine()})",
+        "llama_cpp_python": f"{binding.installed_version()}, its structs checked",
+        "llama_cpp": module.llama_version().decode(),
+        "cpu": machine.cpu()[0],
+        "cpu_features": list(machine.cpu_features()),
+        "threads": machine.n_threads(),
+        "extra_buffers_survive": found.survive,
+        "reason": found.reason or None,
+        "answer": f"{found.source} ({probe.cache_file()})",
+        "extra_buffers_used": probe.extra_buffers_survive(),
+        "forced_by": f"{probe.VARIABLE}={forced}" if forced is not None else None,
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(value) or "none of those that matter"
+    return "–" if value is None else str(value)

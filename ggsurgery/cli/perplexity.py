@@ -1,0 +1,83 @@
+"""perplexity: how well a model predicts a text, to the digits of llama-perplexity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..evaluate.perplexity import Perplexity, perplexity_of_file, read_text
+from ..runtime import worker
+from ._output import json_option, print_json, table, warn
+from ._progress import progress_bar
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
+@click.option("--text", required=True, type=FILE, help="UTF-8 text to predict.")
+@click.option(
+    "--ctx", default=512, show_default=True, type=click.IntRange(4), help="Tokens of a chunk."
+)
+@click.option("--chunks", type=click.IntRange(1), help="Only the first so many chunks.")
+@click.option("--bos/--no-bos", default=None, help="Override whether BOS precedes each chunk.")
+@click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
+@json_option
+def perplexity(
+    files: tuple[Path, ...],
+    text: Path,
+    ctx: int,
+    chunks: int | None,
+    bos: bool | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure the perplexity of one or more files on a text.
+
+    The definition is llama-perplexity's: chunks of --ctx tokens, the second half of each
+    scored. Figures compare only at equal text, --ctx and --chunks.
+
+    \b
+    Example:
+      ggsurgery perplexity model.gguf --text wiki.test.raw
+      ggsurgery perplexity in.gguf out.gguf --text wiki.test.raw --ctx 1024 --chunks 20
+    """
+    words = read_text(text)
+    found = []
+    for file in files:
+        with progress_bar(file.name, "chunk") as progress:
+            found.append(
+                worker.run(
+                    perplexity_of_file, file, words, n_ctx=ctx, n_chunks=chunks, add_bos=bos,
+                    n_threads=threads, progress=progress,
+                )
+            )  # fmt: skip
+        if found[-1].over_trained:
+            warn(f"{file}: --ctx {ctx} is more than the context the model was trained with")
+    if as_json:
+        results = [{**f.to_json(), "text": text.name} for f in found]
+        print_json(results[0] if len(results) == 1 else results)
+        return
+    click.echo(_table(found))
+
+
+def _table(found: list[Perplexity]) -> str:
+    first = found[0].value
+    rows = [
+        (
+            str(f.file),
+            f"{f.value:.4f}",
+            f"± {f.stderr:.4f}",
+            f"{f.value / first:.4f}",
+            len(f.chunks),
+            f.n,
+            "yes" if f.add_bos else "no",
+        )
+        for f in found
+    ]
+    header = ("file", "perplexity", "error", "ratio", "chunks", "tokens scored", "BOS")
+    if len(found) == 1:
+        rows = [r[:3] + r[4:] for r in rows]  # type: ignore[misc]
+        header = header[:3] + header[4:]  # type: ignore[assignment]
+    return table(rows, header)

@@ -1,0 +1,158 @@
+"""quantize: other file types through llama.cpp, one or a ladder of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..quantize.ladder import Ladder, ladder
+from ..runtime.quantize import Planned, plan
+from ..runtime.quantize_plan import QuantizeResult
+from ._output import human_bytes, json_option, note, print_json, table, warn
+from ._progress import named_progress_bar, progress_bar
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=FILE)
+@click.argument("out", metavar="[OUT]", required=False, type=FILE)
+@click.option("--type", "ftype", metavar="TYPE", help="One file type: Q4_K_M, Q8_0, IQ3_M …")
+@click.option("--types", metavar="A,B,…", help="Several, into --out-dir.")
+@click.option("--out-dir", type=FILE, help="Folder for --types; files are NAME-TYPE.gguf.")
+@click.option("--imatrix", type=FILE, help="Importance matrix of this model.")
+@click.option(
+    "--tensor-type",
+    "tensor_types",
+    multiple=True,
+    metavar="REGEX=TYPE",
+    help="Tensors whose name matches get this type; the first match counts.",
+)
+@click.option("--pure", is_flag=True, help="Every tensor in the base type, no mix.")
+@click.option("--leave-output", is_flag=True, help="Leave output.weight as it is.")
+@click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
+@click.option("--dry-run", is_flag=True, help="Show types and sizes; write nothing.")
+@click.option("--force", is_flag=True, help="Replace existing outputs.")
+@json_option
+def quantize(
+    source: Path,
+    out: Path | None,
+    ftype: str | None,
+    types: str | None,
+    out_dir: Path | None,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Quantize a file: the same bytes as llama-quantize of the same version writes.
+
+    Sizes are known before the first byte is written. Tensors whose rows the wanted type
+    cannot divide are listed with what they became.
+
+    \b
+    Example:
+      ggsurgery quantize in-F16.gguf out.gguf --type Q4_K_M
+      ggsurgery quantize in-F16.gguf --types Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K --out-dir ladder
+      ggsurgery quantize in-F16.gguf --type Q2_K --dry-run
+      ggsurgery quantize in.gguf out.gguf --type Q4_K_M --tensor-type 'ffn_down=q6_k'
+    """
+    options["n_threads"] = options.pop("threads")
+    options["allow_requantize"] = True  # allowed, and said aloud below
+    if (ftype is None) == (types is None):
+        raise click.UsageError("Give either --type T or --types A,B,… with --out-dir.")
+    if types is not None:
+        if out_dir is None or out is not None:
+            raise click.UsageError("--types needs --out-dir and no OUT.")
+        names = [t for t in types.split(",") if t.strip()]
+        _ladder(ladder(source, names, out_dir, **options), dry_run, force, as_json)
+        return
+    assert ftype is not None
+    if out is None and not dry_run:
+        raise click.UsageError("OUT is missing.")
+    (planned,) = plan(source, [ftype], **options)
+    _one(planned, out, dry_run, force, as_json)
+
+
+def _one(planned: Planned, out: Path | None, dry_run: bool, force: bool, as_json: bool) -> None:
+    _requantized(planned.result)
+    if dry_run or out is None:
+        result = planned.result
+    else:
+        with progress_bar(out.name, "tensor") as progress:
+            result = planned.make(out, force=force, progress=progress)
+    if as_json:
+        print_json(result.to_json() | {"source": str(planned.header.path)})
+        return
+    click.echo(_sizes([result], planned.header.n_bytes))
+    _fallbacks(result)
+    _lacking(result)
+    if dry_run:
+        note("dry run: nothing was written")
+
+
+def _ladder(found: Ladder, dry_run: bool, force: bool, as_json: bool) -> None:
+    _requantized(found.rungs[0].result)
+    if dry_run:
+        results = [r.result for r in found.rungs]
+    else:
+        there = [r.path.name for r in found.rungs if r.there]
+        if there and not force:
+            note(f"there and whole, not made again: {', '.join(there)}")
+        with named_progress_bar("tensor") as progress:
+            results = list(found.make(force=force, progress=progress))
+    if as_json:
+        print_json([r.to_json() for r in results])
+        return
+    click.echo(_sizes(results, found.rungs[0].planned.header.n_bytes))
+    for result in results:
+        _fallbacks(result)
+        _lacking(result)
+    if dry_run:
+        note(f"dry run: nothing was written; {human_bytes(found.bytes_to_write)} would be")
+
+
+def _sizes(results: list[QuantizeResult], n_bytes: int) -> str:
+    rows = [
+        (
+            r.ftype,
+            "–" if r.path is None else str(r.path),
+            human_bytes(r.n_bytes),
+            f"{r.n_bytes:,}",
+            f"{r.bpw:.3f}",
+            f"{sum(t.nbytes for t in r.tensors) / n_bytes:.3f}",
+            len(r.fallbacks),
+        )
+        for r in results
+    ]
+    return table(rows, ("type", "file", "size", "bytes", "bits per weight", "ratio", "fell back"))
+
+
+def _fallbacks(result: QuantizeResult) -> None:
+    groups: dict[tuple[str, str, int], list[str]] = {}
+    for t in result.fallbacks:
+        groups.setdefault((t.wanted or "", t.new, t.shape[0]), []).append(t.name)
+    for (wanted, new, columns), names in groups.items():
+        kinds = sorted({n.split(".", 2)[-1] if n.startswith("blk.") else n for n in names})
+        note(
+            f"{result.ftype}: {len(names)} tensors with rows of {columns} cannot be {wanted} and "
+            f"became {new}: {', '.join(kinds)}"
+        )
+
+
+def _lacking(result: QuantizeResult) -> None:
+    lacking = [n for n in result.without_imatrix if n.startswith("blk.")]
+    if lacking:
+        warn(f"{len(lacking)} tensors have no entry in the imatrix: {', '.join(lacking[:5])} …")
+
+
+def _requantized(result: QuantizeResult) -> None:
+    if result.requantized:
+        kinds = sorted({t.old for t in result.tensors if t.old not in ("f32", "f16", "bf16")})
+        warn(
+            f"{result.src} is quantized already ({', '.join(kinds)}): {result.requantized} tensors "
+            "are rounded a second time and keep both errors. Quantize the F16 or BF16 original "
+            "if you have it; measure what it cost with: ggsurgery perplexity"
+        )

@@ -1,0 +1,159 @@
+"""A ladder of files from one source: Q8_0, Q6_K, Q4_K_M …, all sizes known before the first byte.
+
+A rung that is there and whole is not made again. Whole it is by being there (files appear
+under their name only when finished); made of this source with these options it is if its
+header and tensor types are those that would be written now and it is not older.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError, OutputError
+from ..ggufio.atomic import check_output
+from ..ggufio.header import read_header
+from ..runtime.quantize import Planned, plan
+from ..runtime.quantize_plan import QuantizeResult
+
+#: The ladder of the published tiny models, from near lossless to small.
+DEFAULT = ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K")
+
+_FLOAT_SUFFIX = re.compile(r"[-._](f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One file of the ladder; `there` if it need not be made again."""
+
+    path: Path
+    planned: Planned
+    there: bool
+
+    @property
+    def result(self) -> QuantizeResult:
+        return self.planned.result
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All rungs, checked; nothing is written before `make`."""
+
+    src: Path
+    rungs: tuple[Rung, ...]
+
+    @property
+    def bytes_to_write(self) -> int:
+        return sum(r.result.n_bytes for r in self.rungs if not r.there)
+
+    def make(
+        self, *, force: bool = False, progress: Progress | None = None
+    ) -> Iterator[QuantizeResult]:
+        """Make the rungs that are missing, one after the other.
+
+        Args:
+            force: make them all, replacing files.
+            progress: called with (file name, tensors done, tensors in all).
+
+        Raises:
+            OutputError: the disk has not room for all of them, or a file of that name stands
+                there that is not this rung.
+        """
+        self._check_disk(force)
+        for rung in self.rungs:
+            if rung.there and not force:
+                yield _there(rung)
+                continue
+
+            def report(done: int, total: int, name: str = rung.path.name) -> None:
+                if progress is not None:
+                    progress(name, done, total)
+
+            yield rung.planned.make(rung.path, force=force, progress=report)
+
+    def _check_disk(self, force: bool) -> None:
+        missing = [r for r in self.rungs if force or not r.there]
+        for rung in missing:
+            check_output(rung.path, rung.planned.header.paths, force=force)
+        if not missing:
+            return
+        folder = missing[0].path.parent
+        needed = sum(r.result.n_bytes for r in missing)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise OutputError(
+                f"not enough room on the disk for {len(missing)} files",
+                file=folder,
+                expected=f"{needed:,} bytes",
+                found=f"{free:,} bytes free",
+                hint="Nothing was written. Free some room, or ask for fewer types.",
+            )
+
+
+def ladder(src: str | Path, types: Sequence[str], out_dir: str | Path, **options: Any) -> Ladder:
+    """Plan a ladder.
+
+    Args:
+        types: file types, largest first or in any order; the files follow this order.
+        out_dir: an existing folder; files are named `NAME-TYPE.gguf`.
+        options: as of `runtime.quantize.plan`.
+
+    Raises:
+        EngineError: as of `runtime.quantize.plan`.
+        OutputError: the folder does not exist.
+    """
+    src, folder = Path(src), Path(out_dir)
+    if not folder.is_dir():
+        raise OutputError(
+            "the output folder does not exist", file=folder, hint=f"Create it: mkdir -p {folder}"
+        )
+    imatrix = options.get("imatrix")
+    inputs = [src] if imatrix is None else [src, Path(imatrix)]
+    rungs = []
+    for planned in plan(src, types, **options):
+        path = folder / f"{base_name(src)}-{planned.result.ftype}.gguf"
+        rungs.append(Rung(path, planned, _is_there(path, planned, inputs)))
+    return Ladder(src, tuple(rungs))
+
+
+def base_name(src: Path) -> str:
+    """The source's name without shard number, float type and `.gguf`.
+
+    Example:
+        >>> base_name(Path("tiny-F16.gguf"))
+        'tiny'
+    """
+    return _FLOAT_SUFFIX.sub("", _SHARD.sub("", src.stem)) or src.stem
+
+
+def _is_there(path: Path, planned: Planned, inputs: Sequence[Path]) -> bool:
+    if not path.is_file():
+        return False
+    made = path.stat()
+    if made.st_size != planned.result.n_bytes:
+        return False
+    if any(made.st_mtime_ns < p.stat().st_mtime_ns for p in inputs):
+        return False
+    try:
+        header = read_header(path)
+    except FormatError:
+        return False
+    types = {t.name: t.new for t in planned.result.tensors}
+    if {t.name: t.type_name for t in header.tensors} != types:
+        return False
+    return all(
+        header.metadata[key].raw == value.raw
+        for key, value in planned.header.metadata.items()
+        if key in header.metadata and key not in ("general.file_type",)
+    )
+
+
+def _there(rung: Rung) -> QuantizeResult:
+    return replace(rung.result, path=rung.path)
