@@ -178,6 +178,38 @@ def _length(template: Value, header: Header, n: int, n_trunk: int) -> int:
     return n
 
 
+def first_layer(header: Header, gathered: dict[str, Value]) -> dict[str, Value]:
+    """Head sizes that llama.cpp derives from the first layer's head count, written out.
+
+    Raises:
+        ArchitectureError: the new first layer has no heads, and llama.cpp reads no head
+            size at all then.
+    """
+    name = facets.full_key(header, "attention.head_count")
+    if name not in gathered or header.metadata.get(name) is None:
+        return {}
+    old, new = _entry(header, "attention.head_count", 0), gathered[name].value[0]
+    if old == new or not old:
+        return {}
+    if not new:
+        raise ArchitectureError(
+            "the first layer would be one without attention heads, from which llama.cpp "
+            "derives the head size",
+            file=header.path,
+            tensor=name,
+            expected="heads in the first layer",
+            found=0,
+            hint="Put a layer with attention first.",
+        )
+    size = facets.get(header, "embedding_length") // old
+    keys_ = ("attention.key_length", "attention.value_length")
+    return {
+        facets.full_key(header, k): facets.number(header, k, size)
+        for k in keys_
+        if facets.full_key(header, k) not in header.metadata
+    }
+
+
 def disagreements(ours: Header, theirs: Header) -> list[tuple[str, str, str]]:
     """Keys of the architecture, the same for all layers, in which two headers differ.
 

@@ -43,7 +43,7 @@ def switches(
         for source in sorted({r.source for r in refs}):
             header = headers[source]
             before = switched(rule, header, header.n_layers - n_tail(header))
-            if before == after:
+            if before == after or (rule.on == "enter" and before):
                 continue
             if rule.action == "refuse":
                 counts = " or ".join(map(str, rule.counts))
@@ -101,6 +101,11 @@ def _residual_scale(header: Header, n_trunk: int) -> Value:
     return Value.of(1.4 / sqrt(n_trunk), GGUFValueType.FLOAT32, order=header.order)
 
 
+def _zero(header: Header, n_trunk: int) -> Value:
+    """A rank of zero, which is what llama.cpp takes where it does not read the key."""
+    return Value.of(0, GGUFValueType.UINT32, order=header.order)
+
+
 def _gating_by_depth(header: Header, n_trunk: int) -> Value:
     """deepseek2's default: sigmoid (2) for GLM-4.7-Flash's shape, else softmax (1)."""
     sigmoid = n_trunk in (47, 48) and _vocab(header) == 154880
@@ -110,6 +115,7 @@ def _gating_by_depth(header: Header, n_trunk: int) -> Value:
 FORMULAS: dict[str, Callable[[Header, int], Value]] = {
     "1.4/sqrt(layers)": _residual_scale,
     "gating by depth": _gating_by_depth,
+    "0": _zero,
 }
 
 

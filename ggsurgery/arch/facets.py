@@ -12,6 +12,7 @@ from typing import Any
 
 from gguf.constants import GGUFValueType
 
+from ..errors import ArchitectureError
 from ..ggufio.types import Header, Value
 from .rulefile import ExpertRule, PrefixRule, RecurrentRule, RopeRule, WindowRule
 
@@ -78,7 +79,22 @@ def _in_window(layer: int, period: int, first: str) -> bool:
 
 
 def write_windows(rule: WindowRule, header: Header, wanted: Sequence[bool]) -> Changes:
-    """An explicit array under the pattern's key; nothing where the loader reads none."""
+    """An explicit array under the pattern's key; nothing where the loader reads none.
+
+    llama.cpp aborts on a model that has windows but no windowed layer
+    (`GGML_ASSERT(hparams.is_swa_any())`): the window's size becomes 0 then.
+
+    Raises:
+        ArchitectureError: no windowed layer is left, and the loader insists on windows.
+    """
+    if not any(wanted):
+        if rule.active == "size":
+            return {full_key(header, rule.size): number(header, rule.size, 0)}
+        raise ArchitectureError(
+            f"llama.cpp does not run {header.architecture} without any windowed layer",
+            file=header.path,
+            hint="Keep at least one; `ggsurgery inspect` shows which they are.",
+        )
     if rule.pattern in ("all", "not_recurrent"):
         return {}
     return {full_key(header, rule.pattern_key): bools(header, wanted)}

@@ -70,6 +70,8 @@ def kinds(rules: RuleFile, header: Header) -> tuple[LayerKind, ...]:
     moe: list[bool | None] = [None] * n
     if rules.experts:
         moe = facets.experts(rules.experts, header, n, n_trunk)
+    if rules.rope and rules.rope.dense_too:
+        rotates = [r or m is False for r, m in zip(rotates, moe, strict=True)]
     start = kv_start(rules, header)
     prefixes = [(p.name, facets.prefix(p, header, n)) for p in rules.prefix]
     found = []
@@ -81,6 +83,9 @@ def kinds(rules: RuleFile, header: Header) -> tuple[LayerKind, ...]:
             attention = "hybrid" if parallel else "recurrent"
         elif windowed[i]:
             attention = shape
+        extra = [(name, values[i]) for name, values in prefixes if values[i] is not None]
+        if rules.depth_ratio and recurrent[i]:
+            extra.append((rules.depth_ratio, round(i / max(1, n_trunk - 1), 4)))
         ffn = ffn_of(suffixes)
         if moe[i] is not None and ffn != "none":
             ffn = "moe" if moe[i] else "dense"
@@ -92,9 +97,7 @@ def kinds(rules: RuleFile, header: Header) -> tuple[LayerKind, ...]:
                 rope="rope" if rotates[i] else "none",
                 mtp=i >= n_trunk,
                 shared_kv=start is not None and i >= start,
-                extra=tuple(
-                    (name, values[i]) for name, values in prefixes if values[i] is not None
-                ),
+                extra=tuple(extra),
             )
         )
     return tuple(found)

@@ -76,7 +76,8 @@ class RopeRule:
     `step`: not where `(layer + offset) % step == 0`. `without_window` says what the loader
     does when no window is active: `step`, `all` layers rotate, or the step is the number
     of `layers`. `equal_is_all`: a stack of exactly `step` layers rotates everywhere.
-    `window_only`: windowed layers rotate, the others do not. `array`: `pattern_key`.
+    `window_only`: windowed layers rotate, the others do not, but for leading dense ones
+    with `dense_too`. `array`: an array under `pattern_key`.
     """
 
     pattern: Literal["step", "window_only", "array"]
@@ -84,6 +85,7 @@ class RopeRule:
     offset: int = 1
     without_window: Literal["step", "all", "layers"] = "step"
     equal_is_all: bool = False
+    dense_too: bool = False
     pattern_key: str = "attention.rope_pattern"
 
 
@@ -126,13 +128,14 @@ class SwitchRule:
     """A behaviour that llama.cpp chooses by the number of layers.
 
     `counts` are the trunk sizes of one choice. `refuse`: an edit that leaves or enters the
-    set is refused. `attention_scale`: the scale is 1/√(embedding/heads) for `counts` and
+    set (or only `on = "enter"`) is refused. `attention_scale`: the scale is 1/√(embedding/heads) for `counts` and
     1/√(key length) otherwise, and the ratio is folded into the tensor `fold` of each layer.
     """
 
     action: Literal["refuse", "attention_scale"]
     counts: tuple[int, ...]
     reason: str
+    on: Literal["both", "enter"] = "both"
     fold: str = ""
     vocab: int = 0
 
@@ -154,7 +157,8 @@ class RuleFile:
 
     `per_layer` lists keys that this loader reads with one value a layer, so that a scalar
     may become an array. `refuse` gives the reason why layers of this family cannot be
-    moved at all. `alike` makes all layers comparable only if their tensors are the same.
+    moved at all. `depth_ratio` names something that llama.cpp derives from layer /
+    (layers − 1) in recurrent layers, so that those must keep that ratio.
     """
 
     architectures: tuple[str, ...]
@@ -171,6 +175,7 @@ class RuleFile:
     slab: tuple[SlabRule, ...] = ()
     switch: tuple[SwitchRule, ...] = ()
     implied: tuple[ImpliedRule, ...] = ()
+    depth_ratio: str = ""
     refuse: str = ""
     file: str = field(default="", compare=False)
 

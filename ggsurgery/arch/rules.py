@@ -78,6 +78,7 @@ class ArchRules:
             key = facets.full_key(shell, "nextn_predict_layers")
             change.set[key] = facets.number(shell, "nextn_predict_layers", n_tail)
         change.set |= arrays.gather(self.rules, headers, refs, n_trunk, plan.shell)
+        change.set |= arrays.first_layer(shell, change.set)
         change.set |= depth.implied(self.rules, shell, n_trunk)
         change.set |= depth.shared_kv(self.rules, headers, refs, wanted, plan.shell)
         draft = _draft(headers, shell, change, refs)
