@@ -11,6 +11,18 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """The text with control characters escaped: a file's names must not steer a terminal.
+
+    Example:
+        >>> printable("blk.0\\x1b[2J")
+        'blk.0\\\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class GGSurgeryError(Exception):
     """Root of all errors raised on purpose.
 
@@ -59,7 +71,7 @@ class GGSurgeryError(Exception):
             text += ": " + ", ".join(facts)
         if self.hint:
             text += f". {self.hint}"
-        return " ".join(text.split())
+        return printable(" ".join(text.split()))
 
     def __reduce__(self) -> tuple[object, ...]:  # errors cross process borders (worker)
         return (_rebuild, (type(self), self.__dict__.copy()))

@@ -9,6 +9,7 @@ from typing import Any
 from gguf.constants import GGUFValueType, Keys
 
 from .errors import PlanError
+from .ggufio.header import MAX_KEY
 from .ggufio.types import Header, Value
 from .plan.types import Edit
 
@@ -41,6 +42,8 @@ def edited(header: Header, metadata: dict[str, Value], edits: Iterable[Edit]) ->
                 )
             del metadata[key]
         elif edit.kind == "set":
+            if not 0 < len(_unicode(key, "key").encode()) <= MAX_KEY:
+                raise PlanError("impossible length of a key", expected=f"1 to {MAX_KEY} bytes")
             metadata[key] = new_value(
                 options["value"], metadata.get(key), options.get("type"), header
             )
@@ -75,6 +78,8 @@ def _parse_type(text: str) -> tuple[GGUFValueType, GGUFValueType | None]:
     except KeyError:
         known = ", ".join(t.name.lower() for t in GGUFValueType)
         raise PlanError(f"unknown type {text!r}", expected=f"{known} or array[TYPE]") from None
+    if kind is GGUFValueType.ARRAY:
+        raise PlanError(f"no item type in {text!r}", expected="array[uint32], array[string] …")
     return (GGUFValueType.ARRAY, kind) if match else (kind, None)
 
 
@@ -82,6 +87,8 @@ def _kind_of(value: Any, old: Value | None) -> tuple[GGUFValueType, GGUFValueTyp
     if old is not None:
         return old.type, old.item_type
     if isinstance(value, list):
+        if any(isinstance(v, list | dict) for v in value):
+            raise PlanError("an array of arrays", hint="GGUF readers know flat arrays only.")
         kinds = {_kind_of(v, None)[0] for v in value} or {GGUFValueType.STRING}
         if len(kinds) > 1:
             raise PlanError("items of several types", hint="Name the type with --type array[…].")
@@ -102,7 +109,7 @@ def _fit(value: Any, kind: GGUFValueType) -> Any:
     if kind is GGUFValueType.STRING:
         if not isinstance(value, str):
             raise PlanError("a string is needed", found=repr(value)[:60])
-        return value
+        return _unicode(value, "value")
     try:
         if kind is GGUFValueType.BOOL:
             known = {"true": True, "1": True, "false": False, "0": False}
@@ -114,6 +121,14 @@ def _fit(value: Any, kind: GGUFValueType) -> Any:
         return int(value)
     except (KeyError, ValueError, TypeError):
         raise PlanError(f"{value!r} does not fit the type {kind.name.lower()}") from None
+
+
+def _unicode(text: str, what: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PlanError(f"the {what} is no valid Unicode: {error.reason}") from None
+    return text
 
 
 def is_header_edit(edit: Edit) -> bool:

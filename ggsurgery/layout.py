@@ -15,7 +15,15 @@ from gguf.constants import GGMLQuantizationType, GGUFValueType
 from .errors import ArchitectureError, FormatError
 from .expr import Apply, Combine, Expr, Given, Read, Slice
 from .ggufio.copying import SHARE_BLOCK
-from .ggufio.types import ByteOrder, Header, TensorInfo, Value, tensor_nbytes, type_name
+from .ggufio.types import (
+    ByteOrder,
+    Header,
+    TensorInfo,
+    Value,
+    ggml_type,
+    tensor_nbytes,
+    type_name,
+)
 from .ggufio.writer import encode_header, padded
 from .header_edit import is_header_edit
 from .plan.types import Block, BlockRef, Plan, Take, references
@@ -271,9 +279,12 @@ class _TypeChooser:
 def _place(pieces: Sequence[Piece], alignment: int) -> list[Piece]:
     offset, placed = 0, []
     for piece in pieces:
-        info = replace(piece.info, offset=offset, shard=0)
+        size = piece.info.nbytes
+        if ggml_type(piece.info.type) is None:  # its size is the distance to the next tensor
+            size = padded(size, alignment)
+        info = replace(piece.info, offset=offset, shard=0, nbytes=size)
         placed.append(replace(piece, info=info))
-        offset += padded(info.nbytes, alignment)
+        offset += padded(size, alignment)
     return placed
 
 

@@ -40,16 +40,23 @@ class Provenance:
 def entries(
     plan: Plan,
     recipe: Recipe,
+    names: Sequence[str],
     headers: Sequence[Header],
     checksums: Sequence[str],
     version: str = __version__,
 ) -> dict[str, Value]:
-    """The header entries that tell how a file was made."""
+    """The header entries that tell how a file was made.
+
+    Args:
+        names: of the inputs, without folders.
+        headers: of the inputs, whose own provenance becomes the history.
+        checksums: of the inputs.
+    """
     text, array = GGUFValueType.STRING, GGUFValueType.ARRAY
     found = {
         "version": Value.of(version, text),
         "recipe": Value.of(recipe.dumps(), text),
-        "sources": Value.of([h.path.name for h in headers], array, text),
+        "sources": Value.of(list(names), array, text),
         "checksums": Value.of(list(checksums), array, text),
         "digest": Value.of(plan.digest, text),
     }
@@ -80,16 +87,24 @@ def read_provenance(header: Header) -> Provenance:
             found="none",
         )
     values = {k: header.metadata[PREFIX + k].value for k in _OWN}
+    for key, kind in (("recipe", str), ("sources", list), ("checksums", list)):
+        if not isinstance(values[key], kind):
+            raise _damaged(header, key, f"no {'text' if kind is str else 'array'}")
+    sources, checksums = values["sources"], values["checksums"]
+    if not sources or len(sources) != len(checksums):
+        raise _damaged(header, "checksums", f"{len(checksums)} for {len(sources)} sources")
     try:
         recipe = Recipe.from_json(json.loads(values["recipe"]), header.path)
-    except (json.JSONDecodeError, TypeError) as error:
-        raise FormatError(
-            "damaged entry", file=header.path, tensor=PREFIX + "recipe", found=str(error)
-        ) from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(header, "recipe", str(error)) from None
     return Provenance(
         str(values["version"]),
         recipe,
-        tuple(values["sources"]),
-        tuple(values["checksums"]),
+        tuple(map(str, sources)),
+        tuple(map(str, checksums)),
         str(values["digest"]),
     )
+
+
+def _damaged(header: Header, key: str, found: str) -> FormatError:
+    return FormatError("damaged entry", file=header.path, tensor=PREFIX + key, found=found)

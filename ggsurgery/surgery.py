@@ -14,7 +14,7 @@ from typing import Any
 
 from . import __version__
 from .arch import rules_for
-from .errors import FormatError, PlanError
+from .errors import FormatError, PlanError, printable
 from .execute import Progress, execute
 from .ggufio.reader import Source
 from .ggufio.types import Header, Value, type_id
@@ -44,9 +44,11 @@ class Operation:
         inputs: Sequence[str | Path],
         *,
         version: str = __version__,
+        names: Sequence[str] | None = None,
         given: Mapping[str, Any] | None = None,
     ) -> None:
         self.recipe = recipe
+        self.names = names
         self.options = _options(recipe)
         self.given = given
         self.sources: list[Source] = []
@@ -75,14 +77,17 @@ class Operation:
         out_type = self.options.get("out_type")
         kind = None if out_type is None else type_id(out_type)
         layout = lay_out(plan, headers, change, metadata, out_type=kind)
-        n_experts = headers[plan.shell].get("{arch}.expert_count") or 0
-        label = counted_size_label(layout.tensor_infos(), n_experts)
+        n_experts = headers[plan.shell].get("{arch}.expert_count")
+        label = counted_size_label(
+            layout.tensor_infos(), n_experts if isinstance(n_experts, int) else 0
+        )
         done = "; ".join(s.describe() for s in self.recipe.steps if s.operation not in HEADER_STEPS)
         metadata.update(new_identity(metadata, label, done, self.recipe.name))
         metadata = edited(headers[plan.shell], metadata, filter(is_header_edit, plan.edits))
         full = self.options.get("full_checksum", False)
         sums = [source.checksum(full=full) for source in self.sources]
-        metadata.update(entries(plan, self.recipe, headers, sums, version))
+        names = self.names or [printable(h.path.name) for h in headers]
+        metadata.update(entries(plan, self.recipe, names, headers, sums, version))
         # Laid out again: name and provenance changed the header's length, not the pieces.
         self.layout = lay_out(plan, headers, change, metadata, out_type=kind)
 
@@ -173,7 +178,8 @@ def prepare_replay(made: str | Path, inputs: Sequence[str | Path]) -> Operation:
                 expected=f"{name} with {expected}",
                 found=found,
             )
-    return Operation(known.recipe, inputs, version=known.version)
+    # The names as they were: an input that was renamed since is still the same input.
+    return Operation(known.recipe, inputs, version=known.version, names=known.sources)
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:

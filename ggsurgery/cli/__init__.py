@@ -2,19 +2,21 @@
 
 Every command parses its arguments, calls one library function and prints what came back.
 `main` is the one place where errors become exit codes: 1 for a `GGSurgeryError`, 2 for
-wrong usage, 130 after Ctrl-C. A traceback appears only with `--debug`.
+wrong usage, 130 after Ctrl-C, 143 after SIGTERM. A traceback appears only with `--debug`.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
+import signal
 import sys
-from typing import Any
+from typing import NoReturn
 
 import click
 
 from .. import __version__
-from ..errors import GGSurgeryError
+from ..errors import GGSurgeryError, printable
 
 #: command → module below ggsurgery.cli and the name of the click command in it.
 COMMANDS: dict[str, str] = {
@@ -99,30 +101,64 @@ def cli(ctx: click.Context, debug: bool) -> None:
     ctx.obj = {"debug": debug}
 
 
-def main(args: list[str] | None = None) -> Any:
+def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if args is None else args
+    debug = "--debug" in arguments
+    _stop_like_ctrl_c()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8, a plain C locale
+            stream.reconfigure(errors="backslashreplace")
     try:
-        cli.main(args=arguments, prog_name="ggsurgery", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="ggsurgery", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as stop:
+        cause = stop.__cause__ if isinstance(stop, click.Abort) else stop
+        number = cause.number if isinstance(cause, _Stopped) else signal.SIGINT
         click.echo("ggsurgery: interrupted; inputs untouched, no output left behind", err=True)
-        sys.exit(130)
-    except GGSurgeryError as error:
-        if "--debug" in arguments:
-            raise
-        click.echo(f"ggsurgery: error: {error}", err=True)
-        sys.exit(error.exit_code)
+        sys.exit(128 + number)
     except BrokenPipeError:  # `| head` closed the pipe: not an error of ours
         sys.stderr.close()
         sys.exit(141)
-    except OSError as error:
-        if "--debug" in arguments:
+    except Exception as error:
+        if debug:
             raise
+        click.echo(f"ggsurgery: error: {_one_line(error)}", err=True)
+        sys.exit(error.exit_code if isinstance(error, GGSurgeryError) else 1)
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal that asks to end: handled like Ctrl-C, so that temporary files are removed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _stop_like_ctrl_c() -> None:
+    def stop(number: int, frame: object) -> None:
+        raise _Stopped(number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # A signal that the parent has switched off (nohup) stays off.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, GGSurgeryError):
+        return str(error)
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"ggsurgery: error: {where}{error.strerror or error}", err=True)
-        sys.exit(1)
+        return printable(f"{where}{error.strerror or error}")
+    text = " ".join(str(error).split())
+    return printable(
+        f"unexpected {type(error).__name__}: {text}. This is a bug, or a damaged file that got "
+        "too far: please report it with the traceback that ggsurgery --debug shows."
+    )

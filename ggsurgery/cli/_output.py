@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ..errors import printable
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -51,7 +53,7 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else printable(str(value))
 
 
 def _figure(text: str) -> bool:

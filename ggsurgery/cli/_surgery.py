@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 from tqdm import tqdm
 
+from ..ggufio.atomic import check_output
 from ..plan.recipe import Recipe, Step
 from ..plan.text import format_layers
 from ..report_plan import changes, layer_map
@@ -85,6 +86,8 @@ def in_out(function: F) -> F:
 
 def operate(recipe: Recipe, inputs: tuple[Path, ...], out: Path, options: Options) -> None:
     """Prepare, then show or write, and say what was done."""
+    if not options.dry_run:
+        check_output(out, inputs, force=options.force)  # before a checksum over all bytes
     with prepare(recipe, inputs) as operation:
         run(operation, out, options)
 

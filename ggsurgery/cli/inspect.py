@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ..difference import Difference, LayerOrigin, compare
+from ..errors import printable
 from ..ggufio.header import read_header
 from ..ggufio.reader import Source
 from ..ggufio.types import Header
@@ -75,7 +76,7 @@ def _facts(s: Summary) -> str:
             "compute buffers come on top)",
         ),
     ]
-    return "\n".join(f"{k:14} {v}" for k, v in lines)
+    return "\n".join(f"{k:14} {printable(v)}" for k, v in lines)
 
 
 def _layer_table(s: Summary) -> str:
@@ -129,7 +130,8 @@ def verify(file: Path, as_json: bool) -> None:
         print_json({"file": file.name, "ok": not errors, "findings": [asdict(f) for f in found]})
     else:
         for f in found:
-            click.echo(f"{f.severity}: {f.where}: {f.problem}" + (f" {f.hint}" if f.hint else ""))
+            hint = f" {f.hint}" if f.hint else ""
+            click.echo(printable(f"{f.severity}: {f.where}: {f.problem}{hint}"))
         verdict = f"{len(errors)} error(s)" if errors else "whole and consistent"
         click.echo(
             f"{file}: {len(header.tensors)} tensors, {len(header.metadata)} entries: {verdict}"

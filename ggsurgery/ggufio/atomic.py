@@ -24,6 +24,13 @@ except ImportError:  # pragma: no cover - Windows has no flock; leftovers stay t
 
 MARK = ".ggsurgery-tmp-"
 
+_FREE = "Free some room and run it again."
+_NO_ROOM = {
+    errno.ENOSPC: ("the disk ran full while writing", _FREE),
+    errno.EDQUOT: ("the disk quota ran out while writing", _FREE),
+    errno.EFBIG: ("the file grew larger than allowed here", "See ulimit -f, or use another disk."),
+}
+
 
 def check_output(
     out: Path, inputs: Sequence[Path] = (), *, force: bool = False, nbytes: int = 0
@@ -49,6 +56,8 @@ def check_output(
             )
     if out.is_dir():
         raise OutputError("the output is a folder", file=out, expected="a file name")
+    if out.exists() and not out.is_file():
+        raise OutputError("the output is no regular file", file=out, hint="Name another output.")
     if out.exists() and not force:
         raise OutputError(
             "the output exists", file=out, hint="Name another file, or replace it with --force."
@@ -97,13 +106,10 @@ def atomic_path(out: Path, *, force: bool = False, sync: bool = False) -> Iterat
         if sync:
             _sync_folder(out.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(
-                "the disk ran full while writing; nothing was left behind",
-                file=out,
-                hint="Free some room and run it again.",
-            ) from error
-        raise
+        if error.errno not in _NO_ROOM:
+            raise
+        problem, hint = _NO_ROOM[error.errno]
+        raise OutputError(f"{problem}; nothing was left behind", file=out, hint=hint) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -111,15 +117,17 @@ def atomic_path(out: Path, *, force: bool = False, sync: bool = False) -> Iterat
 
 
 def _create(out: Path) -> tuple[Path, int]:
+    stem = out.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
     while True:
-        temporary = out.with_name(f".{out.name[:200]}{MARK}{secrets.token_hex(4)}")
+        temporary = out.with_name(f".{stem}{MARK}{secrets.token_hex(4)}")
         try:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except OSError as error:
             raise OutputError(error.strerror or str(error), file=out) from None
         if fcntl is not None:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Waits for a sweeper that took the lock first; some network disks have no locks.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, descriptor
         os.close(descriptor)  # another run swept it between its creation and its lock

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import struct
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,10 @@ MAX_KEY = 2**16 - 1  # gguf.md: keys have at most 65535 bytes
 MAX_NAME = 63  # ggml.h: GGML_MAX_NAME is 64, with the closing zero
 MAX_DIMS = 4  # ggml.h: GGML_MAX_DIMS
 MAX_ALIGNMENT = 2**20
+# Far above every real model (a vocabulary of 262k tokens with merges takes 12 MB), and low
+# enough that a header which lies about its size cannot eat the memory or the day.
+MAX_HEADER = 2**28
+MAX_ENTRIES = 2**18
 
 _SCALAR_SIZE = {kind: struct.calcsize("<" + code) for kind, code in SCALAR_CODES.items()}
 _DOWNLOAD_HINT = "The file is incomplete or damaged: get it again and compare its checksum."
@@ -58,7 +63,8 @@ class _Cursor:
             problem, file=self.path, tensor=self.where, expected=expected, found=found, hint=hint
         )
 
-    def take(self, size: int) -> bytes:
+    def skip(self, size: int) -> None:
+        """Step over `size` bytes, which must be there and still belong to a sane header."""
         if size > self.end - self.position:
             raise self.fail(
                 "the file ends too early",
@@ -66,7 +72,16 @@ class _Cursor:
                 found=self.end - self.position,
                 hint=_DOWNLOAD_HINT,
             )
+        if self.position + size > MAX_HEADER:
+            raise self.fail(
+                "the header is longer than any model's",
+                expected=f"at most {MAX_HEADER} bytes",
+                found=self.position + size,
+            )
         self.position += size
+
+    def take(self, size: int) -> bytes:
+        self.skip(size)
         return self.data[self.position - size : self.position]
 
     def int32(self) -> int:
@@ -155,13 +170,13 @@ def _join(shards: list[Header]) -> Header:
 
 
 def _read_one(path: Path) -> Header:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
+    try:  # without O_NONBLOCK a named pipe would wait for a writer for ever
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise FormatError(error.strerror or str(error), file=path) from None
     try:
         status = os.fstat(descriptor)
-        if not os.path.isfile(path):  # noqa: PTH113 - follows links, as open did
+        if not stat.S_ISREG(status.st_mode):
             raise FormatError("not a regular file", file=path, expected="a GGUF file")
         if status.st_size < 24:
             raise FormatError(
@@ -189,6 +204,8 @@ def _parse(c: _Cursor) -> Header:
                 found=count,
                 hint=_DOWNLOAD_HINT,
             )
+        if count > MAX_ENTRIES:
+            raise c.fail(f"too many {what}", expected=f"at most {MAX_ENTRIES}", found=count)
     metadata = _metadata(c, n_kv)
     c.where = Keys.General.ALIGNMENT
     alignment = _alignment(c, metadata)
@@ -264,7 +281,7 @@ def _value(c: _Cursor) -> Value:
     if kind is not GGUFValueType.STRING:
         return Value(kind, c.take(_SCALAR_SIZE[kind]), c.order)
     start = c.position
-    c.take(c.int64())
+    c.skip(c.int64())
     raw = c.data[start : c.position]
     try:
         raw[8:].decode("utf-8")
@@ -289,7 +306,7 @@ def _array(c: _Cursor) -> bytes:
     if item is GGUFValueType.STRING:
         _skip_strings(c, count)
     else:
-        c.take(count * _SCALAR_SIZE[item])
+        c.skip(count * _SCALAR_SIZE[item])
     return c.data[start : c.position]
 
 
@@ -297,6 +314,8 @@ def _skip_strings(c: _Cursor, count: int) -> None:
     # The one hot loop: a vocabulary has 150k tokens and as many merges. A length that
     # leads out of the file makes the next unpack fail; the last one is checked behind.
     # Tokens may be any bytes (byte-level vocabularies), so they are not decoded here.
+    if 8 * count > MAX_HEADER:
+        raise c.fail("array longer than any model's", found=f"{count} strings")
     unpack, data, position = c.u64.unpack_from, c.data, c.position
     try:
         for _ in range(count):
@@ -305,7 +324,7 @@ def _skip_strings(c: _Cursor, count: int) -> None:
         position = c.end + 1
     if position > c.end:
         raise c.fail("a string of the array reaches over the end of the file", hint=_DOWNLOAD_HINT)
-    c.position = position
+    c.skip(position - c.position)
 
 
 def _alignment(c: _Cursor, metadata: dict[str, Value]) -> int:

@@ -30,10 +30,11 @@ def shard_paths(path: Path, count: int) -> list[Path]:
     ]
     missing = [p.name for p in paths if not p.exists()]
     if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise FormatError(
             "shards are missing",
             file=path,
-            found=f"no {', '.join(missing)}",
+            found=f"no {', '.join(missing[:3])}{more}",
             hint="Put all shards into one folder.",
         )
     return paths

@@ -39,7 +39,11 @@ SCALAR_CODES: dict[GGUFValueType, str] = {
     GGUFValueType.FLOAT64: "d",
 }
 
-BLOCK_NAME = re.compile(r"^blk\.(\d+)\.(.+)$")
+# As llama.cpp prints it: `blk.07.x` or a name with a line break is another tensor.
+BLOCK_NAME = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
+
+#: Above every model; llama.cpp itself stops at 512 (LLAMA_MAX_LAYERS).
+MAX_LAYERS = 2**16
 
 
 def ggml_type(type_id: int) -> GGMLQuantizationType | None:
@@ -104,8 +108,11 @@ class Value:
             return None
         return GGUFValueType(struct.unpack_from(self.order + "I", self.raw)[0])
 
+    def __bool__(self) -> bool:
+        return True  # an empty array is an entry too
+
     def __len__(self) -> int:
-        """Items of an array, characters of a string, 1 for a scalar."""
+        """Items of an array, bytes of a string, 1 for a scalar."""
         if self.type is GGUFValueType.ARRAY:
             return int(struct.unpack_from(self.order + "Q", self.raw, 4)[0])
         if self.type is GGUFValueType.STRING:
@@ -149,7 +156,7 @@ class Value:
         """
         try:
             return cls(type, _encode(value, type, item_type, order), order)
-        except (struct.error, TypeError, AttributeError, OverflowError) as error:
+        except (struct.error, TypeError, AttributeError, OverflowError, UnicodeError) as error:
             raise FormatError(
                 f"{str(value)[:60]!r} does not fit the type {type.name.lower()} ({error})"
             ) from error
@@ -197,13 +204,13 @@ class TensorInfo:
     @property
     def layer(self) -> int | None:
         """The N of `blk.N.…`, None outside the layers."""
-        match = BLOCK_NAME.match(self.name)
+        match = BLOCK_NAME.fullmatch(self.name)
         return int(match.group(1)) if match else None
 
     @property
     def suffix(self) -> str:
         """The name without `blk.N.`."""
-        match = BLOCK_NAME.match(self.name)
+        match = BLOCK_NAME.fullmatch(self.name)
         return match.group(2) if match else self.name
 
 
@@ -246,12 +253,12 @@ class Header:
         """
         key = f"{self.architecture}.block_count"
         count = self.get(key)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_LAYERS:
             raise FormatError(
-                "no layer count",
+                "no usable layer count",
                 file=self.path,
                 tensor=key,
-                expected="an integer",
+                expected=f"an integer from 0 to {MAX_LAYERS}",
                 found=count,
                 hint="Surgery works on language models with blk.N.* tensors; "
                 "`ggsurgery inspect` shows what this file is.",

@@ -15,6 +15,22 @@ from ..errors import PlanError
 from .text import format_layers
 from .types import Block, Edit, Plan, params
 
+#: llama.cpp's LLAMA_MAX_LAYERS: with one more it ends in an assertion.
+MAX_LAYERS = 512
+
+
+def check_size(plan: Plan, n_blocks: int) -> None:
+    """Refuse a trunk that grows beyond what llama.cpp runs.
+
+    Raises:
+        PlanError: trunk and tail together would have more than 512 layers.
+    """
+    count = n_blocks + len(plan.tail)
+    if count > MAX_LAYERS and n_blocks > len(plan.blocks):
+        raise PlanError(
+            "more layers than llama.cpp can run", expected=f"at most {MAX_LAYERS}", found=count
+        )
+
 
 def check_layers(plan: Plan, layers: Sequence[int], *, unique: bool = True) -> None:
     """Refuse layers that the plan does not have.
@@ -108,6 +124,7 @@ def duplicate(plan: Plan, layer: Sequence[int], to: int | None = None, times: in
         raise PlanError("impossible number of copies", expected="1 or more", found=times)
     place = max(layer) + 1 if to is None else to
     check_position(plan, place, len(plan.blocks))
+    check_size(plan, len(plan.blocks) + len(layer) * times)
     copies = tuple(plan.blocks[i] for i in layer) * times
     return insert(plan, copies, place)
 
@@ -121,6 +138,7 @@ def keep(plan: Plan, layers: Sequence[int]) -> Plan:
     check_layers(plan, layers, unique=False)
     if not layers:
         raise PlanError("no layer would be left", expected="at least one")
+    check_size(plan, len(layers))
     return replace(plan, blocks=tuple(plan.blocks[i] for i in layers))
 
 
@@ -136,6 +154,7 @@ def insert(plan: Plan, blocks: tuple[Block, ...], to: int) -> Plan:
         PlanError: the position does not exist.
     """
     check_position(plan, to, len(plan.blocks))
+    check_size(plan, len(plan.blocks) + len(blocks))
     return replace(plan, blocks=plan.blocks[:to] + blocks + plan.blocks[to:])
 
 

@@ -212,7 +212,7 @@ def load_recipe(path: str | Path) -> Recipe:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FormatError(error.strerror or "cannot be read", file=path) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise FormatError(f"no valid YAML: {error}", file=path) from None
     return Recipe.from_json(document, path)
 
@@ -242,6 +242,15 @@ def _step(entry: Any, number: int, where: str | Path) -> Step:
                 found=repr(arguments)[:80],
             )
         arguments = {required[0]: arguments}  # `- delete: 10`
+    try:
+        json.dumps(arguments)  # it will stand in a header
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FormatError(
+            f"operation {number} ({operation}): an argument is no plain value",
+            file=where,
+            expected="numbers, text, lists; put dates into quotes",
+            found=str(error),
+        ) from None
     return Step(str(operation), tuple((str(k), v) for k, v in arguments.items()))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..errors import PlanError
 
-_RANGE = re.compile(r"^(\d+)(?:-(\d+))?$")
+_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
 def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
@@ -20,7 +20,7 @@ def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
         >>> parse_layers("0-2,5,4")
         (0, 1, 2, 5, 4)
     """
-    if isinstance(text, bool):
+    if isinstance(text, bool) or not isinstance(text, int | str | Sequence):
         raise _wrong(text)
     if isinstance(text, int):
         text = str(text)
@@ -28,7 +28,7 @@ def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
         text = ",".join(str(item) for item in text)
     layers: list[int] = []
     for part in text.replace(" ", "").split(","):
-        match = _RANGE.match(part)
+        match = _RANGE.fullmatch(part)
         if match is None:
             raise _wrong(text)
         first, last = int(match[1]), int(match[2] or match[1])
