@@ -71,7 +71,7 @@ def summarize(header: Header, context: int | None = None) -> Summary:
     """
     rules = rules_for(header, allow_unknown=True)
     kinds = rules.kinds(header)
-    trained = header.get("{arch}.context_length")
+    trained = header.number("{arch}.context_length")
     n_ctx = context or min(trained or 4096, 4096)
     rows = tuple(_row(header, i, kinds) for i in range(header.n_layers))
     count = header.n_parameters
@@ -82,7 +82,7 @@ def summarize(header: Header, context: int | None = None) -> Summary:
         file=header.path.name,
         architecture=header.architecture,
         known=rules.known,
-        name=header.get("general.name"),
+        name=_text(header, "general.name"),
         version=header.version,
         byte_order="little" if header.order == "<" else "big",
         shards=len(header.paths),
@@ -93,13 +93,18 @@ def summarize(header: Header, context: int | None = None) -> Summary:
         bytes=header.n_bytes,
         bits_per_weight=header.n_bytes * 8 / count if count else 0.0,
         types=dict(types.most_common()),
-        embedding=header.get("{arch}.embedding_length"),
+        embedding=header.number("{arch}.embedding_length"),
         vocabulary=_vocabulary(header),
         context_trained=trained,
         context=n_ctx,
         kv_bytes=_cache_bytes(header, kinds, n_ctx),
         rows=rows,
     )
+
+
+def _text(header: Header, key: str) -> str | None:
+    found = header.get(key)
+    return None if found is None else str(found)
 
 
 def _vocabulary(header: Header) -> int | None:
@@ -124,18 +129,18 @@ def _row(header: Header, layer: int, kinds: Sequence[LayerKind]) -> LayerRow:
 
 def _cache_bytes(header: Header, kinds: Sequence[LayerKind], n_ctx: int) -> int:
     """Keys and values: heads × (key + value length) × tokens × 2 bytes, a layer."""
-    heads = header.get("{arch}.attention.head_count") or 1
-    kv_heads = header.get("{arch}.attention.head_count_kv") or heads
-    width = header.get("{arch}.embedding_length") or 0
-    all_heads = max(heads) if isinstance(heads, list) else heads
-    default = width // all_heads if all_heads else 0
-    key = header.get("{arch}.attention.key_length", default)
-    value = header.get("{arch}.attention.value_length", default)
+    count = header.n_layers
+    heads = header.numbers("{arch}.attention.head_count", count) or [1] * count
+    kv_heads = header.numbers("{arch}.attention.head_count_kv", count) or heads
+    width = header.number("{arch}.embedding_length") or 0
+    default = width // max(heads, default=1) if max(heads, default=0) > 0 else 0
+    key = header.number("{arch}.attention.key_length")
+    value = header.number("{arch}.attention.value_length")
+    width_each = (default if key is None else key) + (default if value is None else value)
     total = 0
     for layer, kind in enumerate(kinds):
         if kind.attention in ("recurrent", "none"):
             continue
         tokens = min(n_ctx, kind.window) if kind.window else n_ctx
-        count = kv_heads[layer] if isinstance(kv_heads, list) else kv_heads
-        total += count * (key + value) * tokens * CACHE_ELEMENT
+        total += kv_heads[layer] * width_each * tokens * CACHE_ELEMENT
     return total

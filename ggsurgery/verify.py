@@ -120,7 +120,7 @@ def _tokenizer(header: Header) -> Iterator[Finding]:
     for name in _SPECIAL:
         key = f"tokenizer.ggml.{name}_token_id"
         token = header.get(key)
-        if token is not None and not 0 <= token < count:
+        if token is not None and not (isinstance(token, int) and 0 <= token < count):
             yield Finding("error", key, f"is {token}, the vocabulary has {count} tokens", "")
     if header.get("tokenizer.ggml.model") == "gpt2" and (
         "tokenizer.ggml.merges" not in header.metadata

@@ -380,16 +380,16 @@ def _place(
         except ValueError as error:
             raise c.fail(f"impossible shape for {type_name(kind)}", found=str(error)) from None
         limit = following.get(index, room)
-        if size is None:
+        if size is None:  # an unknown type: up to the next tensor, or to the end
             size = limit - offset
-        if size <= 0 or offset + size > room:
+        if offset >= room or offset + size > room:
             raise c.fail(
                 "tensor reaches over the end of the file",
                 expected=f"data up to byte {start + offset + size}",
                 found=f"{c.end} bytes",
                 hint=_DOWNLOAD_HINT,
             )
-        if offset + size > limit:
+        if size == 0 or offset + size > limit:
             raise c.fail(
                 "tensor overlaps the next one",
                 expected=f"at most {limit - offset} bytes",

@@ -43,7 +43,7 @@ SCALAR_CODES: dict[GGUFValueType, str] = {
 BLOCK_NAME = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 
 #: Above every model; llama.cpp itself stops at 512 (LLAMA_MAX_LAYERS).
-MAX_LAYERS = 2**16
+MAX_LAYERS = 2**12
 
 
 def ggml_type(type_id: int) -> GGMLQuantizationType | None:
@@ -238,6 +238,20 @@ class Header:
         """A metadata value in Python's types; `{arch}` in the key stands for the architecture."""
         found = self.metadata.get(key.replace("{arch}", self.architecture))
         return default if found is None else found.value
+
+    def number(self, key: str) -> int | None:
+        """A whole number, or None where the entry is missing or of another type."""
+        found = self.get(key)
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+    def numbers(self, key: str, count: int) -> list[int] | None:
+        """`count` whole numbers, of an array or of one number for all; None if not so."""
+        found = self.get(key)
+        if isinstance(found, list):
+            whole = len(found) >= count and all(type(n) is int for n in found)
+            return found[:count] if whole else None
+        one = self.number(key)
+        return None if one is None else [one] * count
 
     @cached_property
     def architecture(self) -> str:
