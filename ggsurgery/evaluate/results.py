@@ -1,0 +1,236 @@
+"""Results of one model in a file: what it is, its scores, the suite, comparisons, controls.
+
+    {"ggsurgery": "results", "version": 1, "model": {...}, "scores": [...], "suite": {...},
+     "baseline": {...}, "comparisons": [...], "controls": [...], "verdict": "..."}
+
+lm-evaluation-harness's own result files are read as well.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gguf import LlamaFileType
+
+from ..errors import FormatError
+from ..ggufio.header import read_header
+from .score import Score
+from .suite.result import SurgeryScore
+
+FORMAT = "results"
+VERSION = 1
+_MAX_BYTES = 256 << 20
+
+#: Metrics of lm-eval's result files that are figures of merit, as `Score` names them.
+_LM_EVAL_METRICS = {
+    "acc": "acc", "acc_norm": "acc_norm", "acc_bytes": "acc_bytes", "exact_match": "exact_match",
+    "word_perplexity": "word_perplexity", "byte_perplexity": "byte_perplexity",
+    "bits_per_byte": "bits_per_byte", "f1": "f1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model file is: counted from its header, never scaled.
+
+    Args:
+        name: short name for tables.
+        file: as given; bytes: of the whole file.
+        layers, parameters: None where the results do not tell.
+        quantization: llama.cpp's name of the file type (`Q4_K_M`), None where the file has none.
+    """
+
+    name: str
+    file: str
+    bytes: int | None = None
+    layers: int | None = None
+    parameters: int | None = None
+    quantization: str | None = None
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        if not self.bytes or not self.parameters:
+            return None
+        return 8 * self.bytes / self.parameters
+
+
+def model_facts(path: str | Path, name: str | None = None) -> ModelFacts:
+    """Read what a table says about a model from its header."""
+    header = read_header(path)
+    kind = header.get("general.file_type")
+    try:
+        quantization = LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        quantization = None
+    return ModelFacts(
+        name or Path(path).stem, str(path), sum(header.file_size), header.n_layers,
+        header.n_parameters, quantization,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that was measured on one model."""
+
+    model: ModelFacts
+    scores: tuple[Score, ...] = ()
+    suite: SurgeryScore | None = None
+    comparisons: tuple[Mapping[str, Any], ...] = ()
+    controls: tuple[Mapping[str, Any], ...] = ()
+    verdict: str | None = None
+    baseline: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def all_scores(self) -> tuple[Score, ...]:
+        """The scores with those of the suite in front."""
+        suite = tuple(self.suite.scores()) if self.suite is not None else ()
+        return suite + self.scores
+
+    def score(self, label: str) -> Score | None:
+        return next((s for s in self.all_scores if s.label == label), None)
+
+    def to_json(self) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "ggsurgery": FORMAT, "version": VERSION, "model": asdict(self.model),
+            "scores": [s.to_json() for s in self.scores],
+        }  # fmt: skip
+        if self.suite is not None:
+            document["suite"] = self.suite.to_json()
+        for name in ("baseline", "verdict"):
+            if getattr(self, name) is not None:
+                document[name] = getattr(self, name)
+        for name in ("comparisons", "controls"):
+            if getattr(self, name):
+                document[name] = [dict(c) for c in getattr(self, name)]
+        return {**document, **self.extra}
+
+
+def load_results(path: str | Path) -> list[Results]:
+    """Read a result file: ggsurgery's own (one model or a list) or lm-eval's.
+
+    Raises:
+        FormatError: neither, or a field is missing.
+    """
+    document = read_json(path)
+    if isinstance(document, list):
+        return [_own(item, path) for item in document]
+    if isinstance(document, dict) and "results" in document and "ggsurgery" not in document:
+        return [_lm_eval(document, path)]
+    return [_own(document, path)]
+
+
+def read_json(path: str | Path) -> Any:
+    """A JSON document of reasonable size.
+
+    Raises:
+        FormatError: too large, or not JSON.
+    """
+    file = Path(path)
+    size = file.stat().st_size
+    if size > _MAX_BYTES:
+        raise FormatError(
+            "too large for a result file", file=path, expected=f"≤ {_MAX_BYTES}", found=size
+        )
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"not JSON: {error}", file=path) from error
+
+
+def _own(document: Any, path: str | Path) -> Results:
+    if not isinstance(document, dict) or document.get("ggsurgery") != FORMAT:
+        raise FormatError(
+            "not a result file", file=path,
+            expected='{"ggsurgery": "results", …} or lm-eval\'s results JSON',
+            hint="Write one with `ggsurgery evaluate FILE -o results.json`",
+        )  # fmt: skip
+    if document.get("version") != VERSION:
+        raise FormatError(
+            "result file of another version", file=path, expected=VERSION,
+            found=document.get("version"),
+        )  # fmt: skip
+    try:
+        facts = document["model"]
+        model = ModelFacts(**{k: facts.get(k) for k in ModelFacts.__dataclass_fields__})
+        suite = document.get("suite")
+        return Results(
+            model=model,
+            scores=tuple(Score.from_json(s, file=path) for s in document["scores"]),
+            suite=None if suite is None else SurgeryScore.from_json(suite),
+            comparisons=tuple(document.get("comparisons", ())),
+            controls=tuple(document.get("controls", ())),
+            verdict=document.get("verdict"),
+            baseline=document.get("baseline"),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(
+            f"result file is damaged: {type(error).__name__} at {error}", file=path
+        ) from error
+
+
+def _lm_eval(document: Mapping[str, Any], path: str | Path) -> Results:
+    """lm-evaluation-harness's results JSON."""
+    try:
+        counts = document.get("n-samples", {})
+        name = str(document.get("model_name") or document.get("model_source") or Path(path).stem)
+        scores = [
+            score
+            for task, row in document["results"].items()
+            for score in lm_eval_scores(task, row, counts.get(task, {}))
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"lm-eval result file is damaged: {error}", file=path) from error
+    return Results(ModelFacts(Path(name).stem or name, name), tuple(scores))
+
+
+def lm_eval_scores(task: str, row: Mapping[str, Any], counts: Mapping[str, Any]) -> list[Score]:
+    """The scores of one task in lm-eval's form (`acc,none`, `acc_stderr,none`).
+
+    Filters other than `none` are named in the metric: `exact_match (strict-match)`.
+    """
+    found = []
+    for key, value in row.items():
+        metric, _, chosen = key.partition(",")
+        if metric not in _LM_EVAL_METRICS or not isinstance(value, int | float):
+            continue
+        error = row.get(f"{metric}_stderr,{chosen}")
+        label = _LM_EVAL_METRICS[metric] + ("" if chosen in ("", "none") else f" ({chosen})")
+        known = isinstance(error, int | float) and math.isfinite(error)
+        found.append(
+            Score(
+                label,
+                float(value),
+                float(error) if known and isinstance(error, int | float) else None,
+                int(counts.get("effective", row.get("sample_len", 0)) or 0),
+                {"task": task, "by": "lm-evaluation-harness"},
+            )
+        )
+    return found
+
+
+def merge_results(found: Sequence[Results]) -> list[Results]:
+    """Results of the same file as one, in the order of first appearance."""
+    merged: dict[str, Results] = {}
+    for item in found:
+        key = item.model.file
+        if key not in merged:
+            merged[key] = item
+            continue
+        old = merged[key]
+        labels = {s.label for s in old.scores}
+        merged[key] = Results(
+            old.model if old.model.bytes else item.model,
+            old.scores + tuple(s for s in item.scores if s.label not in labels),
+            old.suite or item.suite,
+            old.comparisons or item.comparisons,
+            old.controls or item.controls,
+            old.verdict or item.verdict,
+            old.baseline or item.baseline,
+        )
+    return list(merged.values())
