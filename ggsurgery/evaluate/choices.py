@@ -18,7 +18,7 @@ from ..errors import EngineError
 from .questions import Prompted
 from .score import Score, mean_score
 
-Progress = Callable[[int], None]  # told how many questions were just done
+Progress = Callable[[int, int], None]  # questions done, questions in all
 
 #: Metrics of a run and what the summed log-probability of a choice is divided by.
 METRICS = ("acc", "acc_norm", "acc_bytes", "acc_tokens")
@@ -134,7 +134,7 @@ def score_choices(
     for item in prompted:
         answered.append(score_question(engine, item))
         if progress is not None:
-            progress(1)
+            progress(len(answered), len(prompted))
     return answered
 
 

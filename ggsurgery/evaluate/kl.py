@@ -29,7 +29,7 @@ from .windows import (
 )
 
 F64 = NDArray[np.float64]
-Progress = Callable[[int], None]  # told how many windows were just done
+Progress = Callable[[int, int], None]  # windows done, windows in all
 
 _ROWS = 16  # positions worked on at once: a few MB of a large vocabulary
 
@@ -107,13 +107,14 @@ def kl_divergence(
             "both models need one context length", expected=base.n_ctx, found=other.n_ctx
         )
     require_same_vocabulary(base, other)
+    total = n_windows(len(tokens), base.n_ctx, limit)
     parts = []
     for window in windows(tokens, base.n_ctx, bos=_bos(base), limit=limit):
         p = window_logits(base, window)
         q = window_logits(other, window)
         parts.append(_compare(p, q, window.targets))
         if progress is not None:
-            progress(1)
+            progress(len(parts), total)
     return _joined(parts)
 
 
@@ -133,12 +134,13 @@ def kl_from_file(
             expected=base.n_ctx, found=other.n_ctx, hint=f"Use --ctx {base.n_ctx}",
         )  # fmt: skip
     base.require_vocabulary(vocabulary(other))
+    total = n_windows(len(base.tokens), base.n_ctx, limit)
     parts = []
     for window in windows(base.tokens, base.n_ctx, bos=_bos(other), limit=limit):
         q = log_softmax(window_logits(other, window))
         parts.append(_compare_records(base.records(window.index), q, window.targets))
         if progress is not None:
-            progress(1)
+            progress(len(parts), total)
     joined = _joined(parts)
     return Divergence(
         joined.kl, joined.nll_base, joined.nll_other, joined.same_top, joined.per_window, True
@@ -173,7 +175,7 @@ def write_base_file(
         for window in windows(used, engine.n_ctx, bos=_bos(engine)):
             write(log_softmax(window_logits(engine, window)), window.targets)
             if progress is not None:
-                progress(1)
+                progress(window.index + 1, count)
 
 
 def vocabulary(engine: Model) -> list[bytes]:

@@ -25,13 +25,14 @@ class Decoder(Protocol):
 
     n_ctx: int
     n_vocab: int
-    n_layer: int
     add_bos: bool
     bos: int | None
 
     def reset(self) -> None: ...
 
     def decode(self, tokens: Sequence[int] | Tokens, *, logits: slice) -> Logits: ...
+
+    def first_nonfinite(self, tokens: Sequence[int] | Tokens) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def window_logits(engine: Decoder, window: Window) -> Logits:
     """Logits of a window's scored positions, float32 [n_ctx − 1 − n_ctx // 2, n_vocab].
 
     Raises:
-        EngineError: a logit is not a number; names the layer where that first appears.
+        EngineError: a logit is not a number; names the graph node where that first appears.
     """
     engine.reset()
     logits = engine.decode(window.inputs, logits=window.scored)
@@ -92,33 +93,15 @@ def window_logits(engine: Decoder, window: Window) -> Logits:
 
 
 def not_a_number(engine: Decoder, tokens: Tokens, window: int, row: int) -> EngineError:
-    """The error for NaN logits, with the first layer whose output holds NaN."""
-    layer = first_broken_layer(engine, tokens)
-    place = "only in the output (final norm or output matrix)"
-    if layer is not None:
-        place = f"first in the output of layer {layer}"
+    """The error for NaN logits, with the graph node in which they first appear."""
+    node = engine.first_nonfinite(tokens)
+    place = f"first in graph node {node}" if node else "only in the logits"
     return EngineError(
         f"logits are not numbers: window {window}, scored position {row}, {place}",
         file=getattr(engine, "path", None),
-        tensor=None if layer is None else f"blk.{layer}.*",
-        hint="Look at that layer's tensors with `ggsurgery verify`",
+        hint="The number behind the node's name is the layer: look at its tensors with "
+        "`ggsurgery verify`",
     )
-
-
-def first_broken_layer(engine: Decoder, tokens: Tokens) -> int | None:
-    """The first layer whose output (`l_out-N`) holds NaN for these tokens, None if none does."""
-    observe = getattr(engine, "observe", None)
-    if observe is None:
-        return None
-    observe([f"l_out-{i}" for i in range(engine.n_layer)])
-    engine.reset()
-    engine.decode(tokens, logits=slice(None))
-    observed: dict[str, NDArray[np.float32]] = engine.observed  # type: ignore[attr-defined]
-    for i in range(engine.n_layer):
-        values = observed.get(f"l_out-{i}")
-        if values is not None and np.isnan(values).any():
-            return i
-    return None
 
 
 def log_softmax(logits: Logits) -> NDArray[np.float32]:

@@ -53,6 +53,7 @@ class Context(Vocabulary):
         self.n_layer: int = llama.llama_model_n_layer(self._model)
         self.n_ctx_train: int = llama.llama_model_n_ctx_train(self._model)
         self._ends: dict[int, int] = {}
+        self.held_prefix: list[int] = []  # what `logprobs` left in sequence 0, if still there
         self._make_context()
 
     def _load(self) -> Any:
@@ -92,6 +93,7 @@ class Context(Vocabulary):
         self._context = context
         self._memory = self._llama.llama_get_memory(context)
         self._ends = {}
+        self.held_prefix = []
 
     def set_hook(self, hook: Hook | None) -> None:
         """Let `hook` see the nodes of the graph; the first time this clears the KV cache."""
@@ -104,6 +106,7 @@ class Context(Vocabulary):
         """Forget all sequences (clear the KV cache)."""
         self._llama.llama_memory_clear(self._memory, True)
         self._ends = {}
+        self.held_prefix = []
 
     def _run_batch(
         self, data: NDArray[Any], positions: NDArray[np.int32], seqs: NDArray[Any],

@@ -21,8 +21,10 @@ def logprobs(
 ) -> list[NDArray[np.float64]]:
     """Log-probabilities of the tokens of continuations of one prefix, computed once.
 
-    Clears the KV cache. Continuations share batches, each in a sequence of its own that
-    starts as a copy of the prefix (exact also for recurrent models).
+    Continuations share batches, each in a sequence of its own that starts as a copy of the
+    prefix (exact also for recurrent models). The prefix stays in the KV cache: what the next
+    call's prefix has in common with it (solved examples, say) is not decoded again. Anything
+    else that the cache held is dropped.
 
     Returns:
         For each continuation log p of its tokens, float64 [len(continuation)].
@@ -40,8 +42,7 @@ def logprobs(
             "prefix and continuation do not fit the context", file=engine.path,
             expected=f"at most {engine.n_ctx} tokens", found=len(prefix) + longest,
         )  # fmt: skip
-    engine.reset()
-    last = engine.decode(prefix, logits="last")
+    last = _decode_prefix(engine, list(prefix))
     results: list[NDArray[np.float64]] = []
     group: list[Sequence[int]] = []
     room = (engine.n_ctx if engine.unified else engine.n_batch) - len(prefix)
@@ -54,7 +55,26 @@ def logprobs(
         group.append(continuation)
     if group:
         results += _continue(engine, last, len(prefix), group)
+    engine.held_prefix = list(prefix)
     return results
+
+
+def _decode_prefix(engine: Engine, prefix: list[int]) -> NDArray[np.float32]:
+    """Decode a prefix behind what it shares with the one before; its last logits."""
+    held, shared = engine.held_prefix, 0
+    # the last token is always decoded: its logits are wanted
+    while shared < min(len(held), len(prefix) - 1) and held[shared] == prefix[shared]:
+        shared += 1
+    last: NDArray[np.float32] | None = None
+    if shared:
+        try:
+            last = engine.decode(prefix[shared:], logits="last", start=shared)
+        except EngineError:  # a recurrent state cannot be cut back
+            last = None
+    if last is None:
+        engine.reset()
+        last = engine.decode(prefix, logits="last")
+    return last
 
 
 def _continue(

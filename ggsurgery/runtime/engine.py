@@ -155,6 +155,7 @@ class Engine(Context):
         copy: bool,
     ) -> F32:
         n = len(data)
+        self.held_prefix = []
         first = self._ends.get(seq, 0) if start is None else start
         if start is not None and start < self._ends.get(seq, 0):
             self._truncate(seq, start)
@@ -193,6 +194,7 @@ class Engine(Context):
         Returns:
             A view, float32 [wanted.sum(), n_vocab], that the next decode overwrites.
         """
+        self.held_prefix = []
         self._run_batch(
             np.ascontiguousarray(tokens, np.int32),
             np.ascontiguousarray(positions, np.int32),

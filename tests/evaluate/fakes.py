@@ -58,8 +58,6 @@ class ByteModel:
         self.held: list[int] = []
         self.n_decoded = 0
         self.broken_at: int | None = None  # a layer whose output is NaN
-        self.observed: dict[str, np.ndarray] = {}
-        self._watch = False
 
     def tokenize(self, text, *, add_special=True, parse_special=False):
         tokens = []
@@ -95,16 +93,12 @@ class ByteModel:
         out = np.array(rows, np.float32)
         if self.broken_at is not None:
             out[:] = np.nan
-            if self._watch:
-                for i in range(self.n_layer):
-                    value = np.nan if i >= self.broken_at else 1.0
-                    self.observed[f"l_out-{i}"] = np.full((len(rows), 4), value)
         if logits == "last":
             return out[-1:]
         return out[logits] if isinstance(logits, slice) else out
 
-    def observe(self, names):
-        self._watch = True
+    def first_nonfinite(self, tokens):
+        return None if self.broken_at == 99 else f"l_out-{self.broken_at}"
 
     def logprobs(self, prefix, continuations):
         found = []

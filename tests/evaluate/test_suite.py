@@ -109,8 +109,8 @@ def test_thinking_is_split_from_the_answer(prompt, said, expected):
 
 def test_a_model_with_all_answers_gets_full_parts():
     model = ByteModel(1, n_ctx=1536, template=SWITCHED, says=scripted)
-    told: list[str] = []
-    score = run_suite(model, progress=told.append)
+    told: list[tuple[int, int]] = []
+    score = run_suite(model, progress=lambda *step: told.append(step))
     assert [p.name for p in score.parts] == list(data.PARTS)
     values = {p.name: p.value for p in score.parts}
     assert values["facts"] == values["thinking"] == values["stop"] == 1.0
@@ -122,7 +122,7 @@ def test_a_model_with_all_answers_gets_full_parts():
     expected = sum(weights[n] * v for n, v in values.items()) / sum(weights.values())
     assert score.total == pytest.approx(100 * expected)
     assert score.total in score.interval
-    assert len(told) <= n_steps()
+    assert told[-1][0] == len(told) <= told[-1][1] == n_steps()
     assert run_suite(model).total == score.total  # deterministic
 
 

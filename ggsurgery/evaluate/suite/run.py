@@ -31,7 +31,7 @@ N_STOP = 10
 _ASKING = "{} Answer in a few words."
 _CLOZE_TOKENS = 24
 
-Progress = Callable[[str], None]  # told the name of the part of which a step was just done
+Progress = Callable[[int, int], None]  # steps done, steps at most
 
 
 class Model(Speaker, Scorer, Decoder, Protocol):
@@ -59,7 +59,14 @@ def run_suite(
         TemplateError: a chat template that does not render.
     """
     rules = weights or data.load_weights()
-    step = progress or (lambda _: None)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, n_steps(length, limit))
+
     talker = Talker(engine, rules.thinking_tokens, rules.temperature, rules.seed)
     facts = data.load_facts(length)[:limit]
     switch = talker.chats and has_switch(engine)
@@ -97,7 +104,7 @@ class _Suite:
     rules: data.Weights
     facts: Sequence[data.Fact]
     limit: int | None
-    step: Progress
+    step: Callable[[], None]
     switch: bool
 
     def _part(self, name: str, **fields: Any) -> Part:
@@ -124,7 +131,7 @@ class _Suite:
                 {"id": fact.id, "asked": asked, "said": reply.answer, "right": right,
                  "accepted": list(fact.answers)}
             )  # fmt: skip
-            self.step("facts")
+            self.step()
         return self._part(
             "facts",
             items=tuple(items),
@@ -135,7 +142,7 @@ class _Suite:
     def coherence(self) -> Part:
         """acc_norm of sensible against senseless continuations."""
         asked = prompts(data.load_coherence()[: self.limit], "plain")
-        answered = score_choices(self.engine, asked, progress=lambda _: self.step("coherence"))
+        answered = score_choices(self.engine, asked, progress=lambda *_: self.step())
         right = [a.picks()["acc_norm"] == a.prompted.question.answer for a in answered]
         return self._part(
             "coherence",
@@ -153,7 +160,7 @@ class _Suite:
             nats = -float(log_p[np.arange(len(window.targets)), window.targets].sum())
             n_bytes = len(self.engine.detokenize(window.targets.tolist(), special=True).encode())
             found.append(nats / np.log(2) / n_bytes)
-        self.step("perplexity")
+        self.step()
         return self._part(
             "perplexity",
             items=tuple(found),
@@ -180,7 +187,7 @@ class _Suite:
             items.append(value)
             ids.append(opening.id)
             transcript.append({"id": opening.id, "asked": asked, "said": reply.answer})
-            self.step("repetition")
+            self.step()
         return self._part(
             "repetition", items=tuple(items), ids=tuple(ids), transcript=tuple(transcript)
         )
@@ -206,7 +213,7 @@ class _Suite:
                      "thought": reply.thought, "opened": reply.opened, "closed": reply.closed,
                      "tokens": reply.n_tokens, "right": right}
                 )  # fmt: skip
-                self.step("thinking")
+                self.step()
         return self._part(
             "thinking", items=tuple(items), ids=tuple(ids), transcript=tuple(transcript)
         )
@@ -220,7 +227,7 @@ class _Suite:
             reply = self._ask(fact, self.rules.stop_tokens)
             items.append(float(reply.reason == "eog"))
             transcript.append({"id": fact.id, "tokens": reply.n_tokens, "reason": reply.reason})
-            self.step("stop")
+            self.step()
         return self._part(
             "stop",
             items=tuple(items),
