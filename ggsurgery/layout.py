@@ -218,7 +218,7 @@ def _mask(
             if isinstance(piece.job, Copy)
             else piece.job.expr
         )
-        after = edit_model(edits, piece.info.name, piece.info.shape, before)
+        after = edit_model(edits, piece.info.name, piece.info.shape, before, headers)
         out.append(
             piece if after is before else _computed(piece.info.name, after, piece.info, chooser)
         )

@@ -1,0 +1,69 @@
+"""Which tensors of a layer belong to its attention, which to its feed-forward network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from gguf.constants import GGMLQuantizationType
+
+PARTS: Final = ("all", "attn", "ffn")
+
+#: Whether the layer has a tensor of that suffix.
+Has = Callable[[str], bool]
+
+_FFN: Final = ("ffn_", "post_ffw_norm", "layer_output_norm", "exp_probs_b", "channel_mix")
+
+#: Tensors that write into the residual stream; scaling them damps a layer.
+_RESIDUAL: Final = (
+    "attn_output", "attn_out", "ffn_down", "ffn_down_exps", "ffn_down_shexp", "ffn_down_chexps",
+    "ssm_out", "shortconv.out_proj", "time_mix_output", "channel_mix_value",
+)  # fmt: skip
+_POST_NORMS: Final = ("post_attention_norm", "post_ffw_norm")
+
+#: What LaCo's published code merges: the seven projections of a LLaMA layer.
+_PROJECTIONS: Final = frozenset(
+    f"{name}.weight"
+    for name in (
+        "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down"
+    )
+)  # fmt: skip
+
+_INTEGERS: Final = frozenset(
+    int(GGMLQuantizationType[n]) for n in ("I8", "I16", "I32", "I64") if n in GGMLQuantizationType.__members__  # noqa: E501
+)  # fmt: skip
+
+
+def in_part(suffix: str, part: str, has: Has) -> bool:
+    """Whether a tensor belongs to the part `all`, `attn` or `ffn` of its layer.
+
+    Norms go with the half they stand in. `post_attention_norm` closes the attention half
+    in families with a norm behind it, and opens the feed-forward half where no `ffn_norm` is.
+    """
+    if part == "all":
+        return True
+    ffn = suffix.startswith(_FFN)
+    if suffix.startswith("post_attention_norm"):
+        ffn = not (has("ffn_norm.weight") or has("post_ffw_norm.weight"))
+    return ffn == (part == "ffn")
+
+
+def is_projection(suffix: str) -> bool:
+    """Whether LaCo's published code would merge the tensor."""
+    return suffix in _PROJECTIONS
+
+
+def damps(suffix: str, has: Has) -> bool:
+    """Whether scaling this tensor scales what the layer adds to the residual stream.
+
+    Where a norm stands behind the projection, only the weight of that norm does.
+    """
+    stem = suffix.rsplit(".", 1)[0]
+    if has("post_ffw_norm.weight"):
+        return stem in _POST_NORMS
+    return stem in _RESIDUAL
+
+
+def is_integer(kind: int) -> bool:
+    """Whether a tensor holds indices, which have no arithmetic."""
+    return kind in _INTEGERS

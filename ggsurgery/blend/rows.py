@@ -1,0 +1,175 @@
+"""Evaluate some rows of an expression: from the encoded bytes in the files to float32.
+
+    rows      half-open runs of row numbers, such as ((0, 512),) or ((3, 4), (9, 10))
+    values    flat float32, run after run
+
+Bytes are read with `pread` into buffers of our own and not through a memory map: memory
+stays as small as a block, and a file that shrinks meanwhile is an error, not a crash.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from .. import kernels
+from ..errors import FormatError, PlanError
+from ..expr import Apply, Combine, Expr, Given, Read, Slice, describe
+from ..ggufio.reader import Source
+from ..ggufio.types import type_name
+from ..kernels import Raw, Values
+from . import methods
+from .shape import n_rows, shape_of
+
+Rows = tuple[tuple[int, int], ...]
+GivenArrays = Mapping[str, Values] | Callable[[str], Values]
+
+
+class RowReader:
+    """Evaluates rows of expressions over `sources`; may be shared by threads.
+
+    Args:
+        sources: the open files, in the order that `Read.source` counts.
+        given: the arrays that `Given` names.
+    """
+
+    def __init__(self, sources: Sequence[Source], given: GivenArrays | None = None) -> None:
+        self._sources = sources
+        self._given = given or {}
+
+    def values(self, expr: Expr, rows: Rows) -> Values:
+        """float32 values of the rows, flat.
+
+        Raises:
+            FormatError: the file ends early, or holds a type that cannot be decoded.
+            PlanError: an unknown method, or inputs that do not fit.
+        """
+        match expr:
+            case Read(_, tensor):
+                return kernels.decode(tensor.type, self.raw(expr, rows))
+            case Given():
+                return self._given_rows(expr, rows)
+            case Slice(inner, 0):
+                picked = self.values(inner, rows).reshape(-1, shape_of(inner)[0])
+                return np.ascontiguousarray(picked[:, _columns(expr)]).reshape(-1)
+            case Slice(inner):
+                return self.values(inner, inner_rows(expr, rows))
+            case Apply(inner, method, options):
+                at = methods.Place(shape_of(expr), rows, describe(inner))
+                return methods.apply(method, self.values(inner, rows), dict(options), at)
+            case Combine(inputs, method, options):
+                at = methods.Place(shape_of(expr), rows, describe(inputs[0]))
+                parts = [self._part(e, at) for e in inputs]
+                return methods.combine(method, parts, dict(options), at)
+
+    def _part(self, expr: Expr, at: methods.Place) -> Values:
+        """An input of a `Combine`; given values of one row a slab are repeated over its rows."""
+        if not isinstance(expr, Given) or expr.shape == at.shape:
+            return self.values(expr, at.rows)
+        table = self._array(expr).reshape(-1, expr.shape[0])
+        slabs = prod(at.shape[2:])
+        if expr.shape[0] != at.shape[0] or table.shape[0] not in (1, slabs):
+            raise PlanError(
+                "given values do not fit", tensor=at.name,
+                expected=[at.shape[0], f"1 or {slabs}"], found=list(expr.shape),
+            )  # fmt: skip
+        numbers = np.concatenate([np.arange(a, b) for a, b in at.rows])
+        per_slab = at.shape[1] if len(at.shape) > 1 else 1
+        slab = numbers // per_slab if table.shape[0] > 1 else np.zeros_like(numbers)
+        return np.ascontiguousarray(table[slab], np.float32).reshape(-1)
+
+    def raw(self, read: Read, rows: Rows) -> Raw:
+        """The encoded bytes of whole rows of a tensor."""
+        source, tensor = self._sources[read.source], read.tensor
+        self._check(source, read)
+        size = tensor.nbytes // n_rows(tensor.shape)
+        out = np.empty(sum(b - a for a, b in rows) * size, np.uint8)
+        start = 0
+        for first, last in rows:
+            stop = start + (last - first) * size
+            self._fill(source, read, out[start:stop], first * size)
+            start = stop
+        return out
+
+    def raw_piece(self, read: Read, offset: int, nbytes: int) -> Raw:
+        """Some encoded bytes of a tensor, for a sample."""
+        out = np.empty(nbytes, np.uint8)
+        self._fill(self._sources[read.source], read, out, offset)
+        return out
+
+    def _fill(self, source: Source, read: Read, out: Raw, offset: int) -> None:
+        descriptor = source.descriptor(read.tensor.shard)
+        at, view = source.position(read.tensor) + offset, memoryview(out.data)
+        while view.nbytes:
+            got = os.preadv(descriptor, [view], at)
+            if got == 0:
+                raise FormatError(
+                    "the file ended while it was read", tensor=read.tensor.name,
+                    file=source.header.paths[read.tensor.shard],
+                )  # fmt: skip
+            at, view = at + got, view[got:]
+
+    def _check(self, source: Source, read: Read) -> None:
+        name, kind = read.tensor.name, read.tensor.type
+        if not kernels.can_decode(kind):
+            raise FormatError(
+                f"values of type {type_name(kind)} cannot be computed with",
+                file=source.header.path, tensor=name,
+            )  # fmt: skip
+        if (source.header.order == "<") != (sys.byteorder == "little"):
+            raise FormatError(
+                "the file has the other byte order", file=source.header.path,
+                hint="Convert it first: gguf-convert-endian (package gguf)",
+            )  # fmt: skip
+
+    def _given_rows(self, expr: Given, rows: Rows) -> Values:
+        table = self._array(expr).reshape(-1, expr.shape[0])
+        return np.concatenate([table[a:b].reshape(-1) for a, b in rows])
+
+    def _array(self, expr: Given) -> Values:
+        given = self._given
+        try:
+            found = given(expr.key) if callable(given) else given[expr.key]
+        except KeyError:
+            raise PlanError("values are missing that a method computed", tensor=expr.key) from None
+        if found.size != prod(expr.shape):
+            raise PlanError(
+                "given values of another size", tensor=expr.key,
+                expected=prod(expr.shape), found=found.size,
+            )  # fmt: skip
+        return np.ascontiguousarray(found, np.float32)
+
+
+def inner_rows(expr: Slice, rows: Rows) -> Rows:
+    """The rows of the input that a slice along a higher axis takes its rows from."""
+    outer, inner = shape_of(expr)[1:], shape_of(expr.input)[1:]
+    numbers = np.concatenate([np.arange(a, b) for a, b in rows])
+    places = list(np.unravel_index(numbers, outer, order="F"))
+    places[expr.axis - 1] = _columns(expr)[places[expr.axis - 1]]
+    found = np.ravel_multi_index(places, inner, order="F")
+    breaks = np.flatnonzero(np.diff(found) != 1) + 1
+    return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(found, breaks))
+
+
+def sliced_bytes(reader: RowReader, expr: Slice, rows: Rows) -> Raw | None:
+    """The rows of a slice as the bytes in the file, where no block is cut in two."""
+    if not isinstance(expr.input, Read):
+        return None
+    read = expr.input
+    if expr.axis > 0:
+        return reader.raw(read, inner_rows(expr, rows))
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType(read.tensor.type)]
+    if any(a % block or b % block for a, b in expr.ranges):
+        return None
+    blocks = reader.raw(read, rows).reshape(-1, read.tensor.shape[0] // block, size)
+    cut = np.concatenate([blocks[:, a // block : b // block] for a, b in expr.ranges], axis=1)
+    return np.ascontiguousarray(cut).reshape(-1)
+
+
+def _columns(expr: Slice) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    return np.concatenate([np.arange(a, b) for a, b in expr.ranges])

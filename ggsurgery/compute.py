@@ -1,0 +1,150 @@
+"""Evaluate an expression over tensors, row block by row block, in memory that does not
+grow with the tensors.
+
+    one block:  read rows of the inputs → decode → arithmetic in float32 → encode
+
+Blends of F32, F16 or BF16 tensors into the same type take one fused kernel call a block.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from . import kernels
+from .blend.parallel import in_order
+from .blend.resolve import Resolver, common_float, row_blocks
+from .blend.rows import GivenArrays, RowReader, Rows, sliced_bytes
+from .blend.select import own_key
+from .blend.shape import n_rows, shape_of
+from .errors import GGSurgeryError
+from .expr import Apply, Combine, Expr, Read, Slice, reads
+from .ggufio.reader import Source
+from .ggufio.types import TensorInfo, type_name
+from .kernels import NAN_KEY, Raw, backend
+
+__all__ = ["default_threads", "encoded_size", "evaluate", "shape_of"]
+
+
+def default_threads() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def encoded_size(expr: Expr, out_type: int) -> int:
+    """Bytes of the result.
+
+    Raises:
+        EngineError: rows of this length cannot be written as `out_type`.
+    """
+    shape = shape_of(expr)
+    return kernels.row_bytes(out_type, shape[0]) * n_rows(shape)
+
+
+def evaluate(
+    expr: Expr,
+    out_type: int,
+    sources: Sequence[Source],
+    *,
+    threads: int | None = None,
+    given: GivenArrays | None = None,
+) -> Iterator[memoryview]:
+    """The result, encoded as `out_type`, in pieces of whole rows.
+
+    Args:
+        expr: a tree as `blend.lower` makes it.
+        out_type: ggml's number of a type for which `kernels.can_encode` holds; a tensor
+            taken as it stands, or cut between blocks, may have any type it already has.
+        sources: the open files, in the order that `Read.source` counts.
+        threads: how many work at once; None for one a core.
+        given: the arrays that `Given` names, as a mapping or a function of the key.
+
+    Raises:
+        PlanError: shapes that do not fit, an unknown method.
+        FormatError: a type that cannot be decoded, a file that ends early.
+        EngineError: `out_type` cannot be encoded, or NaN in a quantized type.
+    """
+    reader = RowReader(sources, given)
+    count = default_threads() if threads is None else max(1, threads)
+    try:
+        tree = Resolver(reader, count).resolve(expr)
+        block = _BlockEncoder(reader, tree, out_type)
+        for raw in in_order(block.encode, row_blocks(tree), count):
+            yield memoryview(raw.data)
+    except GGSurgeryError as error:
+        raise _named(error, expr) from error
+
+
+class _BlockEncoder:
+    """Encodes blocks of rows of one expression, by the quickest way that fits."""
+
+    def __init__(self, reader: RowReader, expr: Expr, out_type: int) -> None:
+        self._reader, self._expr, self._type = reader, expr, out_type
+        self._width = shape_of(expr)[0]
+
+    def encode(self, rows: Rows) -> Raw:
+        match self._expr:
+            case Read(_, tensor) if tensor.type == self._type:
+                return self._reader.raw(self._expr, rows)
+            case Slice() if _slice_type(self._expr) == self._type:
+                cut = sliced_bytes(self._reader, self._expr, rows)
+                if cut is not None:
+                    return cut
+            case Combine(inputs, "linear", options) if common_float(*inputs) == self._type:
+                weights = dict(options)["weights"]
+                raws = [self._reader.raw(e, rows) for e in inputs if isinstance(e, Read)]
+                return backend().linear(self._type, raws, weights, out=raws[0])
+            case Apply(Read() as read, "scale", options) if read.tensor.type == self._type:
+                if self._type in kernels.FLOAT_SIZES:
+                    raw = self._reader.raw(read, rows)
+                    factor = float(dict(options)["factor"])
+                    return backend().linear(self._type, [raw], [factor], out=raw)
+            case Apply(Read() as read, "mask", options) if read.tensor.type == self._type:
+                if self._type in kernels.FLOAT_SIZES:
+                    return self._mask(read, dict(options), rows)
+        values = self._reader.values(self._expr, rows)
+        return kernels.encode(self._type, values, self._width)
+
+    def _mask(self, read: Read, options: dict[str, object], rows: Rows) -> Raw:
+        """A mask by magnitude without decoding: numbers are chosen by their bits."""
+        raw = self._reader.raw(read, rows)
+        width = kernels.FLOAT_SIZES[self._type]
+        key = int(_float32_key(options["threshold"]))
+        at, beyond = own_key(self._type, key), own_key(self._type, key + 1)
+        if options.get("largest"):
+            inclusive, strict = (at, NAN_KEY[self._type]), (beyond, NAN_KEY[self._type])
+        else:
+            inclusive, strict = (0, beyond), (0, at)
+        ((first, last),) = rows
+        total, cut = (last - first) * self._width, options.get("cut")
+        ties = total if cut is None else int(str(cut)) - first * self._width
+        middle = min(max(0, ties), total) * width
+        for part, (lo, hi) in ((raw[:middle], inclusive), (raw[middle:], strict)):
+            if part.size and lo < hi:
+                backend().mask(self._type, part, lo, hi, out=part)
+        return raw
+
+
+def _float32_key(value: object) -> int:
+    import numpy as np
+
+    return int(np.float32(str(value)).view(np.uint32))
+
+
+def _slice_type(expr: Expr) -> int | None:
+    inner = expr.input if isinstance(expr, Slice) else None
+    return inner.tensor.type if isinstance(inner, Read) else None
+
+
+def _named(error: GGSurgeryError, expr: Expr) -> GGSurgeryError:
+    """The error with the tensor's name, where it has none yet."""
+    first: list[TensorInfo] = [r.tensor for r in reads(expr)]
+    if error.tensor is not None or not first:
+        return error
+    named = type(error).__new__(type(error))
+    named.__dict__.update(error.__dict__)
+    named.tensor = f"{first[0].name} ({type_name(first[0].type)})"
+    Exception.__init__(named, named._message())
+    return named

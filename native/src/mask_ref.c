@@ -1,0 +1,3 @@
+#include "simd_ref.h"
+
+#include "mask.inc"
