@@ -9,6 +9,9 @@ from gguf.constants import GGUFValueType, Keys
 from gguf.utility import size_label
 
 from .ggufio.types import TensorInfo, Value
+from .plan.recipe import OPERATIONS
+
+_DONE = re.compile(r"^(?P<name>.*) \((?P<done>\S[^()]*)\)$")
 
 
 def counted_size_label(tensors: Iterable[TensorInfo], n_experts: int) -> str:
@@ -43,7 +46,11 @@ def new_identity(
         entries[Keys.General.SIZE_LABEL] = Value.of(label, GGUFValueType.STRING)
     old_name = _text(metadata, Keys.General.NAME)
     if name is None and old_name is not None and done:
-        name = f"{_with_label(old_name, old_label, label)} ({done})"
+        plain = _with_label(old_name, old_label, label)
+        before = _DONE.match(plain)
+        if before and before["done"].split()[0] in OPERATIONS:  # operated on here before
+            plain, done = before["name"], f"{before['done']}; {done}"
+        name = f"{plain} ({done})"
     if name is not None:
         entries[Keys.General.NAME] = Value.of(name, GGUFValueType.STRING)
     return entries

@@ -65,7 +65,7 @@ class Operation:
         rules = rules_for(headers[0], allow_unknown=self.options.get("allow_unknown_arch", False))
         self.rules = rules
         self.before = Plan.identity(headers[0].n_layers, rules.n_tail(headers[0]))
-        plan = self.recipe.apply(self.before)
+        plan = self._planned()
         if self.options.get("drop_mtp"):
             plan = Recipe((Step("drop_mtp"),)).apply(plan)
         self.plan = plan
@@ -90,6 +90,14 @@ class Operation:
         metadata.update(entries(plan, self.recipe, names, headers, sums, version))
         # Laid out again: name and provenance changed the header's length, not the pieces.
         self.layout = lay_out(plan, headers, change, metadata, out_type=kind)
+
+    def _planned(self) -> Plan:
+        try:
+            return self.recipe.apply(self.before)
+        except PlanError as error:  # operations know layers, not files
+            if error.file is not None:
+                raise
+            raise type(error)(str(error), file=self.headers[0].path) from error
 
     @property
     def headers(self) -> list[Header]:

@@ -81,7 +81,7 @@ class LazyGroup(click.Group):
             for name in names:
                 command = self.get_command(ctx, name)
                 if command is not None:
-                    rows.append((name, command.get_short_help_str(limit=72)))
+                    rows.append((name, command.get_short_help_str(limit=200)))
             with formatter.section(title):
                 formatter.write_dl(rows)
 
