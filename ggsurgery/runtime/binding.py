@@ -170,6 +170,7 @@ def ggml() -> ctypes.CDLL:
                                  ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p],
          ctypes.c_size_t),
         ("ggml_get_type_traits", [ctypes.c_int], ctypes.c_void_p),
+        ("ggml_backend_buffer_is_host", [ctypes.c_void_p], ctypes.c_bool),
         ("ggml_backend_tensor_get", [pointer, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t],
          None),
     ]:  # fmt: skip

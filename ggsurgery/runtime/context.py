@@ -41,6 +41,9 @@ class Context(Vocabulary):
         self.unified = unified
         cells = n_ctx if unified else n_ctx * n_seq
         self.n_batch = min(cells, n_batch or 2048)
+        # llama.cpp aborts where a batch cannot hold a token of each sequence
+        shared = max(n_seq, min(N_SHARED_SEQUENCES, self.n_batch))
+        self.n_seq_max = shared if unified else n_seq
         self.n_threads = n_threads or machine.n_threads()
         self.extra_buffers = extra_buffers
         self._cells = cells
@@ -75,7 +78,7 @@ class Context(Vocabulary):
         parameters.n_ctx = self._cells
         parameters.n_batch = self.n_batch
         parameters.n_ubatch = min(512, self.n_batch)
-        parameters.n_seq_max = max(self.n_seq, N_SHARED_SEQUENCES) if self.unified else self.n_seq
+        parameters.n_seq_max = self.n_seq_max
         parameters.kv_unified = self.unified
         parameters.n_threads = parameters.n_threads_batch = self.n_threads
         if self._callback is not None:

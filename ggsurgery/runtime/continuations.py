@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
-from .context import N_SHARED_SEQUENCES
 from .scoring import log_softmax_at
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ def logprobs(
     """
     if not prefix:
         raise EngineError("an empty prefix predicts nothing: begin with BOS or EOS")
-    if not engine.unified and engine.n_seq < 2:
-        raise EngineError("sharing a prefix needs a second sequence: open with unified=True")
+    if engine.n_seq_max < 2:
+        raise EngineError("sharing a prefix needs a second sequence: open with n_seq=2 or more")
     longest = max((len(c) for c in continuations), default=0)
     if len(prefix) + longest > engine.n_ctx:
         raise EngineError(
@@ -46,7 +45,7 @@ def logprobs(
     results: list[NDArray[np.float64]] = []
     group: list[Sequence[int]] = []
     room = (engine.n_ctx if engine.unified else engine.n_batch) - len(prefix)
-    most = (N_SHARED_SEQUENCES if engine.unified else engine.n_seq) - 1
+    most = engine.n_seq_max - 1
     for continuation in continuations:
         used = sum(len(c) for c in group) + len(continuation)
         if group and (used > min(room, engine.n_batch) or len(group) >= most):

@@ -161,6 +161,12 @@ class Engine(Context):
             self._truncate(seq, start)
         if n == 0:
             return np.empty((0, self.n_vocab), np.float32)
+        if first + n > self.n_ctx:
+            raise EngineError(
+                "the context is full", file=self.path,
+                expected=f"at most {self.n_ctx} tokens", found=first + n,
+                hint="Open it with a larger context (--ctx).",
+            )  # fmt: skip
         wanted = np.zeros(n, np.int8)
         if isinstance(logits, slice):
             wanted[logits] = 1

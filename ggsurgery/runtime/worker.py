@@ -154,6 +154,10 @@ def _receive_all(stream: IO[bytes], progress: Callable[..., None] | None) -> tup
 
 def _child() -> None:
     """The child's main: answers on the original fd 1, anything printed goes to stderr."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource  # not on Windows
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no gigabytes of core
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C and ends the child
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -1,0 +1,194 @@
+"""imatrix: collect an importance matrix, let it follow the layers, look into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..evaluate.perplexity import read_text
+from ..ggufio.header import read_header
+from ..imatrix import read_imatrix, write_imatrix
+from ..plan.recipe import load_recipe
+from ..quantize.imatrix_stats import layer_statistics, tensor_statistics
+from ..quantize.lineage import apply_recipe, plan_of
+from ..quantize.remap import remap as follow
+from ..runtime import worker
+from ..runtime.imatrix_collect import collect as run_collect
+from ._output import json_option, note, print_json, table, warn
+from ._progress import progress_bar
+
+FILE = click.Path(path_type=Path)
+
+
+class DefaultGroup(click.Group):
+    """A group whose first command runs when none is named: `imatrix FILE OUT`."""
+
+    default = "collect"
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = [self.default, *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] not in ("-h", "--help"):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DefaultGroup)
+def imatrix() -> None:
+    """Importance matrices: which input columns of each weight matter, for better low-bit files.
+
+    `imatrix FILE OUT --text F` collects one, in llama.cpp's GGUF form.
+
+    \b
+    Example:
+      ggsurgery imatrix model-F16.gguf model.imatrix.gguf --text calibration.txt --chunks 100
+      ggsurgery quantize model-F16.gguf out.gguf --type IQ2_M --imatrix model.imatrix.gguf
+      ggsurgery imatrix remap model.imatrix.gguf cut.imatrix.gguf --uncut model.gguf --cut cut.gguf
+      ggsurgery imatrix show model.imatrix.gguf --layers
+    """
+
+
+@imatrix.command()
+@click.argument("file", metavar="FILE", type=FILE)
+@click.argument("out", metavar="OUT", type=FILE)
+@click.option("--text", required=True, type=FILE, help="UTF-8 calibration text.")
+@click.option(
+    "--ctx", default=512, show_default=True, type=click.IntRange(16), help="Tokens of a chunk."
+)
+@click.option("--chunks", type=click.IntRange(1), help="Only the first so many chunks.")
+@click.option("--process-output", is_flag=True, help="Include output.weight.")
+@click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
+@click.option("--force", is_flag=True, help="Replace an existing OUT.")
+def collect(
+    file: Path,
+    out: Path,
+    text: Path,
+    ctx: int,
+    chunks: int | None,
+    process_output: bool,
+    threads: int | None,
+    force: bool,
+) -> None:
+    """Collect an importance matrix of FILE on a text.
+
+    \b
+    Example:
+      ggsurgery imatrix model-F16.gguf model.imatrix.gguf --text calibration.txt
+    """
+    from ..ggufio.atomic import check_output
+
+    check_output(out, [file, text], force=force)
+    words = read_text(text)
+    with progress_bar("imatrix", "chunk") as progress:
+        found = worker.run(
+            run_collect, file, words, n_ctx=ctx, n_chunks=chunks, process_output=process_output,
+            dataset=text.name, n_threads=threads, progress=progress,
+        )  # fmt: skip
+    write_imatrix(found, out, force=force)
+    unseen = sum(int((e.counts == 0).sum()) for e in found.entries.values())
+    if unseen:
+        warn(f"{unseen} expert matrices saw no token; use a longer text")
+    note(f"{out}: {len(found.entries)} tensors over {found.n_chunks} chunks of {ctx} tokens")
+
+
+@imatrix.command()
+@click.argument("file", metavar="IMATRIX...", nargs=-1, required=True, type=FILE)
+@click.argument("out", metavar="OUT", type=FILE)
+@click.option("--cut", type=FILE, help="The file after surgery; its header tells the recipe.")
+@click.option("--uncut", type=FILE, help="The file before surgery (with --cut).")
+@click.option("--recipe", type=FILE, help="A recipe instead of --cut and --uncut.")
+@click.option("--force", is_flag=True, help="Replace an existing OUT.")
+def remap(
+    file: tuple[Path, ...],
+    out: Path,
+    cut: Path | None,
+    uncut: Path | None,
+    recipe: Path | None,
+    force: bool,
+) -> None:
+    """Let the entries follow the layers: gathered, duplicated, merged.
+
+    One IMATRIX for each source of the operation, in its order.
+
+    \b
+    Example:
+      ggsurgery imatrix remap in.imatrix.gguf cut.imatrix.gguf --uncut in.gguf --cut cut.gguf
+    """
+    matrices = [read_imatrix(f) for f in file]
+    if cut is not None and uncut is not None and recipe is None:
+        plan = plan_of(cut, read_header(uncut))
+    elif recipe is not None and cut is None and uncut is None:
+        plan = apply_recipe(load_recipe(recipe), max(matrices[0].layers, default=-1) + 1)
+    else:
+        raise click.UsageError("Give --cut with --uncut, or --recipe alone.")
+    found = follow(matrices, plan)
+    write_imatrix(found, out, force=force)
+    note(
+        f"{out}: {len(found.entries)} entries for {plan.n_layers} layers. Behind a cut the "
+        "activations differ; a matrix collected on the new file is better."
+    )
+
+
+@imatrix.command()
+@click.argument("file", metavar="IMATRIX", type=FILE)
+@click.option("--layers", is_flag=True, help="Rank layers instead of tensors.")
+@click.option("--top", default=20, show_default=True, help="How many rows; 0 shows all.")
+@json_option
+def show(file: Path, layers: bool, top: int, as_json: bool) -> None:
+    """Rank tensors (or layers) by the activation they receive.
+
+    Σ(Act²) is the sum of mean squared activations over the input columns; ZD the share of
+    columns far above the mean; CosSim the likeness to the same tensor one layer before.
+
+    \b
+    Example:
+      ggsurgery imatrix show model.imatrix.gguf --layers
+    """
+    matrix = read_imatrix(file)
+    tensors = tensor_statistics(matrix)
+    ranked = sorted(layer_statistics(tensors), key=lambda s: -s.total)
+    if as_json:
+        print_json(
+            {
+                "file": str(file),
+                "datasets": list(matrix.datasets),
+                "chunks": matrix.n_chunks,
+                "chunk_size": matrix.chunk_size,
+                "tensors": [t.to_json() for t in tensors],
+                "layers": [r.to_json() for r in ranked],
+            }
+        )
+        return
+    note(
+        f"{len(matrix.entries)} tensors, {matrix.n_chunks} chunks of {matrix.chunk_size} tokens "
+        f"({', '.join(matrix.datasets) or 'text not named'})"
+    )
+    cut = top or None
+    if layers:
+        rows = [(s.layer, f"{s.total:.2f}", f"{s.zd:.4%}", f"{s.cossim:.4f}") for s in ranked[:cut]]
+        click.echo(table(rows, ("layer", "Σ(Act²)", "ZD", "CosSim")))
+        return
+    click.echo(
+        table(
+            [
+                (
+                    "–" if t.layer is None else t.layer,
+                    t.kind,
+                    f"{t.total:.2f}",
+                    f"{t.maximum:.4f}",
+                    f"{t.active:.2%}",
+                    f"{t.entropy_share:.2%}",
+                    f"{t.zd:.2%}",
+                    "–" if t.cossim is None else f"{t.cossim:.4f}",
+                )
+                for t in tensors[:cut]
+            ],
+            ("layer", "tensor", "Σ(Act²)", "max", "active", "entropy", "ZD", "CosSim"),
+        )
+    )

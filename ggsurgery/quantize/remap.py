@@ -1,0 +1,77 @@
+"""Importance-matrix entries that follow their layers through an operation.
+
+A copied layer takes its entries along; a merged one gets its parents' sums and counts added
+up, as if the tokens of all parents had run through it. Both are approximations: behind a cut
+the activations differ. A matrix collected on the new model is better, this one is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import PlanError
+from ..ggufio.types import BLOCK_NAME
+from ..imatrix import Entry, Imatrix
+from ..plan.types import Plan, references
+
+
+def remap(matrices: Sequence[Imatrix], plan: Plan) -> Imatrix:
+    """The importance matrix of a plan's result.
+
+    Args:
+        matrices: one for each source of the plan.
+
+    Raises:
+        PlanError: a source without a matrix, or a layer of the plan without any entry.
+    """
+    if len(matrices) != plan.n_sources:
+        raise PlanError(
+            "every source needs its importance matrix",
+            expected=f"{plan.n_sources} files",
+            found=len(matrices),
+        )
+    layers = [_by_layer(m) for m in matrices]
+    shell = matrices[plan.shell]
+    entries = {n: e for n, e in shell.entries.items() if BLOCK_NAME.match(n) is None}
+    for index, block in enumerate(plan.stack):
+        parents = []
+        for ref in references(block):
+            found = layers[ref.source].get(ref.index)
+            if found is None:
+                raise PlanError(
+                    f"the importance matrix has no entry for layer {ref.index}",
+                    expected=f"layers {_range(layers[ref.source])}",
+                    hint="Is it of the model that was operated on?",
+                )
+            parents.append(found)
+        for suffix in parents[0]:
+            pooled = _pool([p[suffix] for p in parents if suffix in p], suffix)
+            entries[f"blk.{index}.{suffix}"] = pooled
+    most = max((int(e.counts.max()) for e in entries.values()), default=0)
+    size = shell.chunk_size
+    return replace(shell, entries=entries, n_chunks=most // size if size else shell.n_chunks)
+
+
+def _by_layer(matrix: Imatrix) -> dict[int, dict[str, Entry]]:
+    found: dict[int, dict[str, Entry]] = {}
+    for name, entry in matrix.entries.items():
+        match = BLOCK_NAME.match(name)
+        if match:
+            found.setdefault(int(match[1]), {})[match[2]] = entry
+    return found
+
+
+def _pool(entries: list[Entry], suffix: str) -> Entry:
+    if len({(e.sums.shape, e.counts.shape) for e in entries}) > 1:
+        raise PlanError(f"merged layers whose entries {suffix} differ in size")
+    if len(entries) == 1:
+        return entries[0]
+    sums = np.stack([e.sums for e in entries]).sum(axis=0, dtype=np.float64)
+    return Entry(sums.astype(np.float32), np.stack([e.counts for e in entries]).sum(axis=0))
+
+
+def _range(layers: dict[int, dict[str, Entry]]) -> str:
+    return f"{min(layers)} to {max(layers)}" if layers else "none"
