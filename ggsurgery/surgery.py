@@ -69,7 +69,8 @@ class Operation:
         if self.options.get("drop_mtp"):
             plan = Recipe((Step("drop_mtp"),)).apply(plan)
         self.plan = plan
-        change = rules.rewrite(headers, plan)
+        force = self.options.get("force_kinds", False)
+        change = rules.rewrite(headers, plan, force_kinds=force)
         metadata = _without_own(headers[plan.shell].metadata)
         for key in change.unset:
             metadata.pop(key, None)

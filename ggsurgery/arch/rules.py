@@ -46,8 +46,13 @@ class ArchRules:
         """The kind of every layer, trunk and tail."""
         return reading.kinds(self.rules, header)
 
-    def rewrite(self, headers: Sequence[Header], plan: Plan) -> MetadataChange:
+    def rewrite(
+        self, headers: Sequence[Header], plan: Plan, *, force_kinds: bool = False
+    ) -> MetadataChange:
         """Everything in the output that depends on a layer's index or on their count.
+
+        Args:
+            force_kinds: let blends of layers of unlike kind through.
 
         Raises:
             ArchitectureError: a layer would not mean in the output what it meant in its
@@ -70,7 +75,7 @@ class ArchRules:
             arrays.check_lengths(headers[source])
         kinds = [self.kinds(h) for h in headers]
         wanted = [kinds[r.source][r.index] for r in refs]
-        self.blendable(headers, plan)
+        self.blendable(headers, plan, force=force_kinds)
         change.set[facets.full_key(shell, "block_count")] = facets.number(
             shell, "block_count", len(refs)
         )

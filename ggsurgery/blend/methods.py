@@ -109,8 +109,7 @@ def _ties(inputs: Sequence[Values], options: Options) -> Values:
         summed += np.where(agrees, weight * difference, ZERO)
         share += agrees.astype(np.float32) * weight
     mean = np.divide(summed, share, out=np.zeros_like(summed), where=share != 0)
-    result: Values = base + np.float32(options["scale"]) * mean
-    return result
+    return linear([base, mean], [1.0, float(options["scale"])])
 
 
 def _dare(inputs: Sequence[Values], options: Options, at: Place) -> Values:

@@ -11,10 +11,9 @@ from ..expr import Apply, Combine, Expr, Given, Read, reads
 from ..ggufio.types import Header
 from ..plan.types import Edit, params
 from .lower import combine
+from .models import check_alike
+from .norms import IMATRIX, slab_count
 from .parts import is_integer
-
-#: Prefix of the keys of `Given` that stand for the norms of a tensor's inputs.
-IMATRIX = "imatrix:"
 
 MODEL_EDITS = ("mask", "blend_shell")
 
@@ -80,9 +79,8 @@ def score_of(expr: Expr, options: dict[str, Any]) -> Expr | None:
         return None
     source = reads(expr)[0].tensor
     width = source.shape[0]
-    slabs = source.shape[2] if len(source.shape) > 2 else 1
     key = f"{IMATRIX}{options['imatrix']}|{source.name}"
-    return Combine((expr, Given(key, (width, slabs))), "score")
+    return Combine((expr, Given(key, (width, slab_count(source.shape)))), "score")
 
 
 def _mask(name: str, expr: Expr, options: dict[str, Any]) -> Expr:
@@ -126,6 +124,8 @@ def _shell(
 ) -> Expr:
     """Embeddings, final norm and output blended like the layers."""
     inputs: list[Expr] = []
+    check_alike([headers[n] for n in options["sources"]])
+    check_alike([headers[n] for n in options["sources"]])
     for number in options["sources"]:
         tensor = headers[number].by_name.get(name)
         if tensor is None or tensor.shape != shape:

@@ -24,6 +24,7 @@ from ..ggufio.reader import Source
 from ..ggufio.types import type_name
 from ..kernels import Raw, Values
 from . import methods
+from .norms import IMATRIX, input_norms
 from .shape import n_rows, shape_of
 
 Rows = tuple[tuple[int, int], ...]
@@ -36,11 +37,18 @@ class RowReader:
     Args:
         sources: the open files, in the order that `Read.source` counts.
         given: the arrays that `Given` names.
+        progress: called with the bytes of each read, from whichever thread it was.
     """
 
-    def __init__(self, sources: Sequence[Source], given: GivenArrays | None = None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        given: GivenArrays | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
         self._sources = sources
         self._given = given or {}
+        self._progress = progress
 
     def values(self, expr: Expr, rows: Rows) -> Values:
         """float32 values of the rows, flat.
@@ -94,6 +102,8 @@ class RowReader:
             stop = start + (last - first) * size
             self._fill(source, read, out[start:stop], first * size)
             start = stop
+        if self._progress is not None:
+            self._progress(out.size)
         return out
 
     def raw_piece(self, read: Read, offset: int, nbytes: int) -> Raw:
@@ -134,6 +144,8 @@ class RowReader:
     def _array(self, expr: Given) -> Values:
         given = self._given
         try:
+            if expr.key.startswith(IMATRIX):
+                return input_norms(expr.key.removeprefix(IMATRIX), *expr.shape)
             found = given(expr.key) if callable(given) else given[expr.key]
         except KeyError:
             raise PlanError("values are missing that a method computed", tensor=expr.key) from None

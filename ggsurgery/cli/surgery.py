@@ -94,10 +94,17 @@ def keep(options: Options, layers: str, source: Path, out: Path) -> None:
     metavar="K",
     help="How many copies of the whole group.",
 )
+@click.option("--scale", type=float, metavar="S", help="Damp the copies: they add S times as much.")
 @surgery_options
 @in_out
 def duplicate(
-    options: Options, layer: str, to: int | None, times: int, source: Path, out: Path
+    options: Options,
+    layer: str,
+    to: int | None,
+    times: int,
+    scale: float | None,
+    source: Path,
+    out: Path,
 ) -> None:
     """Insert copies of layers.
 
@@ -106,5 +113,5 @@ def duplicate(
       ggsurgery duplicate --layer 8-15 in.gguf out.gguf
       ggsurgery duplicate --layer 5 --to 21 in.gguf out.gguf
     """
-    one = step("duplicate", layer=layer, to=to, times=times if times != 1 else None)
+    one = step("duplicate", layer=layer, to=to, times=times if times != 1 else None, scale=scale)
     operate(options.recipe((one,)), (source,), out, options)

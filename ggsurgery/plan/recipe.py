@@ -21,6 +21,7 @@ import yaml
 
 from ..errors import FormatError, PlanError
 from . import ops
+from .blend_steps import STEPS
 from .text import parse_layers, parse_pair
 from .types import Plan
 
@@ -76,15 +77,11 @@ OPERATIONS: dict[str, Operation] = {
         {"layer": parse_layers, "to": whole},
         ("layer", "to"),
     ),
-    "duplicate": Operation(
-        ops.duplicate,
-        {"layer": parse_layers, "to": whole, "times": whole},
-        ("layer",),
-    ),
     "keep": Operation(ops.keep, {"layers": parse_layers}, ("layers",)),
     "drop_mtp": Operation(ops.drop_tail, {}),
     "set": Operation(ops.set_metadata, {"key": str, "value": _same, "type": str}, ("key", "value")),
     "unset": Operation(ops.unset_metadata, {"key": str}, ("key",)),
+    **{name: Operation(*parts) for name, parts in STEPS.items()},
 }
 
 #: Steps that change the header only: the model keeps its name.

@@ -1,0 +1,84 @@
+"""blend: whole models of one shape into one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..blend.models import check_alike
+from ..errors import PlanError
+from ..plan.blend_ops import BASED, MODEL_METHODS
+from ..plan.blend_steps import numbers
+from ..plan.recipe import step
+from ..surgery import prepare
+from ._blend import computed, computing_options
+from ._surgery import Options, run, surgery_options
+
+
+@click.command()
+@click.option("--method", type=click.Choice(MODEL_METHODS), default="linear", show_default=True)
+@click.option(
+    "--base", type=click.Path(path_type=Path), help="The model that the others were tuned from."
+)
+@click.option("--weights", metavar="W,W…", help="One a model, default 1/n each; of slerp: B's.")
+@click.option(
+    "--density", type=float, help="ties: share of each difference that is kept; dare: not dropped."
+)
+@click.option("--scale", type=float, help="Factor on all differences to the base.")
+@click.option("--seed", type=int, help="dare: which weights are dropped.")
+@click.option("--layers", metavar="LIST", help="Blend only these; all else comes from A.")
+@computing_options
+@surgery_options
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A B … OUT")  # noqa: E501  # fmt: skip
+def blend(
+    options: Options,
+    method: str,
+    base: Path | None,
+    weights: str | None,
+    density: float | None,
+    scale: float | None,
+    seed: int | None,
+    layers: str | None,
+    out_type: str | None,
+    force_kinds: bool,
+    models: tuple[Path, ...],
+) -> None:
+    """Blend models of one shape, tensor by tensor.
+
+    \b
+    linear           the weighted sum
+    slerp            of two models, along the arc between them
+    task-arithmetic  --base plus the weighted differences to it
+    ties             the same, but small differences dropped and signs elected
+    dare             the same, but random differences dropped, the rest scaled up
+
+    The output has the header of A, or of the base. Models of other shapes,
+    tokenizers or architectures are refused.
+
+    \b
+    Example:
+      ggsurgery blend --weights 0.7,0.3 a.gguf b.gguf out.gguf
+      ggsurgery blend --method ties --base m.gguf --density 0.2 a.gguf b.gguf out.gguf
+    """
+    if len(models) < 2:
+        raise click.UsageError("at least one model and OUT are needed")
+    *inputs, out = models
+    if (base is not None) != (method in BASED):
+        raise PlanError(
+            f"{method} takes no --base" if base is not None else f"{method} needs --base",
+            hint=f"A base belongs to {', '.join(BASED)}.",
+        )
+    sources = ([] if base is None else [base]) + inputs
+    try:
+        factors = None if weights is None else list(numbers(weights))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--weights") from None
+    one = step(
+        "blend", models=len(sources), method=method, weights=factors, density=density,
+        scale=scale, seed=seed, layers=layers,
+    )  # fmt: skip
+    recipe = options.recipe((one,), **computed(out_type, force_kinds))
+    with prepare(recipe, sources) as operation:
+        check_alike(operation.headers)
+        run(operation, out, options)

@@ -1,0 +1,265 @@
+"""The operations that compute new layers: each takes a plan and returns a new one.
+
+Nothing is computed here; a new layer is a `Blend` or an `Edited` block that says how. Layers
+are numbered as they stand in the plan that is given, as in `ops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isfinite
+from typing import Any
+
+from ..errors import PlanError
+from . import ops
+from .text import format_layers
+from .types import Blend, Block, BlockRef, Edit, Edited, Plan, Take, params
+
+MERGES = ("rdsc", "reference", "mean", "damped")
+INTERPOLATIONS = ("lerp", "slerp")
+PARTS = ("all", "attn", "ffn")
+MODEL_METHODS = ("linear", "slerp", "task-arithmetic", "ties", "dare")
+#: Methods that add differences to a base model, which is the first source then.
+BASED = ("task-arithmetic", "ties", "dare")
+SCOPES = ("global", "tensor", "row")
+SCORES = ("magnitude", "wanda")
+
+
+def merge(
+    plan: Plan,
+    layers: Sequence[int],
+    method: str = "rdsc",
+    factor: float | None = None,
+    parts: str = "all",
+) -> Plan:
+    """Collapse neighbouring layers into the first of them; the others leave.
+
+    Raises:
+        PlanError: fewer than two layers, not neighbours, or an unknown method.
+    """
+    ops.check_layers(plan, layers)
+    _one_of("method", method, MERGES)
+    _one_of("parts", parts, PARTS)
+    if len(layers) < 2 or list(layers) != list(range(layers[0], layers[0] + len(layers))):
+        raise PlanError(
+            "a merge takes neighbouring layers in their order", expected="such as 12-14",
+            found=format_layers(layers),
+        )  # fmt: skip
+    if (factor is not None) != (method == "damped"):
+        raise PlanError("a factor belongs to the method damped, which needs one")
+    options = params(factor=_finite("factor", factor), parts=None if parts == "all" else parts)
+    first, last = layers[0], layers[-1]
+    merged = Blend(plan.blocks[first : last + 1], method, options)
+    return replace(plan, blocks=(*plan.blocks[:first], merged, *plan.blocks[last + 1 :]))
+
+
+def interpolate(
+    plan: Plan,
+    layers: Sequence[int],
+    weight: float = 0.5,
+    method: str = "lerp",
+    at: int | None = None,
+) -> Plan:
+    """Insert a layer between two: (1 − weight) of the first, weight of the second.
+
+    Args:
+        at: the number of the new layer; by default it stands behind the first parent.
+
+    Raises:
+        PlanError: a layer or place does not exist, or the weight is outside 0 … 1.
+    """
+    first, second = layers
+    ops.check_layers(plan, (first, second))
+    _one_of("method", method, INTERPOLATIONS)
+    if not 0 <= weight <= 1:
+        raise PlanError("weight out of range", expected="0 to 1", found=weight)
+    parents = (plan.blocks[first], plan.blocks[second])
+    block = Blend(parents, method, params(weight=float(weight)))
+    return ops.insert(plan, (block,), first + 1 if at is None else at)
+
+
+def bridge(plan: Plan, layer: int, at: int, scale: float | None = None) -> Plan:
+    """Insert a copy of a layer elsewhere; `scale` damps what the copy adds.
+
+    Raises:
+        PlanError: the layer or the place does not exist.
+    """
+    ops.check_layers(plan, (layer,))
+    return ops.insert(plan, (damped(plan.blocks[layer], scale),), at)
+
+
+def duplicate(
+    plan: Plan,
+    layer: Sequence[int],
+    to: int | None = None,
+    times: int = 1,
+    scale: float | None = None,
+) -> Plan:
+    """`ops.duplicate` whose copies add only `scale` times as much to the residual stream.
+
+    Raises:
+        PlanError: as `ops.duplicate`.
+    """
+    made = ops.duplicate(plan, layer, to, times)
+    if scale is None:
+        return made
+    start = max(layer) + 1 if to is None else to
+    stop = start + len(layer) * times
+    copies = tuple(damped(b, scale) for b in made.blocks[start:stop])
+    return replace(made, blocks=made.blocks[:start] + copies + made.blocks[stop:])
+
+
+def damped(block: Block, scale: float | None) -> Block:
+    """The block with its output projections scaled, itself where `scale` is None or 1."""
+    if scale is None or scale == 1:
+        return block
+    return Edited(block, (Edit("damp", (), params(factor=_finite("scale", scale))),))
+
+
+def blend(
+    plan: Plan,
+    models: int,
+    method: str,
+    weights: Sequence[float] | None = None,
+    density: float | None = None,
+    scale: float | None = None,
+    seed: int | None = None,
+    layers: Sequence[int] | None = None,
+) -> Plan:
+    """Blend whole models of one shape, layer by layer.
+
+    The sources are the models; for a method of `BASED` the base comes first and the models
+    behind it. Where `layers` names some, only those are blended, and everything else
+    comes from the first model.
+
+    Args:
+        models: how many sources there are, the base included.
+        weights: one a model (the base has none); for slerp one, that of the second model.
+
+    Raises:
+        PlanError: the method does not take these models or parameters, or the plan has been
+            changed before.
+    """
+    _one_of("method", method, MODEL_METHODS)
+    based = method in BASED
+    count = models - based
+    if method == "slerp" and count != 2:
+        raise PlanError("slerp blends two models", expected=2, found=count)
+    if count < (1 if based else 2):
+        raise PlanError("too few models to blend", expected="two or more", found=count)
+    if plan != Plan.identity(plan.n_layers, len(plan.tail)):
+        raise PlanError("a blend of models comes before all other operations")
+    chosen = _blend_params(method, count, weights, density, scale, seed)
+    sources, first = tuple(range(models)), int(based)
+    picked = range(plan.n_layers) if layers is None else layers
+    if layers is not None:
+        ops.check_layers(plan, layers)
+
+    def block(index: int) -> Block:
+        if index not in picked:
+            return Take(BlockRef(first, index))
+        return Blend(tuple(Take(BlockRef(s, index)) for s in sources), method, chosen)
+
+    stack = tuple(block(i) for i in range(plan.n_layers))
+    cut = len(plan.blocks)
+    made = replace(plan, blocks=stack[:cut], tail=stack[cut:], n_sources=models)
+    if layers is not None:
+        return replace(made, shell=first)
+    shell = Edit("blend_shell", (), params(method=method, sources=sources, **dict(chosen)))
+    return replace(made, edits=(*plan.edits, shell))
+
+
+def _blend_params(
+    method: str,
+    count: int,
+    weights: Sequence[float] | None,
+    density: float | None,
+    scale: float | None,
+    seed: int | None,
+) -> tuple[tuple[str, Any], ...]:
+    if method == "slerp":
+        given = [0.5] if weights is None else [float(w) for w in weights]
+        if len(given) != 1 or not 0 <= given[0] <= 1:
+            raise PlanError("slerp takes one weight, that of the second model, from 0 to 1")
+        return params(weight=given[0])
+    each = [1 / count] * count if weights is None else [float(w) for w in weights]
+    if len(each) != count or not all(isfinite(w) for w in each):
+        raise PlanError("not one weight for each model", expected=count, found=len(each))
+    if (density is not None) != (method in ("ties", "dare")):
+        raise PlanError("a density belongs to ties and dare, which need one")
+    if density is not None and not 0 < density <= 1:
+        raise PlanError("density out of range", expected="above 0 up to 1", found=density)
+    if scale is not None and method not in BASED:
+        raise PlanError(f"a scale belongs to {', '.join(BASED)}")
+    return params(
+        weights=tuple(each),
+        density=density,
+        scale=_finite("scale", scale),
+        seed=(seed or 0) if method == "dare" else None,
+    )
+
+
+def prune(
+    plan: Plan,
+    sparsity: float | None = None,
+    scope: str = "global",
+    pattern: str | None = None,
+    score: str = "magnitude",
+    imatrix: str | None = None,
+    largest: bool = False,
+    only: str | None = None,
+    threshold: float | None = None,
+    cut_tensor: str | None = None,
+    cut: int | None = None,
+) -> Plan:
+    """Set weights to zero: a share of all, of each tensor or of each row, or N of every M.
+
+    With the scope `global` the threshold has to be known: the command `prune` finds it and
+    records it with the place up to which weights equal to it fall.
+
+    Raises:
+        PlanError: parameters that do not go together.
+    """
+    _one_of("scope", scope, SCOPES)
+    _one_of("score", score, SCORES)
+    if (score == "wanda") != (imatrix is not None):
+        raise PlanError("the score wanda needs an imatrix, and only it takes one")
+    n, m = (None, None) if pattern is None else parse_pattern(pattern)
+    if (pattern is None) == (sparsity is None):
+        raise PlanError("either a sparsity or a pattern N:M is needed")
+    if sparsity is not None and not 0 <= sparsity <= 1:
+        raise PlanError("sparsity out of range", expected="0 to 1", found=sparsity)
+    if pattern is None and scope == "global" and threshold is None:
+        raise PlanError(
+            "one threshold over all weights has to be found in the file first",
+            hint="Use the command `ggsurgery prune`, or scope: tensor or row in the recipe.",
+        )
+    options = params(
+        sparsity=sparsity, scope=scope, n=n, m=m, score=score, imatrix=imatrix,
+        largest=largest or None, only=only, threshold=threshold, cut_tensor=cut_tensor, cut=cut,
+    )  # fmt: skip
+    return replace(plan, edits=(*plan.edits, Edit("mask", (), options)))
+
+
+def parse_pattern(text: str) -> tuple[int, int]:
+    """N and M of `2:4`: of every M neighbours in a row N stay.
+
+    Raises:
+        PlanError: it is no such pattern.
+    """
+    n, _, m = text.partition(":")
+    if not (n.isdigit() and m.isdigit() and 0 < int(n) < int(m) <= 1024):
+        raise PlanError("not an N:M pattern", expected="such as 2:4", found=repr(text))
+    return int(n), int(m)
+
+
+def _one_of(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise PlanError(f"unknown {what} {value!r}", expected=", ".join(known))
+
+
+def _finite(what: str, value: float | None) -> float | None:
+    if value is not None and not isfinite(value):
+        raise PlanError(f"{what} is no number", found=value)
+    return None if value is None else float(value)

@@ -1,0 +1,96 @@
+"""How the computing operations are written in a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import blend_ops
+from .text import parse_layers, parse_pair
+
+
+def number(value: Any) -> float:
+    """A number, also written as text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"expected a number, found {value!r}")
+    return float(value)
+
+
+def whole(value: Any) -> int:
+    """A whole number, also written as text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"expected a whole number, found {value!r}")
+    return int(value)
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """Numbers as a list or as text: `0.5,0.25`.
+
+    Raises:
+        ValueError: something else.
+    """
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, list | tuple):
+        value = [value]
+    return tuple(number(v) for v in value)
+
+
+def flag(value: Any) -> bool:
+    """True or false.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, found {value!r}")
+    return value
+
+
+#: name → function, readers of the arguments, required arguments
+STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], tuple[str, ...]]] = {
+    "merge": (
+        blend_ops.merge,
+        {"layers": parse_layers, "method": str, "factor": number, "parts": str},
+        ("layers",),
+    ),
+    "interpolate": (
+        blend_ops.interpolate,
+        {"layers": parse_pair, "weight": number, "method": str, "at": whole},
+        ("layers",),
+    ),
+    "bridge": (
+        blend_ops.bridge,
+        {"layer": whole, "at": whole, "scale": number},
+        ("layer", "at"),
+    ),
+    "duplicate": (
+        blend_ops.duplicate,
+        {"layer": parse_layers, "to": whole, "times": whole, "scale": number},
+        ("layer",),
+    ),
+    "blend": (
+        blend_ops.blend,
+        {
+            "models": whole, "method": str, "weights": numbers, "density": number,
+            "scale": number, "seed": whole, "layers": parse_layers,
+        },
+        ("models", "method"),
+    ),
+    "prune": (
+        blend_ops.prune,
+        {
+            "sparsity": number, "scope": str, "pattern": str, "score": str, "imatrix": str,
+            "largest": flag, "only": str, "threshold": number, "cut_tensor": str, "cut": whole,
+        },
+        (),
+    ),
+}  # fmt: skip

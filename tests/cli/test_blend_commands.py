@@ -1,0 +1,248 @@
+"""merge, interpolate, bridge, blend and prune from the command line, on tiny models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as T
+from gguf import GGUFReader, GGUFWriter, quants
+
+from ggsurgery.cli import main
+from tests._gguf import tiny_llama
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command; gives its exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        try:
+            main([str(a) for a in arguments])
+            code = 0
+        except SystemExit as done:
+            code = int(done.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("model") / "a.gguf", 6, kind=T.F16)
+
+
+def tensors(path: Path) -> dict[str, np.ndarray]:
+    """float64 values by name, as gguf-py reads them."""
+    return {
+        t.name: quants.dequantize(t.data, t.tensor_type).astype(np.float64)
+        for t in GGUFReader(path).tensors
+    }
+
+
+def test_merge(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    code, _, err = run("merge", "--layers", "1-3", model, out)
+    assert code == 0, err
+    assert "layers 6 → 4" in err
+    before, after = tensors(model), tensors(out)
+    for name in ("attn_q.weight", "ffn_norm.weight", "ffn_down.weight"):
+        a, b, c = (before[f"blk.{n}.{name}"] for n in (1, 2, 3))
+        np.testing.assert_allclose(after[f"blk.1.{name}"], -a + b + c, rtol=1e-3, atol=1e-6)
+        np.testing.assert_array_equal(after[f"blk.2.{name}"], before[f"blk.4.{name}"])
+
+
+def test_replay_makes_the_same_bytes(run: Run, model: Path, tmp_path: Path) -> None:
+    for number, command in enumerate(
+        (
+            ("merge", "--layers", "1-2", "--method", "damped", "--factor", "0.4"),
+            ("interpolate", "--layers", "2,4", "--method", "slerp", "--weight", "0.3"),
+            ("bridge", "--layer", "1", "--at", "5", "--scale", "0.5"),
+            ("duplicate", "--layer", "1-2", "--scale", "0.5"),
+            ("prune", "--sparsity", "0.37"),
+            ("prune", "--pattern", "2:4", "--only", "ffn_up"),
+        )
+    ):
+        out, again = tmp_path / f"{number}.gguf", tmp_path / f"{number}-again.gguf"
+        assert run(*command, model, out)[0] == 0
+        code, _, err = run("replay", out, model, again)
+        assert code == 0, err
+        assert out.read_bytes() == again.read_bytes()
+
+
+def test_out_type(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    assert run("merge", "--layers", "1-3", "--out-type", "q8_0", model, out)[0] == 0
+    kinds = {t.name: t.tensor_type for t in GGUFReader(out).tensors}
+    assert kinds["blk.1.attn_q.weight"] == T.Q8_0
+    assert kinds["blk.1.attn_norm.weight"] == T.F32
+    assert kinds["blk.2.attn_q.weight"] == T.F16
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp"])
+def test_blend(run: Run, model: Path, tmp_path: Path, method: str) -> None:
+    other = tiny_llama(tmp_path / "b.gguf", 6, kind=T.F16, seed=1)
+    weights = "0.75,0.25" if method == "linear" else "0.25"
+    out = tmp_path / "out.gguf"
+    code, _, err = run("blend", "--method", method, "--weights", weights, model, other, out)
+    assert code == 0, err
+    a, b, found = tensors(model), tensors(other), tensors(out)
+    assert list(found) == sorted(found, key=list(found).index)
+    for name, values in a.items():
+        first, second = 0.75, 0.25
+        if method == "slerp":
+            cosine = (values * b[name]).sum() / np.sqrt((values**2).sum() * (b[name] ** 2).sum())
+            if cosine < 0.9995:
+                angle = np.arccos(cosine)
+                first, second = np.sin(np.array([0.75, 0.25]) * angle) / np.sin(angle)
+        np.testing.assert_allclose(
+            found[name], first * values + second * b[name], rtol=1e-3, atol=1e-6
+        )
+
+
+def test_task_arithmetic_restores_a_model(run: Run, model: Path, tmp_path: Path) -> None:
+    other, out = tiny_llama(tmp_path / "b.gguf", 6, kind=T.F16, seed=1), tmp_path / "out.gguf"
+    arguments = ("--method", "task-arithmetic", "--base", model, "--weights", "1")
+    assert run("blend", *arguments, other, out)[0] == 0
+    for name, values in tensors(out).items():
+        np.testing.assert_array_equal(values, tensors(other)[name])
+
+
+def test_blend_of_some_layers(run: Run, model: Path, tmp_path: Path) -> None:
+    other, out = tiny_llama(tmp_path / "b.gguf", 6, kind=T.F16, seed=1), tmp_path / "out.gguf"
+    assert run("blend", "--layers", "2-3", model, other, out)[0] == 0
+    before, after = tensors(model), tensors(out)
+    changed = {n for n in before if (before[n] != after[n]).any()}
+    assert {n.split(".")[1] for n in changed} == {"2", "3"}
+
+
+def tokens(*names: str) -> Callable[[GGUFWriter], None]:
+    return lambda writer: writer.add_token_list(list(names))
+
+
+def test_unlike_models_are_refused(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    longer = tiny_llama(tmp_path / "longer.gguf", 7, kind=T.F16)
+    code, _, err = run("blend", model, longer, out)
+    assert code == 1
+    assert "longer.gguf: blk.6" in err.replace("\n", " ") and "different shapes" in err
+    words = [tiny_llama(tmp_path / f"{w}.gguf", 6, kind=T.F16, meta=tokens("a", w)) for w in "bc"]
+    code, _, err = run("blend", *words, out)
+    assert code == 1
+    assert "different tokenizers: expected entry 1 'b', found entry 1 'c'" in err
+    assert not out.exists()
+
+
+def test_wrong_bases(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    assert "ties needs --base" in run("blend", "--method", "ties", model, model, out)[2]
+    assert "linear takes no --base" in run("blend", "--base", model, model, model, out)[2]
+    assert run("blend", model)[0] == 2
+    assert run("blend", "--weights", "a,b", model, model, out)[0] == 2
+
+
+def test_prune_counts_exactly(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    code, text, err = run("prune", "--sparsity", "0.3", "--json", model, out)
+    assert code == 0, err
+    result = json.loads(text)
+    found, before = tensors(out), tensors(model)
+    chosen = [t["tensor"] for t in result["tensors"]]
+    assert {n.rsplit(".", 2)[1] for n in chosen} == {
+        "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down",
+    }  # fmt: skip
+    weights = np.concatenate([before[n].ravel() for n in chosen])
+    zeros = np.concatenate([found[n].ravel() == 0 for n in chosen])
+    assert zeros.sum() == round(0.3 * weights.size) == sum(t["zeros"] for t in result["tensors"])
+    assert np.abs(weights[zeros]).max() <= np.abs(weights[~zeros]).min()
+    for name in set(before) - set(chosen):
+        np.testing.assert_array_equal(found[name], before[name])
+    assert result["sparsity"] == pytest.approx(0.3, abs=1e-5)
+
+
+def test_prune_table_and_warning(run: Run, model: Path, tmp_path: Path) -> None:
+    code, text, err = run(
+        "prune", "--sparsity", "0.5", "--largest", "--scope", "row", model, tmp_path / "o.gguf"
+    )
+    assert code == 0, err
+    assert "blk.*.ffn_down.weight" in text
+    assert "0.5000" in text.splitlines()[-1]
+    assert "zeros do not shrink a GGUF" in err
+    code, text, _ = run(
+        "prune", "--sparsity", "0.5", "--list", "--only", "attn_q", model, tmp_path / "p.gguf"
+    )
+    assert code == 0
+    assert sum("blk." in line for line in text.splitlines()) == 6
+
+
+def test_prune_measures_what_the_type_can_hold(run: Run, tmp_path: Path) -> None:
+    """q4_1 stores a minimum and a step: what was zero is rarely so after encoding."""
+    source = tiny_llama(tmp_path / "q.gguf", 3, kind=T.Q4_1)
+    code, text, err = run(
+        "prune", "--sparsity", "0.4", "--scope", "tensor", "--json", source, tmp_path / "o.gguf"
+    )
+    assert code == 0, err
+    result = json.loads(text)
+    found = tensors(tmp_path / "o.gguf")
+    for row in result["tensors"]:
+        assert row["zeros"] == (found[row["tensor"]] == 0).sum()
+    assert result["sparsity"] < 0.39
+
+
+def test_prune_refuses(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    assert "no tensor to prune" in run("prune", "--sparsity", "0.5", "--only", "xyz", model, out)[2]
+    assert "no regular expression" in run("prune", "--sparsity", ".5", "--only", "(", model, out)[2]
+    assert "needs an imatrix" in run("prune", "--sparsity", ".5", "--score", "wanda", "--scope", "row", model, out)[2]  # fmt: skip  # noqa: E501
+    assert run("prune", "--sparsity", "50", model, out)[0] == 2
+    assert "either a sparsity or a pattern" in run("prune", model, out)[2]
+    assert not out.exists()
+
+
+def test_wanda_weighs_by_the_inputs(run: Run, model: Path, tmp_path: Path) -> None:
+    from ggsurgery.imatrix import Entry, Imatrix, write_imatrix
+
+    rng, before = np.random.default_rng(0), tensors(model)
+    names = [n for n in before if n.endswith("ffn_up.weight")]
+    sums = {n: rng.uniform(0.01, 9, (1, 64)).astype(np.float32) for n in names}
+    entries = {n: Entry(s, np.array([7])) for n, s in sums.items()}
+    write_imatrix(Imatrix(entries), tmp_path / "i.gguf")
+    wanda = ("--score", "wanda", "--imatrix", tmp_path / "i.gguf", "--only", "ffn_up")
+    for scope in ("row", "tensor", "global"):
+        out = tmp_path / f"{scope}.gguf"
+        code, _, err = run("prune", "--sparsity", "0.5", "--scope", scope, *wanda, model, out)
+        assert code == 0, err
+        found = tensors(out)
+        norms = {n: np.sqrt(sums[n] / np.float32(7)) for n in names}
+        scores = {n: np.abs(before[n]).astype(np.float32) * norms[n] for n in names}
+        if scope == "row":
+            for n in names:
+                assert ((found[n] == 0).sum(axis=1) == 32).all()
+                limit = np.sort(scores[n], axis=1)[:, 31:32]
+                assert (scores[n][found[n] == 0] <= np.broadcast_to(limit, scores[n].shape)[found[n] == 0]).all()  # fmt: skip  # noqa: E501
+        groups = [[n] for n in names] if scope != "global" else [names]
+        for group in groups if scope != "row" else []:
+            score = np.concatenate([scores[n].ravel() for n in group])
+            gone = np.concatenate([found[n].ravel() == 0 for n in group])
+            assert gone.sum() == score.size // 2
+            assert score[gone].max() <= score[~gone].min()
+
+
+def test_wanda_with_the_imatrix_of_another_model(run: Run, model: Path, tmp_path: Path) -> None:
+    from ggsurgery.imatrix import Entry, Imatrix, write_imatrix
+
+    entry = Entry(np.ones((1, 32), np.float32), np.array([1]))
+    write_imatrix(Imatrix({"blk.0.ffn_up.weight": entry}), tmp_path / "i.gguf")
+    wanda = ("--scope", "row", "--score", "wanda", "--imatrix", tmp_path / "i.gguf")
+    out = tmp_path / "out.gguf"
+    text = run("prune", "--sparsity", "0.5", *wanda, "--only", r"0\.ffn_up", model, out)[2]
+    assert "model of other shapes" in text
+    text = run("prune", "--sparsity", "0.5", *wanda, "--only", r"1\.ffn_up", model, out)[2]
+    assert "the imatrix does not know the tensor" in text
+    assert not out.exists()
