@@ -9,6 +9,8 @@ from ..errors import PlanError
 
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
+LONGEST_RANGE = 10_000
+
 
 def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
     """The layer numbers of a list, in its order, repeats kept.
@@ -32,13 +34,13 @@ def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
         if match is None:
             raise _wrong(text)
         first, last = int(match[1]), int(match[2] or match[1])
+        if abs(last - first) >= LONGEST_RANGE:
+            raise PlanError(f"the range {part} is longer than any model")
         if last < first:
             backwards = ",".join(str(n) for n in range(first, last - 1, -1))
             raise PlanError(
                 f"the range {part} runs backwards", hint=f"If that is meant, write {backwards}"
             )
-        if last - first >= 100_000:
-            raise PlanError(f"the range {part} is longer than any model")
         layers.extend(range(first, last + 1))
     return tuple(layers)
 
