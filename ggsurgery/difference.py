@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
 
 from .ggufio.reader import SAMPLE, Source
 from .ggufio.types import TensorInfo
 from .report_plan import Change, changes
 
-_STEP = 1 << 24  # bytes compared at a time
+_STEP = 1 << 22  # bytes compared at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +82,29 @@ def equal(a: Source, one: TensorInfo, b: Source, other: TensorInfo) -> bool:
     """Whether two tensors have the same type, shape and bytes."""
     if (one.shape, one.type, one.nbytes) != (other.shape, other.type, other.nbytes):
         return False
-    left = np.frombuffer(a.data(one), np.uint8)
-    right = np.frombuffer(b.data(other), np.uint8)
-    same = all(
-        np.array_equal(left[at : at + _STEP], right[at : at + _STEP])
+    left, right = a.position(one), b.position(other)
+    return all(
+        os.pread(a.descriptor(one.shard), size, left + at)
+        == os.pread(b.descriptor(other.shard), size, right + at)
         for at in range(0, one.nbytes, _STEP)
+        for size in (min(_STEP, one.nbytes - at),)
     )
-    del left, right
-    a.forget(one)
-    b.forget(other)
-    return same
 
 
 def _origins(a: Source, b: Source) -> list[LayerOrigin]:
     known: dict[str, list[int]] = {}
-    for layer in range(a.header.n_layers):
+    for layer in _layers(a):
         known.setdefault(_fingerprint(a, layer), []).append(layer)
     rows = []
-    for layer in range(b.header.n_layers):
+    for layer in _layers(b):
         candidates = known.get(_fingerprint(b, layer), [])
         rows.append(LayerOrigin(layer, tuple(n for n in candidates if _same_layer(a, n, b, layer))))
     return rows
+
+
+def _layers(source: Source) -> list[int]:
+    """The layers that have tensors, whatever the header counts."""
+    return sorted({t.layer for t in source.header.tensors if t.layer is not None})
 
 
 def _same_layer(a: Source, old: int, b: Source, new: int) -> bool:

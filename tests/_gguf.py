@@ -104,6 +104,27 @@ def shapes(layers: int, *, tied: bool = True) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def big_llama(path: Path, layers: int, nbytes: int, *, sparse: bool = False) -> Path:
+    """A file of `layers` layers with one F32 tensor of `nbytes` each; llama.cpp has no use for it.
+
+    `sparse` leaves the data a hole: such a file of any size takes no room.
+    """
+    kvs = [kv_text("general.architecture", "llama"), kv_u32("llama.block_count", layers)]
+    width = nbytes // 4
+    infos = [tensor(f"blk.{i}.ffn_up.weight", (width,), T.F32, i * nbytes) for i in range(layers)]
+    head = Raw(kvs, infos, b"").build()
+    with path.open("wb") as file:
+        file.write(head)
+        if not sparse:
+            rng = np.random.default_rng(0)
+            for _ in range(layers):
+                block = rng.bytes(1 << 20)
+                for at in range(0, nbytes, len(block)):
+                    file.write(block[: nbytes - at])
+        file.truncate(len(head) + layers * nbytes)
+    return path
+
+
 # -- reading with gguf-py: the judge that is not ours ----------------------------------
 
 

@@ -39,7 +39,8 @@ def test_no_shorter_text_with_the_same_runs(layers):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "1,", "a", "1-", "-1", "1--2", "1.5", "0x1", "٣", "1\n2", True, None, 1.5, {}, []]
+    "text",
+    ["", ",", "1,", "a", "1-", "-1", "1--2", "1.5", "0x1", "٣", "1\n2", True, None, 1.5, {}, []],
 )
 def test_not_a_list(text):
     with pytest.raises(PlanError, match="not a list of layers: expected such as 3, 3-5"):
