@@ -34,14 +34,17 @@ _DOWNLOAD_HINT = "The file is incomplete or damaged: get it again and compare it
 
 
 class _Cursor:
-    """Reads values one behind the other; a step over the end is a `FormatError`."""
+    """Reads values one behind the other; a step over the end is a `FormatError`.
+
+    `data` maps the file's first `MAX_HEADER` bytes, `end` is the size of the whole file.
+    """
 
     __slots__ = ("data", "end", "order", "path", "position", "u32", "u64", "where")
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap, end: int) -> None:
         self.path = path
         self.data = data
-        self.end = len(data)
+        self.end = end
         self.position = 0
         self.where = "file header"
         self.use("<")
@@ -186,8 +189,9 @@ def _read_one(path: Path) -> Header:
                 found=status.st_size,
                 hint=_DOWNLOAD_HINT,
             )
-        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
-            return _parse(_Cursor(path, data))
+        mapped = min(status.st_size, MAX_HEADER)
+        with mmap.mmap(descriptor, mapped, access=mmap.ACCESS_READ) as data:
+            return _parse(_Cursor(path, data, status.st_size))
     finally:
         os.close(descriptor)
 
@@ -321,7 +325,7 @@ def _skip_strings(c: _Cursor, count: int) -> None:
         for _ in range(count):
             position += 8 + unpack(data, position)[0]
     except (struct.error, OverflowError, IndexError):
-        position = c.end + 1
+        position = len(data) + 1  # over the end of the file, or of what a header may take
     if position > c.end:
         raise c.fail("a string of the array reaches over the end of the file", hint=_DOWNLOAD_HINT)
     c.skip(position - c.position)

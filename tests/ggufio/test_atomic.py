@@ -61,7 +61,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch, li
     if not links:
         monkeypatch.setattr(os, "link", _no_links)
     out = tmp_path / "out"
-    with pytest.raises(OutputError, match="has appeared|exists"), atomic_path(out) as temporary:
+    with pytest.raises(OutputError, match=r"has appeared|exists"), atomic_path(out) as temporary:
         temporary.write_bytes(b"ours")
         out.write_bytes(b"theirs")
     assert out.read_bytes() == b"theirs"
@@ -157,9 +157,9 @@ def test_no_room_is_seen_before_writing(tmp_path, monkeypatch):
 
 def test_a_full_disk(tmp_path):
     with tmpfs(tmp_path, "size=64k") as disk:
-        with pytest.raises(OutputError, match="out: the disk ran full while writing; nothing"):
-            with atomic_path(disk / "out") as temporary:
-                temporary.write_bytes(bytes(100_000))
+        full = pytest.raises(OutputError, match="out: the disk ran full while writing; nothing")
+        with full, atomic_path(disk / "out") as temporary:
+            temporary.write_bytes(bytes(100_000))
         assert names(disk) == set()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ def test_round_trip(layers):
 
 @given(st.lists(st.integers(0, 600), min_size=1))
 def test_no_shorter_text_with_the_same_runs(layers):
-    runs = sum(b != a + 1 for a, b in zip(layers, layers[1:], strict=False)) + 1
+    runs = sum(b != a + 1 for a, b in pairwise(layers)) + 1
     assert format_layers(layers).count(",") == runs - 1
 
 
