@@ -112,14 +112,14 @@ class Results:
 
 
 def load_results(path: str | Path) -> list[Results]:
-    """Read a result file: ggsurgery's own (one model or a list) or lm-eval's.
+    """Read a result file: ggsurgery's own (results or bare scores, one or a list) or lm-eval's.
 
     Raises:
         FormatError: neither, or a field is missing.
     """
     document = read_json(path)
     if isinstance(document, list):
-        return [_own(item, path) for item in document]
+        return merge_results([_own(item, path) for item in document])
     if isinstance(document, dict) and "results" in document and "ggsurgery" not in document:
         return [_lm_eval(document, path)]
     return [_own(document, path)]
@@ -144,6 +144,11 @@ def read_json(path: str | Path) -> Any:
 
 
 def _own(document: Any, path: str | Path) -> Results:
+    if isinstance(document, dict) and "metric" in document:  # a bare score, as --json prints it
+        score = Score.from_json(document, file=path)
+        facts = score.provenance
+        file = str(facts.get("file") or path)
+        return Results(ModelFacts(Path(file).stem, file, facts.get("bytes")), (score,))
     if not isinstance(document, dict) or document.get("ggsurgery") != FORMAT:
         raise FormatError(
             "not a result file", file=path,

@@ -1,0 +1,80 @@
+"""What the evaluating commands print and write alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..evaluate.comparison import Comparison
+from ..evaluate.controls import Outcome
+from ..evaluate.results import Results
+from ..evaluate.suite.result import SurgeryScore
+from ..ggufio.atomic import atomic_path, check_output
+from ._output import human_bytes, note, table
+
+
+def save_text(out: Path, text: str, *, force: bool, inputs: Sequence[Path] = ()) -> None:
+    """Write a text file that appears whole or not at all.
+
+    Raises:
+        OutputError: it exists (without `force`), is an input, or its folder is missing.
+    """
+    data = text.encode()
+    check_output(out, tuple(inputs), force=force, nbytes=len(data))
+    with atomic_path(out, force=force) as temporary:
+        temporary.write_bytes(data)
+    note(f"{out}: {human_bytes(len(data))}")
+
+
+def save_results(out: Path, results: Results, *, force: bool) -> None:
+    """Write a result file for `compare` and `report`."""
+    document = json.dumps(results.to_json(), indent=1, ensure_ascii=False)
+    save_text(out, document + "\n", force=force, inputs=(Path(results.model.file),))
+
+
+def suite_table(score: SurgeryScore) -> str:
+    """The parts with weight, value, n and interval, then the total."""
+    rows = []
+    for part in score.parts:
+        facts = part.to_json()
+        interval = facts["interval"]
+        shown = "–" if interval is None else f"[{interval['low']:.2f}, {interval['high']:.2f}]"
+        value = f"{part.value:.3f}" if part.applies else "–"
+        rows.append((part.name, f"{part.weight:g}", value, len(part.items), shown,
+                     part.note or _detail(part.name, part.mean)))  # fmt: skip
+    header = ("part", "weight", "value", "n", "95 % interval", "")
+    total = (
+        f"score {score.total:.1f} / 100, 95 % interval "
+        f"[{score.interval.low:.1f}, {score.interval.high:.1f}], n = {score.n}"
+    )
+    return f"{table(rows, header)}\n\n{total}"
+
+
+def _detail(name: str, mean: float) -> str:
+    return f"{mean:.3f} bits per byte" if name == "perplexity" else ""
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> str:
+    """Difference, interval, p, test and what may be said."""
+    rows = [
+        (c.label, f"{c.base:.4f}", f"{c.other:.4f}", f"{c.difference:+.4f}",
+         "–" if c.interval is None else str(c.interval), f"{c.p_value:.4f}", c.test, c.verdict)
+        for c in comparisons
+    ]  # fmt: skip
+    header = ("metric", "base", "file", "difference", "95 % interval", "p", "test", "")
+    return table(rows, header)
+
+
+def control_table(outcomes: Sequence[Outcome]) -> str:
+    """The controls with size, score and what the paired test says."""
+    rows = [
+        (o.control.kind, o.control.name, "–" if o.bytes is None else human_bytes(o.bytes),
+         "–" if o.score is None else f"{o.score.total:.1f}",
+         "–" if o.score is None
+         else f"[{o.score.interval.low:.1f}, {o.score.interval.high:.1f}]",
+         "–" if o.p_corrected is None else f"{o.p_corrected:.4f}", o.verdict)
+        for o in outcomes
+    ]  # fmt: skip
+    header = ("control", "", "size", "score", "95 % interval", "p (Holm)", "")
+    return table(rows, header)

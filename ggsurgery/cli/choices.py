@@ -1,0 +1,90 @@
+"""choices: multiple-choice accuracy of a file by log-probability."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..evaluate import runs
+from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
+from ..evaluate.results import Results, model_facts
+from ..evaluate.score import Score
+from ..evaluate.statistics import wilson_interval
+from ..runtime import worker
+from ._evaluate import save_results
+from ._output import json_option, print_json, table, warn
+from ._progress import progress_bar
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("file", metavar="FILE", type=FILE)
+@click.option("--data", required=True, type=FILE, help="Questions as JSON lines.")
+@click.option("--shots", default=0, show_default=True, type=click.IntRange(0), metavar="K")
+@click.option("--from", "dev", type=FILE, help="Where the solved examples come from.")
+@click.option(
+    "--style", type=click.Choice(sorted(STYLES)),
+    help="How a question is worded; by its fields if not given.",
+)  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many questions.")
+@click.option("--ctx", type=click.IntRange(8), help="Context; as large as needed if not given.")
+@click.option("-o", "--out", type=FILE, help="Write the results, with every answer, to a file.")
+@click.option("--force", is_flag=True, help="Replace an existing results file.")
+@json_option
+def choices(
+    file: Path,
+    data: Path,
+    shots: int,
+    dev: Path | None,
+    style: str | None,
+    limit: int | None,
+    ctx: int | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Score multiple-choice questions: the likeliest choice counts as the answer.
+
+    A line of the data is {"id", "query", "choices", "answer", "subject"?} with a 0-based
+    answer, or BoolQ's {"id", "passage", "question", "answer"}. acc compares summed
+    log-probabilities, acc_norm per character and acc_bytes per byte (both as
+    lm-evaluation-harness does), acc_tokens per token (as llama-perplexity does).
+
+    \b
+    Example:
+      ggsurgery choices model.gguf --data hellaswag.jsonl --limit 400
+      ggsurgery choices model.gguf --data mmlu.jsonl --shots 5 --from mmlu_dev.jsonl
+      ggsurgery choices model.gguf --data piqa.jsonl --style question -o piqa.json
+    """
+    if bool(shots) != bool(dev):
+        raise click.UsageError("--shots and --from go together")
+    questions = load_questions(data, limit=limit)
+    chosen = style or guess_style(questions)
+    examples = load_questions(dev) if dev is not None else []
+    prompted = prompts(questions, chosen, shots=shots, examples=examples)
+    facts = {"task": data.stem, "style": chosen, "shots": shots, "limit": limit,
+             "chance": sum(1 / len(q.choices) for q in questions) / len(questions)}  # fmt: skip
+    with progress_bar("choices", "question") as progress:
+        found = worker.run(
+            runs.choices_of_file, file, prompted, facts=facts, n_ctx=ctx, progress=progress
+        )
+    if found.over_trained:
+        warn(f"{file}: some prompts are longer than the context the model was trained with")
+    if out is not None:
+        save_results(out, Results(model_facts(file), found.scores), force=force)
+    if as_json:
+        print_json([s.to_json() for s in found.scores])
+        return
+    header = ("metric", "value", "error", "95 % interval")
+    click.echo(table(map(_row, found.scores), header))
+    click.echo(
+        f"\nn = {len(questions)}, style {chosen}, {shots} shots, chance {facts['chance']:.4f}"
+    )
+
+
+def _row(score: Score) -> tuple[str, str, str, str]:
+    interval = wilson_interval(round(sum(score.items)), score.n)
+    error = "" if score.stderr is None else f"± {score.stderr:.4f}"
+    return (score.metric, f"{score.value:.4f}", error, str(interval))

@@ -1,0 +1,183 @@
+"""evaluate: the surgery suite on a file, against its base and against cheap alternatives."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..evaluate import runs
+from ..evaluate.controls import LADDER, Control, Outcome, choose_controls, measure_controls, verdict
+from ..evaluate.results import Results, model_facts
+from ..evaluate.suite.data import load_weights
+from ..evaluate.suite.result import SurgeryScore, compare_surgery
+from ..ggufio.header import read_header
+from ..plan.recipe import Recipe, step
+from ..plan.types import Plan, references
+from ..provenance import PREFIX, read_provenance
+from ..runtime import worker
+from ..runtime.quantize import plan as plan_quantization
+from ..runtime.quantize import quantize
+from ..surgery import prepare
+from ._evaluate import comparison_table, control_table, save_results, suite_table
+from ._output import json_option, print_json, warn
+from ._progress import named_progress_bar, progress_bar
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("file", metavar="FILE", type=FILE)
+@click.option("--baseline", metavar="BASE", type=FILE, help="The uncut model to compare with.")
+@click.option(
+    "--suite", type=click.Choice(["surgery"]), default="surgery", show_default=True,
+    help="Which questions.",
+)  # fmt: skip
+@click.option(
+    "--length", type=click.Choice(["default", "long"]), default="default", show_default=True,
+    help="30 factual questions or 118.",
+)  # fmt: skip
+@click.option("--weights", type=FILE, help="Your own weights.toml instead of the package's.")
+@click.option("--limit", type=click.IntRange(2), help="At most so many items a part (a trial).")
+@click.option("--no-controls", is_flag=True, help="With --baseline: leave the controls out.")
+@click.option("--random", "n_random", default=3, show_default=True, type=click.IntRange(0),
+              help="How many random deletions to compare with.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Of the random deletions.")
+@click.option("-o", "--out", type=FILE, help="Write all results, with every answer, to a file.")
+@click.option("--force", is_flag=True, help="Replace an existing results file.")
+@json_option
+def evaluate(
+    file: Path,
+    baseline: Path | None,
+    suite: str,
+    length: str,
+    weights: Path | None,
+    limit: int | None,
+    no_controls: bool,
+    n_random: int,
+    seed: int,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Score a file from 0 to 100, and say what the score is worth.
+
+    The suite asks factual questions, scores coherence, bits per byte, repetition, the
+    thinking switch and stop tokens; answers are greedy, so a run repeats exactly. With
+    --baseline the difference is tested question by question, and the controls are built and
+    measured: the uncut model at a lower quantization of about the same size, as many random
+    layers deleted, and the last layers but one.
+
+    \b
+    Example:
+      ggsurgery evaluate model.gguf
+      ggsurgery evaluate cut.gguf --baseline base.gguf -o cut.json
+      ggsurgery evaluate cut.gguf --length long --weights mine.toml --json
+    """
+    settings = {"length": length, "weights": load_weights(weights), "limit": limit}
+    facts = model_facts(file)
+    base_facts = None if baseline is None else model_facts(baseline)
+    score = _measure(file, settings)
+    if not as_json:
+        click.echo(suite_table(score))
+    if limit is not None:
+        warn(f"--limit {limit}: a trial, not a result")
+    results = Results(facts, suite=score)
+    if baseline is not None and base_facts is not None:
+        base_score = _measure(baseline, settings)
+        comparisons = compare_surgery(base_score, score)
+        if not as_json:
+            click.echo(f"\nagainst {baseline} ({base_score.total:.1f})\n")
+            click.echo(comparison_table(comparisons))
+        outcomes: list[Outcome] = []
+        line = None
+        if not no_controls:
+            outcomes = _controls(file, baseline, score, settings, n_random, seed)
+            line = verdict(score, outcomes)
+            if not as_json:
+                click.echo(f"\n{control_table(outcomes)}\n\n{line}")
+        results = Results(
+            facts, suite=score, baseline=str(baseline), verdict=line,
+            comparisons=tuple(c.to_json() for c in comparisons),
+            controls=tuple(o.to_json() for o in outcomes),
+            extra={"base": Results(base_facts, suite=base_score).to_json()},
+        )  # fmt: skip
+    if out is not None:
+        save_results(out, results, force=force)
+    if as_json:
+        print_json(results.to_json())
+
+
+def _measure(
+    file: Path, settings: dict[str, Any], tell: Callable[[int, int], None] | None = None
+) -> SurgeryScore:
+    if tell is not None:
+        return worker.run(runs.suite_of_file, file, progress=tell, **settings)
+    with progress_bar(file.name, "step") as progress:
+        return worker.run(runs.suite_of_file, file, progress=progress, **settings)
+
+
+def _controls(
+    file: Path,
+    baseline: Path,
+    score: SurgeryScore,
+    settings: dict[str, Any],
+    n_random: int,
+    seed: int,
+) -> list[Outcome]:
+    """Choose the controls from the headers, build each in a scratch folder, measure it."""
+    cut, base = model_facts(file), model_facts(baseline)
+    assert cut.layers is not None and base.layers is not None
+    assert cut.bytes is not None and base.bytes is not None
+    planned = plan_quantization(baseline, list(LADDER), allow_requantize=True)
+    controls = choose_controls(
+        base.layers, base.layers - cut.layers, cut.bytes,
+        {p.result.ftype: p.result.n_bytes for p in planned}, base_bytes=base.bytes,
+        ftype=cut.quantization if cut.quantization != base.quantization else None,
+        removed=_removed(file, base.layers), n_random=n_random, seed=seed,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="ggsurgery-") as scratch, named_progress_bar() as tell:
+        name = [""]
+
+        def build(control: Control) -> Path:
+            name[0] = control.name
+            return _build(control, baseline, Path(scratch))
+
+        def measure(path: Path) -> SurgeryScore:
+            return _measure(path, settings, lambda done, total: tell(name[0], done, total))
+
+        def remove(path: Path) -> None:
+            if path.parent == Path(scratch):  # never a file of the user's
+                path.unlink()
+
+        return measure_controls(score, controls, build=build, measure=measure, done=remove)
+
+
+def _build(control: Control, baseline: Path, folder: Path) -> Path:
+    """Write a control: delete its layers, then quantize."""
+    path = baseline
+    if control.layers:
+        path = folder / "layers.gguf"
+        recipe = Recipe((step("delete", layer=",".join(map(str, control.layers))),))
+        with prepare(recipe, [baseline]) as operation:
+            operation.write(path)
+    if control.ftype is None:
+        return path
+    out = folder / "control.gguf"
+    quantize(path, out, control.ftype, allow_requantize=True)
+    if path != baseline:
+        path.unlink()
+    return out
+
+
+def _removed(file: Path, n_layers: int) -> tuple[int, ...]:
+    """The base's layers that a file made by ggsurgery lacks; empty if its header does not say."""
+    header = read_header(file)
+    if f"{PREFIX}recipe" not in header.metadata:
+        return ()
+    plan = read_provenance(header).recipe.apply(Plan.identity(n_layers))
+    kept = {ref.index for block in plan.stack for ref in references(block)}
+    return tuple(i for i in range(n_layers) if i not in kept)

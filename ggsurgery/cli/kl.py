@@ -1,0 +1,100 @@
+"""kl: how far a model's predictions are from those of its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..evaluate import runs
+from ..evaluate.perplexity import read_text
+from ..evaluate.score import Score
+from ..runtime import worker
+from ._output import human_bytes, json_option, note, print_json, table
+from ._progress import progress_bar
+
+FILE = click.Path(path_type=Path)
+
+_MEANING = {
+    "kl_mean": "mean KL divergence",
+    "kl_median": "median",
+    "kl_p99": "99 % of positions below",
+    "kl_max": "largest",
+    "top1_agreement": "same likeliest token",
+    "perplexity_ratio": "perplexity ratio",
+}
+
+
+@click.command()
+@click.argument("files", metavar="[BASE] FILE", nargs=-1, required=True, type=FILE)
+@click.option("--text", type=FILE, help="UTF-8 text to predict.")
+@click.option("--ctx", default=512, show_default=True, type=click.IntRange(4), help="Window.")
+@click.option("--chunks", type=click.IntRange(1), help="Only the first so many windows.")
+@click.option("--save-base", type=FILE, help="Write the base's predictions here and stop.")
+@click.option("--base-file", type=FILE, help="Compare with predictions saved before.")
+@click.option(
+    "--top-k", default=256, show_default=True, type=click.IntRange(1),
+    help="Tokens a position that --save-base keeps.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace an existing --save-base file.")
+@json_option
+def kl(
+    files: tuple[Path, ...],
+    text: Path | None,
+    ctx: int,
+    chunks: int | None,
+    save_base: Path | None,
+    base_file: Path | None,
+    top_k: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Measure the KL divergence of FILE from BASE on a text.
+
+    Both models run side by side, window by window, so no logits are stored. Or the base is
+    saved once as its likeliest tokens with the mass of the rest (0.5 MB a window at 256);
+    the figure from such a file is a lower bound.
+
+    \b
+    Example:
+      ggsurgery kl base.gguf cut.gguf --text wiki.test.raw --chunks 20
+      ggsurgery kl base.gguf --text wiki.test.raw --save-base base.kl
+      ggsurgery kl cut.gguf --base-file base.kl
+    """
+    wanted = 1 if save_base or base_file else 2
+    if len(files) != wanted or (save_base and base_file):
+        raise click.UsageError(
+            "give BASE and FILE, or BASE with --save-base, or FILE with --base-file"
+        )
+    if text is None and base_file is None:
+        raise click.UsageError("--text is needed (or --base-file, which holds its own)")
+    with progress_bar("kl", "window") as progress:
+        if base_file is not None:
+            scores = worker.run(
+                runs.kl_of_base_file, files[0], base_file, n_windows=chunks, progress=progress
+            )
+        else:
+            assert text is not None
+            words = read_text(text)
+            if save_base is not None:
+                worker.run(
+                    runs.save_base_file, files[0], save_base, words, n_ctx=ctx, n_windows=chunks,
+                    k=top_k, force=force, progress=progress,
+                )  # fmt: skip
+                note(f"{save_base}: {human_bytes(save_base.stat().st_size)}")
+                return
+            scores = worker.run(
+                runs.kl_of_files, files[0], files[1], words, n_ctx=ctx, n_windows=chunks,
+                progress=progress,
+            )  # fmt: skip
+    if as_json:
+        print_json([s.to_json() for s in scores])
+        return
+    click.echo(table(map(_row, scores), ("", "value", "error", "")))
+    lower = "; a lower bound (top-k base file)" if scores[0].provenance.get("lower_bound") else ""
+    click.echo(f"\n{scores[0].n} positions, in nats{lower}")
+
+
+def _row(score: Score) -> tuple[str, str, str, str]:
+    error = "" if score.stderr is None else f"± {score.stderr:.6f}"
+    return (_MEANING[score.metric], f"{score.value:.6f}", error, score.metric)

@@ -1,0 +1,237 @@
+"""The numbers of a report, before anything is drawn.
+
+`compute_report` turns result files into tables and series; `render_html` and
+`render_markdown` print them, and its `to_json` is the JSON form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..evaluate.comparison import compare_all
+from ..evaluate.results import ModelFacts, Results
+from ..evaluate.score import Score
+
+#: Status words of retention, as published model cards use them: at least this share is kept.
+STATUS = ((0.80, "Good"), (0.70, "Acceptable"), (0.50, "Degraded"))
+LOST = "Not recommended"
+RANDOM = "Near random"
+
+#: What quality means in the plot against size, the first that all models have.
+QUALITY = ("suite surgery", "acc_norm", "acc", "perplexity")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One score in a table, and how it stands to the base's."""
+
+    value: float
+    stderr: float | None
+    n: int
+    retention: float | None = None
+    status: str | None = None
+    verdict: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric over all models; a cell is None where a model lacks it."""
+
+    label: str
+    lower_is_better: bool
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A figure with its standard error at some place of an axis."""
+
+    x: float
+    y: float
+    stderr: float | None
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A plot: its words, its points, and the base as a level line."""
+
+    title: str
+    x_label: str
+    y_label: str
+    points: tuple[Point, ...]
+    level: Point | None = None
+    connected: bool = False
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that a report shows; the first model is the base."""
+
+    title: str
+    models: tuple[ModelFacts, ...]
+    rows: tuple[Row, ...]
+    plots: tuple[Series, ...]
+    suites: tuple[Mapping[str, Any] | None, ...]
+    controls: tuple[tuple[str, tuple[Mapping[str, Any], ...], str | None], ...]
+    provenance: tuple[Mapping[str, Any], ...]
+
+    @property
+    def base(self) -> ModelFacts:
+        return self.models[0]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ggsurgery": "report",
+            "version": 1,
+            "title": self.title,
+            "models": [asdict(m) for m in self.models],
+            "rows": [asdict(r) for r in self.rows],
+            "plots": [asdict(p) for p in self.plots],
+            "suites": [None if s is None else dict(s) for s in self.suites],
+            "controls": [
+                {"model": name, "controls": [dict(c) for c in controls], "verdict": verdict}
+                for name, controls, verdict in self.controls
+            ],
+            "provenance": [dict(p) for p in self.provenance],
+        }
+
+
+def retention(base: Score, other: Score) -> tuple[float | None, str | None]:
+    """The share of the base's figure that is kept, and its status word.
+
+    Of metrics of which less is better there is no share (and no word), nor where the base
+    is nothing. A figure within two standard errors of chance is `Near random` whatever its
+    share: keeping 96 % of a base that guesses is no achievement.
+
+    Example:
+        >>> retention(Score("acc", 0.8, None, 9), Score("acc", 0.6, None, 9))
+        (0.75, 'Acceptable')
+    """
+    if base.lower_is_better or base.value <= 0 or base.metric in ("perplexity_ratio",):
+        return None, None
+    share = other.value / base.value
+    chance = other.provenance.get("chance")
+    error = other.stderr
+    if isinstance(chance, int | float) and error and other.value <= chance + 2 * error:
+        return share, RANDOM
+    return share, next((word for least, word in STATUS if share >= least), LOST)
+
+
+def compute_report(
+    results: Sequence[Results],
+    *,
+    title: str = "Evaluation",
+    scans: Sequence[Mapping[str, Any]] = (),
+) -> Report:
+    """Tables and plots of several models; the first result is the base.
+
+    Args:
+        scans: documents of `ggsurgery scan --json`, for figures against the removed layer.
+    """
+    base = results[0]
+    verdicts = [
+        {}
+        if r is base
+        else {c.label: c.verdict for c in compare_all(base.all_scores, r.all_scores)}
+        for r in results
+    ]
+    labels: dict[str, Score] = {}
+    for item in results:
+        for score in item.all_scores:
+            labels.setdefault(score.label, score)
+    rows = []
+    for label, first in labels.items():
+        cells = []
+        for item, said in zip(results, verdicts, strict=True):
+            cells.append(_cell(base.score(label), item.score(label), item is base, said.get(label)))
+        rows.append(Row(label, first.lower_is_better, tuple(cells)))
+    plots = [p for p in (_quality_against_size(results),) if p is not None]
+    plots += [s for scan in scans for s in scan_series(scan)]
+    return Report(
+        title=title,
+        models=tuple(r.model for r in results),
+        rows=tuple(rows),
+        plots=tuple(plots),
+        suites=tuple(None if r.suite is None else r.suite.to_json() for r in results),
+        controls=tuple((r.model.name, r.controls, r.verdict) for r in results if r.controls),
+        provenance=tuple(_provenance(r) for r in results),
+    )
+
+
+def _cell(base: Score | None, score: Score | None, is_base: bool, said: str | None) -> Cell | None:
+    if score is None:
+        return None
+    share, word = (None, None) if is_base or base is None else retention(base, score)
+    return Cell(score.value, score.stderr, score.n, share, word, said)
+
+
+def _quality_against_size(results: Sequence[Results]) -> Series | None:
+    """Quality over file size, for the first metric that two models or more have."""
+    sized = [r for r in results if r.model.bytes]
+    for wanted in QUALITY:
+        labels = [s.label for r in sized for s in r.all_scores if wanted in (s.label, s.metric)]
+        for label in dict.fromkeys(labels):
+            found = [(r, r.score(label)) for r in sized]
+            points = [
+                Point((r.model.bytes or 0) / 2**20, s.value, s.stderr, r.model.name)
+                for r, s in found
+                if s is not None
+            ]
+            if len(points) > 1:
+                first = next(s for _, s in found if s is not None)
+                return Series(
+                    "Quality against size", "file size, MiB", label, tuple(points),
+                    lower_is_better=first.lower_is_better,
+                )  # fmt: skip
+    return None
+
+
+def scan_series(scan: Mapping[str, Any]) -> list[Series]:
+    """A plot of each metric of a scan: every candidate's figure against its removed layer.
+
+    A scan is `{"base": {"scores": […]}, "rows": [{"layers": [i], "scores": […]}, …]}`; rows
+    that failed have no scores and leave a gap.
+    """
+    levels = {s.label: s for s in _scores(scan.get("base", {}))}
+    found: dict[str, list[Point]] = {}
+    metrics: dict[str, Score] = {}
+    for row in scan.get("rows", ()):
+        layers = row.get("layers", [])
+        if not layers:
+            continue
+        for score in _scores(row):
+            metrics.setdefault(score.label, score)
+            name = ", ".join(map(str, layers))
+            found.setdefault(score.label, []).append(
+                Point(float(layers[0]), score.value, score.stderr, f"layer {name}")
+            )
+    plots = []
+    for label, points in found.items():
+        level = levels.get(label)
+        plots.append(
+            Series(
+                f"{label} against the removed layer", "removed layer", label, tuple(points),
+                None if level is None else Point(0, level.value, level.stderr, "uncut"),
+                connected=True, lower_is_better=metrics[label].lower_is_better,
+            )
+        )  # fmt: skip
+    return plots
+
+
+def _scores(document: Mapping[str, Any]) -> list[Score]:
+    return [Score.from_json(s) for s in document.get("scores", ())]
+
+
+def _provenance(results: Results) -> dict[str, Any]:
+    """What the figures of a model rest on: settings and versions, each value once."""
+    merged: dict[str, Any] = {"model": results.model.file}
+    for score in results.all_scores:
+        task = score.task or score.metric
+        merged.setdefault(
+            task, {k: v for k, v in score.provenance.items() if k not in ("file", "task", "bytes")}
+        )
+    return merged

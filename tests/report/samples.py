@@ -1,0 +1,80 @@
+"""Result documents with the shapes that commands write, made from a seed."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ggsurgery.evaluate.controls import Control, Outcome, corrected, verdict
+from ggsurgery.evaluate.results import ModelFacts, Results
+from ggsurgery.evaluate.score import Score, mean_score
+from ggsurgery.evaluate.suite.result import Part, SurgeryScore, compare_surgery
+
+HOSTILE = '<script>alert("x")</script>|`'
+
+
+def suite(seed: int, p: float, n: int = 30) -> SurgeryScore:
+    rng = np.random.default_rng(seed)
+    right = (rng.random(n) < p).astype(float).tolist()
+    said = tuple(
+        {"id": str(i), "asked": f"Question {i}?", "said": HOSTILE if i == 0 else "An answer.",
+         "right": bool(right[i])}
+        for i in range(n)
+    )  # fmt: skip
+    ids = tuple(map(str, range(n)))
+    return SurgeryScore(
+        (
+            Part("facts", 40, tuple(right), ids=ids, transcript=said),
+            Part("perplexity", 15, (1.3, 1.1, 1.2 + (1 - p)), 3.0, 0.8, ids=("0", "1", "2")),
+            Part("stop", 10, (), note="no chat template, so no end of a turn"),
+        ),
+        {"weights": "weights.toml"},
+    )
+
+
+def model(name: str, seed: int, p: float, size: int, layers: int) -> Results:
+    rng = np.random.default_rng(seed)
+    items = (rng.random(400) < p).astype(float)
+    ids = tuple(map(str, range(400)))
+    scores = (
+        mean_score("acc_norm", items, {"task": "hellaswag", "chance": 0.25}, ids),
+        mean_score("acc", items[:200] * 0.5, {"task": "mmlu", "chance": 0.25}, ids[:200]),
+        Score("perplexity", 12.0 / p, 0.2, 4000, {}, tuple(rng.normal(2.5 / p, 0.1, 30))),
+    )
+    facts = ModelFacts(name, f"{name}.gguf", size << 20, layers, layers * 4_500_000, "Q8_0")
+    return Results(facts, scores, suite(seed, p))
+
+
+@cache
+def three_models() -> list[Results]:
+    base = model("base-8b", 1, 0.75, 138, 30)
+    cut = model("cut-5-layers", 2, 0.55, 118, 25)
+    assert base.suite is not None and cut.suite is not None
+    outcomes = corrected(
+        [
+            Outcome(Control("Q6_K, uncut", "same bytes"), 110 << 20, suite(1, 0.74),
+                    compare_surgery(cut.suite, suite(1, 0.74))[0]),
+            Outcome(Control("last layers 24-28", "last layers"), 118 << 20, suite(5, 0.1),
+                    compare_surgery(cut.suite, suite(5, 0.1))[0]),
+            Outcome(Control("random 3", "random layers"), refused="layers lose their phase"),
+        ]
+    )  # fmt: skip
+    cut = Results(
+        cut.model, cut.scores, cut.suite, baseline="base-8b.gguf",
+        controls=tuple(o.to_json() for o in outcomes), verdict=verdict(cut.suite, outcomes),
+    )  # fmt: skip
+    return [base, cut, model("cut-15-layers", 3, 0.27, 78, 15)]
+
+
+def scan(n: int = 30) -> dict[str, Any]:
+    rng = np.random.default_rng(7)
+    rows: list[dict[str, Any]] = []
+    for layer in range(n):
+        value = 0.42 - 0.15 * (layer in (0, 1, 29)) - 0.02 * float(rng.random())
+        score = Score("acc", value, 0.025, 400, {"task": "mmlu"})
+        rows.append({"layers": [layer], "scores": [score.to_json()]})
+    rows[12] = {"layers": [12], "error": "llama.cpp crashed (SIGSEGV)"}
+    base = Score("acc", 0.43, 0.025, 400, {"task": "mmlu"})
+    return {"ggsurgery": "scan", "base": {"scores": [base.to_json()]}, "rows": rows}

@@ -1,0 +1,194 @@
+"""A report holds the figures it was given, in three forms, and no markup of strangers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+from click.testing import CliRunner
+
+from ggsurgery.cli import cli
+from ggsurgery.errors import FormatError, OutputError
+from ggsurgery.evaluate.results import load_results, merge_results
+from ggsurgery.evaluate.score import Score
+from ggsurgery.report.compute import Point, Series, compute_report, retention, scan_series
+from ggsurgery.report.html import render_html
+from ggsurgery.report.markdown import render_markdown
+from ggsurgery.report.svg import axis, draw, round_step
+from tests.report.samples import HOSTILE, scan, three_models
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "word"),
+    [(79.54, 65.67, "Good"), (83.09, 61.77, "Acceptable"), (78.55, 48.52, "Degraded"),
+     (76.89, 25.12, "Not recommended")],
+)  # fmt: skip
+def test_status_words_are_those_of_the_published_card(base, other, word):
+    share, found = retention(Score("acc", base, None, 100), Score("acc", other, None, 100))
+    assert (share, found) == (pytest.approx(other / base), word)
+
+
+def test_near_random_beats_every_share_and_perplexity_has_none():
+    facts = {"chance": 0.25}
+    near = Score("acc", 0.26, 0.02, 400, facts)
+    assert retention(Score("acc", 0.27, 0.02, 400, facts), near)[1] == "Near random"
+    assert retention(Score("perplexity", 20, 1, 9), Score("perplexity", 70, 1, 9)) == (None, None)
+
+
+class Checker(HTMLParser):
+    """Collects what could load something from elsewhere, and checks that tags are closed."""
+
+    VOID = ("meta", "br", "hr", "img", "link", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.outside += [f"{tag} {k}" for k, _ in attrs if k in ("src", "href", "onload")]
+        if tag in ("script", "iframe", "link"):
+            self.outside.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_self_contained_and_escapes_names():
+    page = render_html(compute_report(three_models(), title=HOSTILE, scans=[scan()]))
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert checker.outside == []
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert "url(" not in page and "@import" not in page
+    assert "prefers-color-scheme: dark" in page and "width=device-width" in page
+    for drawing in re.findall(r"<svg.*?</svg>", page, re.S):
+        ET.fromstring(drawing)  # well-formed
+    assert page.count("<svg") == 2  # quality against size, accuracy against removed layer
+
+
+def test_figures_errors_and_verdicts_are_on_the_page():
+    models = three_models()
+    page = render_html(compute_report(models))
+    acc = models[1].score("hellaswag acc_norm")
+    assert acc is not None and acc.stderr is not None
+    assert f"{acc.value:.4f} ± {acc.stderr:.4f}" in page
+    assert "n = 400" in page
+    assert "Near random" in page
+    assert "not distinguishable at n = " in page
+    assert models[1].verdict is not None and models[1].verdict in page
+    assert "not built: layers lose their phase" in page
+
+
+def test_markdown_has_the_same_figures_and_no_broken_tables():
+    text = render_markdown(compute_report(three_models(), title=HOSTILE))
+    assert "\\<script\\>" in text
+    acc = three_models()[1].score("hellaswag acc_norm")
+    assert acc is not None and f"{acc.value:.4f}" in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1, block
+
+
+def test_scan_series_leave_gaps_for_candidates_that_failed():
+    (series,) = scan_series(scan())
+    assert [p.x for p in series.points] == [i for i in range(30) if i != 12]
+    assert series.level is not None and series.level.y == 0.43
+    assert series.title == "mmlu acc against the removed layer"
+
+
+def test_drawings_place_points_where_their_figures_are():
+    series = Series("t", "x", "y", (Point(0, 1.0, 0.5, "a"), Point(10, 3.0, None, "b")))
+    root = ET.fromstring(draw(series))
+    dots = [(float(c.get("cx", "")), float(c.get("cy", ""))) for c in root.iter("circle")]
+    assert dots[0][0] < dots[1][0] and dots[0][1] > dots[1][1]  # right and up
+    bars = [p for p in root.iter("path") if p.get("class") == "bar"]
+    assert len(bars) == 1  # a figure without error has no bar
+    assert [t.text for t in root.iter("title")] == ["t", "a: 1 ± 0.5", "b: 3"]
+    assert "no finite figure" in draw(Series("t", "x", "y", (Point(0, math.nan, None, "a"),)))
+
+
+def test_axes_have_round_ticks_within_their_span():
+    found = axis([0.31, 0.47], 0, 100)
+    assert found.ticks == pytest.approx([0.35, 0.4, 0.45])
+    assert (round_step(0.3), round_step(20), round_step(0.07)) == (0.5, 20.0, 0.1)
+    single = axis([5.0], 0, 100)
+    assert single.low < 5 < single.high
+
+
+def write(folder, name, document):
+    path = folder / name
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def test_command_writes_three_forms_and_replaces_only_when_forced(tmp_path):
+    files = [write(tmp_path, f"{r.model.name}.json", r.to_json()) for r in three_models()]
+    files.append(write(tmp_path, "scan.json", scan()))
+    run = CliRunner()
+    for name in ("r.html", "r.md", "r.json"):
+        done = run.invoke(cli, ["report", *files, "-o", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert [m["name"] for m in document["models"]] == ["base-8b", "cut-5-layers", "cut-15-layers"]
+    assert len(document["plots"]) == 2
+    again = run.invoke(cli, ["report", *files, "-o", str(tmp_path / "r.md")])
+    assert isinstance(again.exception, OutputError)
+    assert run.invoke(cli, ["report", *files, "-o", str(tmp_path / "r.pdf")]).exit_code == 2
+    assert run.invoke(cli, ["report", *files, "-o", files[0], "--force"]).exception is not None
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{", "not JSON"),
+        ("3", "not a result file"),
+        ('{"ggsurgery": "results", "version": 9}', "another version: expected 1, found 9"),
+        ('{"ggsurgery": "results", "version": 1, "model": {}}', "damaged: KeyError at 'scores'"),
+        ('{"ggsurgery": "results", "version": 1, "model": {}, "scores": [{}]}', "not a score"),
+        ('{"results": {"hellaswag": 3}}', "lm-eval result file is damaged"),
+        ('{"metric": "acc"}', "not a score"),
+    ],
+)
+def test_broken_result_files_are_named(tmp_path, document, message):
+    path = tmp_path / "r.json"
+    path.write_text(document)
+    with pytest.raises(FormatError, match=rf"r\.json: .*{message}"):
+        load_results(path)
+
+
+def test_lm_eval_files_and_bare_scores_are_read(tmp_path):
+    harness = {
+        "results": {"gsm8k": {"alias": "gsm8k", "exact_match,strict-match": 0.1,
+                              "exact_match_stderr,strict-match": 0.03,
+                              "exact_match,flexible-extract": 0.2,
+                              "exact_match_stderr,flexible-extract": "N/A"}},
+        "n-samples": {"gsm8k": {"original": 1319, "effective": 100}},
+        "model_name": "m.gguf",
+    }  # fmt: skip
+    (found,) = load_results(write(tmp_path, "h.json", harness))
+    assert [(s.label, s.value, s.stderr, s.n) for s in found.scores] == [
+        ("gsm8k exact_match (strict-match)", 0.1, 0.03, 100),
+        ("gsm8k exact_match (flexible-extract)", 0.2, None, 100),
+    ]
+    bare = Score("perplexity", 23.7, 0.2, 5, {"file": "m.gguf"}).to_json()
+    merged = merge_results([found, *load_results(write(tmp_path, "p.json", bare))])
+    assert [s.metric for s in merged[0].all_scores][-1] == "perplexity"
+    assert len(merged) == 1
+
+
+def test_results_survive_their_file(tmp_path):
+    for item in three_models():
+        (again,) = load_results(write(tmp_path, "r.json", item.to_json()))
+        assert again.all_scores == item.all_scores
+        assert again.model == item.model and again.verdict == item.verdict
