@@ -7,12 +7,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..errors import GGSurgeryError
 from ..evaluate.comparison import compare_all
 from ..evaluate.results import ModelFacts, Results
 from ..evaluate.score import Score
+from ..evaluate.suite.result import compare_surgery
 
 #: Status words of retention, as published model cards use them: at least this share is kept.
 STATUS = ((0.80, "Good"), (0.70, "Acceptable"), (0.50, "Degraded"))
@@ -20,7 +23,7 @@ LOST = "Not recommended"
 RANDOM = "Near random"
 
 #: What quality means in the plot against size, the first that all models have.
-QUALITY = ("suite surgery", "acc_norm", "acc", "perplexity")
+QUALITY = ("surgery", "acc_norm", "acc", "perplexity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,16 @@ def compute_report(
         controls=tuple((r.model.name, r.controls, r.verdict) for r in results if r.controls),
         provenance=tuple(_provenance(r) for r in results),
     )
+
+
+def _verdicts(base: Results, other: Results) -> dict[str, str]:
+    """What may be said of each metric against the base's."""
+    found = compare_all(base.scores, other.scores)
+    if base.suite is not None and other.suite is not None:
+        # suites over unlike parts (one model has a chat template) are shown side by side
+        with suppress(GGSurgeryError):
+            found += compare_surgery(base.suite, other.suite)
+    return {c.label: c.verdict for c in found}
 
 
 def _cell(base: Score | None, score: Score | None, is_base: bool, said: str | None) -> Cell | None:

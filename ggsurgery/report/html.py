@@ -21,7 +21,7 @@ def render_html(report: Report) -> str:
         trim_blocks=True,
         undefined=jinja2.ChainableUndefined,
     )
-    environment.filters |= {"mib": mib, "figure": figure}
+    environment.filters |= {"mib": mib, "measured": measured}
     names = [m.name for m in report.models]
     return environment.get_template("page.html.j2").render(
         report=report,
@@ -43,14 +43,16 @@ def mib(size: object) -> str:
     return f"{size / 2**20:,.1f} MiB" if isinstance(size, int | float) else "–"
 
 
-def figure(value: float) -> str:
-    """Four decimals below 10, fewer above: 0.2512, 71.48, 64512.
+def measured(value: float, stderr: float | None) -> str:
+    """A figure with its error, four decimals below 10, fewer above.
 
     Example:
-        >>> figure(71.4812)
-        '71.48'
+        >>> measured(71.4812, 2.3)
+        '71.48 ± 2.30'
     """
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
-    return f"{value:.4f}" if size < 10 else f"{value:.2f}" if size < 10_000 else f"{value:.0f}"
+    decimals = 4 if size < 10 else 2 if size < 10_000 else 0
+    error = "" if stderr is None else f" ± {stderr:.{decimals}f}"
+    return f"{value:.{decimals}f}{error}"

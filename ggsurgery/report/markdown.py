@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .compute import Cell, Report
-from .html import figure, mib
+from .html import measured, mib
 
 
 def render_markdown(report: Report) -> str:
@@ -76,10 +76,7 @@ def _scores(report: Report) -> str:
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "–"
-    text = figure(cell.value)
-    if cell.stderr is not None:
-        text += f" ± {figure(cell.stderr)}"
-    text += f" (n = {cell.n})"
+    text = f"{measured(cell.value, cell.stderr)} (n = {cell.n})"
     if cell.retention is not None:
         text += f", {100 * cell.retention:.1f} % kept: {cell.status}"
     return text + (f"; {cell.verdict}" if cell.verdict else "")

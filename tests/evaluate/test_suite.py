@@ -178,7 +178,7 @@ def test_total_is_the_weighted_mean_over_parts_that_apply():
     again = SurgeryScore.from_json(json.loads(json.dumps(score.to_json())))
     assert again.total == score.total
     assert again.interval == score.interval
-    assert [s.metric for s in score.scores()] == ["surgery", "facts", "perplexity"]
+    assert [s.metric for s in score.scores()] == ["surgery", "surgery_facts", "surgery_perplexity"]
 
 
 def test_differences_are_paired_and_small_ones_are_not_called_differences():

@@ -136,14 +136,16 @@ class SurgeryScore:
         return next(p for p in self.parts if p.name == name)
 
     def scores(self) -> list[Score]:
-        """The total (metric `surgery`, stderr from the bootstrap) and each part that applies."""
-        facts = {**self.provenance, "task": "suite"}
-        found = [Score("surgery", self.total, float(self.draws().std()), self.n, facts)]
+        """The total (`surgery`, stderr from the bootstrap) and each part (`surgery_facts` …).
+
+        Parts come as figures in [0, 1], more is better; compare two suites with
+        `compare_surgery`, which pairs their items.
+        """
+        found = [Score("surgery", self.total, float(self.draws().std()), self.n, self.provenance)]
         for part in self.applicable:
             spread = float(part.draws(statistics.RESAMPLES, 0).std())
-            found.append(
-                Score(part.name, part.value, spread, len(part.items), facts, part.items, part.ids)
-            )
+            name, n = f"surgery_{part.name}", len(part.items)
+            found.append(Score(name, part.value, spread, n, self.provenance))
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -205,7 +207,7 @@ def _compare_part(base: Part, other: Part) -> Comparison:
     if set(base.items) | set(other.items) <= {0.0, 1.0}:
         p_value, test = statistics.mcnemar(base.items, other.items), "McNemar (exact)"
     return Comparison(
-        base.name, base.value, other.value, other.value - base.value,
+        f"surgery_{base.name}", base.value, other.value, other.value - base.value,
         statistics.interval_of(draws), p_value, test, len(base.items), False,
     )  # fmt: skip
 
