@@ -17,7 +17,13 @@ from ._surgery import Options, run, surgery_options
 
 
 @click.command()
-@click.option("--method", type=click.Choice(MODEL_METHODS), default="linear", show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice(MODEL_METHODS),
+    default="linear",
+    show_default=True,
+    help="How the models are combined; see above.",
+)
 @click.option(
     "--base", type=click.Path(path_type=Path), help="The model that the others were tuned from."
 )

@@ -17,90 +17,15 @@ from pathlib import Path
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType, Keys
 
 from ..errors import FormatError
+from .cursor import DOWNLOAD_HINT, MAX_ENTRIES, MAX_HEADER, Cursor
 from .split import shard_paths
-from .types import SCALAR_CODES, ByteOrder, Header, TensorInfo, Value, tensor_nbytes, type_name
+from .types import SCALAR_CODES, Header, TensorInfo, Value, tensor_nbytes, type_name
 
 MAX_KEY = 2**16 - 1  # gguf.md: keys have at most 65535 bytes
 MAX_NAME = 63  # ggml.h: GGML_MAX_NAME is 64, with the closing zero
 MAX_DIMS = 4  # ggml.h: GGML_MAX_DIMS
 MAX_ALIGNMENT = 2**20
-# Far above every real model (a vocabulary of 262k tokens with merges takes 12 MB), and low
-# enough that a header which lies about its size cannot eat the memory or the day.
-MAX_HEADER = 2**28
-MAX_ENTRIES = 2**18
-
 _SCALAR_SIZE = {kind: struct.calcsize("<" + code) for kind, code in SCALAR_CODES.items()}
-_DOWNLOAD_HINT = "The file is incomplete or damaged: get it again and compare its checksum."
-
-
-class _Cursor:
-    """Reads values one behind the other; a step over the end is a `FormatError`.
-
-    `data` maps the file's first `MAX_HEADER` bytes, `end` is the size of the whole file.
-    """
-
-    __slots__ = ("data", "end", "order", "path", "position", "u32", "u64", "where")
-
-    def __init__(self, path: Path, data: mmap.mmap, end: int) -> None:
-        self.path = path
-        self.data = data
-        self.end = end
-        self.position = 0
-        self.where = "file header"
-        self.use("<")
-
-    def use(self, order: ByteOrder) -> None:
-        self.order = order
-        self.u32 = struct.Struct(order + "I")
-        self.u64 = struct.Struct(order + "Q")
-
-    def fail(
-        self,
-        problem: str,
-        *,
-        expected: object = None,
-        found: object = None,
-        hint: str | None = None,
-    ) -> FormatError:
-        return FormatError(
-            problem, file=self.path, tensor=self.where, expected=expected, found=found, hint=hint
-        )
-
-    def skip(self, size: int) -> None:
-        """Step over `size` bytes, which must be there and still belong to a sane header."""
-        if size > self.end - self.position:
-            raise self.fail(
-                "the file ends too early",
-                expected=f"{size} more bytes",
-                found=self.end - self.position,
-                hint=_DOWNLOAD_HINT,
-            )
-        if self.position + size > MAX_HEADER:
-            raise self.fail(
-                "the header is longer than any model's",
-                expected=f"at most {MAX_HEADER} bytes",
-                found=self.position + size,
-            )
-        self.position += size
-
-    def take(self, size: int) -> bytes:
-        self.skip(size)
-        return self.data[self.position - size : self.position]
-
-    def int32(self) -> int:
-        return int(self.u32.unpack(self.take(4))[0])
-
-    def int64(self) -> int:
-        return int(self.u64.unpack(self.take(8))[0])
-
-    def string(self, limit: int, what: str) -> str:
-        length = self.int64()
-        if length > limit:
-            raise self.fail(f"{what} too long", expected=f"at most {limit} bytes", found=length)
-        try:
-            return self.take(length).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise self.fail(f"{what} is no valid UTF-8", found=error.reason) from None
 
 
 def read_header(path: str | Path) -> Header:
@@ -187,16 +112,16 @@ def _read_one(path: Path) -> Header:
                 file=path,
                 expected="at least 24 bytes",
                 found=status.st_size,
-                hint=_DOWNLOAD_HINT,
+                hint=DOWNLOAD_HINT,
             )
         mapped = min(status.st_size, MAX_HEADER)
         with mmap.mmap(descriptor, mapped, access=mmap.ACCESS_READ) as data:
-            return _parse(_Cursor(path, data, status.st_size))
+            return _parse(Cursor(path, data, status.st_size))
     finally:
         os.close(descriptor)
 
 
-def _parse(c: _Cursor) -> Header:
+def _parse(c: Cursor) -> Header:
     version = _magic_and_version(c)
     n_tensors, n_kv = c.int64(), c.int64()
     # The smallest entry: a tensor takes 8+1+4+8+4+8 bytes, a key 8+1+4+1.
@@ -206,7 +131,7 @@ def _parse(c: _Cursor) -> Header:
                 f"impossible count of {what}",
                 expected=f"at most {(c.end - c.position) // least} in a file of this size",
                 found=count,
-                hint=_DOWNLOAD_HINT,
+                hint=DOWNLOAD_HINT,
             )
         if count > MAX_ENTRIES:
             raise c.fail(f"too many {what}", expected=f"at most {MAX_ENTRIES}", found=count)
@@ -221,7 +146,7 @@ def _parse(c: _Cursor) -> Header:
             "the file ends before its data",
             expected=f"data from byte {data_offset}",
             found=f"{c.end} bytes",
-            hint=_DOWNLOAD_HINT,
+            hint=DOWNLOAD_HINT,
         )
     tensors = _place(c, infos, alignment, data_offset)
     return Header(
@@ -229,7 +154,7 @@ def _parse(c: _Cursor) -> Header:
     )
 
 
-def _magic_and_version(c: _Cursor) -> int:
+def _magic_and_version(c: Cursor) -> int:
     magic = c.take(4)
     if magic != struct.pack("<I", GGUF_MAGIC):
         raise c.fail(
@@ -254,7 +179,7 @@ def _magic_and_version(c: _Cursor) -> int:
     return version
 
 
-def _metadata(c: _Cursor, count: int) -> dict[str, Value]:
+def _metadata(c: Cursor, count: int) -> dict[str, Value]:
     metadata: dict[str, Value] = {}
     for number in range(count):
         c.where = f"metadata key {number}"
@@ -268,7 +193,7 @@ def _metadata(c: _Cursor, count: int) -> dict[str, Value]:
     return metadata
 
 
-def _value_type(c: _Cursor) -> GGUFValueType:
+def _value_type(c: Cursor) -> GGUFValueType:
     tag = c.int32()
     try:
         return GGUFValueType(tag)
@@ -278,7 +203,7 @@ def _value_type(c: _Cursor) -> GGUFValueType:
         ) from None
 
 
-def _value(c: _Cursor) -> Value:
+def _value(c: Cursor) -> Value:
     kind = _value_type(c)
     if kind is GGUFValueType.ARRAY:
         return Value(kind, _array(c), c.order)
@@ -294,7 +219,7 @@ def _value(c: _Cursor) -> Value:
     return Value(kind, raw, c.order)
 
 
-def _array(c: _Cursor) -> bytes:
+def _array(c: Cursor) -> bytes:
     start = c.position
     item = _value_type(c)
     count = c.int64()
@@ -306,7 +231,7 @@ def _array(c: _Cursor) -> bytes:
         )
     least = 8 if item is GGUFValueType.STRING else _SCALAR_SIZE[item]
     if count > (c.end - c.position) // least:
-        raise c.fail("array longer than the file", found=f"{count} items", hint=_DOWNLOAD_HINT)
+        raise c.fail("array longer than the file", found=f"{count} items", hint=DOWNLOAD_HINT)
     if item is GGUFValueType.STRING:
         _skip_strings(c, count)
     else:
@@ -314,7 +239,7 @@ def _array(c: _Cursor) -> bytes:
     return c.data[start : c.position]
 
 
-def _skip_strings(c: _Cursor, count: int) -> None:
+def _skip_strings(c: Cursor, count: int) -> None:
     # The one hot loop: a vocabulary has 150k tokens and as many merges. A length that
     # leads out of the file makes the next unpack fail; the last one is checked behind.
     # Tokens may be any bytes (byte-level vocabularies), so they are not decoded here.
@@ -327,11 +252,11 @@ def _skip_strings(c: _Cursor, count: int) -> None:
     except (struct.error, OverflowError, IndexError):
         position = len(data) + 1  # over the end of the file, or of what a header may take
     if position > c.end:
-        raise c.fail("a string of the array reaches over the end of the file", hint=_DOWNLOAD_HINT)
+        raise c.fail("a string of the array reaches over the end of the file", hint=DOWNLOAD_HINT)
     c.skip(position - c.position)
 
 
-def _alignment(c: _Cursor, metadata: dict[str, Value]) -> int:
+def _alignment(c: Cursor, metadata: dict[str, Value]) -> int:
     value = metadata.get(Keys.General.ALIGNMENT)
     if value is None:
         return GGUF_DEFAULT_ALIGNMENT
@@ -345,7 +270,7 @@ def _alignment(c: _Cursor, metadata: dict[str, Value]) -> int:
     return found
 
 
-def _tensor_info(c: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+def _tensor_info(c: Cursor) -> tuple[str, tuple[int, ...], int, int]:
     c.where = "tensor list"
     name = c.string(MAX_NAME, "tensor name")
     c.where = name or "tensor without a name"
@@ -364,7 +289,7 @@ def _tensor_info(c: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _place(
-    c: _Cursor, infos: list[tuple[str, tuple[int, ...], int, int]], alignment: int, start: int
+    c: Cursor, infos: list[tuple[str, tuple[int, ...], int, int]], alignment: int, start: int
 ) -> tuple[TensorInfo, ...]:
     """Sizes from shapes and types; a type unknown here reaches to the next tensor."""
     room = c.end - start
@@ -391,7 +316,7 @@ def _place(
                 "tensor reaches over the end of the file",
                 expected=f"data up to byte {start + offset + size}",
                 found=f"{c.end} bytes",
-                hint=_DOWNLOAD_HINT,
+                hint=DOWNLOAD_HINT,
             )
         if size == 0 or offset + size > limit:
             raise c.fail(

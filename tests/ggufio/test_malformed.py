@@ -10,7 +10,8 @@ from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType as V
 
 from ggsurgery.errors import FormatError
-from ggsurgery.ggufio.header import MAX_HEADER, read_header
+from ggsurgery.ggufio.cursor import MAX_HEADER
+from ggsurgery.ggufio.header import read_header
 
 from .._gguf import Raw, kv, kv_array, kv_text, kv_u32, tensor, text
 
