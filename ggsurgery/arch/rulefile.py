@@ -128,8 +128,9 @@ class SwitchRule:
     """A behaviour that llama.cpp chooses by the number of layers.
 
     `counts` are the trunk sizes of one choice. `refuse`: an edit that leaves or enters the
-    set (or only `on = "enter"`) is refused. `attention_scale`: the scale is 1/√(embedding/heads) for `counts` and
-    1/√(key length) otherwise, and the ratio is folded into the tensor `fold` of each layer.
+    set (or only `on = "enter"`) is refused. `attention_scale`: attention is scaled by
+    1/√(embedding/heads) for `counts` and by 1/√(key length) otherwise; the ratio is folded
+    into the tensor `fold` of each layer.
     """
 
     action: Literal["refuse", "attention_scale"]
