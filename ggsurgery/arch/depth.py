@@ -77,20 +77,23 @@ def _fold(
     """Scale one tensor of each layer by `factor`, where its type can hold the product."""
     if abs(factor - 1) < 1e-7:
         return {}, f"{rule.reason}; with this model's widths both choices are the same"
+    main = rule.fold[0]
     tensors: dict[str, Expr] = {}
     for new, ref in enumerate(refs):
-        tensor = header.layer_tensors(ref.index).get(rule.fold) if ref.source == source else None
         if ref.source != source:
             continue
-        if tensor is None or tensor.type not in FOLDABLE:
+        own = header.layer_tensors(ref.index)
+        folded = [own[name] for name in rule.fold if name in own]
+        if main not in own or any(t.type not in FOLDABLE for t in folded):
             return {}, (
                 f"{rule.reason}: attention scores change by a factor of {1 / factor:.4g}. "
-                f"{rule.fold} is quantized and cannot take it up; start from an F16 file."
+                f"{main} is missing or quantized and cannot take it up; start from an F16 file."
             )
-        tensors[f"blk.{new}.{rule.fold}"] = Apply(
-            Read(source, tensor), "scale", params(factor=factor)
-        )
-    return tensors, f"{rule.reason}: {rule.fold} of every layer was scaled by {factor:.6g} instead"
+        for tensor in folded:
+            tensors[f"blk.{new}.{tensor.suffix}"] = Apply(
+                Read(source, tensor), "scale", params(factor=factor)
+            )
+    return tensors, f"{rule.reason}: {main} of every layer was scaled by {factor:.6g} instead"
 
 
 # -- scalars derived from the layer count ------------------------------------------------

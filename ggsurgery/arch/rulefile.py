@@ -130,14 +130,14 @@ class SwitchRule:
     `counts` are the trunk sizes of one choice. `refuse`: an edit that leaves or enters the
     set (or only `on = "enter"`) is refused. `attention_scale`: attention is scaled by
     1/√(embedding/heads) for `counts` and by 1/√(key length) otherwise; the ratio is folded
-    into the tensor `fold` of each layer.
+    into the tensors `fold` of each layer, of which the first must be there.
     """
 
     action: Literal["refuse", "attention_scale"]
     counts: tuple[int, ...]
     reason: str
     on: Literal["both", "enter"] = "both"
-    fold: str = ""
+    fold: tuple[str, ...] = ()
     vocab: int = 0
 
 
@@ -159,7 +159,8 @@ class RuleFile:
     `per_layer` lists keys that this loader reads with one value a layer, so that a scalar
     may become an array. `refuse` gives the reason why layers of this family cannot be
     moved at all. `depth_ratio` names something that llama.cpp derives from layer /
-    (layers − 1) in recurrent layers, so that those must keep that ratio.
+    (layers − 1) in recurrent layers, so that those must keep that ratio. `depth_fixed`
+    gives the reason why the number of layers must stay.
     """
 
     architectures: tuple[str, ...]
@@ -177,6 +178,7 @@ class RuleFile:
     switch: tuple[SwitchRule, ...] = ()
     implied: tuple[ImpliedRule, ...] = ()
     depth_ratio: str = ""
+    depth_fixed: str = ""
     refuse: str = ""
     file: str = field(default="", compare=False)
 

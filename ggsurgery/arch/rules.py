@@ -76,6 +76,9 @@ class ArchRules:
         kinds = [self.kinds(h) for h in headers]
         wanted = [kinds[r.source][r.index] for r in refs]
         self.blendable(headers, plan, force=force_kinds)
+        folded, warnings = depth.switches(self.rules, headers, refs[:n_trunk], n_trunk, plan.shell)
+        change.warnings += tuple(warnings)
+        change.tensors |= folded
         change.set[facets.full_key(shell, "block_count")] = facets.number(
             shell, "block_count", len(refs)
         )
@@ -90,9 +93,6 @@ class ArchRules:
         change.set |= self._state(draft, wanted, n_trunk)
         draft = _draft(headers, shell, change, refs)
         self._compare(headers, draft, refs, wanted, n_trunk)
-        folded, warnings = depth.switches(self.rules, headers, refs[:n_trunk], n_trunk, plan.shell)
-        change.warnings += tuple(warnings)
-        change.tensors |= folded
         change.tensors |= depth.slabs(self.rules, headers, refs[:n_trunk], plan.shell)
         return change
 
@@ -167,6 +167,15 @@ class ArchRules:
                 f"layers of {self.family} cannot be moved: {self.rules.refuse}", file=shell.path
             )
 
+        depth_before = shell.n_layers - reading.n_tail(shell)
+        if self.rules.depth_fixed and len(plan.blocks) != depth_before:
+            raise ArchitectureError(
+                f"the number of layers of {self.family} must stay: {self.rules.depth_fixed}",
+                file=shell.path,
+                expected=depth_before,
+                found=len(plan.blocks),
+            )
+
     def _state(self, draft: Header, wanted: Sequence[LayerKind], n_trunk: int) -> dict[str, Value]:
         """Keys that state the wanted kinds where the header does not say them yet."""
         rules, now = self.rules, reading.kinds(self.rules, draft)
@@ -204,10 +213,11 @@ class ArchRules:
         layers = layer_list(sorted({refs[i].index for i in wrong}))
         source = headers[refs[first].source]
         single = len({r.source for r in refs}) == 1
+        leading = self.rules.experts is not None and self.rules.experts.leading
         hint = "Choose layers so that every one keeps its kind; `ggsurgery inspect` shows them."
-        if wanted[first].ffn == "dense" and now[first].ffn == "moe":
+        if leading and wanted[first].ffn == "dense" and now[first].ffn == "moe":
             hint = "Dense layers must stay in front of the mixture-of-experts layers."
-        if single and all(i < n_trunk for i in wrong):
+        elif single and all(i < n_trunk for i in wrong):
             hint = self._proposals(source, refs[:n_trunk]) or hint
         raise ArchitectureError(
             f"layers {layers} would change their kind, and {self.family} files cannot say "
