@@ -41,20 +41,24 @@ COMMANDS: dict[str, str] = {
     "perplexity": "perplexity:perplexity",
     "prune": "prune:prune",
     "quantize": "quantize:quantize",
+    "release": "release:release",
     "replay": "recipes:replay",
     "report": "report:report",
+    "run": "run:run",
     "swap": "surgery:swap",
     "template": "template:template",
+    "tokenizer": "tokenizer:tokenizer",
     "verify": "inspect:verify",
 }
 
 #: Sections of the overview, in the order of the work.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Look": ("inspect", "verify", "diff", "meta", "template"),
+    "Look": ("inspect", "verify", "diff", "meta", "template", "tokenizer"),
     "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay"),
     "Blend": ("merge", "interpolate", "bridge", "blend", "prune"),
     "Quantize": ("imatrix", "quantize"),
     "Measure": ("perplexity", "kl", "choices", "evaluate", "compare", "report"),
+    "Ship": ("release", "run"),
     "Machine": ("doctor",),
 }
 

@@ -1,0 +1,181 @@
+"""release: the folder that people download; release push: upload it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from ..errors import FormatError
+from ..evaluate.results import Results, load_results
+from ..release.bundle import Bundle, build_bundle
+from ..release.push import push as push_bundle
+from ..release.request import Request
+from ..runtime import worker
+from ._output import human_bytes, json_option, note, print_json, table, warn
+from ._progress import progress_bar
+
+FILE = click.Path(path_type=Path)
+
+
+class _Release(click.Group):
+    """`release push …` is a command; anything else is `release FILE…`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = ["build", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Release, context_settings={"ignore_unknown_options": True}, no_args_is_help=True,
+)  # fmt: skip
+def release() -> None:
+    """Build a folder for people to download, or upload one.
+
+    `release FILE… --out DIR` is short for `release build FILE… --out DIR`: GGUF files,
+    Modelfiles, a model card, checksums and a manifest, everything computed from the files
+    and the results that are given.
+
+    \b
+    Example:
+      ggsurgery release tiny-Q8_0.gguf tiny-Q4_K_M.gguf --out bundle
+      ggsurgery release push bundle my-name/tiny
+    """
+
+
+@release.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
+@click.option("--out", required=True, type=FILE, help="The folder to make.")
+@click.option("--name", help="The model's name; default: general.name.")
+@click.option("--family", metavar="NAME", help="Chat family; default: recognised.")
+@click.option("--base-model", metavar="ORG/NAME", help="What it was made from.")
+@click.option(
+    "--results", type=FILE, multiple=True, help="Result files (ggsurgery's or lm-eval's)."
+)
+@click.option("--original", type=FILE, help="Results of the model before surgery.")
+@click.option("--license", "licence", type=FILE, help="A file with the licence's text.")
+@click.option("--system", metavar="TEXT", help="A system prompt for the Modelfile.")
+@click.option(
+    "--parameter", "parameters", multiple=True, metavar="KEY=VALUE",
+    help="An Ollama PARAMETER, instead of the header's or the family's.",
+)  # fmt: skip
+@click.option("--recommended", metavar="TYPE", help="The file to recommend; default: by results.")
+@click.option("--language", "languages", multiple=True, metavar="CODE", help="For the card.")
+@click.option("--tag", "tags", multiple=True, help="For the card.")
+@click.option(
+    "--memory/--no-memory", default=True, show_default=True,
+    help="Measure the RAM of each file by loading it.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@json_option
+def build(
+    files: tuple[Path, ...],
+    out: Path,
+    results: tuple[Path, ...],
+    original: Path | None,
+    licence: Path | None,
+    parameters: tuple[str, ...],
+    memory: bool,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Build a bundle from GGUF files of one model.
+
+    \b
+    Example:
+      ggsurgery release tiny-*.gguf --out bundle --base-model Qwen/Qwen3-1.7B
+      ggsurgery release tiny-Q4_K_M.gguf --out bundle --results q4.json --original base.json
+    """
+    for file in (*files, *results, *([licence] if licence else [])):
+        if not file.is_file():
+            raise FormatError("no such file", file=file)
+    request = Request(
+        files=files,
+        license=licence,
+        original=_one(original) if original else None,
+        results=tuple(r for path in results for r in load_results(path)),
+        memory=_memory(files) if memory else {},
+        parameters=dict(_parameter(text) for text in parameters),
+        **options,
+    )
+    with progress_bar("checksums", "B") as progress:
+        made = build_bundle(request, out, force=force, progress=progress)
+    _show(made, as_json)
+
+
+@release.command()
+@click.argument("folder", metavar="FOLDER", type=FILE)
+@click.argument("repo", metavar="ORG/NAME")
+@click.option("--public", is_flag=True, help="Make a new repository public; default: private.")
+@click.option("--endpoint", metavar="URL", help="Another hub than huggingface.co.")
+@click.option("--message", help="The commit's message.")
+@json_option
+def push(
+    folder: Path, repo: str, public: bool, endpoint: str | None, message: str | None, as_json: bool
+) -> None:
+    """Check a bundle against its checksums and upload it with huggingface_hub.
+
+    The upload was tested against a local stand-in for the hub only, not against
+    huggingface.co itself. The token is the one of `hf auth login` or of HF_TOKEN.
+
+    \b
+    Example:
+      ggsurgery release push bundle my-name/tiny
+    """
+    done = push_bundle(folder, repo, private=not public, endpoint=endpoint, message=message)
+    if as_json:
+        print_json({"repo": done.repo, "url": done.url, "files": list(done.files)})
+    else:
+        click.echo(f"{done.url}: {len(done.files)} files, {human_bytes(done.n_bytes)}")
+
+
+def _one(path: Path) -> Results:
+    found = load_results(path)
+    if len(found) != 1:
+        raise FormatError("results of one model are needed", file=path, found=len(found))
+    return found[0]
+
+
+def _memory(files: tuple[Path, ...]) -> dict[str, dict[str, int]]:
+    from ..runtime.memory import peak_memory
+
+    return {file.name: worker.run(peak_memory, file) for file in files}
+
+
+def _parameter(text: str) -> tuple[str, float]:
+    key, equals, value = text.partition("=")
+    number = yaml.safe_load(value) if equals else None
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise click.BadParameter(f"{text!r} is not KEY=NUMBER", param_hint="--parameter")
+    return key, number
+
+
+def _show(made: Bundle, as_json: bool) -> None:
+    chat = made.chat
+    if as_json:
+        print_json(
+            {
+                "folder": str(made.folder),
+                "files": [p.name for p in made.files],
+                "recommended": made.recommended,
+                "family": chat.match.family.name if chat.match else None,
+                "ollama_capabilities": list(chat.capabilities.names),
+                "lost": list(chat.lost),
+                "notes": list(chat.notes),
+            }
+        )
+        return
+    click.echo(table([(p.name, human_bytes(p.stat().st_size)) for p in made.files],
+                     ("file", "size")))  # fmt: skip
+    note(f"recommended: {made.recommended}")
+    note(f"Ollama will report: {', '.join(chat.capabilities.names)}")
+    for name in chat.lost:
+        warn(f"TEMPLATE loses {name}, which the file's own chat template offers")
+    for text in chat.notes:
+        note(f"Ollama: {text}")

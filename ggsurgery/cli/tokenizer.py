@@ -1,0 +1,61 @@
+"""tokenizer check: whether a file's vocabulary means what its model was trained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..evaluate.perplexity import read_text
+from ..runtime import worker
+from ..tokenizer.check import SAMPLES, check_tokenizer
+from ._output import json_option, print_json, table
+from ._progress import progress_bar
+
+FILE = click.Path(path_type=Path)
+
+
+@click.group()
+def tokenizer() -> None:
+    """Check a file's tokenizer.
+
+    \b
+    Example:
+      ggsurgery tokenizer check model.gguf
+    """
+
+
+@tokenizer.command()
+@click.argument("file", metavar="FILE", type=FILE)
+@click.option("--text", type=FILE, help="UTF-8 text whose lines are tried; default: a few samples.")
+@json_option
+@click.pass_context
+def check(ctx: click.Context, file: Path, text: Path | None, as_json: bool) -> None:
+    """Compare llama.cpp's tokens with another tokenizer's and look for faults.
+
+    A SentencePiece vocabulary is rebuilt from the header and run by the package
+    sentencepiece; of a BPE vocabulary the merges, bytes and special tokens are checked. Every
+    line has to come back from its tokens unchanged. Exit code 1 if there is an error.
+
+    \b
+    Example:
+      ggsurgery tokenizer check model.gguf
+      ggsurgery tokenizer check model.gguf --text sentences.txt
+    """
+    lines = read_text(text).split("\n") if text is not None else SAMPLES
+    with progress_bar(file.name, "line") as progress:
+        report = worker.run(check_tokenizer, file, tuple(lines), progress=progress)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        pre = f", pre-tokenizer {report.pre}" if report.pre else ""
+        click.echo(f"{report.model}{pre}: {report.n_tokens:,} tokens")
+        if report.compared:
+            click.echo(f"compared with sentencepiece: {report.compared:,} lines")
+        click.echo(f"came back unchanged: {report.returned:,} of {report.lines:,} lines")
+        if report.findings:
+            rows = [(f.level, f.check, f.message) for f in report.findings]
+            click.echo("\n" + table(rows, ("", "check", "finding")))
+        click.echo("no errors" if report.ok else "errors found")
+    if not report.ok:
+        ctx.exit(1)

@@ -1,0 +1,1 @@
+"""One recipe from a source file to a release bundle: `ggsurgery run`."""

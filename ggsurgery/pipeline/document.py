@@ -1,0 +1,214 @@
+"""Read a pipeline recipe: YAML whose every key is known, errors with their line.
+
+    name: SmolLM2-135M-cut
+    source:     {file: in.gguf}                       # or package: and file: within it
+    operations: [{delete: {layer: "10"}}]             # as `ggsurgery apply` reads them
+    header:     {general.license: apache-2.0}
+    template:   {family: chatml}
+    imatrix:    {text: calibration.txt, chunks: 32}
+    quantize:   {types: [Q8_0, Q4_K_M]}
+    evaluate:   {perplexity: {text: test.txt, ctx: 512}}
+    release:    {base_model: org/name}
+
+Every section but `source` may be missing. Paths count from the recipe's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import FormatError
+from ..plan.recipe import Recipe, Step
+
+#: What each key holds: a type, a list of one type, or the keys below it. `Any` is not looked into.
+Schema = Mapping[str, Any]
+
+_TEXT: Schema = {"text": str, "ctx": int, "chunks": int}
+SCHEMA: Schema = {
+    "name": str,
+    "description": str,
+    "source": {"file": str, "package": str, "sha256": str, "note": str},
+    "operations": Any,
+    "options": Any,
+    "header": Any,
+    "template": {"family": str, "file": str},
+    "imatrix": _TEXT,
+    "quantize": {
+        "types": [str],
+        "allow_requantize": bool,
+        "pure": bool,
+        "leave_output": bool,
+        "tensor_types": [str],
+    },
+    "evaluate": {
+        "perplexity": _TEXT,
+        "say": {"prompt": str, "max_tokens": int},
+    },
+    "release": {
+        "family": str,
+        "base_model": str,
+        "license": str,
+        "recommended": str,
+        "system": str,
+        "languages": [str],
+        "tags": [str],
+        "results": [str],
+        "parameters": Any,
+        "memory": bool,
+    },
+}
+_REQUIRED = {"imatrix": ("text",), "quantize": ("types",), "perplexity": ("text",),
+             "say": ("prompt",)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Document:
+    """A recipe that was read and checked.
+
+    `sections` holds the parsed YAML; `folder` is where its paths count from.
+    """
+
+    path: Path
+    sections: Mapping[str, Any]
+    recipe: Recipe
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @property
+    def name(self) -> str:
+        """The new model's name: `name:` or that of the recipe file."""
+        return str(self.sections.get("name") or self.path.stem)
+
+    def section(self, name: str) -> dict[str, Any] | None:
+        """A section, None where the recipe has none."""
+        found = self.sections.get(name)
+        return None if found is None else dict(found)
+
+    def file(self, name: str) -> Path:
+        """A path named in the recipe.
+
+        Raises:
+            FormatError: there is no such file.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            raise FormatError(f"no file {name}", file=self.path, expected=f"a file at {path}")
+        return path
+
+
+def load_document(path: str | Path) -> Document:
+    """Read a pipeline recipe.
+
+    Raises:
+        FormatError: missing file, no YAML, an unknown key (with line and nearest key), a value
+            of the wrong type, operations that are none.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        sections = yaml.safe_load(text)
+    except OSError as error:
+        raise FormatError(error.strerror or "cannot be read", file=path) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FormatError(f"no valid YAML: {error}", file=path) from None
+    if not isinstance(node, yaml.MappingNode) or not isinstance(sections, dict):
+        raise FormatError("not a recipe", file=path, expected="name:, source:, operations: …")
+    _check(node, SCHEMA, "", path)
+    surgical = {k: sections[k] for k in ("name", "operations", "options") if k in sections}
+    recipe = Recipe.from_json(surgical, path)
+    recipe = Recipe((*recipe.steps, *_header_steps(sections, path)), recipe.name, recipe.options)
+    return Document(path, sections, recipe)
+
+
+def _check(node: yaml.MappingNode, schema: Schema, where: str, path: Path) -> None:
+    seen: set[str] = set()
+    for key_node, value in node.value:
+        key = str(key_node.value)
+        line = key_node.start_mark.line + 1
+        if key not in schema:
+            near = get_close_matches(key, schema, n=1)
+            raise FormatError(
+                f"line {line}: unknown key {where}{key}",
+                file=path,
+                expected=f"one of {', '.join(schema)}",
+                hint=f"Did you mean {near[0]}?" if near else None,
+            )
+        if key in seen:
+            raise FormatError(f"line {line}: {where}{key} stands there twice", file=path)
+        seen.add(key)
+        _check_value(value, schema[key], f"{where}{key}", path)
+        if isinstance(schema[key], Mapping) and isinstance(value, yaml.MappingNode):
+            _check(value, schema[key], f"{where}{key}.", path)
+            given = {str(k.value) for k, _ in value.value}
+            for needed in _REQUIRED.get(key, ()):
+                if needed not in given:
+                    raise FormatError(f"line {line}: {where}{key} needs {needed}", file=path)
+
+
+def _check_value(value: yaml.Node, wanted: Any, where: str, path: Path) -> None:
+    line = value.start_mark.line + 1
+    tags = {str: "tag:yaml.org,2002:str", int: "tag:yaml.org,2002:int",
+            bool: "tag:yaml.org,2002:bool"}  # fmt: skip
+    if wanted is Any:
+        return
+    if isinstance(wanted, Mapping):
+        if not isinstance(value, yaml.MappingNode):
+            keys = ", ".join(wanted)
+            raise FormatError(f"line {line}: {where} holds keys", file=path, expected=keys)
+    elif isinstance(wanted, list):
+        if not isinstance(value, yaml.SequenceNode):
+            raise FormatError(f"line {line}: {where} is a list", file=path, expected="[a, b, …]")
+        for item in value.value:
+            _check_value(item, wanted[0], where, path)
+    elif value.tag != tags[wanted]:
+        raise FormatError(
+            f"line {line}: {where}", file=path, expected=wanted.__name__,
+            found=repr(getattr(value, "value", value.tag))[:60],
+        )  # fmt: skip
+
+
+def _header_steps(sections: Mapping[str, Any], path: Path) -> list[Step]:
+    """Header edits and the chat template, as the operations that they are."""
+    header = sections.get("header") or {}
+    if not isinstance(header, dict):
+        raise FormatError("header holds keys", file=path, expected="general.license: mit")
+    steps = []
+    for key, value in header.items():
+        if value is None:
+            steps.append(Step("unset", (("key", str(key)),)))
+        else:
+            steps.append(Step("set", (("key", str(key)), ("value", value))))
+    template = sections.get("template")
+    if template:
+        if ("family" in template) == ("file" in template):
+            raise FormatError("template needs either family or file", file=path)
+        source = _template(template, path)
+        steps.append(
+            Step("set", (("key", "tokenizer.chat_template"), ("value", source),
+                         ("type", "string")))
+        )  # fmt: skip
+    return steps
+
+
+def _template(section: Mapping[str, Any], path: Path) -> str:
+    from ..chat.families import family
+    from ..chat.render import compile_template
+
+    if "family" in section:
+        return family(str(section["family"])).jinja
+    file = path.parent / str(section["file"])
+    try:
+        source = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"template cannot be read: {error}", file=file) from None
+    compile_template(source)
+    return source

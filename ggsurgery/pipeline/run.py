@@ -1,0 +1,174 @@
+"""Run a recipe: what is done stays, what changed and what follows from it is done again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import EngineError, OutputError
+from ..ggufio.copying import write_all
+from ..release.request import safe_name
+from ..runtime.quantize import plan
+from ..surgery import prepare
+from .document import Document, load_document
+from .source import find_source
+from .state import State, locked
+from .tasks import Places, Task, quantize_options, tasks_of
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a run tells while it goes on.
+
+    `kind`: `start`, `progress` (done of total), `done` (seconds, result), `skip` (is done).
+    """
+
+    kind: Literal["start", "progress", "done", "skip"]
+    task: Task
+    done: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    result: Any = None
+
+
+Tell = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A task before it runs: whether it is done already, and the size of what it writes."""
+
+    task: Task
+    done: bool
+    n_bytes: int | None
+
+
+class Pipeline:
+    """A recipe, its source and its folder; nothing is written before `run`.
+
+    Example:
+        >>> pipeline = Pipeline("models/demo.yaml", "demo")  # doctest: +SKIP
+        >>> pipeline.run()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, recipe: str | Path | Document, out: str | Path, *, source: str | Path | None = None
+    ) -> None:
+        """Read and check everything that can be checked before the work.
+
+        Raises:
+            FormatError: the recipe or the source is not what it should be.
+            PlanError, ArchitectureError: an operation cannot be done.
+            EngineError: a file type that does not exist or cannot be made.
+        """
+        self.document = recipe if isinstance(recipe, Document) else load_document(recipe)
+        self.source = find_source(self.document, None if source is None else Path(source))
+        self.folder = Path(out)
+        self.places = Places(self.folder, safe_name(self.document.name))
+        self.tasks = tasks_of(self.document, self.source, self.places)
+
+    def plan(self) -> list[Planned]:
+        """Every task, whether it is done, and how large its file becomes (to the byte).
+
+        Raises:
+            EngineError: llama.cpp cannot make one of the files.
+        """
+        state = State(self.folder)
+        sizes = self._sizes()
+        planned, fresh = [], True
+        for task in self.tasks:
+            done = fresh and state.done(task.name, task.key) is not None
+            fresh = fresh and (done or not task.name.startswith(("cut", "imatrix")))
+            planned.append(Planned(task, done, sizes.get(task.name)))
+        return planned
+
+    def _sizes(self) -> dict[str, int]:
+        """Sizes of all files that will be written, found without writing one.
+
+        The cut model's header in a sparse file stands for it: llama.cpp's dry run reads
+        shapes and types only.
+        """
+        types = [t.name.removeprefix("quantize ") for t in self.tasks if t.name[:9] == "quantize "]
+        with prepare(self.document.recipe, [self.source]) as operation:
+            layout = operation.layout
+            sizes = {"cut": layout.n_bytes}
+            if not types:
+                return sizes
+            with tempfile.TemporaryDirectory(prefix="ggsurgery-") as folder:
+                model = Path(folder) / self.places.cut.name
+                with model.open("wb") as stream:
+                    write_all(stream.fileno(), layout.header, 0)
+                    os.ftruncate(stream.fileno(), layout.n_bytes)
+                options = quantize_options(self.document, self.places)
+                if "imatrix" in options and not self.places.imatrix.is_file():
+                    del options["imatrix"]
+                for ftype in types:
+                    try:
+                        (one,) = plan(model, [ftype], **options)
+                    except EngineError as error:
+                        if "importance matrix" in str(error) and "imatrix" not in options:
+                            continue  # its size is known once the matrix is there
+                        raise
+                    sizes[f"quantize {ftype}"] = one.result.n_bytes
+        return sizes
+
+    def run(self, tell: Tell | None = None) -> dict[str, Any]:
+        """Do every task that is not done; returns the figures of all, by task.
+
+        Raises:
+            OutputError: no room for all files (nothing was written), another run in the
+                folder, a file in the way that this run did not make.
+        """
+        tell = tell or (lambda event: None)
+        self._check_room()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        results: dict[str, Any] = {}
+        with locked(self.folder):
+            state = State(self.folder)
+            self._check_in_the_way(state)
+            for task in self.tasks:
+                found = state.done(task.name, task.key)
+                if found is not None:
+                    results[task.name] = found.result
+                    tell(Event("skip", task, result=found.result))
+                    continue
+                tell(Event("start", task))
+                state.begin(task.files)
+                began = time.monotonic()
+                result = task.make(lambda d, n, t=task: tell(Event("progress", t, d, n)))  # type: ignore[misc]
+                state.record(task.name, task.key, task.files, result)
+                results[task.name] = result
+                seconds = time.monotonic() - began
+                tell(Event("done", task, seconds=seconds, result=result))
+        return results
+
+    def _check_room(self) -> None:
+        needed = sum(p.n_bytes or 0 for p in self.plan() if not p.done)
+        place = self.folder
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if needed > free:
+            raise OutputError(
+                "not enough room on the disk for all files of this recipe",
+                file=self.folder,
+                expected=f"{needed:,} bytes",
+                found=f"{free:,} bytes free",
+                hint="Nothing was written. Free some room, or ask for fewer types.",
+            )
+
+    def _check_in_the_way(self, state: State) -> None:
+        for task in self.tasks:
+            for file in task.files:
+                if file.exists() and not state.owns(file):
+                    raise OutputError(
+                        "a file of this name is there that this run did not make",
+                        file=file,
+                        hint="Move it away, or choose another folder with --out.",
+                    )

@@ -1,0 +1,232 @@
+"""Build the folder that people download.
+
+Name-TYPE.gguf …   the files            SHA256SUMS     of everything else in the folder
+Modelfile          the recommended one  manifest.json  sources, recipe, versions, results
+Modelfile.TYPE …   one a file           LICENSE        if given
+README.md          the model card       NOTES.md       where Ollama's prompts differ
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import OutputError
+from ..evaluate.score import versions
+from .card import base_model, model_card
+from .modelfile import Chat, chat_of, modelfile, parameters_of, stop_tokens
+from .request import ReleaseFile, Request, recommended, release_files
+
+MARK = "manifest.json"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A finished bundle: its folder, its files, the recommended one, and what Ollama will say."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    recommended: str
+    chat: Chat
+
+
+def build_bundle(
+    request: Request, out: Path, *, force: bool = False, progress: Progress | None = None
+) -> Bundle:
+    """Build a bundle; the folder appears whole or not at all.
+
+    GGUF files are linked where the file system can, else copied.
+
+    Args:
+        force: replace a bundle that is there (a folder with a `manifest.json` of ours, or an
+            empty one); anything else is never touched.
+        progress: called with (bytes done, bytes in all) while checksums are taken.
+
+    Raises:
+        OutputError: the folder is there, or holds something else.
+        FormatError: the files are no release; see `release_files` and `chat_of`.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    files = release_files(request)
+    best, why = recommended(files, request.recommended)
+    chat = chat_of(best.header, request.family)
+    name = request.name or str(best.header.get("general.name") or best.source.stem)
+    _check_out(out, force)
+    texts = _texts(request, files, best, why, chat, name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{out.name}.ggsurgery-tmp-", dir=out.parent))
+    try:
+        for file in files:
+            _place(file.source, made / file.name)
+        for file_name, text in texts.items():
+            (made / file_name).write_text(text, encoding="utf-8")
+        if request.license is not None:
+            shutil.copyfile(request.license, made / "LICENSE")
+        sums = _checksums(made, progress)
+        manifest = _manifest(request, files, best, why, chat, name, sums)
+        (made / MARK).write_text(
+            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        sums[MARK] = _sha256(made / MARK)
+        lines = [f"{digest}  {file_name}\n" for file_name, digest in sorted(sums.items())]
+        (made / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+        made.chmod(0o755)
+        _swap_in(made, out)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    return Bundle(out, tuple(sorted(out.iterdir())), best.name, chat)
+
+
+def _texts(
+    request: Request, files: list[ReleaseFile], best: ReleaseFile, why: str, chat: Chat, name: str
+) -> dict[str, str]:
+    """The written files of a bundle by name."""
+    licence = request.license.read_text(encoding="utf-8") if request.license else None
+    texts = {
+        f"Modelfile.{file.ftype}": modelfile(
+            file.header, chat, file.name, parameters=request.parameters, system=request.system,
+            license=licence,
+        )
+        for file in files
+    }  # fmt: skip
+    texts["Modelfile"] = texts[f"Modelfile.{best.ftype}"]
+    texts["README.md"] = model_card(request, files, best, why, chat, name)
+    if chat.notes:
+        notes = "\n".join(f"- {note}" for note in chat.notes)
+        texts["NOTES.md"] = (
+            "# Prompts in Ollama\n\nThe Modelfile's TEMPLATE gives the prompts of the chat "
+            f"template in the GGUF, but for this:\n\n{notes}\n"
+        )
+    return texts
+
+
+def _manifest(
+    request: Request,
+    files: list[ReleaseFile],
+    best: ReleaseFile,
+    why: str,
+    chat: Chat,
+    name: str,
+    sums: dict[str, str],
+) -> dict[str, Any]:
+    metadata = best.header.metadata
+    made = {k: metadata[k].value for k in metadata if k.startswith("ggsurgery.")}
+    listed = []
+    for file in files:
+        entry: dict[str, Any] = {
+            "file": file.name, "type": file.ftype, "bytes": file.n_bytes,
+            "sha256": sums[file.name], "bits_per_weight": round(file.bits_per_weight, 4),
+        }  # fmt: skip
+        if file.memory:
+            entry["memory"] = dict(file.memory)
+        if file.results:
+            entry["results"] = file.results.to_json()
+        listed.append(entry)
+    manifest: dict[str, Any] = {
+        "ggsurgery": "bundle", "version": 1, "name": name,
+        "architecture": best.header.architecture, "layers": best.header.n_layers,
+        "parameters": best.header.n_parameters, "base_model": base_model(request, best.header),
+        "recommended": {"file": best.name, "why": why},
+        "chat": {
+            "family": chat.match.family.name if chat.match else None,
+            "ollama_capabilities": list(chat.capabilities.names), "lost": list(chat.lost),
+            "notes": list(chat.notes),
+            "parameters": parameters_of(best.header, chat, request.parameters),
+            "stop": list(stop_tokens_of(best, chat)),
+        },
+        "files": listed, "made_by": {"ggsurgery": __version__, **versions()},
+        "provenance": made,
+    }  # fmt: skip
+    if request.original:
+        manifest["original"] = request.original.to_json()
+    if request.said:
+        manifest["said"] = dict(request.said)
+    if request.recipe:
+        manifest["recipe"] = request.recipe
+    return {k: v for k, v in manifest.items() if v is not None}
+
+
+def stop_tokens_of(file: ReleaseFile, chat: Chat) -> tuple[str, ...]:
+    """The stop texts that the file's Modelfile names."""
+    from ..chat.vocabulary import Vocabulary
+
+    return stop_tokens(Vocabulary.of(file.header), chat)
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise OutputError("the output is a file", file=out, expected="a folder")
+    if not any(out.iterdir()):
+        return
+    if not force:
+        raise OutputError(
+            "the folder exists", file=out, hint="Name another one, or replace it with --force."
+        )
+    try:
+        ours = json.loads((out / MARK).read_bytes())["ggsurgery"] == "bundle"
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise OutputError(
+            "the folder is no bundle made here and is not replaced", file=out,
+            expected=f"a {MARK} of ggsurgery", hint="Name another folder.",
+        )  # fmt: skip
+
+
+def _place(source: Path, target: Path) -> None:
+    """Link a file into the bundle, or copy it where links do not reach."""
+    with contextlib.suppress(OSError):
+        os.link(source.resolve(), target)
+        return
+    shutil.copyfile(source, target)
+
+
+def _checksums(folder: Path, progress: Progress | None) -> dict[str, str]:
+    paths = sorted(folder.iterdir())
+    total, before = sum(p.stat().st_size for p in paths), 0
+    sums = {}
+    for path in paths:
+        start = before
+
+        def told(n: int, start: int = start) -> None:
+            if progress is not None:
+                progress(start + n, total)
+
+        sums[path.name] = _sha256(path, told)
+        before += path.stat().st_size
+    return sums
+
+
+def _sha256(path: Path, told: Callable[[int], None] | None = None) -> str:
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+            done += len(block)
+            if told is not None:
+                told(done)
+    return digest.hexdigest()
+
+
+def _swap_in(made: Path, out: Path) -> None:
+    """Give the finished folder its name; an older bundle goes only then."""
+    if not out.exists():
+        made.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.ggsurgery-old-", dir=out.parent))
+    out.rename(old / "bundle")
+    made.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

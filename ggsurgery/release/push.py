@@ -1,0 +1,103 @@
+"""Upload a bundle to a Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import FormatError, GGSurgeryError, MissingExtraError
+
+
+class PushError(GGSurgeryError):
+    """The hub refused, or could not be reached."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where a bundle went."""
+
+    repo: str
+    url: str
+    files: tuple[str, ...]
+    n_bytes: int
+
+
+def check_bundle(folder: Path) -> dict[str, str]:
+    """Compare a bundle with its own SHA256SUMS; returns name → sha256.
+
+    Raises:
+        FormatError: no bundle, a file missing, changed, or not listed.
+    """
+    try:
+        lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise FormatError(
+            "no bundle", file=folder, expected="a folder with SHA256SUMS",
+            hint="Build one with: ggsurgery release FILE… --out DIR",
+        ) from None  # fmt: skip
+    sums = {}
+    for line in lines:
+        digest, gap, name = line.partition("  ")
+        if not gap or Path(name).name != name:
+            raise FormatError("damaged line", file=folder / "SHA256SUMS", found=line[:80])
+        sums[name] = digest
+    there = {p.name for p in folder.iterdir()} - {"SHA256SUMS"}
+    for name in sorted(there ^ sums.keys()):
+        what = "missing" if name in sums else "not listed in SHA256SUMS"
+        raise FormatError(what, file=folder / name, hint="Build the bundle again.")
+    for name, digest in sums.items():
+        with (folder / name).open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != digest:
+            raise FormatError(
+                "the file is not the one that was bundled", file=folder / name, expected=digest,
+                found=found, hint="Build the bundle again.",
+            )  # fmt: skip
+    return sums
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    private: bool = True,
+    endpoint: str | None = None,
+    token: str | None = None,
+    message: str | None = None,
+) -> Pushed:
+    """Check a bundle and upload it as a model repository.
+
+    Args:
+        repo: `org/name`; made if it is not there.
+        private: whether a repository made here is private.
+        endpoint: another hub than huggingface.co.
+        token: None takes the one that `hf auth login` stored.
+
+    Raises:
+        FormatError: the bundle is not whole.
+        MissingExtraError: huggingface_hub is not installed.
+        PushError: the hub refuses or cannot be reached.
+    """
+    folder = Path(folder)
+    sums = check_bundle(folder)
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError:
+        raise MissingExtraError("huggingface_hub", "hub", "release push") from None
+    api = HfApi(endpoint=endpoint, token=token)
+    try:
+        made = api.create_repo(repo, private=private, exist_ok=True, repo_type="model")
+        api.upload_folder(
+            repo_id=made.repo_id,
+            folder_path=folder,
+            commit_message=message or f"{len(sums) + 1} files of {folder.name}",
+            allow_patterns=[*sums, "SHA256SUMS"],
+        )
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise PushError(f"the hub refuses: {str(error).splitlines()[0]}", file=repo) from error
+    except OSError as error:  # its connection errors descend from OSError
+        raise PushError(f"the hub cannot be reached: {error}", file=repo) from error
+    size = sum((folder / name).stat().st_size for name in sums)
+    return Pushed(made.repo_id, str(made), (*sorted(sums), "SHA256SUMS"), size)

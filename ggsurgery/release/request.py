@@ -1,0 +1,180 @@
+"""What a release is made of: the files, what was measured, and what only people know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gguf import LlamaFileType
+
+from ..errors import FormatError
+from ..evaluate.results import Results
+from ..ggufio.header import read_header
+from ..ggufio.types import Header
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that goes into a bundle; what is None or empty is left out of it.
+
+    Args:
+        files: GGUF files of one model in several types.
+        name: the model's name; None takes `general.name` of the first file.
+        family: the chat family; None recognises it.
+        base_model: `org/name` of the model it was made from.
+        license: a file with the licence's text.
+        system: a SYSTEM prompt for the Modelfile.
+        recommended: the type of the recommended file; None chooses by the results.
+        results: what was measured of the files, and of the original (`original`).
+        said: what the recommended file answered, `{"question", "text"}`.
+        memory: peak bytes of loading a file, by file name, and the context it was measured at.
+        recipe: the recipe document that made the files.
+    """
+
+    files: tuple[Path, ...]
+    name: str | None = None
+    family: str | None = None
+    base_model: str | None = None
+    license: Path | None = None
+    system: str | None = None
+    recommended: str | None = None
+    languages: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    original: Results | None = None
+    results: tuple[Results, ...] = ()
+    said: Mapping[str, Any] | None = None
+    memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    recipe: str | None = None
+
+
+@dataclass(frozen=True)
+class ReleaseFile:
+    """One GGUF of a bundle: where it comes from, what it is called there, what it is."""
+
+    source: Path
+    name: str
+    ftype: str
+    header: Header
+    results: Results | None = None
+    memory: Mapping[str, int] | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(self.header.file_size)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.header.n_bytes / max(1, self.header.n_parameters)
+
+    def value(self, metric: str) -> float | None:
+        """A figure by its metric, None where it was not measured."""
+        found = self.results.score(metric) if self.results else None
+        return None if found is None else found.value
+
+
+def type_of(header: Header) -> str:
+    """llama.cpp's name of a file's type: `Q4_K_M`.
+
+    Raises:
+        FormatError: the header does not tell.
+    """
+    try:
+        name = LlamaFileType(header.get("general.file_type")).name
+    except ValueError:
+        raise FormatError(
+            "the header does not tell the file's type", file=header.path,
+            tensor="general.file_type", found=header.get("general.file_type"),
+            hint="Write it with: ggsurgery quantize IN OUT --type TYPE",
+        ) from None  # fmt: skip
+    return name.removeprefix("MOSTLY_").removeprefix("ALL_")
+
+
+def release_files(request: Request) -> list[ReleaseFile]:
+    """Open the files of a request and put their results beside them, largest file first.
+
+    Raises:
+        FormatError: no file, two of one type, files of different models.
+    """
+    if not request.files:
+        raise FormatError("no file to release")
+    headers = [read_header(path) for path in request.files]
+    name = request.name or str(headers[0].get("general.name") or request.files[0].stem)
+    by_type: dict[str, Header] = {}
+    for header in headers:
+        kind = type_of(header)
+        if kind in by_type:
+            raise FormatError(
+                f"two files of the type {kind}", file=header.path, found=by_type[kind].path
+            )
+        if _identity(header) != _identity(headers[0]):
+            raise FormatError(
+                "the files are of different models", file=header.path,
+                expected=_identity(headers[0]), found=_identity(header),
+            )  # fmt: skip
+        by_type[kind] = header
+    stem = safe_name(name)
+    found = [
+        ReleaseFile(
+            header.path, f"{stem}-{kind}.gguf", kind, header,
+            _results_of(request, header.path), request.memory.get(header.path.name),
+        )
+        for kind, header in by_type.items()
+    ]  # fmt: skip
+    return sorted(found, key=lambda f: -f.n_bytes)
+
+
+def _identity(header: Header) -> tuple[str, int, int]:
+    return header.architecture, header.n_layers, header.n_parameters
+
+
+def _results_of(request: Request, path: Path) -> Results | None:
+    """The results whose file has this name, wherever it lay when it was measured."""
+    for results in request.results:
+        if Path(results.model.file).name == path.name:
+            return results
+    return None
+
+
+def safe_name(name: str) -> str:
+    """A model's name as part of a file's: no white space, no separators.
+
+    Example:
+        >>> safe_name("Qwen3 8B / LaCo")
+        'Qwen3-8B-LaCo'
+    """
+    kept = "".join(c if c.isalnum() or c in "._+-" else " " for c in name)
+    return "-".join(part for part in kept.split() if part.strip("-._")) or "model"
+
+
+#: A file this much worse in perplexity than the best one is not recommended.
+TOLERATED = 1.05
+
+
+def recommended(files: list[ReleaseFile], wanted: str | None = None) -> tuple[ReleaseFile, str]:
+    """The file to recommend, and why.
+
+    The smallest whose perplexity is within `TOLERATED` of the best file's, if all were
+    measured; else Q4_K_M; else the largest.
+
+    Raises:
+        FormatError: the wanted type is not among the files.
+    """
+    by_type = {f.ftype: f for f in files}
+    if wanted is not None:
+        if wanted not in by_type:
+            raise FormatError(f"no file of the type {wanted} to recommend",
+                              expected=f"one of {', '.join(by_type)}")  # fmt: skip
+        return by_type[wanted], "chosen by its makers"
+    values = [f.value("perplexity") for f in files]
+    if len(files) > 1 and all(v is not None for v in values):
+        best = min(v for v in values if v is not None)
+        good = [f for f, v in zip(files, values, strict=True) if v is not None
+                and v <= TOLERATED * best]  # fmt: skip
+        percent = round(100 * (TOLERATED - 1))
+        return good[-1], f"the smallest file within {percent} % of the best file's perplexity"
+    if "Q4_K_M" in by_type:
+        return by_type["Q4_K_M"], "the usual compromise; quality was not measured"
+    return files[0], "the largest file; quality was not measured"

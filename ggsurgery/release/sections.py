@@ -1,0 +1,240 @@
+"""The sections of a model card, each computed from the files and the results.
+
+Every function returns Markdown lines, or none where nothing was measured: a missing result
+leaves its section out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..evaluate.results import Results
+from ..evaluate.score import Score
+from ..ggufio.types import Header
+from ..provenance import read_provenance
+from .modelfile import Chat, parameters_of
+from .request import ReleaseFile, Request
+
+#: Retained share of the original's value → what it is called (the published LaCo card).
+STATUS = ((0.80, "Good"), (0.70, "Acceptable"), (0.50, "Degraded"), (0.0, "Not recommended"))
+ACCURACIES = ("acc", "acc_norm", "exact_match")
+
+
+def status_of(retained: float) -> str:
+    """The word for a retained share.
+
+    Example:
+        >>> status_of(0.743)
+        'Acceptable'
+    """
+    return next(word for least, word in STATUS if retained >= least or least == 0.0)
+
+
+def made_by(header: Header) -> list[str]:
+    """The operations that made the file, out of its own header."""
+    if "ggsurgery.recipe" not in header.metadata:
+        return []
+    known = read_provenance(header)
+    steps = [s for s in known.recipe.steps if s.operation not in ("set", "unset")]
+    lines = ["## How it was made", ""]
+    if steps:
+        lines += ["Layers are numbered from 0, as they stand after the step before.", ""]
+        lines += [f"{n}. {step.describe()}" for n, step in enumerate(steps, 1)]
+    else:
+        lines.append("No layer was changed; header and file type only.")
+    lines += ["", f"Source: {', '.join(f'`{s}`' for s in known.sources)}. The recipe, the "
+              "sources' checksums and the tool's version stand in the header "
+              f"(`ggsurgery.*`, version {known.version})."]  # fmt: skip
+    return lines
+
+
+def statistics(header: Header, original: Results | None) -> list[str]:
+    """Layers and parameters before and after, counted from the shapes."""
+    rows: list[tuple[str, ...]] = []
+    before = original.model if original else None
+    for what, old, new in (
+        ("Layers", before.layers if before else None, header.n_layers),
+        ("Parameters", before.parameters if before else None, header.n_parameters),
+    ):
+        change = f"{100 * (new / old - 1):+.2f} %" if old else "–"
+        rows.append((what, f"{old:,}" if old else "–", f"{new:,}", change))
+    context = header.get("{arch}.context_length")
+    lines = ["## Statistics", "", *table(("", "original", "this model", "change"), rows)]
+    long = f", context of {context:,} tokens" if isinstance(context, int) else ""
+    return [*lines, "", f"Architecture `{header.architecture}`{long}."]
+
+
+def files_table(files: Sequence[ReleaseFile], best: ReleaseFile, why: str) -> list[str]:
+    """One line a file: size, bits, memory, perplexity."""
+    with_memory = any(f.memory for f in files)
+    with_perplexity = any(f.value("perplexity") is not None for f in files)
+    head = ["file", "type", "size", "bits per weight"]
+    head += ["RAM"] if with_memory else []
+    head += ["perplexity"] if with_perplexity else []
+    rows = []
+    for f in files:
+        mark = " (recommended)" if f is best else ""
+        row = [f"[`{f.name}`]({f.name}){mark}", f.ftype, mib(f.n_bytes), f"{f.bits_per_weight:.2f}"]
+        if with_memory:
+            row.append(mib(f.memory["bytes"]) if f.memory else "–")
+        if with_perplexity:
+            row.append(figure(f.results.score("perplexity") if f.results else None))
+        rows.append(row)
+    lines = ["## Files", "", *table(head, rows), "", f"Recommended: `{best.name}` – {why}."]
+    if with_memory:
+        context = next(f.memory["n_ctx"] for f in files if f.memory)
+        lines.append(f"RAM is the peak of loading the file with a context of {context:,} tokens "
+                     "and reading a prompt of 512 tokens, on a CPU.")  # fmt: skip
+    return lines
+
+
+def perplexity(files: Sequence[ReleaseFile], original: Results | None) -> list[str]:
+    """Perplexity of the original and of each file, with its error and ratio."""
+    measured = [(f.name, f.results.score("perplexity")) for f in files if f.results]
+    scores = [(name, score) for name, score in measured if score is not None]
+    if not scores:
+        return []
+    base = original.score("perplexity") if original else None
+    rows = []
+    if base is not None:
+        rows.append(("original", figure(base), "1.000"))
+    for name, score in scores:
+        ratio = f"{score.value / base.value:.3f}" if base is not None else "–"
+        rows.append((name, figure(score), ratio))
+    facts = scores[0][1].provenance
+    text = facts.get("text")
+    how = [f"chunks of {facts['n_ctx']} tokens" if "n_ctx" in facts else "",
+           f"{scores[0][1].n:,} tokens scored", f"text `{text}`" if text else ""]  # fmt: skip
+    return ["## Perplexity", "", *table(("", "perplexity", "ratio"), rows), "",
+            f"As llama-perplexity defines it: {', '.join(h for h in how if h)}."]  # fmt: skip
+
+
+def retention(files: Sequence[ReleaseFile], original: Results | None) -> list[str]:
+    """Benchmarks of the original and of each file, the share retained, and its status word."""
+    if original is None:
+        return []
+    rows = []
+    for f in files:
+        for score in f.results.all_scores if f.results else ():
+            base = original.score(score.label)
+            if score.metric not in ACCURACIES or base is None or not base.value:
+                continue
+            share = score.value / base.value
+            rows.append(
+                (score.label, f.ftype, percent(base), percent(score), f"{100 * share:.1f} %",
+                 status_of(share))
+            )  # fmt: skip
+    if not rows:
+        return []
+    head = ("benchmark", "file", "original", "this model", "retained", "status")
+    return ["## Benchmarks", "", *table(head, rows), "",
+            "Good: at least 80 % retained; Acceptable: 70 %; Degraded: 50 %; below that Not "
+            "recommended. ± is one standard error."]  # fmt: skip
+
+
+def similarity(files: Sequence[ReleaseFile]) -> list[str]:
+    """Cosine similarity of the last hidden state with the original's, where it was measured."""
+    for f in files:
+        found = f.results.extra.get("similarity") if f.results else None
+        if isinstance(found, dict) and {"mean", "min", "max", "n"} <= found.keys():
+            rows = [(f"{found['mean']:.4f}", f"{found['min']:.4f}", f"{found['max']:.4f}",
+                     found["n"])]  # fmt: skip
+            return ["## Similarity", "", "Cosine of the last hidden state with the original's:", "",
+                    *table(("mean", "min", "max", "texts"), rows)]  # fmt: skip
+    return []
+
+
+def controls(files: Sequence[ReleaseFile]) -> list[str]:
+    """What the evaluation's controls said, in its own words."""
+    said = [(f.name, f.results.verdict) for f in files if f.results and f.results.verdict]
+    if not said:
+        return []
+    return ["## Was it worth it?", "", *(f"- `{name}`: {verdict}" for name, verdict in said)]
+
+
+def limitations(request: Request, files: Sequence[ReleaseFile], chat: Chat) -> list[str]:
+    """What a user has to know, drawn from what was measured and what was not."""
+    lines = []
+    base = request.original.score("perplexity") if request.original else None
+    values = [v for f in files if (v := f.value("perplexity")) is not None]
+    if base is not None and values:
+        ratio = min(values) / base.value
+        if ratio > 1.05:
+            lines.append(f"Even the best file predicts text worse than the original: its "
+                         f"perplexity is {ratio:.2f} times as high.")  # fmt: skip
+        if ratio > 3:
+            lines.append("At that loss the model is hardly usable without further training.")
+    if not retention(files, request.original):
+        lines.append("No benchmark of knowledge or reasoning was run on this model.")
+    if not values:
+        lines.append("Perplexity was not measured.")
+    kinds = {f.ftype for f in files}
+    if any(k.startswith(("Q2", "IQ1", "IQ2")) for k in kinds):
+        lines.append("The files below three bits lose more; take a larger one where it fits.")
+    lines += [f"Ollama: {note}" for note in chat.notes]
+    return ["## Limitations", "", *(f"- {line}" for line in lines)] if lines else []
+
+
+def recovery(header: Header) -> list[str]:
+    """Advice, where layers were changed."""
+    if "ggsurgery.recipe" not in header.metadata:
+        return []
+    steps = read_provenance(header).recipe.steps
+    if all(step.operation in ("set", "unset") for step in steps):
+        return []
+    advice = (
+        "What surgery cost can partly be won back: LoRA fine-tuning on a few million tokens of "
+        "the original's data, or distillation from the original. Without training, "
+        "`ggsurgery heal` fits the weights before a cut to what the cut layers did."
+    )
+    return ["## Recovering quality", "", advice]
+
+
+def usage(best: ReleaseFile, chat: Chat, request: Request) -> list[str]:
+    """How to run it: Ollama, llama.cpp, llama-cpp-python."""
+    name = best.name.rsplit(".", 1)[0].lower()
+    is_chat = chat.match is None or chat.match.family.name != "plain"
+    flags = " ".join(
+        f"--{flag} {value:g}"
+        for key, flag in (("temperature", "temp"), ("top_k", "top-k"), ("top_p", "top-p"),
+                          ("min_p", "min-p"))
+        if (value := parameters_of(best.header, chat, request.parameters).get(key)) is not None
+    )  # fmt: skip
+    call = (
+        'llm.create_chat_completion([{"role": "user", "content": "Hello!"}])'
+        if is_chat
+        else 'llm("Once upon a time", max_tokens=64)'
+    )
+    lines = ["## Usage", "", "Ollama (in this folder):", "", "```sh",
+             f"ollama create {name} -f Modelfile", f"ollama run {name}", "```", "",
+             f"Ollama is expected to report: {', '.join(chat.capabilities.names)}.", "",
+             "llama.cpp:", "", "```sh",
+             " ".join(f"llama-cli -m {best.name} {'--jinja' if is_chat else '-no-cnv'} {flags}"
+                      .split()),
+             "```", "", "llama-cpp-python:", "", "```python", "from llama_cpp import Llama", "",
+             f'llm = Llama("{best.name}", n_ctx=4096)', f"print({call})", "```"]  # fmt: skip
+    return lines
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(' --- ' for _ in head)}|"]
+    return lines + [
+        f"| {' | '.join(str(c).replace('|', chr(92) + '|') for c in r)} |" for r in rows
+    ]
+
+
+def mib(n: int) -> str:
+    return f"{n / 2**30:.2f} GiB" if n >= 2**30 else f"{n / 2**20:.1f} MiB"
+
+
+def figure(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    return f"{score.value:.4f}" + (f" ± {score.stderr:.4f}" if score.stderr is not None else "")
+
+
+def percent(score: Score) -> str:
+    error = f" ± {100 * score.stderr:.2f}" if score.stderr is not None else ""
+    return f"{100 * score.value:.2f}{error} %"

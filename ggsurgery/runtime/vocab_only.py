@@ -1,0 +1,52 @@
+"""Load a file's vocabulary into llama.cpp without its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ..errors import EngineError
+from . import binding, log
+from .vocabulary import Vocabulary
+
+
+class VocabularyFile(Vocabulary):
+    """The tokenizer of a GGUF as llama.cpp runs it; close it or use `with`.
+
+    Raises:
+        EngineError: llama.cpp does not take the vocabulary; its own words are quoted.
+
+    Example:
+        >>> with VocabularyFile("model.gguf") as vocabulary:  # doctest: +SKIP
+        ...     vocabulary.tokenize("Hello")
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        llama = binding.llama()
+        parameters = llama.llama_model_default_params()
+        parameters.vocab_only = True
+        with log.capture() as lines:
+            self._loaded = llama.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self._loaded:
+            raise EngineError(
+                f"llama.cpp cannot load the vocabulary: {lines.errors() or 'no reason given'}",
+                file=path,
+            )
+        super().__init__(llama, self._loaded, Path(path))
+
+    def close(self) -> None:
+        if self._loaded:
+            self._llama.llama_model_free(self._loaded)
+            self._loaded = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Check that a GGUF's vocabulary means what its model was trained with."""
