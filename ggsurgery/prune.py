@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 from . import kernels
+from .blend.mapping import drop
 from .blend.model import order, prunable, score_of
 from .blend.parallel import reduce_blocks
 from .blend.resolve import Resolver, row_blocks
@@ -172,7 +173,9 @@ def measure(
 
         def step_(total: list[int], rows: Rows, expr: Read = expr, kind: int = tensor.type) -> None:
             if kind in kernels.FLOAT_SIZES:
-                total[0] += kernel.count(kind, reader.raw(expr, rows), 0, 1)
+                raw = reader.look(expr, rows)
+                total[0] += kernel.count(kind, raw, 0, 1)
+                drop(raw)
             else:
                 values = reader.values(expr, rows)
                 total[0] += kernel.count(F32, values.view("u1"), 0, 1)

@@ -24,7 +24,7 @@ from ..kernels import F32, FLOAT_SIZES, NAN_KEY, Raw, Values, backend
 from ..plan.types import params
 from .parallel import reduce_blocks
 from .rows import RowReader, Rows
-from .select import Piece, Threshold, kth_smallest, magnitudes, own_key
+from .select import Piece, Threshold, kth_smallest, own_key
 from .shape import n_rows, shape_of
 
 #: Numbers in a block: as float32 4 MiB, which stays in the cache that the cores share.
@@ -94,6 +94,12 @@ class Resolver:
         if kind is not None and isinstance(expr, Read):
             return self.reader.raw(expr, rows)
         return self.reader.values(expr, rows).view(np.uint8)
+
+    def _look(self, expr: Expr, rows: Rows, kind: int | None) -> Raw:
+        """As `_bytes`, for a look that ends with `Piece.drop`."""
+        if kind is not None and isinstance(expr, Read):
+            return self.reader.look(expr, rows)
+        return self._bytes(expr, rows, kind)
 
     def _slerp(self, inputs: tuple[Expr, ...], weight: float) -> Expr:
         """Spherical interpolation (Shoemake 1985) of two tensors as flat vectors.
@@ -168,7 +174,8 @@ class Resolver:
         kernel = backend()
 
         def step(count: list[int], piece: Piece) -> None:
-            good = kernel.count(piece.kind, piece.load(), 0, NAN_KEY[piece.kind])
+            with piece.look() as raw:
+                good = kernel.count(piece.kind, raw, 0, NAN_KEY[piece.kind])
             count[0] += piece.count - good
 
         parts = reduce_blocks(self._pieces(scores)(), lambda: [0], step, self.threads)
@@ -180,7 +187,8 @@ class Resolver:
 
         def step(count: list[int], piece: Piece) -> None:
             lo, hi = own_key(piece.kind, key), own_key(piece.kind, key + 1)
-            count[0] += kernel.count(piece.kind, piece.load(), lo, hi)
+            with piece.look() as raw:
+                count[0] += kernel.count(piece.kind, raw, lo, hi)
 
         parts = reduce_blocks(self._pieces([score])(), lambda: [0], step, self.threads)
         return sum(p[0] for p in parts)
@@ -189,14 +197,16 @@ class Resolver:
         """The number of leading elements among which exactly `quota` equal the value."""
         if quota == 0:
             return 0
-        position = 0
-        for rows in row_blocks(score):
-            values = self.reader.values(score, rows)
-            equal = np.flatnonzero(np.abs(values) == value)
-            if equal.size >= quota:
-                return position + int(equal[quota - 1]) + 1
-            quota -= equal.size
-            position += values.size
+        position, kernel, key = 0, backend(), int(value.view(np.uint32))
+        for piece in self._pieces([score])():
+            lo, hi = own_key(piece.kind, key), own_key(piece.kind, key + 1)
+            with piece.look() as raw:
+                found = kernel.count(piece.kind, raw, lo, hi)
+                if found >= quota:
+                    values = np.abs(kernel.decode(piece.kind, raw))
+                    return position + int(np.flatnonzero(values == value)[quota - 1]) + 1
+            quota -= found
+            position += piece.count
         raise AssertionError("ties were counted before")
 
     def _pieces(self, scores: list[Expr]) -> Callable[[], Iterable[Piece]]:
@@ -208,7 +218,7 @@ class Resolver:
                     count = (rows[0][1] - rows[0][0]) * width
                     yield Piece(
                         number, F32 if kind is None else kind, count,
-                        lambda e=expr, r=rows, k=kind: self._bytes(e, r, k),  # type: ignore[misc]
+                        lambda e=expr, r=rows, k=kind: self._look(e, r, k),  # type: ignore[misc]
                     )  # fmt: skip
 
         return pieces
@@ -220,18 +230,18 @@ class Resolver:
             return []
         random = np.random.default_rng(total)
 
-        def raws() -> Iterator[tuple[int, Raw]]:
-            for expr in scores:
-                assert isinstance(expr, Read)
-                tensor = expr.tensor
-                size, share = FLOAT_SIZES[tensor.type], tensor.n_elements / total
-                pieces = min(math.ceil(share * PIECES), tensor.n_elements // PIECE)
-                places = random.integers(0, tensor.n_elements // PIECE, pieces)
-                for place in np.sort(places):
-                    offset = int(place) * PIECE * size
-                    yield tensor.type, self.reader.raw_piece(expr, offset, PIECE * size)
-
-        return magnitudes(raws())
+        sample: list[Values] = []
+        for expr in scores:
+            assert isinstance(expr, Read)
+            tensor = expr.tensor
+            nbytes, share = FLOAT_SIZES[tensor.type] * PIECE, tensor.n_elements / total
+            pieces = min(math.ceil(share * PIECES), tensor.n_elements // PIECE)
+            places = np.sort(random.integers(0, tensor.n_elements // PIECE, pieces))
+            raw = self.reader.sample(expr, places * nbytes, nbytes)
+            sample += list(
+                np.abs(backend().decode(tensor.type, raw.reshape(-1))).reshape(pieces, -1)
+            )
+        return sample
 
 
 def common_float(*exprs: Expr) -> int | None:

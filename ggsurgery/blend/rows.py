@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -23,7 +24,7 @@ from ..expr import Apply, Combine, Expr, Given, Read, Slice, describe
 from ..ggufio.reader import Source
 from ..ggufio.types import type_name
 from ..kernels import Raw, Values
-from . import methods
+from . import mapping, methods
 from .norms import IMATRIX, input_norms
 from .shape import n_rows, shape_of
 
@@ -106,10 +107,31 @@ class RowReader:
             self._progress(out.size)
         return out
 
-    def raw_piece(self, read: Read, offset: int, nbytes: int) -> Raw:
-        """Some encoded bytes of a tensor, for a sample."""
-        out = np.empty(nbytes, np.uint8)
-        self._fill(self._sources[read.source], read, out, offset)
+    def look(self, read: Read, rows: Rows) -> Raw:
+        """As `raw`, but mapped from the file and not copied where that is safe.
+
+        The caller gives it back with `mapping.drop`.
+        """
+        source, tensor = self._sources[read.source], read.tensor
+        ((first, last),) = rows
+        size = tensor.nbytes // n_rows(tensor.shape)
+        view = np.frombuffer(source.data(tensor), np.uint8)[first * size : last * size]
+        try:
+            if not mapping.populate(view):
+                return self.raw(read, rows)
+        except OSError:
+            return self.raw(read, rows)  # which says what is wrong
+        self._check(source, read)
+        if self._progress is not None:
+            self._progress(view.size)
+        return view
+
+    def sample(self, read: Read, starts: np.ndarray[Any, Any], nbytes: int) -> Raw:
+        """`nbytes` encoded bytes from each of these places of a tensor, as rows."""
+        source = self._sources[read.source]
+        out = np.empty((starts.size, nbytes), np.uint8)
+        for row, start in zip(out, starts, strict=True):
+            self._fill(source, read, row, int(start))
         return out
 
     def _fill(self, source: Source, read: Read, out: Raw, offset: int) -> None:

@@ -11,15 +11,16 @@ which order them; F16 and BF16 have a table from their own keys to these.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import PlanError
 from ..kernels import F32, NAN_KEY, Counts, Raw, backend
+from .mapping import drop
 from .parallel import reduce_blocks
 
 #: Items of the table that one pass counts into: 1 MiB a thread, which a cache holds.
@@ -37,6 +38,16 @@ class Piece:
     kind: int
     count: int
     load: Callable[[], Raw]
+
+    @contextmanager
+    def look(self) -> Iterator[Raw]:
+        """The bytes for as long as the block lasts."""
+        raw = self.load()
+        try:
+            yield raw
+        finally:
+            if not raw.flags.writeable:  # mapped
+                drop(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +119,13 @@ def kth_smallest(
                 )
             lo, hi = hi, NAN_KEY[F32]
             continue
-        bins = _merge(counts, lo, shift)
+        shift = shift if any(kind == F32 for _, kind in counts) else 0
+        keys, bins = _merge(counts, lo, shift)
         position = int(np.searchsorted(np.cumsum(bins), k - seen_below))
+        key = int(keys[position])
         if shift == 0:
             break
-        lo, hi = lo + (position << shift), min(hi, lo + (position + 1 << shift))
-    key = lo + position
+        lo, hi = key, min(hi, key + (1 << shift))
     return Threshold(
         value=np.uint32(key).view(np.float32),
         below=seen_below + int(bins[:position].sum()),
@@ -130,7 +142,7 @@ def _total(pieces: Callable[[], Iterable[Piece]]) -> int:
 def _bracket(
     sample: Sequence[npt.NDArray[np.float32]], k: int, pieces: Callable[[], Iterable[Piece]]
 ) -> tuple[int, int]:
-    """Keys between which the threshold most likely lies: five standard errors to each side.
+    """Keys between which the threshold most likely lies: three standard errors to each side.
 
     The error is estimated between the sampled pieces, since weights of one row are alike.
     """
@@ -145,7 +157,7 @@ def _bracket(
     quantile = k / total
     guess = together[min(together.size - 1, int(quantile * together.size))]
     shares = np.array([np.mean(s < guess) for s in sample])
-    error = 5 * float(shares.std()) / np.sqrt(len(sample)) + 8 / together.size
+    error = 3 * float(shares.std()) / np.sqrt(len(sample)) + 8 / together.size
     low = int((quantile - error) * together.size)
     high = int((quantile + error) * together.size) + 1
     keys = together.view(np.uint32)
@@ -167,8 +179,11 @@ def _count(
         return ranges[kind]
 
     def step(tally: _Tally, piece: Piece) -> None:
+        with piece.look() as raw:
+            count(tally, piece, raw)
+
+    def count(tally: _Tally, piece: Piece, raw: Raw) -> None:
         first, last = bounds(piece.kind)
-        raw = piece.load()
         if first == last:  # no number of this type lies in the range
             tally.below += kernel.count(piece.kind, raw, 0, first)
             return
@@ -202,20 +217,21 @@ def _flush(tally: _Tally, where: tuple[int, int]) -> None:
 
 def _merge(
     counts: dict[tuple[int, int], npt.NDArray[np.uint64]], lo: int, shift: int
-) -> npt.NDArray[np.uint64]:
-    """Counts of all types by (float32 key - lo) >> shift."""
-    bins = np.zeros(TABLE, np.uint64)
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """Counts of all types together: first float32 key of each bin that is not empty, count."""
+    keys, numbers = [], []
     for (_, kind), own in counts.items():
+        used = np.flatnonzero(own)
         if kind == F32:
-            bins[: own.size] += own
+            keys.append(lo + (used << shift))
         else:
-            np.add.at(bins, _bins_of(kind, lo, own.size) >> shift, own)
-    return bins
-
-
-def _bins_of(kind: int, lo: int, size: int) -> npt.NDArray[Any]:
-    first = own_key(kind, lo)
-    return key_table(kind)[first : first + size] - np.uint32(lo)
+            exact = key_table(kind)[own_key(kind, lo) + used].astype(np.int64)
+            keys.append(lo + ((exact - lo) >> shift << shift))
+        numbers.append(own[used])
+    together, where = np.unique(np.concatenate(keys), return_inverse=True)
+    total = np.zeros(together.size, np.uint64)
+    np.add.at(total, where, np.concatenate(numbers))
+    return together.astype(np.int64), total
 
 
 def _ties(
@@ -233,8 +249,3 @@ def _ties(
             return None
         ties[tensor] = ties.get(tensor, 0) + found
     return ties
-
-
-def magnitudes(raws: Iterator[tuple[int, Raw]]) -> list[npt.NDArray[np.float32]]:
-    """Absolute values of sampled bytes, for `kth_smallest(sample=…)`."""
-    return [np.abs(backend().decode(kind, raw)) for kind, raw in raws]

@@ -1,6 +1,6 @@
 """Delete one layer of a 3 GB F16 file: ours against cp and llama-quantize --prune-layers.
 
-    .venv/bin/python benchmarks/copy.py [--runs 5] [--size 3.0] [--dir /tmp]
+    .venv/bin/python benchmarks/copying.py [--runs 5] [--size 3.0] [--dir /tmp]
 
 All commands run in turn on the same file in the page cache, so the machine's speed falls out
 of the ratios. llama-quantize is built from llama-cpp-python's source distribution.
