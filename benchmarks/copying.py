@@ -23,7 +23,7 @@ import gguf
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests._llama_tools import llama_tool  # noqa: E402
+from tests._llama_tools import llama_tool
 
 WIDTH, FFN, VOCAB, SEED = 2048, 6144, 32000, 1
 

@@ -1,13 +1,19 @@
-"""Run the command line in a process of its own, as a user does."""
+"""Run the command line: in a process of its own as a user does, or quickly in this one."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ggsurgery.cli import main
 
 from ._needs import ROOT
 
@@ -52,14 +58,41 @@ def run(
     return done
 
 
-def run_json(*arguments: object, code: int = 0) -> Any:
-    return json.loads(run(*arguments, "--json", code=code).stdout)
+@dataclass(frozen=True)
+class Said:
+    """What a command printed."""
+
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def call(*arguments: object, code: int = 0) -> Said:
+    """The command line in this process: arguments in, exit code checked, what it said out."""
+    out, err = io.StringIO(), io.StringIO()
+    names = ("SIGTERM", "SIGHUP")
+    handlers = {n: signal.getsignal(getattr(signal, n)) for n in names}
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main([str(a) for a in arguments])
+    except SystemExit as done:
+        found = done.code or 0
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(getattr(signal, name), handler)
+    said = Said(out.getvalue(), err.getvalue())
+    assert found == code, f"exit code {found}: {said.out}{said.err}"
+    return said
 
 
 def error_line(*arguments: object) -> str:
     """The one line of a refused command (exit code 1), without the program's name."""
-    done = run(*arguments, code=1)
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    assert done.stdout == ""
+    said = call(*arguments, code=1)
+    lines = said.err.splitlines()
+    assert len(lines) == 1, said.err
+    assert said.out == ""
+    assert lines[0].startswith("ggsurgery: error: ")
     return lines[0].removeprefix("ggsurgery: error: ")

@@ -1,0 +1,156 @@
+"""What the commands print: JSON with the same figures, dry runs that write nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ggsurgery.ggufio.header import read_header
+
+from .._command import call
+from .._gguf import peer_metadata, peer_tensors, tiny_llama
+
+OPERATIONS = [
+    (["delete", "--layer", "1,3"], [0, 2, 4, 5]),
+    (["swap", "--layers", "1,4"], [0, 4, 2, 3, 1, 5]),
+    (["move", "--layer", "0", "--to", "5"], [1, 2, 3, 4, 5, 0]),
+    (["duplicate", "--layer", "2", "--times", "2"], [0, 1, 2, 2, 2, 3, 4, 5]),
+    (["keep", "--layers", "5,0-2,5"], [5, 0, 1, 2, 5]),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_llama(tmp_path_factory.mktemp("model") / "in.gguf", 6)
+
+
+@pytest.mark.parametrize(("operation", "order"), OPERATIONS)
+def test_the_dry_run_tells_what_the_run_does(tmp_path, model, operation, order):
+    out = tmp_path / "out.gguf"
+    dry = call(*operation, "--dry-run", "--json", model, out).json
+    assert not out.exists()
+    done = call(*operation, "--json", model, out).json
+    assert [row["layer"] for row in dry["layer_map"]] == order
+    assert {k: v for k, v in done.items() if k != "out"} == {
+        k: v for k, v in dry.items() if k != "metadata"
+    }
+    header = read_header(out)
+    assert done["layers"] == [6, len(order)]
+    assert done["parameters"] == [read_header(model).n_parameters, header.n_parameters]
+    assert done["bytes"] == [model.stat().st_size, out.stat().st_size]
+    changed = {c["key"]: c["after"] for c in dry["metadata"]}
+    assert changed.get("llama.block_count", "6") == str(len(order))
+    assert changed["general.name"] == peer_metadata(out)["general.name"]
+
+
+@pytest.mark.parametrize(("operation", "order"), OPERATIONS)
+def test_the_dry_run_for_people(tmp_path, model, operation, order):
+    said = call(*operation, "--dry-run", model, tmp_path / "out.gguf")
+    assert f"{read_header(model).n_parameters:,}" in said.out
+    assert said.err == "dry run: nothing was written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folded_runs_and_what_is_left_out(tmp_path, model):
+    said = call("delete", "--layer", "2-3", "--dry-run", model, tmp_path / "out.gguf").out
+    rows = [line.split() for line in said.splitlines()]
+    assert ["0-1", "0-1", "full,", "dense"] in rows
+    assert ["2-3", "4-5", "full,", "dense"] in rows
+    assert "left out: 2-3" in said
+
+
+def test_name_and_force(tmp_path, model):
+    out = tmp_path / "out.gguf"
+    out.write_bytes(b"old")
+    call("delete", "--layer", "1", "--name", "Mine", "--force", "--sync", model, out)
+    assert peer_metadata(out)["general.name"] == "Mine"
+
+
+def test_apply_and_replay(tmp_path, model):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text('name: From file\noperations:\n- delete: 0\n- swap: "0,1"\n')
+    out, new = tmp_path / "out.gguf", tmp_path / "new.gguf"
+    call("apply", recipe, model, out)
+    assert peer_metadata(out)["general.name"] == "From file"
+    said = call("replay", "--json", out, model, new).json
+    assert said["identical"] is True
+    assert new.read_bytes() == out.read_bytes()
+    assert call("diff", out, new).out == "same metadata, same tensors\n"
+    call("apply", "--name", "Given", recipe, model, tmp_path / "b.gguf")
+    assert peer_metadata(tmp_path / "b.gguf")["general.name"] == "Given"
+
+
+def test_replay_of_an_edited_file_says_that_it_differs(tmp_path, model):
+    out = tmp_path / "out.gguf"
+    call("delete", "--layer", "0", model, out)
+    data = bytearray(out.read_bytes())
+    data[-1] ^= 1
+    out.write_bytes(data)
+    said = call("replay", out, model, tmp_path / "new.gguf", code=1)
+    assert "the replayed file differs" in said.err
+    assert (
+        "would replace the one to compare with"
+        in call("replay", "--force", out, model, out, code=1).err
+    )
+
+
+def test_inspect(model):
+    facts = call("inspect", "--json", "--tensors", "--ctx", "100", model).json
+    header = read_header(model)
+    assert facts["parameters"] == header.n_parameters
+    assert (facts["layers"], facts["context"], facts["vocabulary"]) == (6, 100, 64)
+    assert facts["bits_per_weight"] == 32
+    # 6 layers, keys and values, 2 heads of 16, 100 tokens, 2 bytes
+    assert facts["kv_bytes"] == 6 * 2 * 2 * 16 * 100 * 2
+    assert [t["name"] for t in facts["tensors"]] == list(peer_tensors(model))
+    said = call("inspect", "--tensors", model).out
+    assert "6 (no" not in said
+    assert "blk.5.ffn_down.weight" in said
+
+
+def test_diff_finds_moved_layers(tmp_path, model):
+    out = tmp_path / "out.gguf"
+    call("delete", "--layer", "2", model, out)
+    found = call("diff", "--json", model, out, code=1).json
+    assert [row["same_as"] for row in found["layers"]] == [[0], [1], [3], [4], [5]]
+    said = call("diff", model, out, code=1).out
+    assert any(line.split() == ["2-4", "3-5"] for line in said.splitlines())
+
+
+def test_meta(tmp_path, model):
+    out = tmp_path / "out.gguf"
+    call("meta", "set", "general.tags", '["a", "b"]', "--as-json", model, out)
+    assert call("meta", "get", "general.tags", out).json == ["a", "b"]
+    assert call("meta", "get", "{arch}.block_count", out).out == "6\n"
+    shown = call("meta", "show", "--json", out).json
+    assert shown["general.tags"] == {"type": "array[string]", "value": ["a", "b"]}
+    call("meta", "unset", "general.tags", out, tmp_path / "b.gguf")
+    assert "general.tags" not in peer_metadata(tmp_path / "b.gguf")
+    assert peer_tensors(tmp_path / "b.gguf") == peer_tensors(model)
+    text = tmp_path / "value.txt"
+    text.write_text("from a file")
+    call("meta", "set", "general.name", f"@{text}", model, tmp_path / "c.gguf")
+    assert peer_metadata(tmp_path / "c.gguf")["general.name"] == "from a file"
+
+
+def test_verify(tmp_path, model):
+    assert call("verify", "--json", model).json["ok"] is True
+    assert "whole and consistent" in call("verify", model).out
+    broken = tmp_path / "broken.gguf"
+    data = model.read_bytes()
+    key = b"llama.block_count"
+    at = data.index(key) + len(key) + 4
+    broken.write_bytes(data[:at] + (5).to_bytes(4, "little") + data[at + 4 :])
+    found = call("verify", "--json", broken, code=1).json
+    assert found["findings"][0]["where"] == "blk.5.*"
+    assert "behind the last layer: block_count is 5" in call("verify", broken, code=1).out
+
+
+def test_bytes_that_are_no_text_become_valid_json(tmp_path):
+    from .._command import run
+    from .._gguf import Raw, kv_array, kv_text, text
+
+    raw = Raw([kv_text("general.architecture", "llama"), kv_array("t", 8, 1, text(b"\xff"))])
+    path = raw.write(tmp_path / "a.gguf")
+    assert json.loads(run("meta", "get", "t", path).stdout) == ["\udcff"]

@@ -1,0 +1,182 @@
+"""Exit codes and messages: 2 for wrong usage, 1 and one clear line for all else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ggsurgery.cli import COMMANDS
+
+from .._command import call, command, environment, error_line, run
+from .._gguf import Raw, tensor, tiny_llama
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tiny_llama(tmp_path / "in.gguf", 4)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["delete"],
+        ["delete", "--layer", "1"],
+        ["delete", "--layer", "1", "in.gguf"],
+        ["delete", "--layers", "1", "in.gguf", "out.gguf"],
+        ["delete", "in.gguf", "out.gguf"],
+        ["delete", "--layer", "1", "in.gguf", "out.gguf", "more.gguf"],
+        ["move", "--layer", "1", "--to", "x", "in.gguf", "out.gguf"],
+        ["inspect", "--ctx", "0", "in.gguf"],
+        ["meta", "set", "key", "in.gguf", "out.gguf"],
+        ["meta", "sat"],
+        ["--verbose"],
+    ],
+)
+def test_wrong_usage_is_2(arguments):
+    said = call(*arguments, code=2)
+    assert "Usage: ggsurgery" in said.err
+    assert "Error: " in said.err
+
+
+def test_a_mistyped_command_gets_a_proposal():
+    assert "Did you mean delete?" in call("delet", code=2).err
+
+
+def test_no_arguments_show_the_overview():
+    assert "ggsurgery delete --layer 10 in.gguf out.gguf" in call(code=2).err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["delete", "--help"], ["--version"]])
+def test_help_is_0(arguments):
+    assert call(*arguments).out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name):
+    assert f"Usage: ggsurgery {name}" in call(name, "--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["delete", "--layer", "9", "IN", "OUT"], "layer 9 does not exist: expected 0 to 3"),
+        (["delete", "--layer", "x", "IN", "OUT"], "not a list of layers: expected such as 3, 3-5"),
+        (["delete", "--layer", "0-3", "IN", "OUT"], "no layer would be left"),
+        (["swap", "--layers", "1", "IN", "OUT"], "two layers are needed: expected such as 11,12"),
+        (["swap", "--layers", "1,1", "IN", "OUT"], "layer 1 is named twice"),
+        (["move", "--layer", "1", "--to", "4", "IN", "OUT"], "position 4 does not exist"),
+        (["duplicate", "--layer", "1", "--times", "0", "IN", "OUT"], "impossible number of copies"),
+        (["keep", "--layers", "0,4", "IN", "OUT"], "layer 4 does not exist"),
+        (["keep", "--layers", "", "IN", "OUT"], "not a list of layers"),
+        (["delete", "--layer", "1", "NONE", "OUT"], "none.gguf: No such file or directory"),
+        (["delete", "--layer", "1", "IN", "IN"], "input and output are the same file"),
+        (["delete", "--layer", "1", "--force", "IN", "IN"], "input and output are the same file"),
+        (["delete", "--layer", "1", "IN", "LINK"], "input and output are the same file"),
+        (["delete", "--layer", "1", "IN", "OLD"], "old.gguf: the output exists"),
+        (["delete", "--layer", "1", "IN", "none/out.gguf"], "the output's folder does not exist"),
+        (["delete", "--layer", "1", "FOLDER", "OUT"], "not a regular file"),
+        (
+            ["delete", "--layer", "1", "BROKEN", "OUT"],
+            "x: tensor reaches over the end",
+        ),
+        (["apply", "NONE", "IN", "OUT"], "No such file"),
+        (["apply", "IN", "IN", "OUT"], "no valid YAML"),
+        (["replay", "IN", "IN", "OUT"], "the file does not tell how it was made"),
+        (["inspect", "BROKEN"], "reaches over the end"),
+        (["verify", "NONE"], "No such file"),
+        (["diff", "IN", "NONE"], "No such file"),
+        (["meta", "get", "no.key", "IN"], "no entry no.key. `ggsurgery meta show` lists"),
+        (["meta", "unset", "no.key", "IN", "OUT"], "no entry no.key to remove"),
+        (["meta", "set", "llama.block_count", "3", "IN", "OUT"], "cannot be set alone"),
+        (["meta", "set", "general.alignment", "8", "IN", "OUT"], "cannot be set alone"),
+        (["meta", "set", "llama.vocab_size", "many", "IN", "OUT"], "does not fit the type uint32"),
+        (
+            ["meta", "set", "--", "llama.vocab_size", "-1", "IN", "OUT"],
+            "does not fit the type uint32",
+        ),
+        (["meta", "set", "a", "1", "--type", "int", "IN", "OUT"], "unknown type 'int'"),
+        (["meta", "set", "a", "1", "--type", "array", "IN", "OUT"], "no item type in 'array'"),
+        (["meta", "set", "a", "[[1]]", "--as-json", "IN", "OUT"], "an array of arrays"),
+        (["meta", "set", "a", "[1", "--as-json", "IN", "OUT"], "the value is no valid JSON"),
+        (["meta", "set", "a", '"\\ud800"', "--as-json", "IN", "OUT"], "is no valid Unicode"),
+        (["meta", "set", "", "x", "IN", "OUT"], "impossible length of a key"),
+    ],
+)
+def test_one_line_and_1(tmp_path, model, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.gguf").write_bytes(b"old")
+    (tmp_path / "link.gguf").symlink_to(model)
+    (tmp_path / "folder").mkdir()
+    Raw(tensors=[tensor("x")], data=b"").write(tmp_path / "broken.gguf")
+    before = state(tmp_path)
+    names = ["IN", "OUT", "NONE", "LINK", "OLD", "FOLDER", "BROKEN"]
+    known = {n: n.lower() + ("" if n == "FOLDER" else ".gguf") for n in names}
+    line = error_line(*(known.get(a, a) for a in arguments))
+    assert message in line
+    assert state(tmp_path) == before
+
+
+def state(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Everything in a folder that a write would change."""
+    return {
+        p.name: (s.st_ino, s.st_size, s.st_mtime_ns) for p in folder.iterdir() for s in (p.stat(),)
+    }
+
+
+def test_a_traceback_only_with_debug(tmp_path):
+    said = subprocess.run(
+        command("--debug", "inspect", tmp_path / "none.gguf"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" in said.stderr
+    assert "FormatError" in said.stderr
+
+
+def test_a_bug_is_one_line_too(monkeypatch, model):
+    import ggsurgery.cli.inspect as module
+
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setattr(module, "summarize", explode)
+    line = error_line("inspect", model)
+    assert line.startswith("unexpected ZeroDivisionError: by zero. This is a bug")
+    with pytest.raises(ZeroDivisionError):
+        call("--debug", "inspect", model)
+
+
+def test_hostile_text_does_not_reach_the_terminal(tmp_path, model):
+    out = tmp_path / "out.gguf"
+    call("meta", "set", "general.name", "\x1b[2J\x07evil", model, out)
+    for arguments in (["inspect", out], ["meta", "show", out], ["diff", model, out]):
+        said = call(*arguments, code=1 if arguments[0] == "diff" else 0)
+        assert "\x1b" not in said.out
+        assert "\\x1b[2J\\x07evil" in said.out
+
+
+def test_a_closed_pipe_is_quiet(model):
+    with subprocess.Popen(
+        command("meta", "show", model),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_as_a_user_runs_it(tmp_path, model):
+    """From another folder, as `python -m ggsurgery`, with relative names."""
+    done = run("delete", "--layer", "1", "in.gguf", "out.gguf", cwd=tmp_path)
+    assert "out.gguf: layers 4 → 3" in done.stderr
+    assert done.stdout == ""
+    assert os.path.getsize(tmp_path / "out.gguf") > 100_000  # noqa: PTH202
