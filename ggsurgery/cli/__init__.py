@@ -21,6 +21,7 @@ from ..errors import GGSurgeryError, printable
 #: command → module below ggsurgery.cli and the name of the click command in it.
 COMMANDS: dict[str, str] = {
     "apply": "recipes:apply",
+    "bench": "bench:bench",
     "blend": "blend:blend",
     "bridge": "merge:bridge",
     "choices": "choices:choices",
@@ -57,7 +58,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay"),
     "Blend": ("merge", "interpolate", "bridge", "blend", "prune"),
     "Quantize": ("imatrix", "quantize"),
-    "Measure": ("perplexity", "kl", "choices", "evaluate", "compare", "report"),
+    "Measure": ("perplexity", "kl", "choices", "evaluate", "compare", "bench", "report"),
     "Ship": ("release", "run"),
     "Machine": ("doctor",),
 }

@@ -184,7 +184,8 @@ def _lm_eval(document: Mapping[str, Any], path: str | Path) -> Results:
     try:
         counts = document.get("n-samples", {})
         name = str(document.get("model_name") or document.get("model_source") or Path(path).stem)
-        scores = [
+        own = document.get("ggsurgery_scores")  # `bench` keeps the answers beside the figures
+        scores = [Score.from_json(s, file=path) for s in own or ()] or [
             score
             for task, row in document["results"].items()
             for score in lm_eval_scores(task, row, counts.get(task, {}))

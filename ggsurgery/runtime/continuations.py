@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,18 +16,23 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 
-def logprobs(
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """A continuation's log p of each token, float64 [n], and whether each is the likeliest."""
+
+    logprobs: NDArray[np.float64]
+    greedy: bool
+
+
+def score(
     engine: Engine, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
-) -> list[NDArray[np.float64]]:
+) -> list[Continued]:
     """Log-probabilities of the tokens of continuations of one prefix, computed once.
 
     Continuations share batches, each in a sequence of its own that starts as a copy of the
     prefix (exact also for recurrent models). The prefix stays in the KV cache: what the next
     call's prefix has in common with it (solved examples, say) is not decoded again. Anything
     else that the cache held is dropped.
-
-    Returns:
-        For each continuation log p of its tokens, float64 [len(continuation)].
 
     Raises:
         EngineError: an empty prefix, or more tokens than the context holds.
@@ -42,7 +48,7 @@ def logprobs(
             expected=f"at most {engine.n_ctx} tokens", found=len(prefix) + longest,
         )  # fmt: skip
     last = _decode_prefix(engine, list(prefix))
-    results: list[NDArray[np.float64]] = []
+    results: list[Continued] = []
     group: list[Sequence[int]] = []
     room = (engine.n_ctx if engine.unified else engine.n_batch) - len(prefix)
     most = engine.n_seq_max - 1
@@ -78,12 +84,14 @@ def _decode_prefix(engine: Engine, prefix: list[int]) -> NDArray[np.float32]:
 
 def _continue(
     engine: Engine, last: NDArray[np.float32], n_prefix: int, group: list[Sequence[int]]
-) -> list[NDArray[np.float64]]:
+) -> list[Continued]:
     llama = engine._llama
     out = [np.empty(len(c), np.float64) for c in group]
-    for values, continuation in zip(out, group, strict=True):
+    greedy = [True] * len(group)
+    for i, continuation in enumerate(group):
         if continuation:  # the prefix predicts every first token
-            values[0] = log_softmax_at(last, np.array([continuation[0]]))[0]
+            out[i][0] = log_softmax_at(last, np.array([continuation[0]]))[0]
+            greedy[i] = int(last[-1].argmax()) == continuation[0]
     # the last token of a continuation predicts nothing that is asked for
     bodies = [list(c[:-1]) for c in group]
     if any(bodies):
@@ -94,12 +102,13 @@ def _continue(
         positions = np.concatenate([n_prefix + np.arange(len(bodies[i])) for i in used])
         seqs = np.concatenate([np.full(len(bodies[i]), i + 1) for i in used])
         targets = np.concatenate([np.asarray(group[i][1:]) for i in used])
-        found = log_softmax_at(
-            engine.decode_batch(tokens, positions, seqs, np.ones(len(tokens))), targets
-        )
+        logits = engine.decode_batch(tokens, positions, seqs, np.ones(len(tokens)))
+        likeliest = logits.argmax(axis=1) == targets
+        found = log_softmax_at(logits, targets)
         at = 0
         for i in used:
             out[i][1:] = found[at : at + len(bodies[i])]
+            greedy[i] &= bool(likeliest[at : at + len(bodies[i])].all())
             at += len(bodies[i])
             llama.llama_memory_seq_rm(engine._memory, i + 1, -1, -1)
-    return out
+    return [Continued(values, flag) for values, flag in zip(out, greedy, strict=True)]

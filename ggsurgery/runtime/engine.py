@@ -230,7 +230,13 @@ class Engine(Context):
         Returns:
             For each continuation log p of its tokens, float64 [len(continuation)].
         """
-        return shared_prefix.logprobs(self, prefix, continuations)
+        return [found.logprobs for found in self.score(prefix, continuations)]
+
+    def score(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> list[shared_prefix.Continued]:
+        """Like `logprobs`, with whether greedy decoding would say each continuation."""
+        return shared_prefix.score(self, prefix, continuations)
 
     def first_nonfinite(self, tokens: Sequence[int] | NDArray[Any]) -> str | None:
         """The graph node in which NaN or infinity first appears when decoding `tokens`.

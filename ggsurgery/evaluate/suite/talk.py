@@ -95,9 +95,13 @@ def has_switch(engine: Speaker) -> bool:
 
 
 def chat_prompt(
-    engine: Speaker, messages: Sequence[dict[str, Any]], *, thinking: bool | None = None
+    engine: Speaker,
+    messages: Sequence[dict[str, Any]],
+    *,
+    thinking: bool | None = None,
+    generation: bool = True,
 ) -> str:
-    """The conversation as the template prints it, the assistant's turn opened.
+    """The conversation as the template prints it, with `generation` the assistant's turn opened.
 
     Raises:
         TemplateError: the template does not compile or refuses the conversation.
@@ -106,6 +110,7 @@ def chat_prompt(
     extra: dict[str, Any] = {} if thinking is None else {"thinking": thinking}
     return render(
         engine.chat_template, messages, enable_thinking=thinking,
+        add_generation_prompt=generation,
         bos_token=_text(engine, engine.bos), eos_token=_text(engine, engine.eos), **extra,
     )  # fmt: skip
 
