@@ -103,6 +103,7 @@ def _run(
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import handle_non_serializable
+
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(
         include_path=list(map(str, include)) or None, include_defaults=not offline
