@@ -197,18 +197,16 @@ def threshold(folder: Path, runs: int, count: int) -> dict[str, Any]:
     make_weights(path, count)
     with Source(path) as source:
         total = sum(t.n_elements for t in source.header.tensors)
-    times: dict[str, list[float]] = {"threshold": [], "read": [], "read 1": []}
+    times: dict[str, list[float]] = {"threshold": [], "read": []}
     peaks, answer = [], ""
     for number in range(runs + 1):
         _, peak, text, code = run_child(FIND, path)
         assert code == 0, text
         spent, answer = text.split()[0], " ".join(text.split()[1:])
         _, _, read, _ = run_child(READ, path, THREADS)
-        _, _, alone, _ = run_child(READ, path, 1)
         if number:
             times["threshold"].append(float(spent))
             times["read"].append(float(read))
-            times["read 1"].append(float(alone))
             peaks.append(peak)
     _, _, text, code = run_child(CONCATENATE, path, LIMIT_GB)
     path.unlink()
@@ -216,9 +214,7 @@ def threshold(folder: Path, runs: int, count: int) -> dict[str, Any]:
         "weights": total, "answer": answer,
         "threshold s": statistics.median(times["threshold"]),
         "read s": statistics.median(times["read"]),
-        "read by one thread s": statistics.median(times["read 1"]),
         "time / reading": ratio(times, "threshold", "read"),
-        "time / reading by one thread": ratio(times, "threshold", "read 1"),
         "peak MB": max(peaks),
         f"concatenate + quantile in {LIMIT_GB} GB": text.strip().splitlines()[-1] if code else text.strip(),  # noqa: E501
     }  # fmt: skip
@@ -287,11 +283,9 @@ def show(result: dict[str, Any]) -> None:
         )
     if found := result.get("threshold"):
         print(
-            f"exact threshold over {found['weights']:,} weights: "
-            f"{found['time / reading by one thread']:.2f}x the time of reading the file with one "
-            f"thread, {found['time / reading']:.2f}x with {THREADS} ({found['threshold s']:.2f}, "
-            f"{found['read by one thread s']:.2f}, {found['read s']:.2f} s), "
-            f"peak {found['peak MB']:.0f} MB"
+            f"exact threshold over {found['weights']:,} weights: {found['time / reading']:.2f}x "
+            f"the time of reading the file ({found['threshold s']:.2f} s, "
+            f"{found['read s']:.2f} s), peak {found['peak MB']:.0f} MB"
         )
         key = next(k for k in found if k.startswith("concatenate"))
         print(f"  {key}: {found[key]}")

@@ -36,10 +36,10 @@ PIECES, PIECE = 16384, 64
 PARALLEL = 0.9995
 
 
-def row_blocks(expr: Expr, size: int | None = None) -> Iterator[Rows]:
-    """The rows of an expression, cut into blocks of about `size` (`BLOCK`) numbers."""
+def row_blocks(expr: Expr) -> Iterator[Rows]:
+    """The rows of an expression, cut into blocks of about `BLOCK` numbers."""
     shape = shape_of(expr)
-    height = max(1, (size or BLOCK) // shape[0])
+    height = max(1, BLOCK // shape[0])
     total = n_rows(shape)
     for start in range(0, total, height):
         yield ((start, min(total, start + height)),)
@@ -214,7 +214,7 @@ class Resolver:
             for number, expr in enumerate(scores):
                 kind = common_float(expr)
                 width = shape_of(expr)[0]
-                for rows in row_blocks(expr, BLOCK if kind is None else 4 * BLOCK):
+                for rows in row_blocks(expr):
                     count = (rows[0][1] - rows[0][0]) * width
                     yield Piece(
                         number, F32 if kind is None else kind, count,
@@ -238,8 +238,9 @@ class Resolver:
             pieces = min(math.ceil(share * PIECES), tensor.n_elements // PIECE)
             places = np.sort(random.integers(0, tensor.n_elements // PIECE, pieces))
             raw = self.reader.sample(expr, places * nbytes, nbytes)
-            values = np.abs(backend().decode(tensor.type, raw.reshape(-1)))
-            sample += list(values.reshape(pieces, PIECE))
+            sample += list(
+                np.abs(backend().decode(tensor.type, raw.reshape(-1))).reshape(pieces, -1)
+            )
         return sample
 
 

@@ -24,6 +24,7 @@ from . import ops
 from .blend_steps import STEPS
 from .text import parse_layers, parse_pair
 from .types import Plan
+from .weights import add_weights
 
 #: Keys of a recipe document that belong to the pipeline (`ggsurgery run`), not to surgery.
 PIPELINE_KEYS: tuple[str, ...] = (
@@ -82,6 +83,11 @@ OPERATIONS: dict[str, Operation] = {
     "set": Operation(ops.set_metadata, {"key": str, "value": _same, "type": str}, ("key", "value")),
     "unset": Operation(ops.unset_metadata, {"key": str}, ("key",)),
     **{name: Operation(*parts) for name, parts in STEPS.items()},
+    "add_weights": Operation(
+        add_weights,
+        {"layer": whole, "key": str, "tensor": str, "sha256": str},
+        ("layer", "key"),
+    ),
 }
 
 #: Steps that change the header only: the model keeps its name.

@@ -1,0 +1,89 @@
+"""Plots of influence and scans; matplotlib comes with the extra `plot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import MissingExtraError, OutputError
+from .influence import Influence
+from .scan import Scan
+
+#: Kinds of file that a plot can be written as.
+KINDS = (".png", ".svg", ".pdf")
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a plot before any work is done for it.
+
+    Raises:
+        OutputError: a kind of file that is not known.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in KINDS:
+        raise OutputError("cannot plot as this kind of file", file=path,
+                          expected=" or ".join(KINDS), found=path.suffix)  # fmt: skip
+    _figure(1, 1.0)
+
+
+def render_influence(found: Influence, path: Path, span: int | None = None) -> None:
+    """Block influence by layer, the sink marked; with `span`, its angular distances below."""
+    figure, axes = _figure(1 if span is None else 2, 3.2)
+    layers = np.arange(found.n_layers)
+    colours = ["tab:red" if i == found.sink else "tab:blue" for i in layers]
+    errors = None if found.n_windows < 2 else found.block_stderr
+    axes[0].bar(layers, found.block, yerr=errors, color=colours, ecolor="0.3", capsize=2)
+    axes[0].set_yscale("log")
+    title = f"Block influence, {found.file.name} ({found.n_tokens:,} tokens)"
+    if found.sink is not None:
+        title += f"\nred: layer {found.sink} makes the attention sink"
+    axes[0].set_title(title, fontsize=10)
+    axes[0].set(xlabel="layer", ylabel="1 − cos(input, output)")
+    if span is not None:
+        column = found.angular[: found.n_layers - span + 1, span]
+        axes[1].plot(layers[: len(column)], column, marker="o", markersize=3)
+        axes[1].set(xlabel=f"first of {span} layers", ylabel="angular distance / π")
+        axes[1].set_ylim(bottom=0)
+    _save(figure, path)
+
+
+def render_scan(found: Scan, path: Path) -> None:
+    """The metric against the layer (or the pruned share), the uncut model as a line."""
+    figure, axes = _figure(1, 3.6)
+    drawn = [(p, t) for p, t in zip(found.positions, found.trials, strict=True) if t.measured]
+    x = [p for p, _ in drawn]
+    y = [t.measured.value for _, t in drawn if t.measured]
+    error = [(t.measured.stderr or 0.0) for _, t in drawn if t.measured]
+    axis = axes[0]
+    axis.errorbar(x, y, yerr=error, fmt="o", markersize=4, capsize=2, label=found.operation)
+    axis.axhline(found.base.value, color="0.4", linestyle="--", label="uncut")
+    axis.set(
+        xlabel="weights pruned (%)" if found.operation == "prune" else "layer",
+        ylabel=found.metric.split(":")[0] if ":" not in found.metric else "accuracy",
+    )
+    if found.lower_is_better and min(y, default=0) > 0 and max(y) > 20 * min(y):
+        axis.set_yscale("log")
+    axis.set_title(f"{found.operation}: {found.metric} (bars: one standard error)", fontsize=10)
+    axis.legend(fontsize=8)
+    _save(figure, path)
+
+
+def _figure(rows: int, height: float) -> tuple[Any, list[Any]]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("matplotlib", "plot", "a plot") from None
+    figure = Figure(figsize=(8, height * rows), layout="constrained")
+    axes = figure.subplots(rows, 1, squeeze=False)
+    for axis in axes[:, 0]:
+        axis.grid(visible=True, alpha=0.3)
+    return figure, list(axes[:, 0])
+
+
+def _save(figure: Any, path: Path) -> None:
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror}", file=path) from error

@@ -1,0 +1,250 @@
+"""One figure for a plan, paired with the same figure of the uncut model.
+
+perplexity     items: mean nll of each window          value exp(mean)
+kl             items: mean KL of each window           value mean (nats)
+choices:FILE   items: 1 where a question was answered  value mean (acc_norm or acc)
+suite          the surgery suite's score out of 100    value total
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..errors import GGSurgeryError
+from ..evaluate.choices import accuracy, longest_prompt, score_choices
+from ..evaluate.perplexity import read_text
+from ..evaluate.questions import guess_style, load_questions, prompts
+from ..evaluate.suite.result import SurgeryScore
+from ..evaluate.suite.run import N_CTX, run_suite
+from ..plan.types import Plan
+from ..runtime.engine import Engine
+from .divergence import Reference
+from .session import CACHE_BYTES, Candidates, Route
+from .windows import Windows
+
+Progress = Callable[[int, int], object]
+METRICS = ("perplexity", "kl", "suite", "choices:FILE")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured, on what, and how: everything a worker process needs.
+
+    Args:
+        path: the uncut model.
+        metric: one of METRICS.
+        text: a UTF-8 text for perplexity and KL.
+        n_ctx, n_windows: size of a window in tokens, and how many; None takes all.
+        limit: how many questions of `choices` or of each part of the suite.
+        score: which accuracy counts for choices.
+    """
+
+    path: Path
+    metric: str = "perplexity"
+    text: Path | None = None
+    n_ctx: int = 512
+    n_windows: int | None = 8
+    limit: int | None = None
+    score: str = "acc_norm"
+    cache_bytes: int = CACHE_BYTES
+    route: Route = "auto"
+    n_threads: int | None = None
+    allow_unknown_arch: bool = False
+    given: Mapping[str, Any] | None = field(default=None, compare=False)
+
+    @property
+    def needs_text(self) -> bool:
+        return self.metric in ("perplexity", "kl")
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric in ("perplexity", "kl")
+
+    def facts(self) -> dict[str, Any]:
+        """What makes two measurements comparable; goes into journals and studies."""
+        return {
+            "metric": self.metric,
+            "text": None if self.text is None else str(self.text),
+            "n_ctx": self.n_ctx,
+            "n_windows": self.n_windows,
+            "limit": self.limit,
+            "score": self.score if self.metric.startswith("choices:") else None,
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure with its standard error and the items behind it."""
+
+    value: float
+    stderr: float | None
+    items: tuple[float, ...]
+    n: int
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A plan's figure against the base's, paired item by item.
+
+    `value` is in the metric's own unit; of perplexity it is the difference of mean nll (the
+    log of the ratio), so that windows weigh alike. `stderr` is None without paired items.
+    """
+
+    value: float
+    stderr: float | None
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is more than two standard errors from zero."""
+        return self.stderr is not None and abs(self.value) > 2 * self.stderr
+
+
+class Measurer:
+    """Measures plans of one model; a context manager.
+
+    Raises:
+        GGSurgeryError: an unknown metric, or its text or data is missing or unusable.
+    """
+
+    def __init__(self, setup: Setup, progress: Progress | None = None) -> None:
+        self.setup = setup
+        self._kind, _, data = setup.metric.partition(":")
+        if self._kind not in ("perplexity", "kl", "suite", "choices") or (
+            (self._kind == "choices") != bool(data)
+        ):
+            raise GGSurgeryError("unknown metric", expected=" or ".join(METRICS),
+                                 found=setup.metric)  # fmt: skip
+        self._questions = load_questions(data, limit=setup.limit) if data else []
+        windows = self._windows()
+        self.session = Candidates(
+            setup.path, windows, cache_bytes=setup.cache_bytes if setup.needs_text else 0,
+            route=setup.route, n_threads=setup.n_threads,
+            allow_unknown_arch=setup.allow_unknown_arch, given=setup.given,
+        )  # fmt: skip
+        self._reference: Reference | None = None
+        try:
+            self.base = self._measure_base(progress)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def windows(self) -> Windows:
+        return self.session.windows
+
+    def _windows(self) -> Windows:
+        setup = self.setup
+        if not setup.needs_text:
+            return Windows((np.zeros(2, np.int32),), (np.zeros(2, np.int32),))
+        if setup.text is None:
+            raise GGSurgeryError(f"{setup.metric} needs a text", hint="Give one with --text FILE")
+        with Engine.open(setup.path, n_ctx=64, n_threads=setup.n_threads) as engine:
+            return Windows.of_text(engine, read_text(setup.text), setup.n_ctx, setup.n_windows)
+
+    def _measure_base(self, progress: Progress | None) -> Measured:
+        if not self.setup.needs_text:
+            return self.measure(self.session.identity)
+        nll = self.session.prepare(progress=progress)
+        if self._kind == "perplexity":
+            return self._summary(nll)
+        self._reference = Reference(self.session, self.setup.n_threads)
+        return self._summary([0.0] * len(self.windows))
+
+    def measure(self, plan: Plan, progress: Progress | None = None) -> Measured:
+        """The figure of a plan.
+
+        Raises:
+            GGSurgeryError: the plan is refused, or the candidate cannot be run.
+        """
+        if self._kind == "perplexity":
+            return self._summary(self.session.nll(plan, progress=progress))
+        if self._kind == "kl":
+            assert self._reference is not None
+            with self.session.open(plan) as candidate:
+                return self._summary(self._reference.divergence(candidate))
+        path = self.session.write_whole(plan)
+        return self._suite(path) if self._kind == "suite" else self._choices(path)
+
+    def part(self, plan: Plan, windows: range) -> list[float]:
+        """Items of some windows only, for halving; of perplexity.
+
+        Raises:
+            GGSurgeryError: this metric has no windows.
+        """
+        if self._kind != "perplexity":
+            raise GGSurgeryError(
+                f"{self.setup.metric} cannot be measured in parts",
+                hint="Halving works with --objective perplexity.",
+            )
+        return self.session.nll(plan, windows)
+
+    def difference(self, measured: Measured) -> Difference:
+        """Against the base, item by item where both have the same items."""
+        if len(measured.items) != len(self.base.items) or not measured.items:
+            return Difference(measured.value - self.base.value, None)
+        return paired(measured.items, self.base.items)
+
+    def _summary(self, items: Sequence[float]) -> Measured:
+        return summary(self._kind, items)
+
+    def _choices(self, path: Path) -> Measured:
+        style = guess_style(self._questions)
+        prompted = prompts(self._questions, style)
+        with Engine.open(path, n_ctx=64, n_threads=self.setup.n_threads) as engine:
+            room = longest_prompt(engine, prompted) + 8
+        with Engine.open(path, n_ctx=max(64, room * 2), n_threads=self.setup.n_threads) as engine:
+            scores = accuracy(score_choices(engine, prompted), {}, (self.setup.score,))
+        return Measured(scores[0].value, scores[0].stderr, scores[0].items, scores[0].n)
+
+    def _suite(self, path: Path) -> Measured:
+        with Engine.open(path, n_ctx=N_CTX, n_threads=self.setup.n_threads) as engine:
+            found: SurgeryScore = run_suite(engine, limit=self.setup.limit)
+        draws = found.draws()
+        detail = {part.name: part.value for part in found.applicable}
+        facts = next((p.value for p in found.applicable if p.name == "facts"), None)
+        return Measured(
+            found.total, float(draws.std()), (), found.n, {**detail, "facts_accuracy": facts}
+        )
+
+    def close(self) -> None:
+        if self._reference is not None:
+            self._reference.close()
+        self.session.close()
+
+    def __enter__(self) -> Measurer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def summary(kind: str, items: Sequence[float]) -> Measured:
+    """Items → figure: exp of the mean for perplexity (nll items), else the mean."""
+    n = len(items)
+    mean = math.fsum(items) / n
+    spread = float(np.std(items, ddof=1) / math.sqrt(n)) if n > 1 else None
+    if kind != "perplexity":
+        return Measured(mean, spread, tuple(items), n)
+    value = math.exp(mean) if mean < 700 else math.inf
+    return Measured(value, None if spread is None else value * spread, tuple(items), n)
+
+
+def paired(items: Sequence[float], base: Sequence[float]) -> Difference:
+    """Mean difference and its standard error over pairs."""
+    differences = np.subtract(items, base)
+    n = len(differences)
+    spread = float(differences.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    return Difference(float(differences.mean()), spread)

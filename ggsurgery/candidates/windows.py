@@ -1,0 +1,122 @@
+"""The texts that candidates are measured on, as tokens, and the loss over a window.
+
+Windows are cut as llama-perplexity cuts them (see `evaluate.perplexity`): n_ctx tokens side
+by side, BOS in front where the model wants it, the second half scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GGSurgeryError
+from ..runtime.engine import Engine
+from ..runtime.scoring import log_softmax_at
+
+if TYPE_CHECKING:
+    from .session import Candidate
+
+Tokens = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Pieces of text: what is fed to the model, and the tokens that it should predict.
+
+    `inputs[i]` is int32 [n_i]; `targets[i]` the same tokens before BOS replaced the first.
+    """
+
+    inputs: tuple[Tokens, ...]
+    targets: tuple[Tokens, ...]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(t) for t in self.inputs)
+
+    @property
+    def longest(self) -> int:
+        return max(len(t) for t in self.inputs)
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the tokens: equal texts, equal tokenizers, equal windows."""
+        total = hashlib.sha256()
+        for tokens in self.inputs:
+            total.update(f"{len(tokens)}\n".encode() + tokens.astype("<i4").tobytes())
+        return total.hexdigest()
+
+    @classmethod
+    def of_tokens(
+        cls, tokens: Sequence[int] | Tokens, n_ctx: int, limit: int | None, bos: int | None
+    ) -> Windows:
+        """Cut tokens into windows of `n_ctx`.
+
+        Raises:
+            GGSurgeryError: there are fewer than `n_ctx` tokens; says how many.
+        """
+        text = np.ascontiguousarray(tokens, np.int32)
+        count = len(text) // n_ctx
+        if count < 1:
+            raise GGSurgeryError(
+                "the text is too short", expected=f"at least {n_ctx} tokens (one window)",
+                found=f"{len(text)} tokens",
+                hint=f"Give more text, or a smaller --ctx (at most {max(4, len(text))}).",
+            )  # fmt: skip
+        count = count if limit is None else min(count, limit)
+        rows = text[: count * n_ctx].reshape(count, n_ctx)
+        inputs = rows.copy()
+        if bos is not None:
+            inputs[:, 0] = bos
+        return cls(tuple(inputs), tuple(rows))
+
+    @classmethod
+    def of_text(cls, engine: Engine, text: str, n_ctx: int, limit: int | None = None) -> Windows:
+        """Tokenize with the model's own vocabulary, then cut."""
+        bos = engine.bos if engine.add_bos else None
+        return cls.of_tokens(engine.tokenize_array(text), n_ctx, limit, bos)
+
+    @classmethod
+    def of_texts(cls, engine: Engine, texts: Sequence[str], longest: int) -> Windows:
+        """Whole texts, each cut off after `longest` tokens: calibration sentences.
+
+        Raises:
+            GGSurgeryError: no text has a token.
+        """
+        rows = [engine.tokenize_array(text)[:longest] for text in texts]
+        rows = [row for row in rows if len(row) > 1]
+        if not rows:
+            raise GGSurgeryError("no calibration text", expected="at least one with two tokens")
+        return cls(tuple(rows), tuple(rows))
+
+    def part(self, indices: Sequence[int] | range) -> Windows:
+        """Some of the windows."""
+        return Windows(
+            tuple(self.inputs[i] for i in indices), tuple(self.targets[i] for i in indices)
+        )
+
+
+def window_nll(candidate: Candidate, index: int) -> float:
+    """Mean negative log-likelihood (nats a token) over the second half of a window.
+
+    NaN logits give NaN: a broken candidate is a result, not an error.
+    """
+    target = candidate.windows.targets[index]
+    n, half = len(target), len(target) // 2
+    # llama-perplexity asks for one output more than it scores; the same keeps figures equal
+    logits = candidate.decode(index, logits=slice(half, n), copy=False)
+    with np.errstate(all="ignore"):
+        values = -log_softmax_at(logits[:-1], target[half + 1 :])
+    return float(values.mean())
+
+
+def facts(windows: Windows) -> dict[str, Any]:
+    """What a result says about the text it was measured on."""
+    return {"windows": len(windows), "tokens": windows.n_tokens, "digest": windows.digest[:16]}

@@ -1,0 +1,181 @@
+"""Measure a list of recipes in a process of its own, over crashes and restarts.
+
+parent                       child
+run ───── setup, recipes ──▶ Measurer(setup); for each recipe not in the journal:
+                             journal "started", measure, journal the result
+crash? ◀── signal ────────── ✗
+journal the crash as a row, start again with the rest
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineError, GGSurgeryError
+from ..ggufio.reader import Source
+from ..plan.recipe import Recipe
+from ..plan.types import Plan
+from ..runtime import worker
+from .journal import Journal
+from .measure import Difference, Measured, Measurer, Setup
+
+Progress = Callable[[int, int], object]
+
+#: Key of the uncut model's own entry in a journal.
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One measured recipe.
+
+    `difference` is None, and `error` says why, where the candidate was refused or crashed.
+    """
+
+    recipe: Recipe
+    digest: str
+    measured: Measured | None
+    difference: Difference | None
+    seconds: float
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "digest": self.digest,
+            "operation": self.recipe.describe(),
+            "recipe": self.recipe.to_json(),
+            "value": None if self.measured is None else self.measured.value,
+            "stderr": None if self.measured is None else self.measured.stderr,
+            "n": None if self.measured is None else self.measured.n,
+            "items": [] if self.measured is None else list(self.measured.items),
+            "detail": {} if self.measured is None else dict(self.measured.detail),
+            "difference": None if self.difference is None else self.difference.value,
+            "difference_stderr": None if self.difference is None else self.difference.stderr,
+            "seconds": self.seconds,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Trial:
+        measured = difference = None
+        if entry.get("value") is not None:
+            measured = Measured(
+                float(entry["value"]), entry["stderr"], tuple(entry["items"]), int(entry["n"]),
+                entry.get("detail", {}),
+            )  # fmt: skip
+        if entry.get("difference") is not None:
+            difference = Difference(float(entry["difference"]), entry["difference_stderr"])
+        return cls(
+            Recipe.from_json(entry["recipe"]), entry["digest"], measured, difference,
+            float(entry["seconds"]), entry.get("error"),
+        )  # fmt: skip
+
+
+def measure_all(
+    setup: Setup,
+    recipes: Sequence[Recipe],
+    journal: str | Path,
+    *,
+    progress: Progress | None = None,
+) -> tuple[Measured, list[Trial]]:
+    """Measure recipes that the journal does not hold yet.
+
+    Args:
+        progress: called with (recipes done, recipes in all).
+
+    Returns:
+        The uncut model's figure, and one trial a recipe, in their order; a crash is a trial.
+
+    Raises:
+        GGSurgeryError: the uncut model cannot be measured, or the journal is another's.
+    """
+    with Source(setup.path) as source:
+        subject = {"source": source.checksum(), "layers": source.header.n_layers, **setup.facts()}
+    keys = [key_of(setup, recipe) for recipe in recipes]
+    while True:
+        book = Journal(journal, subject)
+        left = [r for r, k in zip(recipes, keys, strict=True) if k not in book.results]
+        if not left and BASE in book.results:
+            break
+        try:
+            tick = _shifted(progress, len(recipes) - len(left), len(recipes))
+            worker.run(
+                _work, setup, left, str(journal), subject, file=setup.path, progress=tick
+            )  # fmt: skip
+        except EngineError as error:
+            book = Journal(journal, subject)
+            crashed = [e for e in book.unfinished.values() if e["started"] != BASE]
+            if not crashed:
+                raise
+            for entry in crashed:
+                recipe = recipes[keys.index(entry["started"])]
+                book.finished(
+                    Trial(recipe, entry["started"], None, None, 0.0, str(error)).to_json()
+                )
+    base = Trial.from_json(book.results[BASE]).measured
+    assert base is not None
+    return base, [Trial.from_json(book.results[k]) for k in keys]
+
+
+def key_of(setup: Setup, recipe: Recipe) -> str:
+    """What a recipe's result is filed under: the digest of its plan, if it can be planned."""
+    try:
+        return recipe.apply(_identity(setup.path)).digest
+    except GGSurgeryError:
+        return "refused " + recipe.describe()
+
+
+def _identity(path: Path) -> Plan:
+    from ..arch import rules_for
+    from ..ggufio.header import read_header
+
+    header = read_header(path)
+    return Plan.identity(header.n_layers, rules_for(header, allow_unknown=True).n_tail(header))
+
+
+def _shifted(progress: Progress | None, done: int, total: int) -> Callable[..., None] | None:
+    if progress is None:
+        return None
+
+    def report(n: int, _: int) -> None:
+        progress(done + n, total)
+
+    return report
+
+
+def _work(
+    setup: Setup,
+    recipes: Sequence[Recipe],
+    journal: str,
+    subject: dict[str, Any],
+    progress: Progress | None = None,
+) -> None:
+    """The child: measures and journals; only a crash or a broken base ends it early."""
+    book = Journal(journal, subject)
+    with Measurer(setup) as measurer:
+        if BASE not in book.results:
+            base = Trial(Recipe(()), BASE, measurer.base, None, 0.0)
+            book.finished(base.to_json())
+        for number, recipe in enumerate(recipes):
+            key = key_of(setup, recipe)
+            if key not in book.results:  # equal plans in one list are measured once
+                book.started(key, recipe.describe())
+                book.finished(try_one(measurer, recipe, key).to_json())
+            if progress is not None:
+                progress(number + 1, len(recipes))
+
+
+def try_one(measurer: Measurer, recipe: Recipe, key: str) -> Trial:
+    """Measure one recipe; a refusal is a trial with its reason."""
+    begin = time.monotonic()
+    try:
+        plan = recipe.apply(measurer.session.identity)
+        measured = measurer.measure(plan)
+        difference = measurer.difference(measured)
+    except GGSurgeryError as error:
+        return Trial(recipe, key, None, None, time.monotonic() - begin, str(error))
+    return Trial(recipe, key, measured, difference, time.monotonic() - begin)

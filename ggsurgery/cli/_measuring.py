@@ -1,0 +1,110 @@
+"""What the commands that measure candidates share: their options and their setup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..candidates.measure import Setup
+
+F = TypeVar("F", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+
+METRIC_HELP = (
+    "perplexity, kl, suite, or choices:FILE with a JSONL file of questions. Perplexity and "
+    "KL need --text."
+)
+
+_OPTIONS = (
+    click.option("--text", type=FILE, help="UTF-8 text for perplexity and KL."),
+    click.option(
+        "--ctx", default=512, show_default=True, type=click.IntRange(8), help="Tokens of a window."
+    ),
+    click.option(
+        "--windows",
+        default=8,
+        show_default=True,
+        type=click.IntRange(0),
+        help="How many windows of the text; 0 takes all.",
+    ),
+    click.option(
+        "--limit", type=click.IntRange(1), help="At most so many questions (choices, suite)."
+    ),
+    click.option(
+        "--score",
+        default="acc_norm",
+        show_default=True,
+        type=click.Choice(["acc", "acc_norm"]),
+        help="Which accuracy of choices counts.",
+    ),
+    click.option(
+        "--route",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "suffix", "file", "live"]),
+        help="How candidates are loaded: reuse of the layers in front (auto, suffix), a "
+        "scratch file in memory (file), or edits of a loaded model (live).",
+    ),
+    click.option(
+        "--cache-mib",
+        default=512,
+        show_default=True,
+        type=click.IntRange(0),
+        help="Bound on the hidden states kept for reuse.",
+    ),
+    click.option(
+        "--threads", type=click.IntRange(1), help="Default: all that this process may use."
+    ),
+)
+
+#: For commands that do not have it from `surgery_options`.
+unknown_arch_option = click.option(
+    "--allow-unknown-arch", is_flag=True, help="Operate on an architecture without a rule file."
+)
+_NAMES = ("text", "ctx", "windows", "limit", "score", "route", "cache_mib", "threads")  # fmt: skip
+
+
+def measuring_options(function: F) -> F:
+    """Add the shared options; the command receives `measuring: dict` for `setup_of`."""
+
+    def wrapped(**values: Any) -> Any:
+        shared = {name: values.pop(name) for name in _NAMES}
+        return function(measuring=shared, **values)
+
+    wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
+    wrapped.__dict__.update(function.__dict__)
+    command: Any = wrapped
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command  # type: ignore[no-any-return]
+
+
+def setup_of(
+    path: Path, metric: str, measuring: dict[str, Any], *, allow_unknown_arch: bool = False
+) -> Setup:
+    """The setup that a command's options describe."""
+    return Setup(
+        path,
+        metric,
+        text=measuring["text"],
+        n_ctx=measuring["ctx"],
+        n_windows=measuring["windows"] or None,
+        limit=measuring["limit"],
+        score=measuring["score"],
+        cache_bytes=measuring["cache_mib"] << 20,
+        route=measuring["route"],
+        n_threads=measuring["threads"],
+        allow_unknown_arch=allow_unknown_arch,
+    )
+
+
+def plus_minus(value: float | None, stderr: float | None, digits: int = 4) -> str | None:
+    """`12.3456 ± 0.1234`; without an error the bare figure."""
+    if value is None:
+        return None
+    if stderr is None:
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} ± {stderr:.{digits}f}"

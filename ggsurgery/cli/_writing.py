@@ -1,0 +1,46 @@
+"""Write what a method proposed: the surgery commands' last step, with the method's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..plan.recipe import Recipe
+from ..surgery import prepare
+from ._output import human_bytes, human_count, note, print_json, warn
+from ._surgery import Options, show, summary, write_with_bar
+
+
+def write_recipe(
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    options: Options,
+    *,
+    figures: Mapping[str, Any],
+    given: Mapping[str, Any] | None = None,
+) -> None:
+    """Write (or, as a dry run, show) a recipe; `figures` join the JSON.
+
+    Args:
+        given: arrays that the recipe names.
+    """
+    whole = options.recipe(recipe.steps)
+    with prepare(whole, (source,), given=given) as operation:
+        for text in operation.layout.warnings:
+            warn(text)
+        if options.dry_run and not options.as_json:
+            show(operation, as_json=False)
+            return
+        if not options.dry_run:
+            write_with_bar(operation, out, force=options.force, sync=options.sync)
+        facts = summary(operation)
+    if options.as_json:
+        print_json({**facts, **figures, "out": None if options.dry_run else str(out)})
+        return
+    note(
+        f"{out}: layers {facts['layers'][0]} → {facts['layers'][1]}, parameters "
+        f"{human_count(facts['parameters'][0])} → {human_count(facts['parameters'][1])}, "
+        f"{human_bytes(facts['bytes'][1])}"
+    )

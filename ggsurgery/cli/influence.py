@@ -1,0 +1,124 @@
+"""influence: what each layer does to the hidden state, from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from ..analyze.influence import Influence
+from ..analyze.influence import influence as measure
+from ..candidates.windows import Windows
+from ..evaluate.perplexity import read_text
+from ..runtime import worker
+from ..runtime.engine import Engine
+from ._output import json_option, print_json, table, warn
+from ._progress import progress_bar
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("file", metavar="FILE", type=FILE)
+@click.option("--text", required=True, type=FILE, help="UTF-8 text that runs through the model.")
+@click.option("--span", type=click.IntRange(1), metavar="N", help="Rank every span of N layers.")
+@click.option(
+    "--tokens",
+    default="last",
+    show_default=True,
+    type=click.Choice(["last", "all"]),
+    help="Where the angular distance is taken: at the last token of a window, or at all.",
+)
+@click.option(
+    "--ctx", default=512, show_default=True, type=click.IntRange(8), help="Tokens of a window."
+)
+@click.option(
+    "--windows", default=8, show_default=True, type=click.IntRange(1), help="Windows of the text."
+)
+@click.option("--plot", type=FILE, help="Draw it: a .png, .svg or .pdf (extra `plot`).")
+@click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
+@json_option
+def influence(
+    file: Path,
+    text: Path,
+    span: int | None,
+    tokens: Literal["last", "all"],
+    ctx: int,
+    windows: int,
+    plot: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure what each layer changes, in one forward pass.
+
+    Block influence is 1 − cos(input, output) of a layer: near 0, it changes little. The
+    numbers are those that `delete --layer` takes. A small influence is a hint, not a proof:
+    `scan` measures the cut itself.
+
+    \b
+    Example:
+      ggsurgery influence model.gguf --text calibration.txt
+      ggsurgery influence model.gguf --text calibration.txt --span 5 --plot influence.png
+    """
+    from ..analyze.plot import check_plot, render_influence
+
+    if plot is not None:
+        check_plot(plot)
+    words = read_text(text)
+    with progress_bar(file.name, "window") as progress:
+        found = worker.run(
+            influence_of_file, file, words, ctx, windows, tokens, threads, progress=progress
+        )
+    if plot is not None:
+        render_influence(found, plot, span)
+    if as_json:
+        print_json(found.to_json(span))
+    else:
+        _show(found, span)
+    if found.sink is not None:
+        warn(
+            f"layer {found.sink} makes the attention sink (the first position's norm grows to "
+            f"{found.first_norms[found.sink]:.0f}, the others' is {found.norms[found.sink]:.0f}): "
+            "cutting it usually breaks the model, however small its influence"
+        )
+
+
+def influence_of_file(
+    path: Path,
+    text: str,
+    n_ctx: int,
+    n_windows: int,
+    tokens: Literal["last", "all"],
+    n_threads: int | None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Influence:
+    """Open a file and measure it; made to be run by `runtime.worker.run`."""
+    size = max(64, n_ctx)
+    with Engine.open(path, n_ctx=size, n_batch=size, n_threads=n_threads) as engine:
+        windows = Windows.of_text(engine, text, n_ctx, n_windows)
+        return measure(engine, windows.inputs, tokens=tokens, progress=progress)
+
+
+def _show(found: Influence, span: int | None) -> None:
+    order = found.ranked()
+    rows = [
+        (
+            layer,
+            f"{found.block[layer]:.5f}",
+            None if found.n_windows < 2 else f"± {found.block_stderr[layer]:.5f}",
+            order.index(layer) + 1,
+            f"{found.angular[layer, 1]:.4f}",
+            f"{found.norms[layer]:.1f}",
+            f"{found.first_norms[layer]:.1f}",
+            "makes the attention sink" if layer == found.sink else "",
+        )
+        for layer in range(found.n_layers)
+    ]
+    header = ("layer", "influence", "error", "rank", "angular/π", "norm", "first norm", "")
+    click.echo(table(rows, header))
+    if span is not None:
+        click.echo()
+        spans = [(f"{a}-{a + span - 1}", f"{d:.4f}") for a, d in found.spans(span)[:10]]
+        click.echo(table(spans, (f"span of {span}", "angular/π")))

@@ -1,0 +1,155 @@
+"""laco: collapse layers as long as the last hidden state stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..evaluate.perplexity import read_text
+from ..laco import METHODS, Attempt, Result, Settings
+from ..laco import laco as run_laco
+from ..runtime import worker
+from ._output import note, print_json, table
+from ._progress import progress_bar
+from ._surgery import Options, in_out, surgery_options
+from ._writing import write_recipe
+
+
+@click.command()
+@surgery_options
+@click.option("--merge-layers", default=3, show_default=True, help="C: layers that become one.")
+@click.option("--lowest", default=4, show_default=True, help="L: no merge below this layer.")
+@click.option("--highest", default=28, show_default=True, help="H: merging starts at H − C.")
+@click.option("--interval", default=2, show_default=True, help="I: down by so many after a merge.")
+@click.option("--threshold", default=0.85, show_default=True, help="T: cosine to keep a merge.")
+@click.option(
+    "--max-compression", default=0.30, show_default=True, help="Share of layers to lose at most."
+)
+@click.option(
+    "--variant",
+    default="paper",
+    show_default=True,
+    type=click.Choice(list(METHODS)),
+    help="paper: Eq. 1, every tensor. reference: what LaCo's published code really computes, "
+    "the last merged layer's projections with the base's norms. damped: Eq. 1 with the "
+    "differences times --factor.",
+)
+@click.option("--factor", type=float, help="Of `damped`; default 0.5.")
+@click.option(
+    "--text",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Calibration: UTF-8 text, cut into --texts pieces.",
+)
+@click.option("--texts", default=10, show_default=True, type=click.IntRange(1), help="Pieces.")
+@click.option(
+    "--ctx", default=256, show_default=True, type=click.IntRange(8), help="Tokens of a piece."
+)
+@click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
+@click.option("--log", type=click.Path(path_type=Path), help="Write settings, attempts and "
+              "statistics as JSON, as `release` puts them on a card.")  # fmt: skip
+@in_out
+def laco(
+    options: Options,
+    source: Path,
+    out: Path,
+    text: Path,
+    texts: int,
+    ctx: int,
+    threads: int | None,
+    log: Path | None,
+    **numbers: Any,
+) -> None:
+    """Collapse layers step by step (LaCo), as long as the output stays similar.
+
+    Every attempt is shown: base layer, layers merged into it, cosine of the last hidden
+    state with the original's over the calibration texts, kept or not. The settings' order
+    of magnitude: at most 30 % of the layers. Whether plain deletion would have been better
+    is for `scan` and `evaluate --baseline` to say.
+
+    \b
+    Example:
+      ggsurgery laco in.gguf out.gguf --text calibration.txt --highest 28 --variant reference
+    """
+    settings = Settings(**numbers)
+    pieces = split_text(read_text(text), texts)
+    with progress_bar("laco", "attempt") as progress:
+        result = worker.run(
+            laco_of_file, source, pieces, settings, ctx, threads, options.allow_unknown_arch,
+            progress=progress,
+        )  # fmt: skip
+    if log is not None:
+        log.write_text(_json(result), encoding="utf-8")
+    if not result.steps:
+        note("no merge was kept: nothing to write. Lower --threshold, or try another --variant.")
+        if options.as_json:
+            print_json(result.to_json())
+        else:
+            _show(result)
+        return
+    if not options.as_json:
+        _show(result)
+    write_recipe(result.recipe, source, out, options, figures={"laco": result.to_json()})
+
+
+def laco_of_file(
+    path: Path,
+    texts: list[str],
+    settings: Settings,
+    n_ctx: int,
+    n_threads: int | None,
+    allow_unknown_arch: bool,
+    progress: Callable[[int, int], object] | None = None,
+) -> Result:
+    """Made to be run by `runtime.worker.run`."""
+    most = settings.highest - settings.merge_layers - settings.lowest + 1
+
+    def report(attempt: Attempt) -> None:
+        if progress is not None:
+            progress(attempt.iteration, max(most, attempt.iteration))
+
+    return run_laco(
+        path, texts, settings, n_ctx=n_ctx, n_threads=n_threads,
+        allow_unknown_arch=allow_unknown_arch, report=report,
+    )  # fmt: skip
+
+
+def split_text(text: str, pieces: int) -> list[str]:
+    """Evenly spread pieces that begin at a line's start."""
+    size = max(1, len(text) // pieces)
+    found = []
+    for number in range(pieces):
+        start = number * size
+        if start:
+            start = text.find("\n", start) + 1 or start
+        piece = text[start : start + size].strip()
+        if piece:
+            found.append(piece)
+    return found
+
+
+def _json(result: Result) -> str:
+    import json
+
+    return json.dumps(result.to_json(), indent=2) + "\n"
+
+
+def _show(result: Result) -> None:
+    click.echo(table([_row(a) for a in result.attempts],
+                     ("iteration", "base", "merged", "layers", "similarity", "")))  # fmt: skip
+    facts = result.to_json()
+    click.echo(
+        f"\n{facts['merges']} merges, {facts['rejected']} rejected, {facts['iterations']} "
+        f"iterations: {facts['layers'][0]} → {facts['layers'][1]} layers "
+        f"({100 * facts['removed_share']:.1f} % removed), variant {result.settings.variant}"
+    )
+
+
+def _row(attempt: Attempt) -> tuple[Any, ...]:
+    verdict = attempt.note or ("kept" if attempt.accepted else "rejected")
+    similarity = None if attempt.similarity is None else f"{attempt.similarity:.4f}"
+    merged = ",".join(map(str, attempt.merged))
+    return (attempt.iteration, attempt.base, merged, attempt.layers_before, similarity, verdict)

@@ -1,0 +1,144 @@
+"""scan: every single operation of a kind, measured against the uncut model."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..analyze.scan import OPERATIONS, SHARES, Scan
+from ..analyze.scan import scan as run_scan
+from ._measuring import (
+    FILE,
+    METRIC_HELP,
+    measuring_options,
+    plus_minus,
+    setup_of,
+    unknown_arch_option,
+)
+from ._output import json_option, note, print_json, table
+from ._progress import progress_bar
+
+
+@click.command()
+@click.argument("file", metavar="FILE", type=FILE)
+@click.option(
+    "--op",
+    "operation",
+    default="delete",
+    show_default=True,
+    type=click.Choice(OPERATIONS),
+    help="The operation, done once for every layer (prune: for every share).",
+)
+@click.option("--metric", default="perplexity", show_default=True, help=METRIC_HELP)
+@click.option(
+    "--shares",
+    default=",".join(map(str, SHARES)),
+    show_default=True,
+    metavar="LIST",
+    help="Percent of all weights that `prune` sets to zero, smallest first.",
+)
+@click.option(
+    "--distance",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How far apart the layers are that `swap` exchanges.",
+)
+@click.option(
+    "--journal",
+    type=FILE,
+    metavar="JSONL",
+    help="Keep every result here; the same command continues a stopped scan.",
+)
+@click.option("--plot", type=FILE, help="Draw it: a .png, .svg or .pdf (extra `plot`).")
+@measuring_options
+@unknown_arch_option
+@json_option
+def scan(
+    measuring: dict[str, Any],
+    allow_unknown_arch: bool,
+    file: Path,
+    operation: str,
+    metric: str,
+    shares: str,
+    distance: int,
+    journal: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Do one operation at every place, and measure each.
+
+    Leave-one-out (--op delete) shows which layer is missed least. Layers in front of the
+    change are not computed again, and no file is left behind. A candidate that is refused
+    or crashes is a row with its reason.
+
+    \b
+    Example:
+      ggsurgery scan model.gguf --text calibration.txt --journal scan.jsonl
+      ggsurgery scan model.gguf --op prune --metric choices:mmlu.jsonl --plot prune.png
+    """
+    from ..analyze.plot import check_plot, render_scan
+
+    if plot is not None:
+        check_plot(plot)
+    setup = setup_of(file, metric, measuring, allow_unknown_arch=allow_unknown_arch)
+    with ExitStack() as stack:
+        if journal is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ggsurgery-scan-"))
+            book = Path(folder) / "journal.jsonl"
+        else:
+            book = journal
+        progress = stack.enter_context(progress_bar(f"{operation} of {file.name}", "candidate"))
+        found = run_scan(
+            setup, operation, book, shares=_shares(shares), distance=distance, progress=progress
+        )
+    if plot is not None:
+        render_scan(found, plot)
+    if as_json:
+        print_json(found.to_json())
+        return
+    _show(found)
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        shares = [float(part.strip().removesuffix("%")) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(
+            f"not a list of percents: {text!r}", param_hint="--shares"
+        ) from None
+    if not all(0 < s < 100 for s in shares):
+        raise click.BadParameter("percents must lie between 0 and 100", param_hint="--shares")
+    return shares
+
+
+def _show(found: Scan) -> None:
+    ranks = {id(t): i + 1 for i, t in enumerate(found.ranked())}
+    rows = []
+    for trial in found.trials:
+        value, difference = trial.measured, trial.difference
+        rows.append(
+            (
+                trial.recipe.describe(),
+                None if value is None else plus_minus(value.value, value.stderr),
+                None if difference is None else plus_minus(difference.value, difference.stderr),
+                ranks.get(id(trial)),
+                f"{trial.seconds:.1f} s",
+                trial.error or "",
+            )
+        )
+    what = "log ratio to uncut" if found.metric == "perplexity" else "difference to uncut"
+    click.echo(table(rows, ("operation", found.metric, what, "rank", "time", "")))
+    base = plus_minus(found.base.value, found.base.stderr)
+    note(f"uncut: {base} (n = {found.base.n}); errors are paired, window by window or "
+         "question by question")  # fmt: skip
+    best = next(iter(found.ranked()), None)
+    if best is not None:
+        note(
+            f"{len(found.trials)} candidates were tried: the best one's figure is flattered by "
+            "the choice. Measure it again on another text before you rely on it."
+        )

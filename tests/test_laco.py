@@ -1,0 +1,138 @@
+"""LaCo: the published structure, the loop's turns, and the three variants on the tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from gguf import GGUFReader
+
+from ggsurgery.cli import cli
+from ggsurgery.errors import PlanError
+from ggsurgery.evaluate.perplexity import read_text
+from ggsurgery.ggufio.header import read_header
+from ggsurgery.laco import Settings, collapse, cosine, laco
+from ggsurgery.plan.types import Plan
+from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
+
+
+def test_structure_of_the_published_prune() -> None:
+    """Qwen3-8B-LaCo-Pruned: C 3, L 4, H 28, I 2, limit 30 %, all merges accepted."""
+    result = collapse(Plan.identity(36), Settings(), lambda plan: [0.9680])
+    assert [a.base for a in result.accepted] == [25, 23, 21, 19, 17]
+    facts = result.to_json()
+    assert (facts["merges"], facts["rejected"], facts["iterations"]) == (5, 0, 6)
+    assert facts["layers"] == [36, 26] and facts["removed"] == 10
+    assert round(100 * facts["removed_share"], 1) == 27.8
+    assert result.attempts[5].similarity is None and "limit" in result.attempts[5].note
+    assert result.attempts[0].merged == (26, 27)
+
+
+def test_rejected_merges_step_down_by_one() -> None:
+    answers = iter([0.2, 0.2, 0.95, 0.1, 0.95])
+    result = collapse(
+        Plan.identity(12),
+        Settings(merge_layers=2, lowest=3, highest=10, interval=3, max_compression=0.5),
+        lambda plan: [next(answers)],
+    )
+    assert [a.base for a in result.attempts] == [8, 7, 6, 3]
+    assert [a.accepted for a in result.attempts] == [False, False, True, False]
+    assert len(result.plan.blocks) == 11
+
+
+def test_similarity_is_the_mean_and_nan_is_no_similarity() -> None:
+    parts = [0.9, 0.8, 0.7]
+    settings = Settings(merge_layers=2, lowest=3, highest=5, threshold=0.79)
+    result = collapse(Plan.identity(8), settings, lambda plan: parts)
+    assert result.attempts[0].similarity == pytest.approx(0.8) and result.attempts[0].accepted
+    assert result.to_json()["similarity"] == {
+        "mean": pytest.approx(0.8), "min": 0.7, "max": 0.9, "texts": 3,
+    }  # fmt: skip
+    result = collapse(Plan.identity(8), settings, lambda plan: [float("nan")])
+    assert not result.accepted and result.to_json()["similarity"] is None
+
+
+def test_fewer_layers_at_the_end_of_the_stack() -> None:
+    settings = Settings(merge_layers=4, lowest=4, highest=8, interval=1, max_compression=0.9)
+    seen = []
+    collapse(
+        Plan.identity(6),
+        Settings(merge_layers=4, lowest=0, highest=6, max_compression=0.9),
+        lambda plan: seen.append(len(plan.blocks)) or [1.0],
+    )  # type: ignore[func-returns-value]
+    assert seen[0] == 3
+    with pytest.raises(PlanError, match="--highest"):
+        collapse(Plan.identity(6), settings, lambda plan: [1.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"merge_layers": 1}, "--merge-layers"),
+        ({"interval": 0}, "--interval"),
+        ({"max_compression": 1.0}, "--max-compression"),
+        ({"highest": 6}, "--highest minus"),
+        ({"threshold": 2.0}, "--threshold"),
+    ],
+)
+def test_impossible_settings(change: dict[str, float], message: str) -> None:
+    settings = Settings(**{"lowest": 4, "highest": 28, **change})  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match=message):
+        collapse(Plan.identity(36), settings, lambda plan: [1.0])
+
+
+def test_cosine() -> None:
+    a = np.array([1.0, 2.0, 3.0], np.float32)
+    assert cosine(a, 2 * a) == pytest.approx(1) and cosine(a, -a) == pytest.approx(-1)
+    assert cosine(a, 0 * a) == 0
+
+
+@pytest.mark.parametrize("variant", ["paper", "reference", "damped"])
+def test_variants_on_the_tiny_model(variant: str) -> None:
+    text = read_text(SEARCH_TEXT)
+    settings = Settings(
+        merge_layers=2, lowest=1, highest=9, interval=1, threshold=-1, variant=variant,  # type: ignore[arg-type]
+    )  # fmt: skip
+    result = laco(MODEL, [text[:600], text[5000:5600]], settings, n_ctx=64, n_threads=1)
+    assert len(result.plan.blocks) == N_LAYERS - 3  # 30 % of ten
+    assert len(result.accepted) == 3
+    assert all(-1 <= s <= 1 for a in result.accepted for s in a.per_text)
+    first = result.accepted[0].similarity
+    assert first is not None and first > 0.1  # one merge of ten layers keeps something
+
+
+def test_command_writes_what_the_loop_found(tmp_path: Path) -> None:
+    out, log = tmp_path / "laco.gguf", tmp_path / "laco.json"
+    result = CliRunner().invoke(
+        cli,
+        ["laco", str(MODEL), str(out), "--merge-layers", "2", "--lowest", "1", "--highest", "9",
+         "--interval", "1", "--threshold", "-1", "--variant", "reference", "--text",
+         str(SEARCH_TEXT), "--texts", "2", "--ctx", "64", "--log", str(log), "--threads", "1"],
+    )  # fmt: skip
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "3 merges, 0 rejected, 4 iterations: 10 → 7 layers" in result.stdout
+    assert read_header(out).n_layers == 7
+    facts = json.loads(log.read_text())
+    assert facts["settings"]["method"] == "reference" and facts["similarity"]["texts"] == 2
+    # the last merge's base took over the projections of the layer behind it, norms stayed
+    base = facts["attempts"][2]["base"]
+    ours = {t.name: t.data for t in GGUFReader(out).tensors}
+    theirs = {t.name: t.data for t in GGUFReader(MODEL).tensors}
+    assert np.array_equal(
+        ours[f"blk.{base}.attn_norm.weight"], theirs[f"blk.{base}.attn_norm.weight"]
+    )
+
+
+def test_nothing_kept_writes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "laco.gguf"
+    result = CliRunner().invoke(
+        cli,
+        ["laco", str(MODEL), str(out), "--merge-layers", "2", "--lowest", "6", "--highest", "9",
+         "--threshold", "0.9999999", "--text", str(SEARCH_TEXT), "--texts", "1", "--ctx", "32",
+         "--threads", "1"],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "no merge was kept" in result.stderr and not out.exists()
