@@ -20,11 +20,11 @@ import numpy as np
 from .. import kernels
 from ..errors import PlanError
 from ..expr import Apply, Combine, Expr, Read, Slice
-from ..kernels import F32, FLOAT_SIZES, NAN_KEY, Raw, Values, backend
+from ..kernels import F32, FLOAT_SIZES, NAN_KEY, Raw, backend
 from ..plan.types import params
 from .parallel import reduce_blocks
 from .rows import RowReader, Rows
-from .select import Piece, Threshold, kth_smallest, own_key
+from .select import Piece, Sample, Threshold, key_table, kth_smallest, own_key
 from .shape import n_rows, shape_of
 
 #: Numbers in a block: as float32 4 MiB, which stays in the cache that the cores share.
@@ -203,8 +203,7 @@ class Resolver:
             with piece.look() as raw:
                 found = kernel.count(piece.kind, raw, lo, hi)
                 if found >= quota:
-                    values = np.abs(kernel.decode(piece.kind, raw))
-                    return position + int(np.flatnonzero(values == value)[quota - 1]) + 1
+                    return position + _nth_key(piece.kind, raw, lo, quota) + 1
             quota -= found
             position += piece.count
         raise AssertionError("ties were counted before")
@@ -223,14 +222,14 @@ class Resolver:
 
         return pieces
 
-    def _sample(self, scores: list[Expr]) -> list[Values]:
+    def _sample(self, scores: list[Expr]) -> list[Sample]:
         """Magnitudes at random places; none where only whole rows could be computed."""
         total = sum(prod(shape_of(e)) for e in scores)
         if total < 8 * PIECES * PIECE or any(common_float(e) is None for e in scores):
             return []
         random = np.random.default_rng(total)
 
-        sample: list[Values] = []
+        sample: list[Sample] = []
         for expr in scores:
             assert isinstance(expr, Read)
             tensor = expr.tensor
@@ -238,10 +237,22 @@ class Resolver:
             pieces = min(math.ceil(share * PIECES), tensor.n_elements // PIECE)
             places = np.sort(random.integers(0, tensor.n_elements // PIECE, pieces))
             raw = self.reader.sample(expr, places * nbytes, nbytes)
-            sample += list(
-                np.abs(backend().decode(tensor.type, raw.reshape(-1))).reshape(pieces, -1)
-            )
+            values = np.abs(backend().decode(tensor.type, raw.reshape(-1)))
+            sample.append(values.reshape(pieces, PIECE))
         return sample
+
+
+def _nth_key(kind: int, raw: Raw, key: int, n: int) -> int:
+    """The number of the n-th element with this magnitude key, counted from 1."""
+    step, size, start = 1 << 16, FLOAT_SIZES[kind], 0
+    while True:
+        part = raw[start * size : (start + step) * size]
+        found = backend().count(kind, part, key, key + 1)
+        if found >= n:
+            values = np.abs(backend().decode(kind, part)).view(np.uint32)
+            exact = values == (key if kind == F32 else key_table(kind)[key])
+            return start + int(np.flatnonzero(exact)[n - 1])
+        n, start = n - found, start + step
 
 
 def common_float(*exprs: Expr) -> int | None:

@@ -30,6 +30,10 @@ SMALL = 1 << 12
 _FLUSH = 1 << 31  # the kernels count in 32 bits
 
 
+#: Magnitudes of pieces of one tensor, picked at random: [pieces, numbers].
+Sample = npt.NDArray[np.float32]
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A block of weights of one tensor: their type, how many, and how to get the bytes."""
@@ -91,14 +95,14 @@ def kth_smallest(
     k: int,
     *,
     threads: int,
-    sample: Sequence[npt.NDArray[np.float32]] = (),
+    sample: Sequence[Sample] = (),
 ) -> Threshold:
     """The magnitude with exactly `k - 1` or fewer smaller and at least `k` not larger ones.
 
     Args:
         pieces: yields the weights block by block; called once a pass.
         k: rank, from 1.
-        sample: arrays of magnitudes picked at random; they only make it faster.
+        sample: magnitudes picked at random from each tensor; they only make it faster.
 
     Raises:
         PlanError: there are fewer than `k` weights that are no NaN.
@@ -140,24 +144,25 @@ def _total(pieces: Callable[[], Iterable[Piece]]) -> int:
 
 
 def _bracket(
-    sample: Sequence[npt.NDArray[np.float32]], k: int, pieces: Callable[[], Iterable[Piece]]
+    sample: Sequence[Sample], k: int, pieces: Callable[[], Iterable[Piece]]
 ) -> tuple[int, int]:
     """Keys between which the threshold most likely lies: three standard errors to each side.
 
-    The error is estimated between the sampled pieces, since weights of one row are alike.
+    The error is estimated between the pieces of a tensor, since neighbours are alike; that
+    tensors differ is no error, as each is sampled by its share of the weights.
     """
     everything = (0, NAN_KEY[F32])
-    if len(sample) < 16:
+    if not sample:
         return everything
-    together = np.sort(np.concatenate(sample))
+    together = np.sort(np.concatenate([s.reshape(-1) for s in sample]))
     together = together[~np.isnan(together)]
-    total = _total(pieces)
-    if together.size < 256:
+    if together.size < 4096:
         return everything
-    quantile = k / total
+    quantile = k / _total(pieces)
     guess = together[min(together.size - 1, int(quantile * together.size))]
-    shares = np.array([np.mean(s < guess) for s in sample])
-    error = 3 * float(shares.std()) / np.sqrt(len(sample)) + 8 / together.size
+    n_pieces = sum(len(s) for s in sample)
+    variance = sum(len(s) * float((s < guess).mean(axis=1).var()) for s in sample) / n_pieces
+    error = 3 * np.sqrt(variance / n_pieces) + 8 / together.size
     low = int((quantile - error) * together.size)
     high = int((quantile + error) * together.size) + 1
     keys = together.view(np.uint32)

@@ -253,7 +253,7 @@ def test_threshold_is_the_order_statistic(tmp_path: Path, kinds: Any, rank: int)
 def test_a_wrong_sample_costs_a_pass_and_not_the_result(tmp_path: Path, wrong: float) -> None:
     source = model(tmp_path, F32)
     resolver = resolve.Resolver(compute.RowReader([source]), 2)
-    sample = [np.full(64, wrong, np.float32) for _ in range(32)]
+    sample = [np.full((32, 256), wrong, np.float32)]
     found = kth_smallest(resolver._pieces([read(source, 0)]), 1234, threads=2, sample=sample)
     exact = np.sort(np.abs(values_of(source, "blk.0.w")).ravel())
     assert found.value == exact[1233]
@@ -266,7 +266,7 @@ def test_a_sample_narrows_the_search(tmp_path: Path) -> None:
         resolve.PIECES = 1000
         resolver = resolve.Resolver(compute.RowReader([source]), 2)
         sample = resolver._sample([read(source, 0)])
-        assert len(sample) >= 1000
+        assert sum(len(s) for s in sample) >= 1000
         found = resolver.threshold([read(source, 0)], 700_000)
     finally:
         resolve.PIECES = monkey
