@@ -45,7 +45,7 @@ def edited(header: Header, metadata: dict[str, Value], edits: Iterable[Edit]) ->
             if not 0 < len(_unicode(key, "key").encode()) <= MAX_KEY:
                 raise PlanError("impossible length of a key", expected=f"1 to {MAX_KEY} bytes")
             metadata[key] = new_value(
-                options["value"], metadata.get(key), options.get("type"), header
+                options.get("value"), metadata.get(key), options.get("type"), header
             )
     return metadata
 

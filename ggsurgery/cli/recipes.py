@@ -10,6 +10,7 @@ import click
 
 from .. import __version__
 from ..errors import OutputError
+from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..plan.recipe import load_recipe
 from ..provenance import read_provenance
@@ -47,13 +48,17 @@ def apply(options: Options, recipe: Path, source: Path, out: Path) -> None:
 
 @click.command()
 @click.argument("made", metavar="OUT", type=click.Path(path_type=Path))
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("sources", metavar="IN…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("new", metavar="NEW", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--sync", is_flag=True, help="Wait until the data is on the disk.")
 @json_option
-def replay(made: Path, source: Path, new: Path, force: bool, sync: bool, as_json: bool) -> None:
+def replay(
+    made: Path, sources: tuple[Path, ...], new: Path, force: bool, sync: bool, as_json: bool
+) -> None:
     """Make a file once more from the recipe in its header, and compare the bytes.
+
+    A file made from several inputs needs all of them, in the same order.
 
     \b
     Example:
@@ -64,7 +69,8 @@ def replay(made: Path, source: Path, new: Path, force: bool, sync: bool, as_json
         warn(f"{made} was made by version {known.version}, this is {__version__}")
     if new.exists() and new.samefile(made):
         raise OutputError("the new file would replace the one to compare with", file=new)
-    with prepare_replay(made, [source]) as operation:
+    check_output(new, sources, force=force)  # before a checksum over all bytes
+    with prepare_replay(made, sources) as operation:
         write_with_bar(operation, new, force=force, sync=sync)
     same = filecmp.cmp(made, new, shallow=False)
     if as_json:

@@ -1,0 +1,119 @@
+"""What `verify` finds in files that load but do not mean what they should."""
+
+from __future__ import annotations
+
+import pytest
+from gguf import GGUFValueType as V
+
+from ggsurgery.ggufio.header import read_header
+from ggsurgery.plan.recipe import step
+from ggsurgery.verify import verify
+
+from ._gguf import Raw, kv, kv_array, kv_text, kv_u32, tensor, text, tiny_llama
+from .test_surgery import operate
+
+
+def findings(path):
+    return [(f.severity, f.where, f.problem) for f in verify(read_header(path))]
+
+
+def test_whole_files_have_no_findings(tmp_path):
+    model = tiny_llama(tmp_path / "in.gguf", 4)
+    assert findings(model) == []
+    out = operate(model, tmp_path / "out.gguf", step("keep", layers="3,1,1"))
+    assert findings(out) == []
+    split = tiny_llama(tmp_path / "split.gguf", 4, split=5)
+    assert findings(split) == []
+
+
+def model(tmp_path, *more, drop=(), infos=None, n_layers=2):
+    kvs = {
+        "general.architecture": kv_text("general.architecture", "llama"),
+        "llama.block_count": kv_u32("llama.block_count", n_layers),
+        "tokenizer.ggml.tokens": kv_array("tokenizer.ggml.tokens", V.STRING, 4, text("a") * 4),
+    }
+    names = ["token_embd.weight", "blk.0.ffn_up.weight", "blk.1.ffn_up.weight"]
+    infos = infos or [tensor(n, (8, 4), 0, 128 * i) for i, n in enumerate(names)]
+    entries = [v for k, v in kvs.items() if k not in drop] + list(more)
+    return Raw(entries, infos, bytes(512)).write(tmp_path / "a.gguf")
+
+
+def test_the_plain_case_is_clean(tmp_path):
+    assert findings(model(tmp_path)) == []
+
+
+BPE = kv_text("tokenizer.ggml.model", "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("entry", "where", "problem"),
+    [
+        (
+            kv_array("tokenizer.ggml.scores", V.FLOAT32, 3, bytes(12)),
+            "scores",
+            "has 3 entries for 4",
+        ),
+        (
+            kv_array("tokenizer.ggml.token_type", V.INT32, 5, bytes(20)),
+            "token_type",
+            "has 5 entries",
+        ),
+        (kv_u32("tokenizer.ggml.eos_token_id", 4), "eos_token_id", "is 4, the vocabulary has 4"),
+        (
+            kv("tokenizer.ggml.bos_token_id", V.INT32, b"\xff" * 4),
+            "bos_token_id",
+            "is -1, the",
+        ),
+        (BPE, "merges", "missing in a BPE vocabulary"),
+        (kv_u32("llama.vocab_size", 5), "vocab_size", "says 5, the vocabulary has 4"),
+    ],
+)
+def test_tokenizer(tmp_path, entry, where, problem):
+    ((_, found_where, found),) = findings(model(tmp_path, entry))
+    assert found_where.endswith(where)
+    assert problem in found
+
+
+def test_embedding_of_another_vocabulary(tmp_path):
+    infos = [tensor("token_embd.weight", (8, 5)), tensor("blk.0.a", (8,), 0, 160)]
+    ((severity, where, problem),) = findings(model(tmp_path, infos=infos, n_layers=1))
+    assert (severity, where) == ("error", "token_embd.weight")
+    assert problem == "has 5 rows for 4 tokens"
+
+
+def test_layers_that_are_missing_or_too_many(tmp_path):
+    infos = [tensor("blk.0.a", (8,), 0, 0), tensor("blk.3.a", (8,), 0, 32)]
+    found = findings(model(tmp_path, infos=infos))
+    assert ("error", "blk.1.*", "the layer has no tensors") in found
+    assert ("error", "blk.3.*", "behind the last layer: block_count is 2") in found
+
+
+def test_gaps_and_order(tmp_path):
+    infos = [tensor("blk.0.a", (8,), 0, 32), tensor("blk.1.a", (8,), 0, 0)]
+    found = findings(model(tmp_path, infos=infos))
+    assert found[0][:2] == ("error", "blk.0.a")
+    assert "stands at offset 32, llama.cpp expects 0" in found[0][2]
+    mended = operate(tmp_path / "a.gguf", tmp_path / "b.gguf", step("keep", layers="0-1"))
+    assert findings(mended) == []
+
+
+def test_arrays_that_pruning_left_too_long(tmp_path):
+    entry = kv_array("llama.attention.head_count_kv", V.INT32, 3, bytes(12))
+    assert any(
+        w == "llama.attention.head_count_kv" and "has 3 entries for 2 layers" in p
+        for _, w, p in findings(model(tmp_path, entry))
+    )
+
+
+def test_unknown_types_and_architectures_are_warnings(tmp_path):
+    infos = [tensor("blk.0.a", (8,), 999, 0), tensor("blk.1.a", (8,), 999, 32)]
+    entry = kv_text("general.architecture", "novel")
+    more = kv_u32("novel.block_count", 2)
+    found = findings(model(tmp_path, entry, more, drop=("general.architecture",), infos=infos))
+    assert {s for s, _, _ in found} == {"warning"}
+    assert len(found) == 3
+
+
+def test_no_architecture(tmp_path):
+    found = findings(model(tmp_path, drop=("general.architecture",)))
+    assert ("error", "general.architecture", "missing") in found
