@@ -48,9 +48,13 @@ def populate(view: Raw) -> bool:
 
 
 def drop(view: Raw) -> None:
-    """Take the pages out of this process's memory (they stay in the system's cache)."""
+    """Take the pages out of this process's memory (they stay in the system's cache).
+
+    Only for read-only maps: of any other memory the call would forget the contents, so an
+    array that can be written to is left alone.
+    """
     function = _madvise()
-    if function is not None and view.size:
+    if function is not None and view.size and not view.flags.writeable:
         function(*_pages(view), _DONT_NEED)
 
 

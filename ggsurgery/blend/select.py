@@ -50,8 +50,7 @@ class Piece:
         try:
             yield raw
         finally:
-            if not raw.flags.writeable:  # mapped
-                drop(raw)
+            drop(raw)
 
 
 @dataclass(frozen=True, slots=True)
