@@ -9,12 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import gguf
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, TokenType
 
-TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "a", "b", "▁a")
+from ggsurgery.tokenizer.bpe import byte_alphabet
+
+TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "a", "b", "ab")
+
+
+#: A vocabulary for any text: one token a byte, and the marks of ChatML.
+BYTES = (
+    *byte_alphabet().values(), "<s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "ab",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,11 @@ QWEN3_1_7B = Shape("Qwen3 1.7B", 28, 2048, 6144, 16, 8, 128, 151936, tied=True)
 QWEN3_8B = Shape("Qwen3 8B Base", 36, 4096, 12288, 32, 8, 128, 151936, tied=False)
 RUADAPT_4B = Shape("RuadaptQwen3 4B", 36, 2560, 9728, 32, 8, 128, 146260, tied=True)
 TINY = Shape("Tiny", 6, 64, 128, 4, 2, 16, len(TOKENS), tied=True, context=256)
+
+
+def small(name: str, n_layers: int) -> Shape:
+    """A model of that many layers that takes every quantized type and any text (`BYTES`)."""
+    return Shape(name, n_layers, 256, 256, 4, 2, 64, len(BYTES), tied=True, context=1024)
 
 
 def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
@@ -64,11 +78,12 @@ def write_shapes(
     shape: Shape,
     *,
     kind: GGMLQuantizationType = GGMLQuantizationType.BF16,
+    seed: int | None = None,
     tokens: Sequence[str] | None = None,
     chat_template: str | None = None,
     license: str | None = None,
 ) -> Path:
-    """Write a sparse file of these shapes.
+    """Write a sparse file of these shapes, or, with a seed, one of random weights (BF16).
 
     Args:
         kind: the type of all matrices; vectors are F32.
@@ -88,6 +103,7 @@ def write_shapes(
     writer.add_value_length(shape.head)
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
     if tokens is not None:
         _add_vocabulary(writer, tokens)
     else:
@@ -107,9 +123,26 @@ def write_shapes(
     writer.write_ti_data_to_file()
     writer.close()
     with path.open("r+b") as stream:
-        end = stream.seek(0, 2)
-        stream.truncate(-(-end // 32) * 32 + total)
+        start = -(-stream.seek(0, 2) // 32) * 32
+        stream.truncate(start + total)
+        if seed is not None:
+            _fill(stream, start, shape, seed)
     return path
+
+
+def _fill(stream: BinaryIO, start: int, shape: Shape, seed: int) -> None:
+    """Random weights: BF16 matrices, F32 norms near one."""
+    random = np.random.default_rng(seed)
+    for dims in tensor_shapes(shape).values():
+        values = random.standard_normal(dims[::-1], dtype=np.float32)
+        if len(dims) > 1:
+            halves = (values / np.sqrt(dims[0], dtype=np.float32)).view(np.uint32) >> 16
+            data = halves.astype(np.uint16).tobytes()
+        else:
+            data = (1 + values / 10).astype(np.float32).tobytes()
+        stream.seek(start)
+        stream.write(data)
+        start += -(-len(data) // 32) * 32
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, tokens: Sequence[str]) -> None:
@@ -120,7 +153,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokens: Sequence[str]) -> None:
     writer.add_token_types(
         [int(TokenType.CONTROL if t in special else TokenType.NORMAL) for t in tokens]
     )
-    writer.add_token_merges(["a b"] if {"a", "b"} <= set(tokens) else [])
+    writer.add_token_merges(["a b"] if {"a", "b", "ab"} <= set(tokens) else [])
     for key, text in (("bos", "<s>"), ("eos", "<|im_end|>"), ("pad", "<|endoftext|>")):
         if text in tokens:
             getattr(writer, f"add_{key}_token_id")(tokens.index(text))

@@ -105,17 +105,24 @@ class Pipeline:
                 with model.open("wb") as stream:
                     write_all(stream.fileno(), layout.header, 0)
                     os.ftruncate(stream.fileno(), layout.n_bytes)
-                options = quantize_options(self.document, self.places)
-                if "imatrix" in options and not self.places.imatrix.is_file():
-                    del options["imatrix"]
-                for ftype in types:
-                    try:
-                        (one,) = plan(model, [ftype], **options)
-                    except EngineError as error:
-                        if "importance matrix" in str(error) and "imatrix" not in options:
-                            continue  # its size is known once the matrix is there
-                        raise
-                    sizes[f"quantize {ftype}"] = one.result.n_bytes
+                sizes |= self._quantized_sizes(model, types)
+        return sizes
+
+    def _quantized_sizes(self, model: Path, types: list[str]) -> dict[str, int]:
+        options = quantize_options(self.document, self.places)
+        if "imatrix" not in options or self.places.imatrix.is_file():
+            planned = plan(model, types, **options)
+            return {f"quantize {one.result.ftype}": one.result.n_bytes for one in planned}
+        del options["imatrix"]  # still to be made; sizes do not depend on what is in it
+        sizes = {}
+        for ftype in types:
+            try:
+                (one,) = plan(model, [ftype], **options)
+            except EngineError as error:
+                if "importance matrix" not in str(error):
+                    raise
+                continue  # llama.cpp says nothing of such a type without one
+            sizes[f"quantize {one.result.ftype}"] = one.result.n_bytes
         return sizes
 
     def run(self, tell: Tell | None = None) -> dict[str, Any]:

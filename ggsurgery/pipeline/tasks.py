@@ -109,7 +109,7 @@ def _types(document: Document) -> list[str]:
     """The file types, checked: all of them exist, and an imatrix is there for those in need."""
     section = document.section("quantize") or {}
     types = [file_type(str(t))[0] for t in section.get("types", ())]
-    needy = [t for t in types if t.startswith(("IQ1", "IQ2")) or t == "Q2_K_S"]
+    needy = [t for t in types if t.startswith(("IQ1", "IQ2")) or t in ("Q2_K_S", "IQ3_XXS")]
     if needy and not document.section("imatrix"):
         raise EngineError(
             f"llama.cpp makes {', '.join(needy)} only with an importance matrix",

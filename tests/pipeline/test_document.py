@@ -1,0 +1,102 @@
+"""Reading pipeline recipes: every fault is named with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ggsurgery.chat.families import family
+from ggsurgery.errors import FormatError, GGSurgeryError
+from ggsurgery.pipeline.document import load_document
+from ggsurgery.pipeline.source import find_source
+from ggsurgery.plan.recipe import load_recipe
+from ggsurgery.shipped import shipped
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nquantise: {types: [Q8_0]}\n", r"line 2: unknown key quantise.*mean quantize"),
+        ("quantize:\n  types: [Q8_0]\n  threads: 4\n", r"line 3: unknown key quantize\.threads"),
+        ("evaluate:\n  perplexity:\n    txt: a\n", r"line 3: .*evaluate\.perplexity\.txt.*text"),
+        ("quantize: {types: Q8_0}\n", r"line 1: quantize\.types is a list"),
+        ("quantize: {types: [8]}\n", r"line 1: quantize\.types: expected str, found '8'"),
+        ("imatrix: {text: a.txt, chunks: many}\n", r"line 1: imatrix\.chunks: expected int"),
+        ("imatrix: {chunks: 3}\n", "line 1: imatrix needs text"),
+        ("quantize: {pure: 'yes', types: []}\n", "expected bool"),
+        ("name: a\nname: b\n", "line 2: name stands there twice"),
+        ("source: in.gguf\n", "line 1: source holds keys: expected file, package"),
+        ("operations:\n  - delte: {layer: 3}\n", "unknown operation 'delte'.*delete"),
+        ("template: {family: qwen3, file: a}\n", "either family or file"),
+        ("template: {family: qwen-3}\n", "Did you mean qwen3"),
+        ("template: {file: missing.jinja}\n", "template cannot be read"),
+        ("header: [a]\n", "header holds keys"),
+        ("- delete: 3\n", "not a recipe"),
+        ("name: [\n", "no valid YAML"),
+    ],
+)
+def test_faults_are_named_with_their_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        load_document(write(tmp_path, text))
+
+
+def test_header_and_template_become_steps(tmp_path: Path) -> None:
+    text = """
+name: new
+operations: [{delete: 3}]
+header: {general.license: mit, general.url: null}
+template: {family: chatml}
+"""
+    document = load_document(write(tmp_path, text))
+    steps = [(s.operation, dict(s.arguments)) for s in document.recipe.steps]
+    assert steps == [
+        ("delete", {"layer": 3}),
+        ("set", {"key": "general.license", "value": "mit"}),
+        ("unset", {"key": "general.url"}),
+        ("set", {"key": "tokenizer.chat_template", "value": family("chatml").jinja,
+                 "type": "string"}),
+    ]  # fmt: skip
+    assert document.name == "new"
+
+
+def test_a_missing_source_says_where_to_get_it(tmp_path: Path) -> None:
+    document = load_document(write(tmp_path, "source: {file: no.gguf, note: Fetch it.}\n"))
+    with pytest.raises(FormatError, match=r"not there\. Fetch it\. Give its place with --source"):
+        find_source(document)
+    package = load_document(write(tmp_path, "source: {package: no-such==1.0, file: a}\n"))
+    with pytest.raises(FormatError, match=r"pip install --no-deps no-such==1\.0"):
+        find_source(package)
+    other = load_document(write(tmp_path, "source: {package: click==0.0.1, file: a}\n"))
+    with pytest.raises(FormatError, match=r"another version: expected 0\.0\.1"):
+        find_source(other)
+    none = load_document(write(tmp_path, "name: x\n"))
+    with pytest.raises(FormatError, match="names no source"):
+        find_source(none)
+
+
+def test_another_file_than_the_recipes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in.gguf").write_bytes(b"GGUF")
+    document = load_document(write(tmp_path, f"source: {{file: in.gguf, sha256: '{'0' * 64}'}}\n"))
+    with pytest.raises(FormatError, match="not the file that the recipe was written for"):
+        find_source(document)
+    assert find_source(document, tmp_path / "in.gguf") == tmp_path / "in.gguf"
+
+
+def test_the_shipped_recipes_read_as_pipelines_and_as_surgery() -> None:
+    found = sorted(shipped("models").glob("*.yaml"))
+    assert {p.stem for p in found} >= {
+        "demo", "qwen3-8b-laco", "qwen3-tiny-v1", "qwen3-tiny-v2", "ruadapt-10l",
+    }  # fmt: skip
+    for path in found:
+        try:
+            document = load_document(path)
+        except GGSurgeryError as error:
+            pytest.fail(f"{path.name}: {error}")
+        assert load_recipe(path).steps == document.recipe.steps
