@@ -7,7 +7,11 @@ from typing import Any
 
 import click
 
+from ..evaluate.perplexity import read_text
 from ..quantize.ladder import Ladder, ladder
+from ..quantize.like import like as like_mix
+from ..quantize.like import pinned
+from ..quantize.target import budget_of, for_size, parse_size
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult
 from ._output import human_bytes, json_option, note, print_json, table, warn
@@ -30,6 +34,20 @@ FILE = click.Path(path_type=Path)
     metavar="REGEX=TYPE",
     help="Tensors whose name matches get this type; the first match counts.",
 )
+@click.option("--like", type=FILE, metavar="OTHER", help="The mix of another file.")
+@click.option(
+    "--pin",
+    type=FILE,
+    metavar="UNCUT",
+    help="Types as the uncut model would have had them; IN's header tells what was cut.",
+)
+@click.option("--target-size", metavar="SIZE", help="At most so large: 1.2GiB, 900MB …")
+@click.option("--target-bpw", type=float, metavar="BITS", help="At most so many bits per weight.")
+@click.option(
+    "--text",
+    type=FILE,
+    help="With a target: measure sensitivities on this text and mix types per tensor.",
+)
 @click.option("--pure", is_flag=True, help="Every tensor in the base type, no mix.")
 @click.option("--leave-output", is_flag=True, help="Leave output.weight as it is.")
 @click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
@@ -42,6 +60,11 @@ def quantize(
     ftype: str | None,
     types: str | None,
     out_dir: Path | None,
+    like: Path | None,
+    pin: Path | None,
+    target_size: str | None,
+    target_bpw: float | None,
+    text: Path | None,
     dry_run: bool,
     force: bool,
     as_json: bool,
@@ -58,25 +81,83 @@ def quantize(
       ggsurgery quantize in-F16.gguf --types Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K --out-dir ladder
       ggsurgery quantize in-F16.gguf --type Q2_K --dry-run
       ggsurgery quantize in.gguf out.gguf --type Q4_K_M --tensor-type 'ffn_down=q6_k'
+      ggsurgery quantize cut.gguf out.gguf --type Q4_K_M --pin uncut.gguf
+      ggsurgery quantize in-F16.gguf out.gguf --target-size 1.2GiB --text calibration.txt
     """
     options["n_threads"] = options.pop("threads")
     options["allow_requantize"] = True  # allowed, and said aloud below
-    if (ftype is None) == (types is None):
-        raise click.UsageError("Give either --type T or --types A,B,… with --out-dir.")
+    ways = [ftype, types, like, target_size, target_bpw]
+    if sum(w is not None for w in ways) != 1:
+        raise click.UsageError(
+            "Give one of --type T, --types A,B,… with --out-dir, --like OTHER, "
+            "--target-size SIZE, --target-bpw BITS."
+        )
     if types is not None:
-        if out_dir is None or out is not None:
-            raise click.UsageError("--types needs --out-dir and no OUT.")
+        if out_dir is None or out is not None or pin is not None:
+            raise click.UsageError("--types needs --out-dir, and neither OUT nor --pin.")
         names = [t for t in types.split(",") if t.strip()]
         _ladder(ladder(source, names, out_dir, **options), dry_run, force, as_json)
         return
-    assert ftype is not None
     if out is None and not dry_run:
         raise click.UsageError("OUT is missing.")
-    (planned,) = plan(source, [ftype], **options)
-    _one(planned, out, dry_run, force, as_json)
+    more: dict[str, Any] = {}
+    if target_size is not None or target_bpw is not None:
+        budget = _budget(source, target_size, target_bpw)
+        planned, more = _target(source, budget, text, out, options)
+    else:
+        chosen = list(options.pop("tensor_types"))
+        if like is not None:
+            ftype, found, words = like_mix(source, like)
+            note(f"taking {words}")
+            chosen += found
+        elif pin is not None and ftype is not None:
+            chosen += pinned(source, pin, ftype, **options)
+            note(f"types pinned to those of {pin.name}")
+        (planned,) = plan(source, [str(ftype)], **options, tensor_types=chosen)
+    _one(planned, out, dry_run, force, as_json, more)
 
 
-def _one(planned: Planned, out: Path | None, dry_run: bool, force: bool, as_json: bool) -> None:
+def _budget(source: Path, size: str | None, bpw: float | None) -> int:
+    return parse_size(size) if size is not None else budget_of(source, bpw or 0.0)
+
+
+def _target(
+    source: Path, budget: int, text: Path | None, out: Path | None, options: dict[str, Any]
+) -> tuple[Planned, dict[str, Any]]:
+    if options.pop("tensor_types") or options.pop("pure") or options.pop("leave_output"):
+        raise click.UsageError("A target decides the types itself: no --tensor-type, --pure …")
+    if text is None:
+        note("no --text: picking by size alone; with a text types are mixed by sensitivity")
+    with named_progress_bar("step") as progress:
+        decision = for_size(
+            source, budget, text=None if text is None else read_text(text),
+            folder=None if out is None else out.parent, progress=progress, **options,
+        )  # fmt: skip
+    note(f"picked: {decision.why}")
+    rows = sorted(decision.sensitivities, key=lambda s: -s.value)
+    if rows:
+        note(
+            table(
+                [(s.group, len(s.tensors), f"{s.kl:.5f}", f"{s.value:.4f}") for s in rows],
+                ("group", "tensors", "KL of its probe", "sensitivity"),
+            )
+        )
+    more = {
+        "why": decision.why,
+        "sensitivities": {s.group: s.value for s in rows},
+        "compared": [{"file": n, "bytes": b, "kl_mean": k} for n, b, k in decision.compared],
+    }
+    return decision.planned, more
+
+
+def _one(
+    planned: Planned,
+    out: Path | None,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+    more: dict[str, Any],
+) -> None:
     _requantized(planned.result)
     if dry_run or out is None:
         result = planned.result
@@ -84,7 +165,7 @@ def _one(planned: Planned, out: Path | None, dry_run: bool, force: bool, as_json
         with progress_bar(out.name, "tensor") as progress:
             result = planned.make(out, force=force, progress=progress)
     if as_json:
-        print_json(result.to_json() | {"source": str(planned.header.path)})
+        print_json(result.to_json() | {"source": str(planned.header.path)} | more)
         return
     click.echo(_sizes([result], planned.header.n_bytes))
     _fallbacks(result)

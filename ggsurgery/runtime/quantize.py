@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import EngineError, FormatError
 from ..ggufio.atomic import atomic_path, check_output
 from ..ggufio.header import read_header
@@ -103,8 +106,13 @@ def plan(
     leave_output: bool = False,
     allow_requantize: bool = False,
     n_threads: int | None = None,
+    trial: bool = False,
 ) -> list[Planned]:
-    """Check the quantization of one source to several types; arguments as of `quantize`."""
+    """Check the quantization of one source to several types; arguments as of `quantize`.
+
+    With `trial` only types and sizes are asked for: nothing is refused, and an imatrix counts
+    as present whatever model it is of (its presence alone changes some mixes).
+    """
     src = Path(src)
     header = read_header(src)
     known = [file_type(name) for name in ftypes]
@@ -120,7 +128,7 @@ def plan(
         leave_output,
         dry_run=True,
         tensor_types=overrides,
-        imatrix=None if matrix is None else {k: e.means() for k, e in matrix.entries.items()},
+        imatrix=None if matrix is None else _means(matrix, trial),
         metadata=() if matrix is None or imatrix is None else _facts(matrix, imatrix),
     )
     calls = [replace(call, ftype=number) for _, number in known]
@@ -129,7 +137,8 @@ def plan(
     result = []
     for (name, _), one, told in zip(known, calls, dry_runs(calls), strict=True):
         planned = planned_result(header, None, name, told, one)
-        check(planned, header, matrix, imatrix, allow_requantize)
+        if not trial:
+            check(planned, header, matrix, imatrix, allow_requantize, told.needs_imatrix)
         result.append(Planned(header, one, planned))
     return result
 
@@ -168,6 +177,12 @@ def check_overrides(ftype: str, overrides: tuple[tuple[str, int], ...]) -> None:
             hint="llama.cpp applies them only to quantized file types: use Q8_0 with "
             "--tensor-type '.*=f16' and name the others first.",
         )
+
+
+def _means(matrix: Imatrix, trial: bool) -> dict[str, NDArray[np.float32]]:
+    if trial:
+        return {"present": np.ones(1, np.float32)}
+    return {name: entry.means() for name, entry in matrix.entries.items()}
 
 
 def _facts(matrix: Imatrix, path: str | Path) -> tuple[tuple[str, str | int], ...]:

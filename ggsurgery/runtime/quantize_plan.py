@@ -90,11 +90,6 @@ def planned_result(
                 tensor.nbytes if size is None else size,
             )
         )
-    if told.needs_imatrix and not call.imatrix:
-        raise EngineError(
-            f"the type {ftype} needs an importance matrix", file=header.path,
-            hint="Make one with: ggsurgery imatrix MODEL OUT --text TEXT, then pass --imatrix OUT.",
-        )  # fmt: skip
     return QuantizeResult(
         header.path,
         path,
@@ -133,7 +128,14 @@ def check(
     matrix: Imatrix | None,
     path: str | Path | None,
     allow_requantize: bool,
+    needs_imatrix: bool,
 ) -> None:
+    """Refuse what would fail or harm: see `runtime.quantize.quantize`."""
+    if needs_imatrix and matrix is None:
+        raise EngineError(
+            f"the type {planned.ftype} needs an importance matrix", file=header.path,
+            hint="Make one with: ggsurgery imatrix MODEL OUT --text TEXT, then pass --imatrix OUT.",
+        )  # fmt: skip
     if planned.requantized and not allow_requantize:
         first = next(t for t in planned.tensors if t.old != t.new and not _is_float(t.old))
         raise EngineError(

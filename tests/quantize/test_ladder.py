@@ -1,0 +1,266 @@
+"""Ladders, mixes, pinned types, targets and the commands over them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ggsurgery.cli import main
+from ggsurgery.errors import EngineError, OutputError, PlanError
+from ggsurgery.ggufio.header import read_header
+from ggsurgery.plan.recipe import Recipe, step
+from ggsurgery.quantize.ladder import base_name, ladder
+from ggsurgery.quantize.like import like, patterns, pinned
+from ggsurgery.quantize.mix import Choice, choose
+from ggsurgery.quantize.target import for_size, parse_size
+from ggsurgery.runtime.quantize import plan, quantize
+from ggsurgery.surgery import prepare
+from tests._needs import needs_smollm2
+from tests._small_models import write_small_model
+
+WORDS = "It was a bright cold day, and the clocks of the town were striking all at once. " * 40
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen layers, so that the K_M mixes depend on the place."""
+    folder = tmp_path_factory.mktemp("model")
+    return write_small_model(folder / "small-F16.gguf", n_layers=16)
+
+
+@pytest.fixture(scope="module")
+def cut(model: Path) -> Path:
+    out = model.with_name("cut.gguf")
+    prepare(Recipe((step("delete", layer="10"),)), [model]).write(out)
+    return out
+
+
+def run(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments])
+    assert ended.value.code in (0, None)
+
+
+def types_of(path: Path) -> dict[str, str]:
+    return {t.name: t.type_name for t in read_header(path).tensors}
+
+
+def test_a_second_run_makes_only_what_is_missing(model: Path, tmp_path: Path) -> None:
+    src = shutil.copy2(model, tmp_path / "small-F16.gguf")
+    kinds = ["Q8_0", "Q4_0"]
+    first = list(ladder(src, kinds, tmp_path).make())
+    assert [r.path.name for r in first if r.path] == ["small-Q8_0.gguf", "small-Q4_0.gguf"]
+    assert all(r.path and r.path.stat().st_size == r.n_bytes for r in first)
+    again = ladder(src, [*kinds, "Q4_1"], tmp_path)
+    assert [r.there for r in again.rungs] == [True, True, False]
+    assert again.bytes_to_write == again.rungs[2].result.n_bytes
+    before = (tmp_path / "small-Q8_0.gguf").stat().st_mtime_ns
+    list(again.make())
+    assert (tmp_path / "small-Q8_0.gguf").stat().st_mtime_ns == before
+    # a newer source, other options, a damaged file: made again
+    os.utime(src)
+    assert not any(r.there for r in ladder(src, kinds, tmp_path).rungs)
+    with pytest.raises(OutputError, match=r"small-Q8_0\.gguf: the output exists"):
+        list(ladder(src, kinds, tmp_path).make())
+
+
+def test_other_options_are_another_rung(model: Path, tmp_path: Path) -> None:
+    list(ladder(model, ["Q4_0"], tmp_path).make())
+    assert ladder(model, ["Q4_0"], tmp_path).rungs[0].there
+    assert not ladder(model, ["Q4_0"], tmp_path, pure=True).rungs[0].there
+
+
+def test_room_for_all_is_needed_before_the_first_byte(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = ladder(model, ["Q8_0", "Q4_0"], tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    room = found.bytes_to_write - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=room))
+    with pytest.raises(OutputError, match="not enough room on the disk for 2 files"):
+        list(found.make())
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OutputError, match="mkdir -p"):
+        ladder(model, ["Q8_0"], tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        ("a-F16.gguf", "a"),
+        ("a.bf16.gguf", "a"),
+        ("a-F16-00001-of-00003.gguf", "a"),
+        ("a-v1.5.gguf", "a-v1.5"),
+    ],
+)
+def test_names_of_rungs(name: str, base: str) -> None:
+    assert base_name(Path(name)) == base
+
+
+def test_like_gives_the_same_types(model: Path, tmp_path: Path) -> None:
+    quantize(model, tmp_path / "q.gguf", "Q4_K_M", tensor_types=["ffn_gate=q5_0"])
+    ftype, found, words = like(model, tmp_path / "q.gguf")
+    assert ftype == "Q4_K_M"
+    assert words == "the mix of q.gguf (Q4_K_M)"
+    quantize(model, tmp_path / "l.gguf", ftype, tensor_types=found)
+    assert (tmp_path / "l.gguf").read_bytes() == (tmp_path / "q.gguf").read_bytes()
+
+
+def test_like_with_other_depth_and_other_models(model: Path, cut: Path, tmp_path: Path) -> None:
+    quantize(model, tmp_path / "q.gguf", "Q4_K_M")
+    _, found, words = like(cut, tmp_path / "q.gguf")
+    assert "15 layers by the relative depth of its 16" in words
+    made = quantize(cut, tmp_path / "l.gguf", "Q4_K_M", tensor_types=found)
+    ends = {t.name: t.new for t in made.tensors}
+    uncut = types_of(tmp_path / "q.gguf")
+    for ours, source in (("blk.0", "blk.0"), ("blk.14", "blk.15")):
+        assert ends[f"{ours}.ffn_down.weight"] == uncut[f"{source}.ffn_down.weight"]
+    other = tmp_path / "other.gguf"
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(other, "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(PlanError, match="shares no tensor names"):
+        like(model, other)
+
+
+def test_pinned_layers_keep_the_types_of_the_uncut_model(
+    model: Path, cut: Path, tmp_path: Path
+) -> None:
+    uncut = {t.name: t.new for t in quantize(model, None, "Q4_K_M").tensors}
+    plain = {t.name: t.new for t in quantize(cut, None, "Q4_K_M").tensors}
+    made = quantize(cut, tmp_path / "p.gguf", "Q4_K_M", tensor_types=pinned(cut, model, "Q4_K_M"))
+    found = {t.name: t.new for t in made.tensors}
+    for layer in range(15):
+        for suffix in ("attn_v.weight", "ffn_down.weight", "attn_q.weight", "attn_norm.weight"):
+            assert found[f"blk.{layer}.{suffix}"] == uncut[f"blk.{layer + (layer >= 10)}.{suffix}"]
+    assert found != plain  # without pinning other layers get the bits
+    assert types_of(tmp_path / "p.gguf") == found
+
+
+def test_pinning_needs_the_true_source(model: Path, cut: Path) -> None:
+    with pytest.raises(PlanError, match="was not made from cut"):
+        pinned(cut, cut, "Q4_K_M")
+
+
+def test_patterns_match_their_tensors_only() -> None:
+    import re
+
+    types = {f"blk.{i}.attn_v.weight": "q6_k" if i in (1, 11) else "q4_k" for i in range(12)}
+    types["output.weight"] = "q8_0"
+    found = patterns(types)
+    for name, kind in types.items():
+        assert [k for p, k in found if re.search(p, name)] == [kind]
+
+
+def test_choices_are_the_best_for_the_bytes() -> None:
+    from itertools import product
+
+    options = [
+        [Choice("a", 10, 9.0), Choice("b", 20, 4.0), Choice("c", 40, 1.0)],
+        [Choice("a", 12, 2.0), Choice("b", 18, 1.5), Choice("c", 33, 0.2)],
+        [Choice("a", 5, 30.0), Choice("b", 11, 3.0), Choice("c", 21, 2.9)],
+    ]
+    assert choose(options, 26) is None
+    for budget in range(27, 100):
+        chosen = choose(options, budget)
+        assert chosen is not None
+        assert sum(c.nbytes for c in chosen) <= budget
+        best = min(
+            sum(c.loss for c in p) for p in product(*options) if sum(c.nbytes for c in p) <= budget
+        )
+        assert sum(c.loss for c in chosen) <= best + 5  # within one tensor's step
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1.5KiB", 1536), ("2MB", 2_000_000), ("1g", 10**9), ("77", 77)]
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["big", "1.2.3GB", "GiB", "-5MB"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(EngineError, match="is no size"):
+        parse_size(text)
+
+
+def test_the_largest_type_that_fits(model: Path) -> None:
+    sizes = {p.result.ftype: p.result.n_bytes for p in plan(model, ["Q5_K_S", "Q5_K_M", "Q2_K"])}
+    assert for_size(model, sizes["Q5_K_M"] - 1).planned.result.ftype == "Q5_K_S"
+    assert for_size(model, sizes["Q5_K_M"]).planned.result.ftype == "Q5_K_M"
+    with pytest.raises(EngineError, match=r"no type is that small.*imatrix opens smaller"):
+        for_size(model, sizes["Q2_K"] // 2)
+
+
+def test_a_mix_by_measured_sensitivity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ggsurgery.quantize.target.DEPTH_BELOW", 0)  # fewer probes
+    source = write_small_model(
+        tmp_path / "s.gguf", width=96, n_layers=2, vocabulary_of=needs_smollm2()
+    )
+    q5, q4 = (p.result.n_bytes for p in plan(source, ["Q5_K_M", "Q4_K_S"]))
+    budget = (q5 + q4) // 2
+    decision = for_size(
+        source, budget, text=WORDS, n_ctx=64, n_chunks=3, folder=tmp_path, n_threads=2
+    )
+    assert decision.planned.result.n_bytes <= budget
+    groups = {s.group for s in decision.sensitivities}
+    assert {"token_embd", "output", "ffn down", "attention v"} <= groups
+    assert all(s.error > 0 for s in decision.sensitivities)
+    measured = {label: kl for label, _, kl in decision.compared}
+    assert len(measured) == 2
+    picked = "mix" if decision.tensor_types else decision.planned.result.ftype
+    assert measured[picked] == min(measured.values())
+    assert [p.name for p in tmp_path.iterdir()] == ["s.gguf"]  # probes are gone
+
+
+def test_commands(
+    model: Path, cut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("quantize", str(model), "--types", "Q4_0,Q4_1", "--out-dir", str(tmp_path), "--json")
+    rungs = json.loads(capsys.readouterr().out)
+    assert [r["type"] for r in rungs] == ["Q4_0", "Q4_1"]
+    assert all(Path(r["file"]).stat().st_size == r["bytes"] for r in rungs)
+    run("quantize", rungs[0]["file"], str(tmp_path / "x.gguf"), "--type", "Q2_K")
+    out = capsys.readouterr()
+    assert "rounded a second time" in out.err
+    assert "Q2_K" in out.out
+    run("quantize", str(cut), "--type", "Q4_K_M", "--pin", str(model), "--dry-run", "--json")
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["file"] is None
+    assert shown["tensor_types"]["blk.0.attn_norm.weight"] == "f32"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["M", "O"], 2, "Give one of --type"),
+        (["M", "--type", "Q4_0"], 2, "OUT is missing"),
+        (["M", "O", "--types", "Q4_0"], 2, "--types needs --out-dir"),
+        (["M", "O", "--type", "Q4_0", "--target-size", "1GB"], 2, "Give one of"),
+        (["M", "O", "--type", "Q44"], 1, "Did you mean"),
+        (["M", "O", "--type", "IQ2_M"], 1, "needs an importance matrix"),
+        (["M", "M", "--type", "Q4_0", "--force"], 1, "same file"),
+        (["nothing.gguf", "O", "--type", "Q4_0"], 1, "nothing.gguf"),
+    ],
+)
+def test_wrong_usage(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    names = {"M": str(model), "O": str(tmp_path / "o.gguf")}
+    with pytest.raises(SystemExit) as exit:
+        main(["quantize", *(names.get(a, a) for a in arguments)])
+    assert exit.value.code == code
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
