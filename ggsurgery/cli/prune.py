@@ -88,15 +88,32 @@ def prune(
             show(operation, options.as_json)
             return
         write_with_bar(operation, out, force=options.force, sync=options.sync)
-        _report(operation, out, names, options.as_json, each)
+        zeros = _measured(out, names)
+        asked = sparsity if pattern is None else None
+        _report(operation, out, zeros, asked, options.as_json, each)
 
 
-def _report(operation: Operation, out: Path, names: list[str], as_json: bool, each: bool) -> None:
+def _measured(out: Path, names: list[str]) -> list[Zeros]:
     with Source(out) as written:
         nbytes = sum(written.header.by_name[n].nbytes for n in names)
         with _bar("counting zeros", nbytes) as bar:
-            zeros = measure(written, names, progress=bar.update)
+            return measure(written, names, progress=bar.update)
+
+
+def _report(
+    operation: Operation,
+    out: Path,
+    zeros: list[Zeros],
+    asked: float | None,
+    as_json: bool,
+    each: bool,
+) -> None:
     total = _joined("all", zeros)
+    if asked is not None and total.sparsity < asked - 0.01:
+        warn(
+            f"{asked:.4g} of the weights became zero, but {total.type} holds only "
+            f"{total.sparsity:.4g} of them as exact zeros; --out-type f16 keeps all"
+        )
     if as_json:
         facts = summary(operation) | {"out": str(out), "sparsity": total.sparsity}
         print_json(facts | {"tensors": [z.to_json() for z in zeros]})
