@@ -111,8 +111,8 @@ def _report(
     total = _joined("all", zeros)
     if asked is not None and total.sparsity < asked - 0.01:
         warn(
-            f"{asked:.4g} of the weights became zero, but {total.type} holds only "
-            f"{total.sparsity:.4g} of them as exact zeros; --out-type f16 keeps all"
+            f"asked for {asked:.4g}, but {total.type} has few exact zeros: measured "
+            f"{total.sparsity:.4g} after encoding; --out-type f16 keeps them all"
         )
     if as_json:
         facts = summary(operation) | {"out": str(out), "sparsity": total.sparsity}
