@@ -12,6 +12,7 @@ from ..errors import FormatError
 from ..ggufio.types import Header
 from .generic import UNKNOWN
 from .kinds import Finding, LayerKind, MetadataChange
+from .removal import unpruned
 from .rulefile import RuleFile, all_rules
 from .rules import ArchRules
 
@@ -23,6 +24,7 @@ __all__ = [
     "RuleFile",
     "all_rules",
     "rules_for",
+    "unpruned",
 ]
 
 

@@ -73,6 +73,22 @@ def check_lengths(header: Header) -> None:
             )
 
 
+def check_unknown(header: Header) -> None:
+    """Stop at an array that may belong to the layers, and of which nothing is known.
+
+    Raises:
+        ArchitectureError: naming the key.
+    """
+    for name in unknown_arrays(header):
+        raise ArchitectureError(
+            "an unknown array with one entry a layer",
+            file=header.path,
+            tensor=name,
+            found=f"{header.n_layers} layers and {len(header.metadata[name])} entries",
+            hint="--allow-unknown-arch moves its entries along with the layers.",
+        )
+
+
 def gather(
     rules: RuleFile | None,
     headers: Sequence[Header],
@@ -94,7 +110,9 @@ def gather(
     first = headers[shell]
     changes: dict[str, Value] = {}
     names = {
-        k.removeprefix(first.architecture + ".") for s in used for k in layer_arrays(headers[s])
+        k.removeprefix(first.architecture + ".")
+        for s in used
+        for k in [*layer_arrays(headers[s]), *unknown_arrays(headers[s])]
     }
     for key in sorted(names | _differing(headers, used)):
         values = [_entry(headers[r.source], key, r.index) for r in refs]
@@ -189,7 +207,7 @@ def first_layer(header: Header, gathered: dict[str, Value]) -> dict[str, Value]:
     if name not in gathered or header.metadata.get(name) is None:
         return {}
     old, new = _entry(header, "attention.head_count", 0), gathered[name].value[0]
-    if old == new or not old:
+    if old == new or not isinstance(old, int) or not old:
         return {}
     if not new:
         raise ArchitectureError(
@@ -201,7 +219,7 @@ def first_layer(header: Header, gathered: dict[str, Value]) -> dict[str, Value]:
             found=0,
             hint="Put a layer with attention first.",
         )
-    size = facets.get(header, "embedding_length") // old
+    size = facets.count(header, "embedding_length") // old
     keys_ = ("attention.key_length", "attention.value_length")
     return {
         facets.full_key(header, k): facets.number(header, k, size)

@@ -1,35 +1,200 @@
-"""What is wrong with a file of a known or unknown architecture: findings for `verify`."""
+"""What is wrong with a file of a known or unknown architecture: findings for `verify`.
+
+A file may load and still mean something else: arrays of another layer count, a pattern
+that no longer fits the tensors, a tail without its tensors.
+"""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..errors import GGSurgeryError
 from ..ggufio.types import Header
-from . import arrays
-from .kinds import Finding
+from ..plan.text import format_layers
+from . import arrays, facets, reading
+from .kinds import Finding, LayerKind
+from .removal import original_of
 
 if TYPE_CHECKING:
     from .rules import ArchRules
+
+REPAIR = "`ggsurgery repair --removed LIST` mends the file when you know which layers were removed."
+#: Names that only the tensors of recurrent layers have.
+RECURRENT = ("ssm_", "shortconv.", "time_mix", "linear_attn", "ssm.")
 
 
 def check(rules: ArchRules, header: Header) -> list[Finding]:
     """All findings, errors first."""
     found = [*_arrays(header)]
+    if not found and rules.known:
+        kinds = rules.kinds(header)
+        found += _kinds_and_tensors(rules, header, kinds)
+        found += _tail(header, kinds)
+        found += _windows(rules, header, kinds)
+        found += _shared(rules, header, kinds)
+        found += _slabs(rules, header)
+        found += _recipe(rules, header, kinds)
+    if not any(f.severity == "error" for f in found):
+        found += _odd_layers(header, rules.kinds(header))
     order = {"error": 0, "warning": 1, "note": 2}
     return sorted(found, key=lambda f: order[f.severity])
 
 
-def _arrays(header: Header) -> list[Finding]:
-    found = []
+def _arrays(header: Header) -> Iterator[Finding]:
     for name, value in arrays.layer_arrays(header).items():
         if not arrays.right_length(header, len(value)):
-            found.append(
-                Finding(
-                    "error",
-                    name,
-                    f"has {len(value)} entries for {header.n_layers} layers",
-                    "Layers were removed without it: mend it with `ggsurgery repair`, naming "
-                    "the removed layers.",
-                )
+            yield Finding(
+                "error",
+                name,
+                f"has {len(value)} entries for {header.n_layers} layers: llama.cpp refuses it, or "
+                "gives layers the properties of their neighbours",
+                REPAIR,
             )
-    return found
+
+
+def _kinds_and_tensors(
+    rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]
+) -> Iterator[Finding]:
+    """Layers whose tensors are those of another kind: the sign of a shifted pattern."""
+    tell = [
+        any(s.startswith(RECURRENT) for s in header.layer_tensors(i)) for i in range(len(kinds))
+    ]
+    for i, kind in enumerate(kinds):
+        suffixes = header.layer_tensors(i)
+        if not suffixes:
+            continue
+        recurrent = kind.attention in ("recurrent", "hybrid")
+        if any(tell) and recurrent != tell[i]:
+            yield Finding(
+                "error",
+                f"blk.{i}",
+                f"runs as {kind.label}, but has the tensors of "
+                f"{'a recurrent' if tell[i] else 'an attention'} layer",
+                f"The pattern of layers has shifted. {REPAIR}",
+            )
+        by_tensors = reading.ffn_of(suffixes)
+        if rules.rules.experts and not kind.mtp and by_tensors != kind.ffn:
+            yield Finding(
+                "error",
+                f"blk.{i}",
+                f"runs as {kind.label}, but has {by_tensors} tensors",
+                "Count the leading dense layers again: "
+                f"{header.architecture}.{rules.rules.experts.leading or rules.rules.experts.step}.",
+            )
+
+
+def _tail(header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
+    """MTP blocks where none are counted, and counted ones that are none."""
+    marked = [
+        any(s.startswith("nextn.") for s in header.layer_tensors(i)) for i in range(len(kinds))
+    ]
+    key = facets.full_key(header, "nextn_predict_layers")
+    for i, kind in enumerate(kinds):
+        if kind.mtp and not marked[i] and header.layer_tensors(i):
+            yield Finding(
+                "error",
+                f"blk.{i}",
+                f"counts as an MTP layer ({key}), but has no nextn.* tensors",
+                "The tail was removed and its count was not, or a trunk layer was: set "
+                f"{key} to the number of blocks with nextn.* tensors.",
+            )
+        if marked[i] and not kind.mtp:
+            yield Finding(
+                "error",
+                f"blk.{i}",
+                f"has the tensors of an MTP layer, but {key} does not count it",
+                "Every MTP layer stands behind the trunk and is counted.",
+            )
+
+
+def _windows(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
+    rule = rules.rules.window
+    n_trunk = sum(not k.mtp for k in kinds)
+    if rule and facets.window_size(rule, header, n_trunk) and not any(k.window for k in kinds):
+        yield Finding(
+            "error",
+            facets.full_key(header, rule.pattern_key),
+            "names no windowed layer, although the model has a window: llama.cpp aborts",
+            f"Set {facets.full_key(header, rule.size)} to 0, or keep a windowed layer.",
+        )
+
+
+def _shared(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
+    start = reading.kv_start(rules.rules, header)
+    if start is None or not any(k.shared_kv for k in kinds):
+        return
+    for back, attention in ((1, "full"), (2, "window")):
+        used = any(k.shared_kv and k.attention == attention for k in kinds)
+        place = start - back
+        if used and not (place >= 0 and kinds[place].attention == attention):
+            yield Finding(
+                "error",
+                f"blk.{place}" if place >= 0 else "metadata",
+                f"is not the {attention} layer whose keys and values the layers from {start} on "
+                "read",
+                "Layers in front of the sharing ones were removed or moved.",
+            )
+
+
+def _slabs(rules: ArchRules, header: Header) -> Iterator[Finding]:
+    n_trunk = header.n_layers - reading.n_tail(header)
+    sizes = {}
+    for rule in rules.rules.slab:
+        tensor = header.by_name.get(rule.tensor)
+        if tensor is not None and rule.axis < len(tensor.shape):
+            sizes[rule.tensor] = tensor.shape[rule.axis]
+    norm = header.by_name.get("per_layer_proj_norm.weight")
+    for name, size in sizes.items():
+        expected = norm.shape[0] * n_trunk if norm else size // n_trunk * n_trunk
+        if size != expected:
+            yield Finding(
+                "error",
+                name,
+                f"has {size} values a row for all layers, expected {expected}",
+                REPAIR,
+            )
+
+
+def _recipe(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
+    """A recipe in the header that moved layers, and a pattern that was not moved along."""
+    recipe = header.metadata.get("ggsurgery.recipe")
+    if recipe is None:
+        return
+    try:
+        original, order = original_of(header, json.loads(recipe.value))
+        wanted = [rules.kinds(original)[i] for i in order]
+    except (GGSurgeryError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return  # not a plain rearrangement: nothing to compare with
+    rule = rules.rules.window
+    stated = rule is not None and facets.full_key(header, rule.pattern_key) in header.metadata
+    for i, (now, then) in enumerate(zip(kinds, wanted, strict=True)):
+        if not stated and (now.attention, now.rope) != (then.attention, then.rope):
+            yield Finding(
+                "error",
+                f"blk.{i}",
+                f"runs as {now.label}; the recipe took layer {order[i]}, which was {then.label}",
+                "The pattern of layers was not moved along with them; apply the recipe again.",
+            )
+
+
+def _odd_layers(header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
+    """Layers that lack tensors which the others of their kind have."""
+    groups: dict[LayerKind, list[int]] = {}
+    for i, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(i)
+    for members in groups.values():
+        counts = Counter(s for i in members for s in header.layer_tensors(i))
+        usual = {s for s, c in counts.items() if c > len(members) / 2}
+        for i in members:
+            missing = sorted(usual - set(header.layer_tensors(i)))
+            if missing and header.layer_tensors(i):
+                others = format_layers([m for m in members if m != i][:12])
+                yield Finding(
+                    "warning",
+                    f"blk.{i}",
+                    f"lacks {', '.join(missing[:4])}, which layers {others} of its kind have",
+                    "llama.cpp refuses the file if they are required.",
+                )

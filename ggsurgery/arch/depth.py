@@ -11,12 +11,12 @@ from gguf.constants import GGMLQuantizationType, GGUFValueType
 from ..errors import ArchitectureError
 from ..expr import Apply, Expr, Read, Slice
 from ..ggufio.types import Header, TensorInfo, Value
+from ..plan.text import format_layers
 from ..plan.types import BlockRef, params
 from . import facets
 from .kinds import LayerKind
 from .reading import kv_start, n_tail
 from .rulefile import RuleFile, SlabRule, SwitchRule
-from .text import layer_list
 
 FOLDABLE = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
 
@@ -61,14 +61,16 @@ def switches(
 
 
 def _vocab(header: Header) -> int:
-    size = facets.get(header, "vocab_size")
-    return int(size) if size is not None else len(header.metadata["tokenizer.ggml.tokens"])
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    return facets.count(header, "vocab_size", 0 if tokens is None else len(tokens))
 
 
 def _scale(header: Header, by_width: bool) -> float:
     heads = facets.per_layer(header, "attention.head_count", 1) or [1]
-    width = facets.get(header, "embedding_length") // max(1, heads[0])
-    return float(1 / sqrt(width if by_width else facets.get(header, "attention.key_length", width)))
+    width = facets.count(header, "embedding_length") // max(1, heads[0])
+    return 1 / sqrt(
+        max(1, width if by_width else facets.count(header, "attention.key_length", width))
+    )
 
 
 def _fold(
@@ -213,7 +215,7 @@ def shared_kv(
         raise ArchitectureError(
             "layers with keys of their own may not stand behind layers that share them",
             file=header.path,
-            found=f"source layers {layer_list([refs[i].index for i in own])}",
+            found=f"source layers {format_layers([refs[i].index for i in own])}",
             hint=f"Layers from {kv_start(rules, header)} on share; keep them at the end.",
         )
     for i in sharing:
@@ -232,6 +234,6 @@ def shared_kv(
             )
     if rule.key:
         key = facets.full_key(header, rule.key)
-        if (header.get(key) or 0) != len(sharing):
+        if facets.count(header, rule.key) != len(sharing):
             return {key: facets.number(header, rule.key, len(sharing))}
     return {}

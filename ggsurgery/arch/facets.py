@@ -12,7 +12,7 @@ from typing import Any
 
 from gguf.constants import GGUFValueType
 
-from ..errors import ArchitectureError
+from ..errors import ArchitectureError, FormatError
 from ..ggufio.types import Header, Value
 from .rulefile import ExpertRule, PrefixRule, RecurrentRule, RopeRule, WindowRule
 
@@ -29,6 +29,25 @@ def get(header: Header, key: str, default: Any = None) -> Any:
     return header.get(full_key(header, key), default)
 
 
+def count(header: Header, key: str, default: int = 0) -> int:
+    """An integer that must not be negative; `default` without the key.
+
+    Raises:
+        FormatError: it is something else.
+    """
+    found = get(header, key)
+    if found is None:
+        return default
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < 1 << 31:
+        raise FormatError(
+            "expected a whole number",
+            file=header.path,
+            tensor=full_key(header, key),
+            found=str(found)[:60],
+        )
+    return found
+
+
 def bools(header: Header, values: Sequence[bool]) -> Value:
     """A boolean array in the header's byte order."""
     return Value.of(list(values), GGUFValueType.ARRAY, GGUFValueType.BOOL, header.order)
@@ -43,14 +62,14 @@ def number(header: Header, key: str, value: int) -> Value:
 
 def window_size(rule: WindowRule, header: Header, n_trunk: int) -> int:
     """Tokens of the window, 0 when this header has no windowed layers."""
-    size = get(header, rule.size)
+    size = count(header, rule.size, -1)
     if rule.only_layers and n_trunk != rule.only_layers:
         return 0
-    if rule.active == "size" and not size:
+    if rule.active == "size" and size < 1:
         return 0
     if rule.active == "unless_zero" and size == 0:
         return 0
-    return rule.fixed or size or rule.default
+    return rule.fixed or (size if size > 0 else rule.default)
 
 
 def windows(
@@ -67,7 +86,7 @@ def windows(
     found = get(header, rule.pattern_key)
     if isinstance(found, list):
         return [bool(v) for v in found[:n]] + [False] * max(0, n - len(found))
-    period = rule.period if found is None else int(found)
+    period = count(header, rule.pattern_key, rule.period)
     return [i < n_trunk and _in_window(i, period, rule.first) for i in range(n)]
 
 
@@ -110,7 +129,7 @@ def recurrents(rule: RecurrentRule, header: Header, n: int, n_trunk: int) -> lis
             return [bool(v) for v in found[:n]] + [False] * max(0, n - len(found))
         if found is not None:
             return [bool(found)] * n
-        interval = get(header, rule.interval_key, rule.interval) or 1
+        interval = count(header, rule.interval_key, rule.interval) or 1
         return [i < n_trunk and (i + 1) % interval != 0 for i in range(n)]
     heads = per_layer(header, "attention.head_count_kv", n)
     if heads is None:
@@ -138,17 +157,23 @@ def per_layer(header: Header, key: str, n: int) -> list[Any] | None:
     found = get(header, key)
     if found is None:
         return None
-    if isinstance(found, list):
-        return list(found[:n]) + [0] * max(0, n - len(found))
-    return [found] * n
+    values = list(found[:n]) + [0] * max(0, n - len(found)) if isinstance(found, list) else [found]
+    if any(not isinstance(v, int | float) for v in values):
+        raise FormatError(
+            "expected numbers",
+            file=header.path,
+            tensor=full_key(header, key),
+            found=str(found)[:60],
+        )
+    return values if isinstance(found, list) else values * n
 
 
 def experts(rule: ExpertRule, header: Header, n: int, n_trunk: int) -> list[bool | None]:
     """Whether each layer is a mixture of experts; None where the tensors decide."""
     if not get(header, "expert_count"):
         return [False] * n
-    lead = get(header, rule.leading, rule.lead_default) if rule.leading else 0
-    step = get(header, rule.step, 0) if rule.step else 1
+    lead = count(header, rule.leading, rule.lead_default) if rule.leading else 0
+    step = count(header, rule.step) if rule.step else 1
     found: list[bool | None] = [
         i >= lead and step > 0 and (i + 1) % step == 0 for i in range(n_trunk)
     ]
@@ -201,13 +226,13 @@ def write_ropes(rule: RopeRule, header: Header, wanted: Sequence[bool]) -> Chang
 
 def prefix(rule: PrefixRule, header: Header, n: int) -> list[Any]:
     """The property of the first layers: True, or their number where each has its own role."""
-    count = (get(header, rule.key) or 0) if rule.key else rule.count
-    return [(i if rule.numbered else True) if i < count else None for i in range(n)]
+    first = count(header, rule.key) if rule.key else rule.count
+    return [(i if rule.numbered else True) if i < first else None for i in range(n)]
 
 
 def write_prefix(rule: PrefixRule, header: Header, wanted: Sequence[Any]) -> Changes:
     """The count again, where a key holds it."""
     if not rule.key or full_key(header, rule.key) not in header.metadata:
         return {}
-    count = next((i for i, v in enumerate(wanted) if v is None), len(wanted))
-    return {full_key(header, rule.key): number(header, rule.key, count)}
+    first = next((i for i, v in enumerate(wanted) if v is None), len(wanted))
+    return {full_key(header, rule.key): number(header, rule.key, first)}

@@ -12,12 +12,16 @@ from typing import Any
 
 #: Longest stack that the search looks at; above it, a message does without proposals.
 LIMIT = 200
+#: How many layers longer or shorter than requested a proposal may be.
+REACH = 12
+#: What leaving out or putting back one layer costs; distances between layers cost less.
+STEP = 1000
 
 
 def nearest(
     requested: Sequence[int], kinds: Sequence[Any], place: Callable[[int], Sequence[Any]]
 ) -> list[list[int]]:
-    """Lists in phase, fewest steps from `requested` first: one a number of layers.
+    """Lists in phase: the best that leaves out more, and the best that may put layers back.
 
     Args:
         requested: source layers in the wanted order, which is out of phase.
@@ -25,51 +29,67 @@ def nearest(
         place: for a number of layers, the kinds that llama.cpp gives their places.
 
     Returns:
-        at most two lists: the best one, and the best one of the other direction (longer
-        instead of shorter than requested). Empty if nothing within reach is in phase.
+        at most two lists, each with the fewest steps of its sort; a list that is not in
+        rising order can only lose layers. The whole stack is never proposed. Empty if
+        nothing within `REACH` layers is in phase.
     """
     if not 0 < len(kinds) <= LIMIT:
         return []
-    ascending = list(requested) == sorted(set(requested))
-    pool = list(range(len(kinds))) if ascending else list(requested)
-    chosen = set(requested)
-    found: list[tuple[int, list[int]]] = []
-    for length in range(max(1, len(requested) - 12), min(len(pool), len(requested) + 12) + 1):
-        steps = _align(pool, chosen, ascending, kinds, place(length))
+    whole = list(range(len(kinds)))
+    found = [_best(requested, set(requested), requested, kinds, place)]
+    if list(requested) == sorted(set(requested)):
+        found.append(_best(whole, set(requested), requested, kinds, place))
+    lists: list[list[int]] = []
+    for layers in found:
+        if layers and layers != whole and layers not in lists:
+            lists.append(layers)
+    return lists
+
+
+def _best(
+    pool: Sequence[int],
+    chosen: set[int],
+    requested: Sequence[int],
+    kinds: Sequence[Any],
+    place: Callable[[int], Sequence[Any]],
+) -> list[int]:
+    """The subsequence of `pool` in phase that takes the fewest steps; [] if none is near."""
+    found = []
+    last = min(len(pool), len(requested) + REACH)
+    for length in range(max(1, len(requested) - REACH), last + 1):
+        if length == len(kinds) and len(pool) == length:
+            continue  # the stack as it was
+        steps = _align(pool, chosen, kinds, place(length))
         if steps is not None:
             found.append(steps)
-    found.sort(key=lambda item: (item[0], abs(len(item[1]) - len(requested)), -len(item[1])))
-    if not found:
-        return []
-    best = found[0][1]
-    shorter = len(best) <= len(requested)
-    other = next((s for _, s in found if (len(s) <= len(requested)) != shorter), None)
-    return [best] if other is None else [best, other]
+    return min(found, key=lambda item: (item[0], -len(item[1])))[1] if found else []
 
 
 def _align(
     pool: Sequence[int],
     chosen: set[int],
-    ascending: bool,
     kinds: Sequence[Any],
     places: Sequence[Any],
 ) -> tuple[int, list[int]] | None:
     """The cheapest subsequence of `pool` whose kinds are `places`, and its cost.
 
-    Leaving out a requested layer or putting back one that was not costs one step each.
+    Leaving out a requested layer or putting back one that was not costs one `STEP` each;
+    of equally many steps those near the layers that leave anyway are better.
     """
-    far = len(pool) + 1
+    gone = set(range(len(kinds))) - chosen
     n, m = len(pool), len(places)
+    far = STEP * (n + 2)
     # cost[j]: cheapest way to fill the first j places from the pool looked at so far
     cost = [0] + [far] * m
     taken = [[False] * (m + 1) for _ in range(n)]
     for i, layer in enumerate(pool):
-        wanted = not ascending or layer in chosen
+        out = STEP + min((abs(layer - g) for g in gone), default=0) if layer in chosen else 0
+        back = 0 if layer in chosen else STEP
         for j in range(min(i + 1, m), -1, -1):
-            skip = cost[j] + (1 if wanted else 0)
+            skip = cost[j] + out
             take = far
             if j and kinds[layer] == places[j - 1]:
-                take = cost[j - 1] + (0 if wanted else 1)
+                take = cost[j - 1] + back
             taken[i][j] = take <= skip and take < far
             cost[j] = min(take, skip, far)
     if cost[m] >= far:

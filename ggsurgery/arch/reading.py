@@ -35,7 +35,7 @@ def kv_start(rules: RuleFile, header: Header) -> int | None:
     if rule is None:
         return None
     if rule.key:
-        return header.n_layers - int(facets.get(header, rule.key) or 0)
+        return header.n_layers - facets.count(header, rule.key)
     return rule.first
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from ..errors import ArchitectureError, PlanError
 from ..ggufio.types import Header, Value
+from ..plan.text import format_layers
 from ..plan.types import BlockRef, Plan, main_reference, references
 from . import arrays, depth, facets, reading
 from .kinds import Finding, LayerKind, MetadataChange
 from .nearest import nearest
 from .rulefile import RuleFile
-from .text import layer_list
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class ArchRules:
             change.warnings += check_unknown(self, headers, plan)
         for source in sorted({r.source for r in refs}):
             arrays.check_lengths(headers[source])
+            if not self.allow_unknown:
+                arrays.check_unknown(headers[source])
         kinds = [self.kinds(h) for h in headers]
         wanted = [kinds[r.source][r.index] for r in refs]
         self.blendable(headers, plan, force=force_kinds)
@@ -210,7 +212,7 @@ class ArchRules:
         if not wrong:
             return
         first = wrong[0]
-        layers = layer_list(sorted({refs[i].index for i in wrong}))
+        layers = format_layers(sorted({refs[i].index for i in wrong}))
         source = headers[refs[first].source]
         single = len({r.source for r in refs}) == 1
         leading = self.rules.experts is not None and self.rules.experts.leading
@@ -243,7 +245,7 @@ class ArchRules:
             ""
             if not lists
             else "Nearest lists that keep every kind: "
-            + " or ".join(f"--layers {layer_list(layers)}" for layers in lists)
+            + " or ".join(f"--layers {format_layers(layers)}" for layers in lists)
         )
 
     def _fixed(self, kind: LayerKind) -> tuple[Any, ...]:

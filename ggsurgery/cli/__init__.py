@@ -47,6 +47,7 @@ COMMANDS: dict[str, str] = {
     "prune-depth": "prune_depth:prune_depth",
     "quantize": "quantize:quantize",
     "release": "release:release",
+    "repair": "repair:repair",
     "replay": "recipes:replay",
     "report": "report:report",
     "run": "run:run",
@@ -60,7 +61,7 @@ COMMANDS: dict[str, str] = {
 #: Sections of the overview, in the order of the work.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Look": ("inspect", "verify", "diff", "meta", "template", "tokenizer"),
-    "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay"),
+    "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay", "repair"),
     "Blend": ("merge", "interpolate", "bridge", "blend", "prune"),
     "Find the operation": ("influence", "scan", "prune-depth", "laco", "heal"),
     "Quantize": ("imatrix", "quantize"),

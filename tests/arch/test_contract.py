@@ -124,6 +124,14 @@ def test_kinds_follow_their_layers(case: Case) -> None:
             assert rules_for(after).kinds(after) == tuple(before[i] for i in order), name
 
 
+@every
+def test_verify_has_nothing_to_say_about_right_files(case: Case) -> None:
+    for name, path in case.files.items():
+        if name == "source" or name.startswith("ours: "):
+            header = read_header(path)
+            assert rules_for(header).check(header) == [], name
+
+
 @running
 def test_logits_equal_the_network_written_directly(case: Case) -> None:
     source = case.get("source")

@@ -1,0 +1,155 @@
+"""`verify` on wrong files, one kind of wrong a test."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ggsurgery.arch import rules_for
+from ggsurgery.errors import FormatError, GGSurgeryError
+from ggsurgery.ggufio.types import Header
+
+from ._headers import ATTENTION, DENSE, MOE, RECURRENT, header
+
+NEXTN = (*ATTENTION, *DENSE, "nextn.eh_proj.weight")
+
+
+def problems(found: Header) -> list[tuple[str, str, str]]:
+    return [(f.severity, f.where, f.problem) for f in rules_for(found).check(found)]
+
+
+def test_right_files_have_none() -> None:
+    assert problems(header("llama", 4)) == []
+    assert problems(header("gemma3", 8, attention__sliding_window=512)) == []
+
+
+def test_stale_array() -> None:
+    found = header("lfm2", 5, attention__head_count_kv=[2] * 6)
+    ((severity, where, problem),) = problems(found)
+    assert (severity, where) == ("error", "lfm2.attention.head_count_kv")
+    assert "6 entries for 5 layers" in problem
+    assert "repair" in rules_for(found).check(found)[0].hint
+
+
+def test_shifted_recurrent_pattern_shows_by_the_tensors() -> None:
+    right = [RECURRENT] * 3 + [ATTENTION] + [RECURRENT] * 3 + [ATTENTION]
+    assert problems(header("qwen35", right)) == []
+    found = problems(header("qwen35", right[1:]))
+    assert [where for _, where, _ in found] == ["blk.2", "blk.3", "blk.6"]
+    assert "has the tensors of an attention layer" in found[0][2]
+    assert "has the tensors of a recurrent layer" in found[1][2]
+
+
+def test_stale_count_of_dense_layers() -> None:
+    stack = [ATTENTION + DENSE] + [ATTENTION + MOE] * 3
+    found = header("glm4moe", stack, leading_dense_block_count=2, expert_count=4)
+    ((severity, where, problem),) = problems(found)
+    assert (severity, where) == ("error", "blk.1")
+    assert "runs as full, dense, but has moe tensors" in problem
+
+
+def test_missing_tail() -> None:
+    lost = header("qwen35", [ATTENTION] * 4, nextn_predict_layers=1, full_attention_interval=1)
+    ((severity, where, problem),) = problems(lost)
+    assert (severity, where) == ("error", "blk.3") and "no nextn.* tensors" in problem
+    uncounted = header("glm4moe", [ATTENTION + DENSE] * 3 + [NEXTN])
+    assert "does not count it" in problems(uncounted)[0][2]
+
+
+def test_window_without_a_windowed_layer() -> None:
+    found = header(
+        "gemma3", 2, attention__sliding_window=8, attention__sliding_window_pattern=[False, False]
+    )
+    ((severity, _, problem),) = problems(found)
+    assert severity == "error" and "llama.cpp aborts" in problem
+
+
+def test_sharing_layers_without_their_source() -> None:
+    pattern = [True, False, True, True]
+    found = header(
+        "gemma4",
+        4,
+        attention__sliding_window=8,
+        attention__shared_kv_layers=1,
+        attention__sliding_window_pattern=pattern,
+    )
+    ((severity, where, _),) = problems(found)
+    assert (severity, where) == ("error", "blk.1")
+
+
+def test_slabs_of_another_layer_count() -> None:
+    shell = {"per_layer_token_embd.weight": (5 * 4, 8), "per_layer_proj_norm.weight": (4,)}
+    found = header(
+        "gemma4",
+        4,
+        shell,
+        attention__sliding_window=8,
+        attention__sliding_window_pattern=[True, True, False, False],
+    )
+    ((_, where, problem),) = problems(found)
+    assert where == "per_layer_token_embd.weight" and "expected 16" in problem
+
+
+def test_recipe_that_moved_layers_and_a_pattern_that_stayed() -> None:
+    recipe = json.dumps({"operations": [{"delete": {"layer": "2"}}]})
+    wrong = header("gemma3", 11, attention__sliding_window=8, ggsurgery__recipe=recipe)
+    found = problems(wrong)
+    assert [where for _, where, _ in found] == ["blk.4", "blk.5", "blk.10"]
+    assert "the recipe took layer 5, which was full" in found[0][2]
+    pattern = [i not in (4, 10) for i in range(11)]
+    right = header(
+        "gemma3",
+        11,
+        attention__sliding_window=8,
+        ggsurgery__recipe=recipe,
+        attention__sliding_window_pattern=pattern,
+    )
+    assert problems(right) == []
+
+
+def test_layer_that_lacks_a_tensor_of_its_kind() -> None:
+    stack = [ATTENTION + DENSE] * 3 + [ATTENTION[:2] + DENSE]
+    ((severity, where, problem),) = problems(header("llama", stack))
+    assert (severity, where) == ("warning", "blk.3") and "lacks attn_output.weight" in problem
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"attention__sliding_window": "wide"},
+        {"attention__sliding_window": [1, 2, 3]},
+        {"attention__sliding_window": 8, "attention__sliding_window_pattern": "all"},
+        {"attention__sliding_window": 8.5},
+        {"nextn_predict_layers": [1]},
+    ],
+)
+def test_values_of_a_wrong_type_are_named(keys: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match=r"model.gguf: gemma3\."):
+        problems(header("gemma3", 4, **keys))
+
+
+def test_no_value_can_cause_a_traceback() -> None:
+    odd: list[Any] = [0, -1, 2**31, 1.5, "x", True, [1], [0.5] * 4, ["a"] * 4, [True] * 4]
+    names = (
+        "attention__head_count_kv",
+        "leading_dense_block_count",
+        "expert_count",
+        "attention__shared_kv_layers",
+        "full_attention_interval",
+        "n_deepstack_layers",
+        "attention__recurrent_layers",
+        "interleave_moe_layer_step",
+        "feed_forward_length",
+    )
+    archs = ("gemma4", "llama4", "qwen35", "lfm2moe", "nemotron_h", "qwen3vl", "ernie4_5-moe")
+    for arch in archs:
+        for name in names:
+            for found in odd:
+                if isinstance(found, int) and found < 0:
+                    continue  # a u32 has no sign
+                try:
+                    problems(header(arch, 4, **{name: found}))
+                except GGSurgeryError as error:
+                    assert "model.gguf" in str(error)
