@@ -83,7 +83,7 @@ def push(
     sums = check_bundle(folder)
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise MissingExtraError("huggingface_hub", "hub", "release push") from None
     api = HfApi(endpoint=endpoint, token=token)
@@ -95,9 +95,13 @@ def push(
             commit_message=message or f"{len(sums) + 1} files of {folder.name}",
             allow_patterns=[*sums, "SHA256SUMS"],
         )
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise PushError(f"the hub refuses: {str(error).splitlines()[0]}", file=repo) from error
-    except OSError as error:  # its connection errors descend from OSError
+    except (HfHubHTTPError, ValueError) as error:  # ValueError: no name for a repository
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
+        raise PushError(f"the hub refuses: {reason.strip()}", file=repo) from error
+    except Exception as error:
+        # Connection errors belong to the hub's HTTP library, another one in every major version.
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "requests"):
+            raise
         raise PushError(f"the hub cannot be reached: {error}", file=repo) from error
     size = sum((folder / name).stat().st_size for name in sums)
     return Pushed(made.repo_id, str(made), (*sorted(sums), "SHA256SUMS"), size)

@@ -1,0 +1,200 @@
+"""The bundle: everything in it computed, nothing in it invented, all of it checked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from ggsurgery.chat.families import family
+from ggsurgery.cli import cli
+from ggsurgery.errors import FormatError, GGSurgeryError, OutputError
+from ggsurgery.evaluate.results import Results, model_facts
+from ggsurgery.evaluate.score import Score
+from ggsurgery.release.bundle import build_bundle
+from ggsurgery.release.push import check_bundle
+from ggsurgery.release.request import Request, recommended, release_files
+from ggsurgery.release.sections import status_of
+from ggsurgery.runtime.quantize import quantize
+from tests._needs import needs_package
+from tests._shapes import BYTES, small, write_shapes
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small Qwen3 model in three types."""
+    folder = tmp_path_factory.mktemp("release")
+    jinja = family("qwen3").jinja
+    source = write_shapes(
+        folder / "s.gguf", small("Small Qwen", 3), tokens=BYTES, chat_template=jinja, seed=5,
+        license="apache-2.0",
+    )  # fmt: skip
+    found = {"BF16": source}
+    for ftype in ("Q8_0", "Q4_K_M"):
+        found[ftype] = folder / f"s-{ftype}.gguf"
+        quantize(source, found[ftype], ftype)
+    return found
+
+
+def measured(path: Path, perplexity: float, **accuracies: float) -> Results:
+    """Results as an evaluation writes them, with figures chosen here to see them come out."""
+    facts = {"n_ctx": 256, "text": "test.txt"}
+    scores = [Score("perplexity", perplexity, 0.25, 1000, facts)]
+    for task, value in accuracies.items():
+        scores.append(Score("acc", value, 0.01, 400, {"task": task}))
+    return Results(model_facts(path), tuple(scores))
+
+
+def test_a_bare_bundle_claims_nothing_that_was_not_measured(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    made = build_bundle(Request(tuple(files.values())), tmp_path / "out")
+    names = {p.name for p in made.files}
+    stem = "Small-Qwen"
+    assert names == {
+        f"{stem}-BF16.gguf", f"{stem}-Q8_0.gguf", f"{stem}-Q4_K_M.gguf", "Modelfile",
+        "Modelfile.BF16", "Modelfile.Q8_0", "Modelfile.Q4_K_M", "README.md", "NOTES.md",
+        "SHA256SUMS", "manifest.json",
+    }  # fmt: skip
+    assert made.recommended == f"{stem}-Q4_K_M.gguf"
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert "model-index" not in front
+    assert (front["license"], front["library_name"]) == ("apache-2.0", "gguf")
+    for absent in ("## Perplexity", "## Benchmarks", "## Similarity", "RAM", "base_model"):
+        assert absent not in card
+    assert "Perplexity was not measured." in card
+    assert "quality was not measured" in card
+    assert "3 layers" in card
+
+
+def test_figures_come_out_as_they_went_in(files: dict[str, Path], tmp_path: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    original = measured(files["BF16"], 26.19, PIQA=0.7954, BoolQ=0.8309, MMLU=0.7689)
+    original = replace(original, model=replace(original.model, layers=4, parameters=1_000_000))
+    worse = measured(files["Q4_K_M"], 71.48, PIQA=0.6567, BoolQ=0.6177, MMLU=0.2512)
+    q8 = measured(files["Q8_0"], 60.0)
+    request = Request(
+        (files["Q8_0"], files["Q4_K_M"]), base_model="org/base", original=original,
+        results=(worse, q8), languages=("en",), recommended="Q4_K_M",
+        memory={"s-Q8_0.gguf": {"bytes": 3 << 20, "n_ctx": 2048}},
+        said={"question": "Why?", "text": "Because\nof it."}, recipe="name: x\n",
+    )  # fmt: skip
+    build_bundle(request, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "| PIQA acc | Q4_K_M | 79.54 ± 1.00 % | 65.67 ± 1.00 % | 82.6 % | Good |" in card
+    assert "| 83.09 ± 1.00 % | 61.77 ± 1.00 % | 74.3 % | Acceptable |" in card
+    assert "| 76.89 ± 1.00 % | 25.12 ± 1.00 % | 32.7 % | Not recommended |" in card
+    assert "| original | 26.1900 ± 0.2500 | 1.000 |" in card
+    assert "| Small-Qwen-Q4_K_M.gguf | 71.4800 ± 0.2500 | 2.729 |" in card
+    assert "| Layers | 4 | 3 | -25.00 % |" in card
+    assert "3.0 MiB" in card and "context of 2,048 tokens" in card
+    assert "> Because of it." in card
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["base_model"] == "org/base"
+    (index,) = front["model-index"]
+    values = {r["dataset"]["name"]: r["metrics"][0]["value"] for r in index["results"]}
+    assert values == {"test.txt": 71.48, "PIQA": 0.6567, "BoolQ": 0.6177, "MMLU": 0.2512}
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["recipe"] == "name: x\n"
+    assert manifest["chat"]["family"] == "qwen3"
+    assert manifest["chat"]["ollama_capabilities"] == ["completion", "tools", "thinking"]
+    assert manifest["original"]["scores"][0]["value"] == 26.19
+    assert str(tmp_path) not in json.dumps([f["file"] for f in manifest["files"]])
+
+
+def test_checksums_are_those_of_coreutils(files: dict[str, Path], tmp_path: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    licence = tmp_path / "MIT.txt"
+    licence.write_text("Permission is hereby granted", encoding="utf-8")
+    out = tmp_path / "out"
+    build_bundle(Request((files["Q8_0"],), license=licence), out)
+    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=out, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    assert done.stdout.count(": OK") == len(list(out.iterdir())) - 1
+    assert (out / "LICENSE").read_text(encoding="utf-8").startswith("Permission")
+    assert 'LICENSE """Permission' in (out / "Modelfile").read_text(encoding="utf-8")
+    assert len(check_bundle(out)) == len(list(out.iterdir())) - 1
+    (out / "README.md").write_text("changed", encoding="utf-8")
+    with pytest.raises(FormatError, match=r"README\.md: the file is not the one"):
+        check_bundle(out)
+    (out / "README.md").unlink()
+    with pytest.raises(FormatError, match="missing"):
+        check_bundle(out)
+    with pytest.raises(FormatError, match="no bundle"):
+        check_bundle(tmp_path)
+
+
+def test_a_folder_of_somebody_else_stays(files: dict[str, Path], tmp_path: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    request = Request((files["Q8_0"],))
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("mine", encoding="utf-8")
+    for force in (False, True):
+        with pytest.raises(OutputError):
+            build_bundle(request, theirs, force=force)
+    assert [p.name for p in theirs.iterdir()] == ["thesis.txt"]
+    ours = tmp_path / "ours"
+    build_bundle(request, ours)
+    with pytest.raises(OutputError, match="--force"):
+        build_bundle(request, ours)
+    build_bundle(replace(request, name="Another"), ours, force=True)
+    assert (ours / "Another-Q8_0.gguf").is_file()
+    assert not list(tmp_path.glob(".*ggsurgery*"))
+    assert files["Q8_0"].is_file()
+
+
+def test_what_is_no_release_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    other = write_shapes(tmp_path / "o.gguf", small("Other", 2), tokens=BYTES, seed=6)
+    with pytest.raises(FormatError, match="files are of different models"):
+        release_files(Request((files["Q8_0"], other)))
+    with pytest.raises(FormatError, match="two files of the type Q8_0"):
+        release_files(Request((files["Q8_0"], files["Q8_0"])))
+    with pytest.raises(FormatError, match="no file of the type Q2_K"):
+        recommended(release_files(Request((files["Q8_0"],))), "Q2_K")
+    with pytest.raises(GGSurgeryError, match="Did you mean qwen3"):
+        build_bundle(Request((files["Q8_0"],), family="qwen-3"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_recommendation_follows_the_results(files: dict[str, Path]) -> None:
+    request = Request((files["BF16"], files["Q8_0"], files["Q4_K_M"]))
+    near = (measured(files["BF16"], 10.0), measured(files["Q8_0"], 10.1))
+    small_loss = replace(request, results=(*near, measured(files["Q4_K_M"], 10.4)))
+    assert recommended(release_files(small_loss))[0].ftype == "Q4_K_M"
+    large_loss = replace(request, results=(*near, measured(files["Q4_K_M"], 11.0)))
+    best, why = recommended(release_files(large_loss))
+    assert best.ftype == "Q8_0"
+    assert "within 5 %" in why
+
+
+def test_status_words_of_the_published_card() -> None:
+    shares = (0.826, 0.743, 0.618, 0.327)
+    expected = ["Good", "Acceptable", "Degraded", "Not recommended"]
+    assert [status_of(s) for s in shares] == expected
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["release", *map(str, arguments)])
+
+
+def test_the_command(files: dict[str, Path], tmp_path: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    out = tmp_path / "out"
+    result = run(files["Q8_0"], "--out", out, "--parameter", "temperature=0.1", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["ollama_capabilities"] == ["completion", "tools", "thinking"]
+    assert "PARAMETER temperature 0.1" in (out / "Modelfile").read_text(encoding="utf-8")
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["files"][0]["memory"]["bytes"] > 1 << 20  # measured by loading it
+    assert run(files["Q8_0"], "--out", out, "--no-memory").exception is not None
+    assert isinstance(run("no-such.gguf", "--out", out).exception, FormatError)
+    assert run(files["Q8_0"], "--out", out, "--parameter", "x").exit_code == 2
