@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from gguf.constants import GGMLQuantizationType
 
 from ggsurgery.errors import EngineError
 from ggsurgery.kernels import native
+from tests._gguf import tiny_llama
 from tests._needs import ROOT, missing, needs_program
 
 
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -99,6 +101,27 @@ def test_without_a_library_numpy_serves_with_one_warning(tmp_path: Path) -> None
     assert found.stdout == "numpy numpy\n"
     assert found.stderr.count("no compiled kernels found") == 1
     assert "make native" in found.stderr
+
+
+@pytest.mark.parametrize("isa", ["ref", "numpy"])
+def test_every_back_end_writes_the_same_files(tmp_path: Path, isa: str) -> None:
+    source = tiny_llama(tmp_path / "in.gguf", 5, kind=GGMLQuantizationType.F16)
+    code = (
+        "import sys; from ggsurgery.kernels import native;"
+        "native.candidates = (lambda: iter(())) if sys.argv[1] == 'numpy' else native.candidates;"
+        "from ggsurgery.cli import main; main(sys.argv[2:])"
+    )
+    for name, arguments in {
+        "merge": ["merge", "--layers", "1-3"],
+        "slerp": ["interpolate", "--layers", "1,3", "--method", "slerp"],
+        "prune": ["prune", "--sparsity", "0.3"],
+    }.items():
+        files = [tmp_path / f"{name}-{n}.gguf" for n in ("best", isa)]
+        for file, chosen in zip(files, ("", isa), strict=True):
+            environment = {"GGSURGERY_ISA": "ref"} if chosen == "ref" else {}
+            done = run_python(code, chosen, *arguments, str(source), str(file), **environment)
+            assert done.returncode == 0, done.stderr
+        assert files[0].read_bytes() == files[1].read_bytes(), name
 
 
 def test_named_library_must_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
