@@ -26,7 +26,8 @@ FILE = click.Path(path_type=Path)
 @click.option("--limit", type=click.IntRange(1), help="Questions of each task (MMLU: subject).")
 @click.option("--shots", type=click.IntRange(0), help="Solved examples; the task's own number.")
 @click.option("--chat", is_flag=True, help="Ask through the file's chat template.")
-@click.option("--ctx", default=N_CTX, show_default=True, type=click.IntRange(64))
+@click.option("--ctx", default=N_CTX, show_default=True, type=click.IntRange(64),
+              help="Context; longer prompts lose their beginning.")  # fmt: skip
 @click.option("-o", "--out", type=FILE, help="Write the results in the harness's JSON form.")
 @click.option("--force", is_flag=True, help="Replace an existing results file.")
 @json_option

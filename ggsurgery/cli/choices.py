@@ -22,7 +22,8 @@ FILE = click.Path(path_type=Path)
 @click.command()
 @click.argument("file", metavar="FILE", type=FILE)
 @click.option("--data", required=True, type=FILE, help="Questions as JSON lines.")
-@click.option("--shots", default=0, show_default=True, type=click.IntRange(0), metavar="K")
+@click.option("--shots", default=0, show_default=True, type=click.IntRange(0), metavar="K",
+              help="Solved examples in front of each question.")  # fmt: skip
 @click.option("--from", "dev", type=FILE, help="Where the solved examples come from.")
 @click.option(
     "--style", type=click.Choice(sorted(STYLES)),

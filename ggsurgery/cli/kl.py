@@ -10,7 +10,7 @@ from ..evaluate import runs
 from ..evaluate.perplexity import read_text
 from ..evaluate.score import Score
 from ..runtime import worker
-from ._output import human_bytes, json_option, note, print_json, table
+from ._output import human_bytes, json_option, note, print_json, table, warn
 from ._progress import progress_bar
 
 FILE = click.Path(path_type=Path)
@@ -87,6 +87,8 @@ def kl(
                 runs.kl_of_files, files[0], files[1], words, n_ctx=ctx, n_windows=chunks,
                 progress=progress,
             )  # fmt: skip
+    if scores[0].provenance.get("over_trained"):
+        warn(f"{files[-1]}: the window is larger than the context the model was trained with")
     if as_json:
         print_json([s.to_json() for s in scores])
         return

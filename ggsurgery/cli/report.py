@@ -10,7 +10,7 @@ import click
 
 from ..errors import FormatError
 from ..evaluate.results import Results, load_results, merge_results, read_json
-from ..report.compute import compute_report
+from ..report.compute import compute_report, is_scan
 from ..report.html import render_html
 from ..report.markdown import render_markdown
 from ._evaluate import save_text
@@ -21,14 +21,14 @@ FILE = click.Path(path_type=Path)
 @click.command()
 @click.argument("results", metavar="RESULTS...", nargs=-1, required=True, type=FILE)
 @click.option("-o", "--out", required=True, type=FILE, help="FILE.html, FILE.md or FILE.json.")
-@click.option("--title", default="Evaluation", show_default=True)
+@click.option("--title", default="Evaluation", show_default=True, help="Of the page.")
 @click.option("--force", is_flag=True, help="Replace an existing report.")
 def report(results: tuple[Path, ...], out: Path, title: str, force: bool) -> None:
     """Put result files into one report; the first model is the base.
 
-    RESULTS are files written with `evaluate -o`, `choices -o`, `bench -o`, `scan -o`, by
-    --json, or by lm-evaluation-harness. The HTML page needs nothing else: no network, no
-    script; it reads well on a phone, on paper and in the dark.
+    RESULTS are files written with `evaluate -o`, `choices -o`, `bench -o`, by --json
+    (`perplexity`, `kl`, `scan` …), or by lm-evaluation-harness. The HTML page needs nothing
+    else, no network and no script; it reads well on a phone and in the dark.
 
     \b
     Example:
@@ -41,7 +41,7 @@ def report(results: tuple[Path, ...], out: Path, title: str, force: bool) -> Non
     scans: list[dict[str, Any]] = []
     for path in results:
         document = read_json(path)
-        if isinstance(document, dict) and document.get("ggsurgery") == "scan":
+        if is_scan(document):
             scans.append(document)
         else:
             found += load_results(path)

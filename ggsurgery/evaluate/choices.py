@@ -40,6 +40,8 @@ class Scorer(Protocol):
         self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float64]]: ...
 
+    def first_nonfinite(self, tokens: Sequence[int]) -> str | None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -115,10 +117,14 @@ def score_question(engine: Scorer, prompted: Prompted) -> Answered:
         for i, values in zip(members, found, strict=True):
             sums[i] = float(np.sum(values))
             if not np.isfinite(sums[i]):
+                node = engine.first_nonfinite([*before_key, *pairs[i][1]])
+                place = f"first in graph node {node}" if node else "only in the logits"
                 raise EngineError(
-                    f"question {prompted.question.id}: log-probability of choice {i}",
+                    f"question {prompted.question.id}: log-probability of choice {i}, {place}",
+                    file=getattr(engine, "path", None),
                     expected="a finite number", found=sums[i],
-                    hint="Run `ggsurgery perplexity`: it names the first broken layer",
+                    hint="The number behind the node's name is the layer: look at its tensors "
+                    "with `ggsurgery verify`",
                 )  # fmt: skip
     return Answered(prompted, tuple(sums), tuple(len(after) for _, after in pairs))
 

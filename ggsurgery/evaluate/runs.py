@@ -43,8 +43,13 @@ def kl_of_files(
     with Engine.open(base, n_ctx=n_ctx) as p, Engine.open(other, n_ctx=n_ctx) as q:
         tokens = p.tokenize_array(text)
         found = kl_divergence(p, q, tokens, limit=n_windows, progress=progress)
+        over = 0 < min(p.n_ctx_train, q.n_ctx_train) < n_ctx
     facts = provenance(
-        other, base=str(base), n_ctx=n_ctx, n_windows=len(found.kl) // found.per_window
+        other,
+        base=str(base),
+        n_ctx=n_ctx,
+        n_windows=len(found.kl) // found.per_window,
+        over_trained=over or None,
     )
     return found.scores(facts)
 
@@ -60,8 +65,9 @@ def kl_of_base_file(
     base = BaseFile(base_file)
     with Engine.open(other, n_ctx=base.n_ctx) as q:
         found = kl_from_file(base, q, limit=n_windows, progress=progress)
+        over = 0 < q.n_ctx_train < base.n_ctx
     facts = provenance(other, base=base.provenance.get("file"), base_file=str(base_file),
-                       n_ctx=base.n_ctx, top_k=base.k)  # fmt: skip
+                       n_ctx=base.n_ctx, top_k=base.k, over_trained=over or None)  # fmt: skip
     return found.scores(facts)
 
 

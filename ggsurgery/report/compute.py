@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import GGSurgeryError
+from ..errors import FormatError, GGSurgeryError
 from ..evaluate.comparison import compare_all
 from ..evaluate.results import ModelFacts, Results
 from ..evaluate.score import Score
@@ -153,7 +153,7 @@ def compute_report(
             cells.append(_cell(base.score(label), item.score(label), item is base, said.get(label)))
         rows.append(Row(label, first.lower_is_better, tuple(cells)))
     plots = [p for p in (_quality_against_size(results),) if p is not None]
-    plots += [s for scan in scans for s in scan_series(scan)]
+    plots += [scan_series(scan) for scan in scans]
     return Report(
         title=title,
         models=tuple(r.model for r in results),
@@ -203,40 +203,43 @@ def _quality_against_size(results: Sequence[Results]) -> Series | None:
     return None
 
 
-def scan_series(scan: Mapping[str, Any]) -> list[Series]:
-    """A plot of each metric of a scan: every candidate's figure against its removed layer.
+#: What a scan's positions are, by its operation.
+_POSITIONS = {"delete": "removed layer", "prune": "weights set to zero, %"}
 
-    A scan is `{"base": {"scores": […]}, "rows": [{"layers": [i], "scores": […]}, …]}`; rows
-    that failed have no scores and leave a gap.
+
+def is_scan(document: Any) -> bool:
+    """Whether a JSON document is what `ggsurgery scan --json` prints."""
+    return isinstance(document, dict) and {"operation", "metric", "base", "rows"} <= set(document)
+
+
+def scan_series(scan: Mapping[str, Any]) -> Series:
+    """A scan's figures against the removed layer (or the pruned share).
+
+    Candidates that failed have no value and leave a gap.
+
+    Raises:
+        FormatError: a field is missing or of the wrong type.
     """
-    levels = {s.label: s for s in _scores(scan.get("base", {}))}
-    found: dict[str, list[Point]] = {}
-    metrics: dict[str, Score] = {}
-    for row in scan.get("rows", ()):
-        layers = row.get("layers", [])
-        if not layers:
-            continue
-        for score in _scores(row):
-            metrics.setdefault(score.label, score)
-            name = ", ".join(map(str, layers))
-            found.setdefault(score.label, []).append(
-                Point(float(layers[0]), score.value, score.stderr, f"layer {name}")
-            )
-    plots = []
-    for label, points in found.items():
-        level = levels.get(label)
-        plots.append(
-            Series(
-                f"{label} against the removed layer", "removed layer", label, tuple(points),
-                None if level is None else Point(0, level.value, level.stderr, "uncut"),
-                connected=True, lower_is_better=metrics[label].lower_is_better,
-            )
-        )  # fmt: skip
-    return plots
+    metric, operation = str(scan["metric"]), str(scan["operation"])
+    place = _POSITIONS.get(operation, "position")
+    try:
+        base = scan["base"]
+        points = tuple(
+            Point(float(r["position"]), float(r["value"]), _error(r), f"{place} {r['position']:g}")
+            for r in scan["rows"]
+            if r.get("value") is not None
+        )
+        level = Point(0, float(base["value"]), _error(base), "uncut")
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"scan is damaged: {type(error).__name__} at {error}") from error
+    return Series(
+        f"{metric} against the {place}", place, metric, points, level, connected=True,
+        lower_is_better=metric in ("perplexity", "kl"),
+    )  # fmt: skip
 
 
-def _scores(document: Mapping[str, Any]) -> list[Score]:
-    return [Score.from_json(s) for s in document.get("scores", ())]
+def _error(row: Mapping[str, Any]) -> float | None:
+    return None if row.get("stderr") is None else float(row["stderr"])
 
 
 def _provenance(results: Results) -> dict[str, Any]:

@@ -69,12 +69,12 @@ def three_models() -> list[Results]:
 
 
 def scan(n: int = 30) -> dict[str, Any]:
+    """What `ggsurgery scan --json` prints, shortened to the fields that a report needs."""
     rng = np.random.default_rng(7)
     rows: list[dict[str, Any]] = []
     for layer in range(n):
         value = 0.42 - 0.15 * (layer in (0, 1, 29)) - 0.02 * float(rng.random())
-        score = Score("acc", value, 0.025, 400, {"task": "mmlu"})
-        rows.append({"layers": [layer], "scores": [score.to_json()]})
-    rows[12] = {"layers": [12], "error": "llama.cpp crashed (SIGSEGV)"}
-    base = Score("acc", 0.43, 0.025, 400, {"task": "mmlu"})
-    return {"ggsurgery": "scan", "base": {"scores": [base.to_json()]}, "rows": rows}
+        rows.append({"position": layer, "value": value, "stderr": 0.025, "n": 400, "error": None})
+    rows[12] |= {"value": None, "stderr": None, "error": "llama.cpp crashed (SIGSEGV)"}
+    base = {"value": 0.43, "stderr": 0.025, "n": 400}
+    return {"operation": "delete", "metric": "choices:mmlu", "base": base, "rows": rows}

@@ -101,10 +101,12 @@ def test_markdown_has_the_same_figures_and_no_broken_tables():
 
 
 def test_scan_series_leave_gaps_for_candidates_that_failed():
-    (series,) = scan_series(scan())
+    series = scan_series(scan())
     assert [p.x for p in series.points] == [i for i in range(30) if i != 12]
     assert series.level is not None and series.level.y == 0.43
-    assert series.title == "mmlu acc against the removed layer"
+    with pytest.raises(FormatError, match="scan is damaged: KeyError at 'value'"):
+        scan_series({**scan(), "base": {}})
+    assert series.title == "choices:mmlu against the removed layer"
 
 
 def test_drawings_place_points_where_their_figures_are():

@@ -1,0 +1,114 @@
+"""KL and HellaSwag of ggsurgery beside llama-perplexity's, on one pair of models.
+
+    python benchmarks/evaluate_parity.py --base smollm2-f16.gguf --file smollm2-q4_1.gguf
+
+Text and questions come from ../shared/data; the tools are llama.cpp's own, built from the
+source distribution of the installed llama-cpp-python. Prints both figures and their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from ggsurgery.evaluate.questions import load_questions, prompts  # noqa: E402
+from ggsurgery.evaluate.runs import choices_of_file, kl_of_files  # noqa: E402
+from ggsurgery.runtime import worker  # noqa: E402
+from tests._llama_tools import llama_tool  # noqa: E402
+from tests._needs import needs_shared  # noqa: E402
+
+PATTERNS = {
+    "kl_mean": r"Mean +KLD: +([\d.-]+)",
+    "kl_median": r"Median +KLD: +([\d.-]+)",
+    "kl_p99": r"99\.0% +KLD: +([\d.-]+)",
+    "top1_agreement": r"Same top p: +([\d.]+)",
+}
+
+
+def tool(*arguments: str) -> str:
+    """What llama-perplexity prints; `--no-repack` as some virtual machines need it."""
+    done = subprocess.run(
+        [llama_tool("llama-perplexity"), *arguments, "--no-repack", "-t", "2"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def kl_rows(base: Path, file: Path, text: Path, chunks: int) -> list[tuple[str, float, float]]:
+    """(metric, llama-perplexity's figure, ours)."""
+    with tempfile.TemporaryDirectory() as folder:
+        logits = f"{folder}/base.logits"
+        short = Path(folder, "text")
+        short.write_text(text.read_text(encoding="utf-8")[: chunks * 512 * 8], encoding="utf-8")
+        common = ("-c", "512", "--chunks", str(chunks))
+        tool("-m", str(base), "-f", str(short), *common, "--save-all-logits", logits)
+        told = tool("-m", str(file), *common, "--kl-divergence-base", logits, "--kl-divergence")
+        ours = worker.run(
+            kl_of_files, base, file, short.read_text(encoding="utf-8"), n_ctx=512, n_windows=chunks
+        )
+    found = {s.metric: s.value for s in ours}
+    rows = []
+    for metric, pattern in PATTERNS.items():
+        match = re.search(pattern, told)
+        assert match is not None, told[-2000:]
+        theirs = float(match[1]) / (100 if metric == "top1_agreement" else 1)
+        rows.append((metric, theirs, found[metric]))
+    return rows
+
+
+def hellaswag_rows(file: Path, data: Path, n: int) -> list[tuple[str, float, float]]:
+    """llama-perplexity's HellaSwag accuracy (per token) and ours by every length."""
+    questions = load_questions(data, limit=n)
+    lines = []
+    for q in questions:
+        lines += [q.query, str(q.answer), *q.choices]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as prompt:
+        prompt.write("\n".join(" ".join(line.split()) for line in lines))
+        prompt.flush()
+        start = time.perf_counter()
+        told = tool("-m", str(file), "-f", prompt.name, "--hellaswag", "--hellaswag-tasks", str(n),
+                    "-c", "2048")  # fmt: skip
+        theirs_s = time.perf_counter() - start
+    last = re.findall(r"^\d+\t([\d.]+)%", told, re.M)[-1]
+    start = time.perf_counter()
+    ours = worker.run(choices_of_file, file, prompts(questions, "plain"))
+    ours_s = time.perf_counter() - start
+    rows = [(f"hellaswag {s.metric}", float(last) / 100, s.value) for s in ours.scores]
+    return [*rows, ("hellaswag seconds", theirs_s, ours_s)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--file", type=Path, required=True)
+    parser.add_argument("--chunks", type=int, default=8)
+    parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--skip-kl", action="store_true")
+    options = parser.parse_args()
+    rows = []
+    if not options.skip_kl:
+        text = needs_shared("data", "wikitext2.test.raw")
+        rows += kl_rows(options.base, options.file, text, options.chunks)
+    if options.questions:
+        rows += hellaswag_rows(
+            options.base, needs_shared("data", "hellaswag.jsonl"), options.questions
+        )
+    print(f"{'':22} {'llama-perplexity':>18} {'ggsurgery':>12} {'ratio':>8}")
+    for name, theirs, ours in rows:
+        print(f"{name:22} {theirs:18.6f} {ours:12.6f} {ours / theirs:8.4f}")
+    print(json.dumps({"machine": platform.processor() or platform.machine(),
+                      "chunks": options.chunks, "questions": options.questions}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
