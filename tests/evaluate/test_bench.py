@@ -49,7 +49,9 @@ FILES = {
         for i in range(3)
     ],
 }  # fmt: skip
-FILES["gsm8k_train.jsonl"] = FILES["gsm8k.jsonl"]
+FILES["gsm8k_train.jsonl"] = [
+    {**q, "id": f"train{n}-{q['id']}"} for n in range(2) for q in FILES["gsm8k.jsonl"]
+]
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,8 @@ def test_unknown_tasks_missing_data_and_too_few_examples(data, tmp_path):
         write_tasks(["piqa"], data, tmp_path, shots=None)
     with pytest.raises(FormatError, match=r"'number_theory'.*expected 9, found 8"):
         write_tasks(["mmlu"], data, tmp_path, shots=9)
+    with pytest.raises(FormatError, match=r"too few solved examples for gsm8k.*9, found 6"):
+        write_tasks(["gsm8k"], data, tmp_path, shots=9)
     bad = tmp_path / "hellaswag.jsonl"
     bad.write_text(json.dumps({**CHOICES[0], "answer": 3}))
     with pytest.raises(FormatError, match=r"hellaswag\.jsonl: line 1: field answer"):

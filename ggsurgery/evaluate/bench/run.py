@@ -115,10 +115,17 @@ def _run(
             hint="`lm-eval ls tasks` lists them; own task files come by --include-path",
         )
     model = harness_model(engine, chat=chat, progress=progress)
-    found = simple_evaluate(
-        model=model, tasks=list(tasks), limit=limit, num_fewshot=shots if not offline else None,
-        bootstrap_iters=1000, log_samples=True, apply_chat_template=chat, task_manager=manager,
-    )  # fmt: skip
+    try:
+        found = simple_evaluate(
+            model=model, tasks=list(tasks), limit=limit,
+            num_fewshot=None if offline else shots, bootstrap_iters=1000, log_samples=True,
+            apply_chat_template=chat, task_manager=manager,
+        )  # fmt: skip
+    except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise GGSurgeryError(
+            f"lm-evaluation-harness failed: {type(error).__name__}: {error}",
+            hint="Check the task files, and the network where the data comes from it",
+        ) from error
     samples = found.pop("samples", {})
     document = json.loads(json.dumps(found, default=handle_non_serializable))
     facts = provenance(engine.path, by="lm-evaluation-harness", chat=chat or None, limit=limit,

@@ -145,6 +145,13 @@ def write_tasks(names: Sequence[str], data: Path, folder: Path, *, shots: int | 
         if name == "mmlu":
             _write_mmlu(task, questions, examples, folder, wanted)
             continue
+        known = examples or questions
+        count = sum(1 for _ in read_jsonl(known))
+        if wanted > count - (examples is None):
+            raise FormatError(
+                f"too few solved examples for {name}", file=known, expected=wanted, found=count,
+                hint="Give more, or fewer --shots",
+            )  # fmt: skip
         if name != "gsm8k":
             load_questions(questions)  # every field checked before the harness sees it
         _write(folder, name, {**task.config, **_data(questions, examples, wanted)})
