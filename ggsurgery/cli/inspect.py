@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ..arch import Finding
 from ..difference import Difference, LayerOrigin, compare
 from ..errors import printable
 from ..ggufio.header import read_header
@@ -115,16 +116,20 @@ def _tensor_table(header: Header) -> str:
 
 @click.command()
 @click.argument("file", metavar="FILE", type=FILE)
+@click.option("--deep", is_flag=True, help="Also run `tokenizer check`, which needs llama.cpp.")
 @json_option
-def verify(file: Path, as_json: bool) -> None:
+def verify(file: Path, deep: bool, as_json: bool) -> None:
     """Check a file: structure, layers, per-layer arrays, tokenizer. Exit code 1 on errors.
 
     \b
     Example:
       ggsurgery verify model.gguf
+      ggsurgery verify --deep model.gguf
     """
     header = read_header(file)
     found = find_faults(header)
+    if deep:
+        found = [*found, *_tokenizer_faults(file)]
     errors = [f for f in found if f.severity == "error"]
     if as_json:
         print_json({"file": file.name, "ok": not errors, "findings": [asdict(f) for f in found]})
@@ -138,6 +143,14 @@ def verify(file: Path, as_json: bool) -> None:
         )
     if errors:
         sys.exit(1)
+
+
+def _tokenizer_faults(file: Path) -> list[Finding]:
+    from ..runtime import worker
+    from ..tokenizer.check import check_tokenizer
+
+    report = worker.run(check_tokenizer, file)
+    return [Finding(f.level, f"tokenizer: {f.check}", f.message) for f in report.findings]
 
 
 @click.command()

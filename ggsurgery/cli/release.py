@@ -175,6 +175,8 @@ def _show(made: Bundle, as_json: bool) -> None:
                      ("file", "size")))  # fmt: skip
     note(f"recommended: {made.recommended}")
     note(f"Ollama will report: {', '.join(chat.capabilities.names)}")
+    for text in made.warnings:
+        warn(text)
     for name in chat.lost:
         warn(f"TEMPLATE loses {name}, which the file's own chat template offers")
     for text in chat.notes:

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import OutputError
+from ..errors import FormatError, OutputError
 from ..evaluate.score import versions
+from ..runtime import worker
+from ..tokenizer.check import TokenizerReport, check_tokenizer
 from .card import base_model, model_card
 from .modelfile import Chat, chat_of, modelfile, parameters_of, stop_tokens
 from .request import ReleaseFile, Request, recommended, release_files
@@ -32,12 +34,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Bundle:
-    """A finished bundle: its folder, its files, the recommended one, and what Ollama will say."""
+    """A finished bundle: its folder and files, the recommended one, what Ollama will say."""
 
     folder: Path
     files: tuple[Path, ...]
     recommended: str
     chat: Chat
+    warnings: tuple[str, ...] = ()
 
 
 def build_bundle(
@@ -54,7 +57,8 @@ def build_bundle(
 
     Raises:
         OutputError: the folder is there, or holds something else.
-        FormatError: the files are no release; see `release_files` and `chat_of`.
+        FormatError: the files are no release; see `release_files` and `chat_of`; or the
+            tokenizer is broken.
         MissingExtraError: huggingface_hub is not installed.
     """
     files = release_files(request)
@@ -62,6 +66,7 @@ def build_bundle(
     chat = chat_of(best.header, request.family)
     name = request.name or str(best.header.get("general.name") or best.source.stem)
     _check_out(out, force)
+    tokenizer = _tokenizer(best)
     texts = _texts(request, files, best, why, chat, name)
     out.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{out.name}.ggsurgery-tmp-", dir=out.parent))
@@ -74,6 +79,7 @@ def build_bundle(
             shutil.copyfile(request.license, made / "LICENSE")
         sums = _checksums(made, progress)
         manifest = _manifest(request, files, best, why, chat, name, sums)
+        manifest["tokenizer"] = tokenizer.to_json()
         (made / MARK).write_text(
             json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -85,7 +91,24 @@ def build_bundle(
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-    return Bundle(out, tuple(sorted(out.iterdir())), best.name, chat)
+    warnings = tuple(f"tokenizer, {f.check}: {f.message}" for f in tokenizer.findings)
+    return Bundle(out, tuple(sorted(out.iterdir())), best.name, chat, warnings)
+
+
+def _tokenizer(file: ReleaseFile) -> TokenizerReport:
+    """Check the tokenizer as llama.cpp runs it; a broken one is not released.
+
+    Raises:
+        FormatError: texts would be read in another way than the model was trained with.
+    """
+    report: TokenizerReport = worker.run(check_tokenizer, file.source)
+    if not report.ok:
+        first = next(f for f in report.findings if f.level == "error")
+        raise FormatError(
+            f"the tokenizer is broken: {first.check}: {first.message}", file=file.source,
+            hint="`ggsurgery tokenizer check` lists all that was found.",
+        )  # fmt: skip
+    return report
 
 
 def _texts(

@@ -22,7 +22,7 @@ from ggsurgery.release.request import Request, recommended, release_files
 from ggsurgery.release.sections import status_of
 from ggsurgery.runtime.quantize import quantize
 from tests._needs import needs_package
-from tests._shapes import BYTES, small, write_shapes
+from tests._shapes import BYTES, TINY, TOKENS, small, write_shapes
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,7 @@ def test_figures_come_out_as_they_went_in(files: dict[str, Path], tmp_path: Path
     manifest = json.loads((tmp_path / "out/manifest.json").read_text(encoding="utf-8"))
     assert manifest["recipe"] == "name: x\n"
     assert manifest["chat"]["family"] == "qwen3"
+    assert manifest["tokenizer"]["ok"] is True
     assert manifest["chat"]["ollama_capabilities"] == ["completion", "tools", "thinking"]
     assert manifest["original"]["scores"][0]["value"] == 26.19
     assert str(tmp_path) not in json.dumps([f["file"] for f in manifest["files"]])
@@ -161,6 +162,13 @@ def test_what_is_no_release_is_refused(files: dict[str, Path], tmp_path: Path) -
         recommended(release_files(Request((files["Q8_0"],))), "Q2_K")
     with pytest.raises(GGSurgeryError, match="Did you mean qwen3"):
         build_bundle(Request((files["Q8_0"],), family="qwen-3"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_tokenizer_is_not_released(tmp_path: Path) -> None:
+    broken = write_shapes(tmp_path / "b.gguf", TINY, tokens=TOKENS)  # most bytes have no token
+    with pytest.raises(FormatError, match="the tokenizer is broken: round trip"):
+        build_bundle(Request((broken,)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

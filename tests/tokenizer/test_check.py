@@ -140,3 +140,11 @@ def test_the_command(model: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["tokenizer", "check", str(bad), "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["ok"] is False
+
+
+def test_verify_deep_reports_the_same(model: Path, tmp_path: Path) -> None:
+    bad = edited(model, tmp_path / "bad.gguf", "eos_token_id", BYTES.index("ab"))
+    shallow = CliRunner().invoke(cli, ["verify", str(bad)])
+    deep = CliRunner().invoke(cli, ["verify", "--deep", str(bad)])
+    assert "tokenizer: special ids" not in shallow.stdout
+    assert "warning: tokenizer: special ids: tokenizer.ggml.eos_token_id names 'ab'" in deep.stdout
