@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from . import kernels
 from .blend.parallel import in_order
 from .blend.resolve import Resolver, common_float, row_blocks
@@ -111,7 +113,7 @@ class _BlockEncoder:
         """A mask by magnitude without decoding: numbers are chosen by their bits."""
         raw = self._reader.raw(read, rows)
         width = kernels.FLOAT_SIZES[self._type]
-        key = int(_float32_key(options["threshold"]))
+        key = int(np.float32(str(options["threshold"])).view(np.uint32))
         at, beyond = own_key(self._type, key), own_key(self._type, key + 1)
         if options.get("largest"):
             inclusive, strict = (at, NAN_KEY[self._type]), (beyond, NAN_KEY[self._type])
@@ -125,12 +127,6 @@ class _BlockEncoder:
             if part.size and lo < hi:
                 backend().mask(self._type, part, lo, hi, out=part)
         return raw
-
-
-def _float32_key(value: object) -> int:
-    import numpy as np
-
-    return int(np.float32(str(value)).view(np.uint32))
 
 
 def _slice_type(expr: Expr) -> int | None:

@@ -19,7 +19,7 @@ from .backend import BF16, F16, F32, FLOAT_SIZES, NAN_KEY, Backend, Counts, Raw,
 
 __all__ = [
     "BF16", "F16", "F32", "FLOAT_SIZES", "NAN_KEY", "Backend", "Counts", "Raw", "Values",
-    "backend", "can_decode", "can_encode", "decode", "encode", "lossless_type", "row_bytes",
+    "backend", "can_decode", "can_encode", "decode", "encode", "row_bytes",
 ]  # fmt: skip
 
 log = logging.getLogger("ggsurgery.kernels")
@@ -56,12 +56,6 @@ def can_encode(kind: int) -> bool:
         return True
     lib = ggml.load()
     return lib.can_encode(kind) if lib else _gguf_can(kind, "encode")
-
-
-def lossless_type(kind: int) -> int:
-    """The type itself where it can be encoded, else the smallest float type that holds
-    every value of it: F32."""
-    return kind if can_encode(kind) else F32
 
 
 def row_bytes(kind: int, row_length: int) -> int:
