@@ -1,0 +1,54 @@
+"""What stands beside the package in the repository is inside a wheel, and is found there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ggsurgery.shipped import shipped
+from tests._needs import ROOT
+
+ASK = """
+import ggsurgery
+from ggsurgery.chat.families import families
+from ggsurgery.pipeline.document import load_document
+from ggsurgery.shipped import shipped
+print(ggsurgery.__file__)
+print(len([f.go for f in families().values()]))
+print(sorted(load_document(p).path.name for p in shipped("models").glob("*.yaml")))
+"""
+
+
+def test_a_checkout_finds_its_folders() -> None:
+    assert shipped("Modelfile.templates") == ROOT / "Modelfile.templates"
+    assert shipped("models") == ROOT / "models"
+
+
+@pytest.mark.slow
+def test_a_wheel_carries_templates_and_recipes(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-C", "wheel.cmake=false",
+        "--wheel-dir", str(tmp_path), str(ROOT),
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    for folder, pattern in (("Modelfile.templates", "*.Modelfile"), ("models", "*.yaml")):
+        for path in (ROOT / folder).glob(pattern):
+            assert f"ggsurgery/{folder}/{path.name}" in names
+    assert not [n for n in names if n.endswith(".gguf")]
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+    )  # fmt: skip
+    file, n_families, recipes = done.stdout.splitlines()
+    assert file.startswith(str(tmp_path))
+    assert int(n_families) == len(list((ROOT / "Modelfile.templates").glob("*.Modelfile")))
+    assert recipes == str(sorted(p.name for p in (ROOT / "models").glob("*.yaml")))
