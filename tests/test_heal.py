@@ -76,11 +76,11 @@ def test_healing_mends_the_written_file(tmp_path: Path) -> None:
 
     base = measured(MODEL)
     bare = tmp_path / "bare.gguf"
-    with prepare(Recipe((step("delete", layer="4-5"),)), [MODEL]) as operation:
+    with prepare(Recipe((step("delete", layer="1-2"),)), [MODEL]) as operation:
         operation.write(bare)
     losses = {"bare": measured(bare) - base}
     for method in ("tw", "refit"):
-        found = heal(MODEL, [4, 5], read_text(SEARCH_TEXT), method=method,  # type: ignore[arg-type]
+        found = heal(MODEL, [1, 2], read_text(SEARCH_TEXT), method=method,  # type: ignore[arg-type]
                      n_tokens=12288, n_ctx=128, n_threads=1)  # fmt: skip
         out = tmp_path / f"{method}.gguf"
         with prepare(found.recipe, [MODEL], given=found.sidecar) as operation:
@@ -89,9 +89,9 @@ def test_healing_mends_the_written_file(tmp_path: Path) -> None:
         ours = {t.name: t.data for t in GGUFReader(out).tensors}
         theirs = {t.name: t.data for t in GGUFReader(bare).tensors}
         changed = [name for name in theirs if not np.array_equal(ours[name], theirs[name])]
-        assert changed == ["blk.3.ffn_down.weight"]
-    assert losses["bare"] > 0
-    assert losses["refit"] < 0.8 * losses["bare"] and losses["tw"] < 0.95 * losses["bare"]
+        assert changed == ["blk.0.ffn_down.weight"]
+    assert losses["bare"] > 0.1
+    assert max(losses["refit"], losses["tw"]) < 0.85 * losses["bare"]
 
 
 def test_two_cuts_are_healed_one_after_the_other() -> None:

@@ -1,0 +1,248 @@
+"""search: try configurations within a budget, on one machine or many."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from ..runtime.machine import cache_folder
+from ..search.optimize import Budget, Work
+from ..search.run import Outcome, Verdict, check_disjoint, report
+from ..search.run import search as run_search
+from ..search.space import KINDS, parse_kinds
+from ..search.storage import shown
+from ..search.study import SAMPLERS, Second
+from ._measuring import (
+    FILE,
+    METRIC_HELP,
+    measuring_options,
+    plus_minus,
+    setup_of,
+    unknown_arch_option,
+)
+from ._output import json_option, note, print_json, table, warn
+from ._progress import progress_bar
+
+
+@click.command()
+@click.argument("file", metavar="IN", type=FILE)
+@click.option("--study", required=True, metavar="NAME", help="Name of the study, made or joined.")
+@click.option(
+    "--space",
+    default="delete,swap,duplicate,interpolate",
+    show_default=True,
+    help=f"Operations to try: {', '.join(KINDS)}.",
+)
+@click.option(
+    "--max-ops", default=1, show_default=True, type=click.IntRange(1, 8),
+    help="Operations in one configuration. 1 tries every single one.",
+)  # fmt: skip
+@click.option("--objective", default="perplexity", show_default=True, help=METRIC_HELP)
+@click.option(
+    "--second", type=click.Choice(["size", "speed"]), help="A further objective: Pareto front."
+)
+@click.option(
+    "--budget", default="200", show_default=True, metavar="N|TIME",
+    help="Configurations in all (200), or time of this worker (90s, 30m, 2h).",
+)  # fmt: skip
+@click.option(
+    "--storage", metavar="URL",
+    help="SQLite or journal file (study.db, study.log), PostgreSQL or grpc:// URL. "
+    "Default: NAME.db.",
+)  # fmt: skip
+@click.option(
+    "--sampler", default="tpe", show_default=True, type=click.Choice(SAMPLERS),
+    help="Who proposes once the single operations are done; nsga2 suits two objectives.",
+)  # fmt: skip
+@click.option("--halving", is_flag=True, help="Give up on a candidate in the worse half of those "
+              "seen, after 1, 2, 4 … windows.")  # fmt: skip
+@click.option("--enqueue", multiple=True, type=FILE, metavar="RECIPE",
+              help="A recipe to measure besides (YAML or JSON); may be repeated.")  # fmt: skip
+@click.option("--report-text", type=FILE, help="Measure the winner again on this other text.")
+@click.option("--report-data", type=FILE, help="Or on these other questions (choices).")
+@click.option("--recipes", type=FILE, metavar="FOLDER", help="Write the best recipes here.")
+@click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Rows shown.")
+@click.option("--seed", default=0, show_default=True, help="Of the sampler and the controls.")
+@click.option(
+    "--heartbeat", default=60, show_default=True, type=click.IntRange(1),
+    help="Seconds between signs of life; after three the candidate is given back.",
+)  # fmt: skip
+@click.option("--plot", type=FILE, help="Draw all configurations (and the Pareto front).")
+@measuring_options
+@unknown_arch_option
+@json_option
+def search(
+    measuring: dict[str, Any],
+    allow_unknown_arch: bool,
+    file: Path,
+    study: str,
+    space: str,
+    max_ops: int,
+    objective: str,
+    second: Second | None,
+    budget: str,
+    storage: str | None,
+    sampler: str,
+    halving: bool,
+    enqueue: tuple[Path, ...],
+    report_text: Path | None,
+    report_data: Path | None,
+    recipes: Path | None,
+    top: int,
+    seed: int,
+    heartbeat: int,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Search for operations that cost least (or help), within a budget.
+
+    Equal configurations are measured once. Stop and run the same command again: it goes on.
+    Run it on further machines with the same --storage: they join. The more configurations
+    were tried, the more the best figure owes to luck: --report-text measures the winner and
+    its controls on a text that the search has not seen.
+
+    \b
+    Example:
+      ggsurgery search in.gguf --study cuts --space delete,merge --max-ops 3 --budget 200 \\
+          --text calibration.txt --report-text other.txt
+      ggsurgery search in.gguf --study cuts --storage postgresql://me@db/studies --budget 2h \\
+          --text calibration.txt
+    """
+    setup = setup_of(file, objective, measuring, allow_unknown_arch=allow_unknown_arch)
+    reporting = _reporting(setup, report_text, report_data)
+    if plot is not None:
+        from ..analyze.plot import check_plot
+
+        check_plot(plot)
+    url = storage or f"{study}.db"
+    work = Work(
+        study, setup, url, _journal(study), parse_kinds(space), max_ops, parse_budget(budget),
+        second=second, sampler=sampler, seed=seed, halving=halving, heartbeat=heartbeat,
+    )  # fmt: skip
+    if enqueue:
+        from ..search.enqueue import measure_recipes
+
+        extra = measure_recipes(setup, enqueue, work.journal.with_suffix(".recipes.jsonl"))
+    else:
+        extra = []
+    with progress_bar(f"study {study}", "configuration") as progress:
+        found = run_search(work, progress)
+    verdict = None
+    if reporting is not None and found.ranked:
+        with (
+            tempfile.TemporaryDirectory(prefix="ggsurgery-report-") as folder,
+            progress_bar("winner and controls", "candidate") as progress,
+        ):
+            verdict = report(
+                reporting, found.ranked[0], found.tried, Path(folder) / "journal.jsonl",
+                Path(folder), seed=seed, progress=progress,
+            )  # fmt: skip
+    if recipes is not None:
+        _write_recipes(found, recipes, top)
+    if plot is not None:
+        from ..search.plot import render_outcome
+
+        render_outcome(found, plot, objective, second)
+    if as_json:
+        print_json(
+            {
+                "study": study,
+                "storage": shown(url),
+                "tried": found.tried,
+                "rows": [r.to_json() for r in found.rows],
+                "pareto": [r.number for r in found.front],
+                "enqueued": [t.to_json() for t in extra],
+                "report": None if verdict is None else verdict.to_json(),
+            }
+        )
+        return
+    _show(found, top, objective, second)
+    for trial in extra:
+        value = None if trial.measured is None else trial.measured.value
+        click.echo(
+            f"recipe {trial.recipe.describe()}: {value if value is not None else trial.error}"
+        )
+    if verdict is not None:
+        click.echo()
+        _show_verdict(verdict, objective)
+    else:
+        warn("these figures are of the text that the winner was chosen on; --report-text gives "
+             "figures to rely on")  # fmt: skip
+
+
+def parse_budget(text: str) -> Budget:
+    """`200` configurations, or `90s`, `30m`, `2h`."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        if text[-1:] in units:
+            return Budget(seconds=float(text[:-1]) * units[text[-1]])
+        return Budget(count=int(text))
+    except ValueError:
+        raise click.BadParameter(
+            f"not a budget: {text!r}; write 200, 90s, 30m or 2h", param_hint="--budget"
+        ) from None
+
+
+def _journal(study: str) -> Path:
+    folder = cache_folder() / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{''.join(c if c.isalnum() or c in '-_' else '_' for c in study)}.jsonl"
+
+
+def _reporting(setup: Any, text: Path | None, data: Path | None) -> Any:
+    if text is None and data is None:
+        return None
+    metric = setup.metric if data is None else f"choices:{data}"
+    other = replace(setup, metric=metric, text=text or setup.text)
+    check_disjoint(setup, other)
+    return other
+
+
+def _write_recipes(found: Outcome, folder: Path, top: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for rank, row in enumerate(found.ranked[:top], 1):
+        text = yaml.safe_dump(row.recipe.to_json(), sort_keys=False, allow_unicode=True)
+        (folder / f"{rank:02}-{row.digest[:8]}.yaml").write_text(text, encoding="utf-8")
+    note(f"{min(top, len(found.ranked))} recipes in {folder}: `ggsurgery apply` takes them")
+
+
+def _show(found: Outcome, top: int, objective: str, second: str | None) -> None:
+    front = {r.number for r in found.front}
+    rows = []
+    for rank, row in enumerate(found.ranked[:top], 1):
+        cells = [rank, row.recipe.describe(), plus_minus(row.values[0], row.stderr), row.number]
+        if second is not None:
+            cells += [f"{row.values[1]:,.0f}", "front" if row.number in front else ""]
+        rows.append(cells)
+    header = ["rank", "operations", objective, "trial"]
+    if second is not None:
+        header += ["bytes" if second == "size" else "tokens/s", ""]
+    click.echo(table(rows, header))
+    failed = found.tried - len(found.ranked)
+    note(f"{found.tried} configurations tried, {failed} of them refused, halved away or crashed")
+
+
+def _show_verdict(verdict: Verdict, objective: str) -> None:
+    what = "log ratio to winner" if objective == "perplexity" else "difference to winner"
+    rows: list[tuple[Any, ...]] = [
+        ("winner: " + verdict.winner.recipe.describe(),
+         plus_minus(verdict.measured.value, verdict.measured.stderr), "", "")
+    ]  # fmt: skip
+    rows.append(("uncut", plus_minus(verdict.base.value, verdict.base.stderr),
+                 plus_minus(-verdict.to_base.value, verdict.to_base.stderr), ""))  # fmt: skip
+    for name, measured, difference, error in verdict.controls:
+        rows.append(
+            (
+                name,
+                None if measured is None else plus_minus(measured.value, measured.stderr),
+                None if difference is None else plus_minus(difference.value, difference.stderr),
+                error or "",
+            )
+        )
+    click.echo(table(rows, ("on the reporting set", objective, what, "")))
+    note(f"the winner of {verdict.tried} configurations; errors are paired")

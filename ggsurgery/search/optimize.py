@@ -1,0 +1,308 @@
+"""One worker of a study: ask for a candidate, measure it if nobody has, tell the result.
+
+Runs in a child process (`search` starts it through `runtime.worker`): a candidate that
+crashes llama.cpp takes the child, not the search.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..candidates import window_nll
+from ..candidates.journal import Journal
+from ..candidates.measure import Measurer, Setup, summary
+from ..candidates.scratch import candidate_layout
+from ..errors import EngineError, GGSurgeryError
+from ..plan.types import Plan
+from ..runtime.engine import Engine
+from .space import Space
+from .storage import optuna, patiently
+from .study import Question, Second, open_study
+
+Progress = Callable[[int, int], object]
+
+#: Candidates in a row that were known before: the space has nothing new to give.
+STALE = 300
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a search may try: configurations (of all workers), or seconds of this one."""
+
+    count: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything a worker needs; it travels to a child process."""
+
+    name: str
+    setup: Setup
+    storage: str
+    journal: Path
+    kinds: tuple[str, ...]
+    max_ops: int
+    budget: Budget
+    second: Second | None = None
+    sampler: str = "tpe"
+    seed: int = 0
+    halving: bool = False
+    heartbeat: int = 60
+    points: tuple[dict[str, Any], ...] = field(default=())
+
+
+def run_worker(work: Work, run: str, progress: Progress | None = None) -> None:
+    """Work on a study until its budget is spent; made to be run by `runtime.worker.run`.
+
+    Args:
+        run: a word that marks this child's lines in the journal.
+
+    Raises:
+        GGSurgeryError: another study of that name, an impossible space or budget, a storage
+            that is gone for good.
+    """
+    with Measurer(work.setup) as measurer:
+        _Worker(work, measurer, run, progress).loop()
+
+
+def question_of(work: Work, measurer: Measurer) -> Question:
+    """What the study asks, from the work and the opened model."""
+    space = Space(work.kinds, len(measurer.session.identity.blocks), work.max_ops)
+    digest = measurer.windows.digest if work.setup.needs_text else "none"
+    return Question(
+        work.name, measurer.session.source.checksum(), work.setup.facts(), space,
+        work.setup.lower_is_better, digest, work.second,
+    )  # fmt: skip
+
+
+class _Worker:
+    def __init__(self, work: Work, measurer: Measurer, run: str, progress: Progress | None) -> None:
+        self.work, self.measurer, self.run, self.progress = work, measurer, run, progress
+        self.begin = time.monotonic()
+        self.question = question_of(work, measurer)
+        self.space = self.question.space
+        allowed = self.space.check(measurer.session.source.header, measurer.session.rules)
+        self.book = Journal(work.journal, self.question.to_json())
+        self._check_budget()
+        count = work.budget.count
+        singles = allowed if work.max_ops == 1 or count is None else (count + 1) // 2
+        if work.sampler == "grid":
+            singles = 0  # the grid holds them
+        self.study = patiently(
+            lambda: open_study(
+                self.question, work.storage, sampler=work.sampler, seed=work.seed,
+                halving=work.halving, heartbeat=work.heartbeat, exhaustive=singles,
+                points=work.points,
+            ),
+            work.storage, self._kept,
+        )  # fmt: skip
+        self.states = optuna().trial.TrialState
+
+    def _kept(self) -> int:
+        return len(self.book.results)
+
+    def _check_budget(self) -> None:
+        """Refuse a budget that not even one candidate fits into, with the estimate."""
+        seconds = self.work.budget.seconds
+        if self.work.budget.count is not None and self.work.budget.count < 1:
+            raise GGSurgeryError("the budget is too small", expected="1 configuration or more",
+                                 found=self.work.budget.count)  # fmt: skip
+        if seconds is None:
+            return
+        start = time.monotonic()
+        self.measurer.measure(self.measurer.session.identity)
+        estimate = time.monotonic() - start
+        if self.work.setup.needs_text:  # that reused all layers but the last: not a fair price
+            start = time.monotonic()
+            point = self.space.single(self.work.kinds[0], 0, 0)
+            plan = self.space.recipe(point).apply(self.measurer.session.identity)
+            self.measurer.measure(plan)
+            estimate = time.monotonic() - start
+        if estimate > seconds:
+            raise GGSurgeryError(
+                "the budget is too small for one candidate",
+                expected=f"at least {estimate:.1f} s (one candidate, measured just now)",
+                found=f"{seconds:g} s", hint="Give more time, or measure fewer --windows.",
+            )  # fmt: skip
+
+    def loop(self) -> None:
+        known = 0
+        while known < STALE:
+            done, waiting, running = self._counts()
+            self._tell(done)
+            if self._spent(done):
+                return
+            if not waiting and self._only_queued():
+                if not running:
+                    return
+                time.sleep(min(2.0, self.work.heartbeat))
+                self._revive()
+                continue
+            before = self._kept()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                patiently(
+                    lambda: self.study.optimize(self._objective, n_trials=1),
+                    self.work.storage, self._kept,
+                )  # fmt: skip
+            known = 0 if self._kept() > before else known + 1
+
+    def _only_queued(self) -> bool:
+        """Whether nothing is to be tried but what was queued (or the grid is used up)."""
+        if self.work.sampler == "grid":
+            return bool(self.study.sampler.is_exhausted(self.study))
+        return self.work.max_ops == 1
+
+    def _spent(self, done: int) -> bool:
+        budget = self.work.budget
+        if budget.count is not None and done >= budget.count:
+            return True
+        return budget.seconds is not None and time.monotonic() - self.begin >= budget.seconds
+
+    def _tell(self, done: int) -> None:
+        if self.progress is None:
+            return
+        budget = self.work.budget
+        if budget.count is not None:
+            self.progress(min(done, budget.count), budget.count)
+        elif budget.seconds is not None:
+            spent = int(time.monotonic() - self.begin)
+            self.progress(min(spent, int(budget.seconds)), int(budget.seconds))
+
+    def _counts(self) -> tuple[int, int, int]:
+        """Configurations measured (each once), queued, and being measured, by all workers."""
+        trials = patiently(
+            lambda: self.study.get_trials(deepcopy=False), self.work.storage, self._kept
+        )
+        s = self.states
+        done = sum(
+            t.state in (s.COMPLETE, s.PRUNED)
+            and "digest" in t.user_attrs
+            and "same_as" not in t.user_attrs
+            for t in trials
+        )
+        waiting = sum(t.state == s.WAITING for t in trials)
+        running = sum(t.state == s.RUNNING for t in trials)
+        return done, waiting, running
+
+    def _revive(self) -> None:
+        """Give back the candidates of workers that are silent."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            patiently(
+                lambda: optuna().storages.fail_stale_trials(self.study),
+                self.work.storage, self._kept,
+            )  # fmt: skip
+
+    def _objective(self, trial: Any) -> Any:
+        pruned = optuna().TrialPruned
+        point: dict[str, Any] = {}
+        for slot in range(self.space.max_ops):
+            kinds = self.space.axes()[f"kind_{slot}"]
+            point[f"kind_{slot}"] = trial.suggest_categorical(f"kind_{slot}", kinds)
+            for axis in ("at", "other"):
+                name = f"{axis}_{slot}"
+                point[name] = trial.suggest_int(name, 0, self.space.n_layers - 1)
+        try:
+            recipe = self.space.recipe(point)
+            plan = recipe.apply(self.measurer.session.identity)
+        except GGSurgeryError as error:
+            trial.set_user_attr("error", str(error))
+            raise pruned(str(error)) from error
+        trial.set_user_attr("recipe", recipe.to_json())
+        trial.set_user_attr("label", recipe.describe() or "nothing")
+        trial.set_user_attr("digest", plan.digest)
+        twin = self._twin(trial.number, plan.digest)
+        if twin is not None:
+            trial.set_user_attr("same_as", twin.number)
+            if twin.state != self.states.COMPLETE:
+                raise pruned(f"the same plan as trial {twin.number}")
+            for key in ("items", "stderr", "n", "detail"):
+                trial.set_user_attr(key, twin.user_attrs.get(key))
+            return twin.values
+        entry = self.book.results.get(plan.digest) or self._measure(trial, plan)
+        for key in ("items", "stderr", "n", "detail", "seconds"):
+            trial.set_user_attr(key, entry.get(key))
+        if entry.get("error"):
+            trial.set_user_attr("error", entry["error"])
+            raise pruned(entry["error"])
+        return entry["values"]
+
+    def _twin(self, number: int, digest: str) -> Any:
+        """An earlier trial of the same plan that was measured, pruned, or is on its way."""
+        s = self.states
+        for other in self.study.get_trials(deepcopy=False):
+            if (
+                other.number != number
+                and other.user_attrs.get("digest") == digest
+                and "same_as" not in other.user_attrs
+                and (
+                    other.state in (s.COMPLETE, s.PRUNED)
+                    or (other.state == s.RUNNING and other.number < number)
+                )
+            ):
+                return other
+        return None
+
+    def _measure(self, trial: Any, plan: Plan) -> dict[str, Any]:
+        self.book.started(plan.digest, f"{self.run} {trial.number}")
+        begin = time.monotonic()
+        entry: dict[str, Any] = {"digest": plan.digest, "label": trial.user_attrs["label"]}
+        try:
+            found = self._halved(trial, plan) if self.work.halving else self.measurer.measure(plan)
+            values = [found.value]
+            if self.work.second is not None:
+                values.append(self._second(plan))
+            entry |= {"values": values, "items": list(found.items), "stderr": found.stderr,
+                      "n": found.n, "detail": dict(found.detail)}  # fmt: skip
+            if not all(math.isfinite(v) for v in values):
+                entry["error"] = f"not a number: {values}"
+        except GGSurgeryError as error:
+            entry["error"] = str(error)
+        entry["seconds"] = time.monotonic() - begin
+        self.book.finished(entry)
+        return entry
+
+    def _halved(self, trial: Any, plan: Plan) -> Any:
+        """Window after window, as long as the candidate stays in the better half."""
+        total = len(self.measurer.windows)
+        items: list[float] = []
+        with self.measurer.session.open(plan) as candidate:
+            for index in range(total):
+                items.append(window_nll(candidate, index))
+                count = index + 1
+                if count & (count - 1) == 0 and count < total:  # 1, 2, 4, 8 …
+                    trial.report(sum(items) / count, step=count)
+                    if trial.should_prune():
+                        raise GGSurgeryError(f"halved away after {count} windows")
+        return summary("perplexity", items)
+
+    def _second(self, plan: Plan) -> float:
+        session = self.measurer.session
+        if self.work.second == "size":
+            layout = candidate_layout(plan, (session.source,), session.rules, vocabulary=True)
+            return float(layout.n_bytes)
+        path = session.write_whole(plan)
+        n = min(256, self.work.setup.n_ctx)
+        with Engine.open(path, n_ctx=max(64, n), n_threads=self.work.setup.n_threads) as engine:
+            tokens = [1] * n
+            engine.decode(tokens)
+            best = math.inf
+            for _ in range(2):
+                engine.reset()
+                start = time.monotonic()
+                engine.decode(tokens)
+                best = min(best, time.monotonic() - start)
+        return n / best
+
+
+def crashed(error: EngineError) -> bool:
+    """Whether a worker process died, rather than refused."""
+    return "crashed" in error.problem

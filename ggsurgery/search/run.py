@@ -1,0 +1,288 @@
+"""A whole search: workers' crashes survived, results ranked, the winner measured again."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..arch import rules_for
+from ..candidates.journal import Journal
+from ..candidates.measure import Difference, Measured, Measurer, Setup, paired
+from ..candidates.worker import Trial, measure_all
+from ..errors import EngineError, GGSurgeryError
+from ..evaluate.controls import Control, choose_controls
+from ..ggufio.header import read_header
+from ..plan.recipe import Recipe, step
+from ..plan.types import Plan
+from ..runtime import worker
+from ..runtime.quantize import quantize
+from ..surgery import prepare
+from .optimize import Work, crashed, question_of, run_worker
+from .storage import close_storage, open_storage, optuna, patiently
+
+Progress = Callable[[int, int], None]
+
+#: File types that the uncut model is tried at, as a control.
+LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration of a study.
+
+    `values` are the objectives; `error` says why there are none.
+    """
+
+    number: int
+    recipe: Recipe
+    digest: str
+    values: tuple[float, ...]
+    stderr: float | None
+    items: tuple[float, ...]
+    error: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "trial": self.number,
+            "operation": self.recipe.describe(),
+            "recipe": self.recipe.to_json(),
+            "digest": self.digest,
+            "values": list(self.values),
+            "stderr": self.stderr,
+            "items": list(self.items),
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All configurations of a study, best first; those without a figure come last."""
+
+    rows: tuple[Row, ...]
+    front: tuple[Row, ...]
+    lower_is_better: bool
+
+    @property
+    def ranked(self) -> tuple[Row, ...]:
+        return tuple(r for r in self.rows if r.error is None)
+
+    @property
+    def tried(self) -> int:
+        return len(self.rows)
+
+
+def search(work: Work, progress: Progress | None = None) -> Outcome:
+    """Work on a study in a child process until its budget is spent, then read its results.
+
+    A candidate that crashes the child is marked as such, and the search goes on.
+
+    Raises:
+        GGSurgeryError: see `optimize.run_worker`.
+    """
+    while True:
+        run = uuid.uuid4().hex
+        try:
+            worker.run(run_worker, work, run, progress=progress, file=work.setup.path)
+            break
+        except EngineError as error:
+            if not crashed(error) or not _mark_crash(work, run, str(error)):
+                raise
+    return outcome(work)
+
+
+def _mark_crash(work: Work, run: str, message: str) -> bool:
+    """Journal the candidate that the child died on, so that nobody here tries it again."""
+    with Measurer(replace(work.setup, n_windows=1)) as measurer:
+        subject = question_of(work, measurer).to_json()
+    subject.pop("windows"), subject.pop("n_windows")
+    book = Journal(work.journal, subject)
+    found = False
+    for digest, entry in list(book.unfinished.items()):
+        if entry["label"].startswith(run):
+            book.finished({"digest": digest, "label": entry["label"], "error": message})
+            found = True
+    return found
+
+
+def outcome(work: Work) -> Outcome:
+    """The study's results as they stand.
+
+    Raises:
+        GGSurgeryError: the storage does not answer.
+    """
+    module = optuna()
+
+    def read() -> Any:
+        storage = open_storage(work.storage, work.heartbeat)
+        try:
+            study = module.load_study(study_name=work.name, storage=storage)
+            return study.get_trials(deepcopy=False)
+        finally:
+            close_storage(storage)
+
+    trials = patiently(read, work.storage, lambda: 0)
+    states = module.trial.TrialState
+    rows = []
+    for t in trials:
+        a = t.user_attrs
+        if "digest" not in a or "same_as" in a or t.state not in (states.COMPLETE, states.PRUNED):
+            continue
+        # Optuna gives a pruned trial its last intermediate value, which is of fewer windows
+        values = tuple(t.values or ()) if t.state == states.COMPLETE else ()
+        error = None if values else str(a.get("error", "pruned"))
+        rows.append(
+            Row(t.number, Recipe.from_json(a["recipe"]), a["digest"], values, a.get("stderr"),
+                tuple(a.get("items") or ()), error)
+        )  # fmt: skip
+    sign = 1 if work.setup.lower_is_better else -1
+    rows.sort(key=lambda r: (r.error is not None, *(sign * v for v in r.values[:1]), r.number))
+    front = pareto(rows, [sign, 1 if work.second == "size" else -1]) if work.second else ()
+    return Outcome(tuple(rows), tuple(front), work.setup.lower_is_better)
+
+
+def pareto(rows: Sequence[Row], signs: Sequence[int]) -> list[Row]:
+    """Rows that no other row beats in one objective without losing in the other."""
+    good = [r for r in rows if r.error is None]
+    scaled = [tuple(s * v for s, v in zip(signs, r.values, strict=True)) for r in good]
+
+    def beaten(i: int) -> bool:
+        return any(
+            all(a <= b for a, b in zip(other, scaled[i], strict=True)) and other != scaled[i]
+            for other in scaled
+        )
+
+    return [r for i, r in enumerate(good) if not beaten(i)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The winner and its controls on the reporting set.
+
+    `controls` pairs a name with its figure and its paired difference to the winner (positive:
+    a larger figure than the winner's).
+    """
+
+    winner: Row
+    base: Measured
+    measured: Measured
+    to_base: Difference
+    controls: tuple[tuple[str, Measured | None, Difference | None, str | None], ...]
+    tried: int
+
+    def to_json(self) -> dict[str, Any]:
+        def figures(m: Measured | None) -> dict[str, Any] | None:
+            return None if m is None else {"value": m.value, "stderr": m.stderr, "n": m.n}
+
+        return {
+            "winner": self.winner.to_json(),
+            "configurations_tried": self.tried,
+            "uncut": figures(self.base),
+            "measured": figures(self.measured),
+            "difference_to_uncut": {"value": self.to_base.value, "stderr": self.to_base.stderr},
+            "controls": [
+                {
+                    "name": name,
+                    "measured": figures(m),
+                    "difference_to_winner": None
+                    if d is None
+                    else {"value": d.value, "stderr": d.stderr},
+                    "error": error,
+                }
+                for name, m, d, error in self.controls
+            ],
+        }
+
+
+def check_disjoint(search_setup: Setup, report_setup: Setup) -> None:
+    """Refuse a reporting set that is the search set.
+
+    Raises:
+        GGSurgeryError: the same file, or equal content.
+    """
+    ours = search_setup.text or search_setup.metric.partition(":")[2]
+    theirs = report_setup.text or report_setup.metric.partition(":")[2]
+    if not ours or not theirs:
+        return
+    a, b = Path(ours), Path(theirs)
+    if a.exists() and b.exists() and (a.samefile(b) or a.read_bytes() == b.read_bytes()):
+        raise GGSurgeryError(
+            "the reporting set is the search set", file=b,
+            hint="The winner was chosen on that text: report on another one.",
+        )  # fmt: skip
+
+
+def report(
+    setup: Setup, winner: Row, tried: int, journal: Path, scratch: Path,
+    *, seed: int = 0, progress: Progress | None = None,
+) -> Verdict:  # fmt: skip
+    """Measure the winner again on a set that the search has not seen, with controls.
+
+    Args:
+        setup: as in the search, but with the reporting set.
+        scratch: a folder for the quantized control, which is removed again.
+
+    Raises:
+        GGSurgeryError: the winner cannot be measured.
+    """
+    header = read_header(setup.path)
+    n_tail = rules_for(header, allow_unknown=True).n_tail(header)
+    before = Plan.identity(header.n_layers, n_tail)
+    after = winner.recipe.apply(before)
+    n_trunk = len(before.blocks)
+    removed = n_trunk - len(after.blocks)
+    with prepare(winner.recipe, [setup.path]) as operation:
+        cut_bytes = operation.layout.n_bytes
+    base_bytes = sum(header.file_size)
+    sizes = {}
+    if cut_bytes < base_bytes:
+        for ftype in LADDER:
+            done = quantize(setup.path, None, ftype, allow_requantize=True, dry_run=True)
+            sizes[ftype] = done.n_bytes
+    controls = choose_controls(n_trunk, removed, cut_bytes, sizes, base_bytes=base_bytes, seed=seed)
+    cuts = [c for c in controls if c.layers]
+    recipes = [winner.recipe, *(_delete(c) for c in cuts)]
+    base, trials = measure_all(setup, recipes, journal, progress=progress)
+    first = trials[0]
+    if first.measured is None or first.difference is None:
+        raise GGSurgeryError(f"the winner cannot be measured: {first.error}", file=setup.path)
+    rows = [_row(c.name, t, first.measured) for c, t in zip(cuts, trials[1:], strict=True)]
+    for control in (c for c in controls if c.ftype is not None and not c.layers):
+        rows.append(_quantized(setup, control, first.measured, scratch))
+    return Verdict(winner, base, first.measured, first.difference, tuple(rows), tried)
+
+
+def _delete(control: Control) -> Recipe:
+    return Recipe((step("delete", layer=",".join(map(str, control.layers))),))
+
+
+def _row(
+    name: str, trial: Trial, winner: Measured
+) -> tuple[str, Measured | None, Difference | None, str | None]:
+    if trial.measured is None:
+        return name, None, None, trial.error
+    return name, trial.measured, _against(trial.measured, winner), None
+
+
+def _against(measured: Measured, winner: Measured) -> Difference:
+    if measured.items and len(measured.items) == len(winner.items):
+        return paired(measured.items, winner.items)
+    return Difference(measured.value - winner.value, None)
+
+
+def _quantized(
+    setup: Setup, control: Control, winner: Measured, scratch: Path
+) -> tuple[str, Measured | None, Difference | None, str | None]:
+    """The uncut model with fewer bits."""
+    path = scratch / "control.gguf"
+    assert control.ftype is not None
+    try:
+        quantize(setup.path, path, control.ftype, allow_requantize=True, force=True)
+        base, _ = measure_all(replace(setup, path=path), [], scratch / f"{control.ftype}.jsonl")
+    except GGSurgeryError as error:
+        return control.name, None, None, str(error)
+    finally:
+        path.unlink(missing_ok=True)
+    return control.name, base, _against(base, winner), None

@@ -1,0 +1,168 @@
+"""A study: made once, joined by any number of workers, bound to one source and one question."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import GGSurgeryError
+from .space import Space
+from .storage import open_storage, optuna, shown
+
+Second = Literal["size", "speed"]
+SAMPLERS = ("tpe", "nsga2", "random", "grid")
+#: Seconds that a worker waits for another one to finish setting a study up.
+SET_UP = 60.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a study asks. Workers with another question cannot join.
+
+    Args:
+        source: checksum of the model; facts: metric, text and windows (`Setup.facts`).
+        digest: of the search windows' tokens; second: a further objective.
+    """
+
+    name: str
+    source: str
+    facts: dict[str, Any]
+    space: Space
+    lower_is_better: bool
+    digest: str
+    second: Second | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        facts = {k: v for k, v in self.facts.items() if k != "text"}  # paths differ by machine
+        return {
+            "source": self.source,
+            "windows": self.digest,
+            "space": self.space.to_json(),
+            "second": self.second,
+            **facts,
+        }
+
+    @property
+    def directions(self) -> list[str]:
+        first = "minimize" if self.lower_is_better else "maximize"
+        if self.second is None:
+            return [first]
+        return [first, "minimize" if self.second == "size" else "maximize"]
+
+
+def open_study(
+    question: Question,
+    url: str,
+    *,
+    sampler: str = "tpe",
+    seed: int = 0,
+    halving: bool = False,
+    heartbeat: int = 60,
+    exhaustive: int = 0,
+    points: tuple[dict[str, Any], ...] = (),
+) -> Any:
+    """Make the study, or join it.
+
+    Args:
+        sampler: one of SAMPLERS; workers of one study may differ in it.
+        exhaustive: how many single operations are queued by the worker that makes the study.
+        points: hand-made candidates that go first.
+
+    Raises:
+        GGSurgeryError: the study is about another source, text, metric or space.
+    """
+    module = optuna()
+    storage = open_storage(url, heartbeat)
+    options = {
+        "study_name": question.name,
+        "storage": storage,
+        "sampler": make_sampler(sampler, question, seed),
+        "pruner": make_pruner(halving, question),
+    }
+    made = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            study = module.create_study(directions=question.directions, **options)
+        except module.exceptions.DuplicatedStudyError:
+            made = False
+            options.pop("sampler"), options.pop("pruner")
+            study = module.load_study(
+                **options, sampler=make_sampler(sampler, question, seed),
+                pruner=make_pruner(halving, question),
+            )  # fmt: skip
+        if made:
+            study.set_user_attr("question", question.to_json())
+            _queue(study, question, exhaustive, points)
+            study.set_user_attr("ready", True)
+        else:
+            _join(study, question, url)
+            for point in points:
+                study.enqueue_trial(point, skip_if_exists=True)
+    return study
+
+
+def _queue(
+    study: Any, question: Question, exhaustive: int, points: tuple[dict[str, Any], ...]
+) -> None:
+    for point in points:
+        study.enqueue_trial(point, skip_if_exists=True)
+    for number, point in enumerate(question.space.singles()):
+        if number >= exhaustive:
+            break
+        study.enqueue_trial(point, skip_if_exists=bool(points))
+
+
+def _join(study: Any, question: Question, url: str) -> None:
+    end = time.monotonic() + SET_UP
+    while "ready" not in study.user_attrs and time.monotonic() < end:
+        time.sleep(0.2)
+    theirs = study.user_attrs.get("question", {})
+    for key, ours in question.to_json().items():
+        if theirs.get(key) != ours:
+            what = {"source": "source file", "windows": "text"}.get(key, key)
+            raise GGSurgeryError(
+                f"the study {question.name!r} is about another {what}", file=shown(url),
+                expected=theirs.get(key), found=ours,
+                hint="Join it with the same model, text and options, or name another study.",
+            )  # fmt: skip
+
+
+def make_sampler(name: str, question: Question, seed: int) -> Any:
+    """An Optuna sampler by name; each worker draws differently unless the seed is fixed.
+
+    Raises:
+        GGSurgeryError: an unknown name.
+    """
+    samplers = optuna().samplers
+    number = None if seed < 0 else seed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # multivariate TPE and constant_liar are experimental
+        match name:
+            case "tpe":
+                return samplers.TPESampler(seed=number, multivariate=True, constant_liar=True)
+            case "nsga2":
+                return samplers.NSGAIISampler(seed=number)
+            case "random":
+                return samplers.RandomSampler(seed=number)
+            case "grid":
+                return samplers.GridSampler(question.space.axes(), seed=number)
+    raise GGSurgeryError("unknown sampler", expected=" or ".join(SAMPLERS), found=name)
+
+
+def make_pruner(halving: bool, question: Question) -> Any:
+    """Successive halving over windows of text: 1, 2, 4 … each time the better half goes on.
+
+    Raises:
+        GGSurgeryError: halving of something that has no windows or two objectives.
+    """
+    pruners = optuna().pruners
+    if not halving:
+        return pruners.NopPruner()
+    if question.facts["metric"] != "perplexity" or question.second is not None:
+        raise GGSurgeryError(
+            "halving works with --objective perplexity alone: it judges by a part of the text"
+        )
+    return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)

@@ -1,0 +1,236 @@
+"""Spaces, studies and reports on the tiny model, in one process at a time."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ggsurgery.analyze.scan import scan
+from ggsurgery.candidates.measure import Setup
+from ggsurgery.cli import cli
+from ggsurgery.cli.search import parse_budget
+from ggsurgery.errors import ArchitectureError, GGSurgeryError, PlanError
+from ggsurgery.plan.types import Plan
+from ggsurgery.search import storage as storages
+from ggsurgery.search.optimize import Budget, Work, run_worker
+from ggsurgery.search.run import Row, check_disjoint, outcome, pareto
+from ggsurgery.search.space import KINDS, Space
+from tests._needs import needs_package
+from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
+
+SETUP = Setup(MODEL, text=SEARCH_TEXT, n_ctx=64, n_windows=4, n_threads=1)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    needs_package("optuna", extra="search")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def work(tmp_path: Path, **changes: Any) -> Work:
+    made = Work("s", SETUP, str(tmp_path / "s.db"), tmp_path / "s.jsonl", ("delete",), 1,
+                Budget(count=500))  # fmt: skip
+    return replace(made, **changes)
+
+
+def test_singles_are_all_different_and_complete() -> None:
+    space = Space(("delete", "swap", "duplicate", "merge"), 6, 2)
+    points = list(space.singles())
+    plans = {space.recipe(p).apply(Plan.identity(6)).digest for p in points}
+    assert len(plans) == len(points)
+    # 6 deletions, swaps at 1, 2, 3 (5 + 4 + 3), 6 copies, merges of 2, 3, 4 layers (5 + 4 + 3)
+    assert len(points) == 6 + 12 + 6 + 12
+    axes = space.axes()
+    assert all(p[name] in values for p in points for name, values in axes.items())
+
+
+def test_every_point_is_a_recipe_or_too_short_a_stack() -> None:
+    import random
+
+    rng = random.Random(3)
+    space = Space(KINDS, 7, 3)
+    axes = space.axes()
+    for _ in range(300):
+        point = {name: rng.choice(values) for name, values in axes.items()}
+        recipe = space.recipe(point)
+        assert 1 <= len(recipe.steps) <= 3
+        assert recipe.apply(Plan.identity(7)).n_layers >= 1
+
+
+def test_a_space_that_the_rules_leave_empty(tmp_path: Path) -> None:
+    from ggsurgery.arch import rules_for
+    from ggsurgery.ggufio.header import read_header
+
+    header = read_header(MODEL)
+    rules = rules_for(header)
+    assert Space(("delete",), N_LAYERS).check(header, rules) == N_LAYERS
+
+    class Strict:
+        def n_tail(self, header: Any) -> int:
+            return 0
+
+        def rewrite(self, headers: Any, plan: Any) -> None:
+            raise ArchitectureError("layers stay in fours")
+
+    with pytest.raises(ArchitectureError, match=r"no operation .*delete.*layers stay in fours"):
+        Space(("delete",), N_LAYERS).check(header, Strict())  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="unknown operation"):
+        Space(("rotate",), 4)
+
+
+def test_exhaustive_search_is_the_scan(tmp_path: Path) -> None:
+    one = work(tmp_path)
+    run_worker(one, "run")
+    found = outcome(one)
+    expected = scan(SETUP, "delete", tmp_path / "scan.jsonl").ranked()
+    assert [r.recipe for r in found.ranked] == [t.recipe for t in expected]
+    for row, trial in zip(found.ranked, expected, strict=True):
+        assert trial.measured is not None
+        assert row.values[0] == pytest.approx(trial.measured.value, rel=1e-6)
+    size = one.journal.stat().st_size
+    run_worker(one, "again")  # nothing left to do
+    assert one.journal.stat().st_size == size and outcome(one).tried == N_LAYERS
+
+
+def test_halving_gives_the_same_best_for_less(tmp_path: Path) -> None:
+    setup = replace(SETUP, n_windows=8)
+    one = work(tmp_path, setup=setup, halving=True)
+    run_worker(one, "run")
+    found = outcome(one)
+    best = scan(setup, "delete", tmp_path / "scan.jsonl").ranked()[0]
+    assert found.tried == N_LAYERS and len(found.ranked) < N_LAYERS
+    assert found.ranked[0].recipe == best.recipe
+    assert all("halved away" in str(r.error) for r in found.rows[len(found.ranked) :])
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "grid"])
+def test_samplers_never_measure_a_plan_twice(sampler: str, tmp_path: Path) -> None:
+    one = work(
+        tmp_path, kinds=("delete", "swap"), max_ops=2, budget=Budget(count=12), sampler=sampler,
+        setup=replace(SETUP, n_windows=1), storage=str(tmp_path / "s.log"),
+    )  # fmt: skip
+    run_worker(one, "run")
+    found = outcome(one)
+    assert found.tried >= 12
+    assert len({r.digest for r in found.rows}) == found.tried
+    lines = [json.loads(line) for line in one.journal.read_text().splitlines()]
+    measured = [entry["digest"] for entry in lines if "digest" in entry]
+    assert len(measured) == len(set(measured))
+    if sampler != "grid":  # half of the budget went to single operations, the rest is free
+        assert any(len(r.recipe.steps) == 2 for r in found.rows)
+
+
+def test_two_objectives_have_a_front(tmp_path: Path) -> None:
+    one = work(tmp_path, kinds=("delete", "duplicate"), second="size", sampler="nsga2",
+               setup=replace(SETUP, n_windows=1))  # fmt: skip
+    run_worker(one, "run")
+    found = outcome(one)
+    sizes = {r.values[1] for r in found.ranked}
+    assert len(sizes) >= 2 and found.front
+    for a in found.front:
+        for b in found.ranked:
+            assert not (b.values[0] < a.values[0] and b.values[1] < a.values[1])
+
+
+def test_pareto() -> None:
+    def row(n: int, *values: float) -> Row:
+        from ggsurgery.plan.recipe import Recipe
+
+        return Row(n, Recipe(()), str(n), values, None, (), None)
+
+    rows = [row(0, 1, 9), row(1, 2, 5), row(2, 3, 6), row(3, 4, 1)]
+    assert [r.number for r in pareto(rows, (1, 1))] == [0, 1, 3]
+    assert [r.number for r in pareto(rows, (1, -1))] == [0]
+
+
+def test_another_source_or_text_cannot_join(tmp_path: Path) -> None:
+    one = work(tmp_path, budget=Budget(count=1))
+    run_worker(one, "run")
+    other = replace(one, setup=replace(SETUP, text=REPORT_TEXT), journal=tmp_path / "2.jsonl")
+    with pytest.raises(GGSurgeryError, match="about another text"):
+        run_worker(other, "run")
+    copy = tmp_path / "copy.gguf"
+    data = bytearray(MODEL.read_bytes())
+    data[-1] ^= 1
+    copy.write_bytes(data)
+    other = replace(one, setup=replace(SETUP, path=copy), journal=tmp_path / "3.jsonl")
+    with pytest.raises(GGSurgeryError, match="about another source file"):
+        run_worker(other, "run")
+
+
+def test_a_budget_too_small_says_what_one_candidate_costs(tmp_path: Path) -> None:
+    with pytest.raises(GGSurgeryError, match=r"too small for one candidate: expected at least"):
+        run_worker(work(tmp_path, budget=Budget(seconds=1e-4)), "run")
+    with pytest.raises(GGSurgeryError, match="1 configuration or more"):
+        run_worker(work(tmp_path, budget=Budget(count=0)), "run")
+    assert parse_budget("2h") == Budget(seconds=7200) and parse_budget("200") == Budget(count=200)
+
+
+def test_halving_needs_windows(tmp_path: Path) -> None:
+    setup = replace(SETUP, metric="kl", n_windows=2)
+    with pytest.raises(GGSurgeryError, match="halving works with"):
+        run_worker(work(tmp_path, setup=setup, halving=True), "run")
+
+
+def test_a_storage_that_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optuna = storages.optuna()
+    monkeypatch.setattr(storages, "PAUSES", (0.0, 0.0))
+    calls = []
+
+    def comes_back() -> str:
+        calls.append(1)
+        if len(calls) < 3:
+            raise optuna.exceptions.StorageInternalError("no answer")
+        return "fine"
+
+    assert storages.patiently(comes_back, "x.db", lambda: 0) == "fine"
+
+    def gone() -> None:
+        raise ConnectionError("server closed the connection")
+
+    with pytest.raises(GGSurgeryError, match=r"went away.*All 7 results .* are kept"):
+        storages.patiently(gone, "postgresql://me:secret@db/x", lambda: 7)
+    assert storages.shown("postgresql://me:secret@db/x") == "postgresql://me@db/x"
+    with pytest.raises(GGSurgeryError, match="cannot be opened"):
+        storages.open_storage("postgresql://me@127.0.0.1:9/none", 60)
+
+
+def test_search_and_reporting_sets_are_disjoint(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(SEARCH_TEXT.read_bytes())
+    with pytest.raises(GGSurgeryError, match="reporting set is the search set"):
+        check_disjoint(SETUP, replace(SETUP, text=copy))
+    check_disjoint(SETUP, replace(SETUP, text=REPORT_TEXT))
+
+
+def test_command_reports_winner_and_controls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GGSURGERY_CACHE", str(tmp_path / "cache"))
+    arguments = ["search", str(MODEL), "--study", "s", "--space", "delete", "--budget", "50",
+                 "--text", str(SEARCH_TEXT), "--report-text", str(REPORT_TEXT), "--ctx", "64",
+                 "--windows", "4", "--threads", "1", "--storage", str(tmp_path / "s.db"),
+                 "--recipes", str(tmp_path / "recipes")]  # fmt: skip
+    result = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    facts = json.loads(result.stdout)
+    assert facts["tried"] == N_LAYERS == facts["report"]["configurations_tried"]
+    names = [c["name"] for c in facts["report"]["controls"]]
+    assert any("random" in n for n in names) and any("last layers" in n for n in names)
+    assert any("uncut" in n for n in names)
+    assert all(c["error"] is None for c in facts["report"]["controls"])
+    recipes = sorted((tmp_path / "recipes").iterdir())
+    out = tmp_path / "best.gguf"
+    applied = CliRunner().invoke(cli, ["apply", str(recipes[0]), str(MODEL), str(out)])
+    assert applied.exit_code == 0 and out.exists(), applied.output
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert "on the reporting set" in result.stdout and "10 configurations tried" in result.stderr
