@@ -28,6 +28,12 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "ggsurgery", *map(str, arguments)]
 
 
+def heed_signals() -> None:
+    """For a child: a runner in the background (nohup, &) leaves signals ignored to it."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(*arguments),
@@ -37,6 +43,7 @@ def start(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,
+        preexec_fn=heed_signals,
     )
 
 

@@ -20,6 +20,7 @@ from ggsurgery.ggufio.header import read_header
 from ggsurgery.pipeline import run as run_module
 from ggsurgery.pipeline.run import Event, Pipeline
 from ggsurgery.pipeline.state import NAME, locked
+from tests._command import heed_signals
 from tests._shapes import BYTES, small, write_shapes
 
 RECIPE = """
@@ -150,7 +151,7 @@ def test_killed_it_goes_on(folder: Path, how: signal.Signals) -> None:
     child = subprocess.Popen(
         command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        start_new_session=True,
+        start_new_session=True, preexec_fn=heed_signals,
     )  # fmt: skip
     assert child.stderr is not None
     for line in child.stderr:

@@ -14,6 +14,7 @@ import pytest
 
 from ggsurgery.errors import EngineError, FormatError
 from ggsurgery.runtime import worker
+from tests._command import heed_signals
 
 
 def crash(path: str) -> None:
@@ -89,7 +90,10 @@ def test_the_child_goes_with_its_parent(tmp_path: Path, how: signal.Signals) -> 
         f"worker.run(sleep, 'x', 60, {str(mark)!r})\n"  # no __main__ guard: none is needed
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.DEVNULL,
+        preexec_fn=heed_signals,
     )
     deadline = time.monotonic() + 60
     while not (mark.exists() and mark.read_text()) and time.monotonic() < deadline:
