@@ -120,13 +120,14 @@ def remap(
     Example:
       ggsurgery imatrix remap in.imatrix.gguf cut.imatrix.gguf --uncut in.gguf --cut cut.gguf
     """
+    if (cut is None) != (uncut is None) or (cut is None) == (recipe is None):
+        raise click.UsageError("Give --cut with --uncut, or --recipe alone.")
     matrices = [read_imatrix(f) for f in file]
-    if cut is not None and uncut is not None and recipe is None:
-        plan = plan_of(cut, read_header(uncut))
-    elif recipe is not None and cut is None and uncut is None:
+    if recipe is not None:
         plan = apply_recipe(load_recipe(recipe), max(matrices[0].layers, default=-1) + 1)
     else:
-        raise click.UsageError("Give --cut with --uncut, or --recipe alone.")
+        assert cut is not None and uncut is not None
+        plan = plan_of(cut, read_header(uncut))
     found = follow(matrices, plan)
     write_imatrix(found, out, force=force)
     note(
