@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from .arch import Finding, rules_for
 from .errors import ArchitectureError
+from .expected import foreign_tensors, missing_tensors
 from .ggufio.types import Header, ggml_type
 from .ggufio.writer import padded
 
@@ -84,7 +85,9 @@ def _layers(header: Header) -> Iterator[Finding]:
             "Operations that could change a layer's meaning are refused.",
         )
     try:
+        yield from foreign_tensors(header, rules.n_tail(header))
         yield from rules.check(header)
+        yield from missing_tensors(header, rules.kinds(header))
     except ArchitectureError as error:
         yield Finding("error", error.tensor or "metadata", str(error), "")
 

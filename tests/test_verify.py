@@ -10,6 +10,7 @@ from ggsurgery.plan.recipe import step
 from ggsurgery.verify import verify
 
 from ._gguf import Raw, kv, kv_array, kv_text, kv_u32, tensor, text, tiny_llama
+from ._needs import needs_smollm2
 from .test_surgery import operate
 
 
@@ -26,6 +27,12 @@ def test_whole_files_have_no_findings(tmp_path):
     assert findings(split) == []
 
 
+NORM = tensor("output_norm.weight", (8,), 0, 384)
+NORM_AFTER_64 = tensor("output_norm.weight", (8,), 0, 192)
+EMBEDDING = tensor("token_embd.weight", (8, 4), 0, 64)
+UP = "ffn_up.weight"
+
+
 def model(tmp_path, *more, drop=(), infos=None, n_layers=2):
     kvs = {
         "general.architecture": kv_text("general.architecture", "llama"),
@@ -34,6 +41,7 @@ def model(tmp_path, *more, drop=(), infos=None, n_layers=2):
     }
     names = ["token_embd.weight", "blk.0.ffn_up.weight", "blk.1.ffn_up.weight"]
     infos = infos or [tensor(n, (8, 4), 0, 128 * i) for i, n in enumerate(names)]
+    infos = [*infos, NORM_AFTER_64 if EMBEDDING in infos else NORM]
     entries = [v for k, v in kvs.items() if k not in drop] + list(more)
     return Raw(entries, infos, bytes(512)).write(tmp_path / "a.gguf")
 
@@ -75,23 +83,22 @@ def test_tokenizer(tmp_path, entry, where, problem):
 
 
 def test_embedding_of_another_vocabulary(tmp_path):
-    infos = [tensor("token_embd.weight", (8, 5)), tensor("blk.0.a", (8,), 0, 160)]
-    ((severity, where, problem),) = findings(model(tmp_path, infos=infos, n_layers=1))
-    assert (severity, where) == ("error", "token_embd.weight")
-    assert problem == "has 5 rows for 4 tokens"
+    infos = [tensor("token_embd.weight", (8, 5)), tensor(f"blk.0.{UP}", (8,), 0, 160)]
+    found = findings(model(tmp_path, infos=infos, n_layers=1))
+    assert ("error", "token_embd.weight", "has 5 rows for 4 tokens") in found
 
 
 def test_layers_that_are_missing_or_too_many(tmp_path):
-    infos = [tensor("blk.0.a", (8,), 0, 0), tensor("blk.3.a", (8,), 0, 32)]
+    infos = [tensor(f"blk.0.{UP}", (8,), 0, 0), tensor(f"blk.3.{UP}", (8,), 0, 32), EMBEDDING]
     found = findings(model(tmp_path, infos=infos))
     assert ("error", "blk.1.*", "the layer has no tensors") in found
     assert ("error", "blk.3.*", "behind the last layer: block_count is 2") in found
 
 
 def test_gaps_and_order(tmp_path):
-    infos = [tensor("blk.0.a", (8,), 0, 32), tensor("blk.1.a", (8,), 0, 0)]
+    infos = [tensor(f"blk.0.{UP}", (8,), 0, 32), tensor(f"blk.1.{UP}", (8,), 0, 0), EMBEDDING]
     found = findings(model(tmp_path, infos=infos))
-    assert found[0][:2] == ("error", "blk.0.a")
+    assert found[0][:2] == ("error", f"blk.0.{UP}")
     assert "stands at offset 32, llama.cpp expects 0" in found[0][2]
     mended = operate(tmp_path / "a.gguf", tmp_path / "b.gguf", step("keep", layers="0-1"))
     assert findings(mended) == []
@@ -106,7 +113,7 @@ def test_arrays_that_pruning_left_too_long(tmp_path):
 
 
 def test_unknown_types_and_architectures_are_warnings(tmp_path):
-    infos = [tensor("blk.0.a", (8,), 999, 0), tensor("blk.1.a", (8,), 999, 32)]
+    infos = [tensor("blk.0.a", (8,), 999, 0), tensor("blk.1.a", (8,), 999, 32), EMBEDDING]
     entry = kv_text("general.architecture", "novel")
     more = kv_u32("novel.block_count", 2)
     found = findings(model(tmp_path, entry, more, drop=("general.architecture",), infos=infos))
@@ -117,3 +124,26 @@ def test_unknown_types_and_architectures_are_warnings(tmp_path):
 def test_no_architecture(tmp_path):
     found = findings(model(tmp_path, drop=("general.architecture",)))
     assert ("error", "general.architecture", "missing") in found
+
+
+def test_tensors_that_llama_cpp_will_look_for(tmp_path):
+    names = ["blk.0.ffn_up.weight", "blk.0.ffn_down.weight", "blk.1.ffn_up.weight"]
+    names += ["blk.2.ffn_down.weight", "blk.2.ffn_up.weight", "blk.2.ffn_up.bias"]
+    infos = [tensor(n, (8,), 0, 32 * i) for i, n in enumerate(names)]
+    found = findings(model(tmp_path, infos=infos, n_layers=3))
+    assert ("error", "token_embd.weight", "missing in a llama model") in found
+    lonely = "missing, 2 other layers of its kind have it"
+    assert ("error", "blk.1.ffn_down.weight", lonely) in found
+    assert not [f for f in found if "bias" in f[1]]  # one layer with a bias proves nothing
+
+
+def test_tensors_that_llama_cpp_does_not_use(tmp_path):
+    infos = [tensor("token_embd.weight", (8, 4)), tensor("blk.0.odd.weight", (8,), 0, 128)]
+    infos.append(tensor("odd.weight", (8,), 0, 160))
+    (found,) = [f for f in findings(model(tmp_path, infos=infos, n_layers=1)) if f[0] == "warning"]
+    assert found[1] == "blk.0.odd.weight and 1 more"
+    assert "knows no such tensor in llama" in found[2]
+
+
+def test_the_model_that_everybody_has(tmp_path):
+    assert findings(needs_smollm2()) == []
