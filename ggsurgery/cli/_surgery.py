@@ -11,6 +11,7 @@ import click
 from tqdm import tqdm
 
 from ..ggufio.atomic import check_output
+from ..layout import PADDING_KEY
 from ..plan.recipe import Recipe, Step
 from ..plan.text import format_layers
 from ..report_plan import changes, layer_map
@@ -142,7 +143,8 @@ def show(operation: Operation, as_json: bool) -> None:
     """The dry run: layer map, counts and changed metadata."""
     facts = summary(operation)
     header = operation.headers[operation.plan.shell]
-    altered = changes(header.metadata, operation.layout.metadata)
+    found = changes(header.metadata, operation.layout.metadata)
+    altered = [c for c in found if c.key != PADDING_KEY]  # filler that says nothing
     if as_json:
         print_json(facts | {"metadata": [c.to_json() for c in altered]})
         return
