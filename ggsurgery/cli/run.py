@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from ..evaluate.results import Results, load_results, read_json
 from ..pipeline.run import Event, Pipeline
-from ._output import human_bytes, json_option, note, print_json, table
+from ..release.sections import HOPELESS
+from ._output import human_bytes, json_option, note, print_json, table, warn
 
 FILE = click.Path(path_type=Path)
 
@@ -119,6 +120,11 @@ def _table(pipeline: Pipeline) -> str:
     return table(rows, ("file", "size", "bits/weight", "perplexity", "ratio"))
 
 
+def _perplexity(results: Path) -> float | None:
+    score = load_results(results)[0].score("perplexity") if results.is_file() else None
+    return None if score is None else score.value
+
+
 def _bits(path: Path) -> str:
     from ..ggufio.header import read_header
 
@@ -129,6 +135,10 @@ def _bits(path: Path) -> str:
 def _say_more(pipeline: Pipeline) -> None:
     """What a model said, and what to do next."""
     places, bundle = pipeline.places, pipeline.places.bundle
+    before, after = (_perplexity(places.results(p)) for p in (pipeline.source, places.cut))
+    if before and after and after > HOPELESS * before:
+        warn(f"the cut model's perplexity is {after / before:.1f} times the original's: it is not "
+             "usable without further training")  # fmt: skip
     if places.said.is_file():
         said = read_json(places.said)
         answer = " ".join(str(said["text"]).split())

@@ -18,6 +18,8 @@ from .request import ReleaseFile, Request
 
 #: Retained share of the original's value → what it is called (the published LaCo card).
 STATUS = ((0.80, "Good"), (0.70, "Acceptable"), (0.50, "Degraded"), (0.0, "Not recommended"))
+#: Perplexity of this many times the original's: text without sense, by experience.
+HOPELESS = 3.0
 ACCURACIES = ("acc", "acc_norm", "exact_match")
 
 
@@ -163,8 +165,8 @@ def limitations(request: Request, files: Sequence[ReleaseFile], chat: Chat) -> l
         if ratio > 1.05:
             lines.append(f"Even the best file predicts text worse than the original: its "
                          f"perplexity is {ratio:.2f} times as high.")  # fmt: skip
-        if ratio > 3:
-            lines.append("At that loss the model is hardly usable without further training.")
+        if ratio > HOPELESS:
+            lines.append("At that loss the model is not usable without further training.")
     if not retention(files, request.original):
         lines.append("No benchmark of knowledge or reasoning was run on this model.")
     if not values:

@@ -47,7 +47,8 @@ def check_bpe(vocabulary: Vocabulary) -> Iterator[Finding]:
         )  # fmt: skip
     if len(set(merges)) < len(merges):
         yield Finding("warning", "merges", f"{len(merges) - len(set(merges))} stand there twice")
-    bytes_missing = [b for b, c in byte_alphabet().items() if c not in known]
+    never = {0xC0, 0xC1, *range(0xF5, 0x100)}  # bytes that no UTF-8 text has
+    bytes_missing = [b for b, c in byte_alphabet().items() if c not in known and b not in never]
     if bytes_missing:
         named = ", ".join(f"0x{b:02x}" for b in bytes_missing[:5])
         yield Finding(

@@ -110,6 +110,20 @@ def test_figures_come_out_as_they_went_in(files: dict[str, Path], tmp_path: Path
     assert str(tmp_path) not in json.dumps([f["file"] for f in manifest["files"]])
 
 
+def test_a_hopeless_loss_is_said_plainly(files: dict[str, Path], tmp_path: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    said = "not usable without further training"
+    for perplexity, expected in ((25.0, False), (31.0, True)):
+        request = Request(
+            (files["Q8_0"],), original=measured(files["BF16"], 10.0),
+            results=(measured(files["Q8_0"], perplexity),),
+        )  # fmt: skip
+        build_bundle(request, tmp_path / "out", force=True)
+        card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+        assert (said in card) is expected
+        assert f"perplexity is {perplexity / 10:.2f} times as high" in card
+
+
 def test_checksums_are_those_of_coreutils(files: dict[str, Path], tmp_path: Path) -> None:
     needs_package("huggingface_hub", extra="hub")
     licence = tmp_path / "MIT.txt"
