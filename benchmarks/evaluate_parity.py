@@ -23,9 +23,11 @@ sys.path.insert(0, str(ROOT))
 
 from ggsurgery.evaluate.questions import load_questions, prompts  # noqa: E402
 from ggsurgery.evaluate.runs import choices_of_file, kl_of_files  # noqa: E402
-from ggsurgery.runtime import worker  # noqa: E402
+from ggsurgery.runtime import machine, worker  # noqa: E402
 from tests._llama_tools import llama_tool  # noqa: E402
 from tests._needs import needs_shared  # noqa: E402
+
+THREADS = str(machine.n_threads())
 
 PATTERNS = {
     "kl_mean": r"Mean +KLD: +([\d.-]+)",
@@ -38,7 +40,7 @@ PATTERNS = {
 def tool(*arguments: str) -> str:
     """What llama-perplexity prints; `--no-repack` as some virtual machines need it."""
     done = subprocess.run(
-        [llama_tool("llama-perplexity"), *arguments, "--no-repack", "-t", "2"],
+        [llama_tool("llama-perplexity"), *arguments, "--no-repack", "-t", THREADS],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return done.stdout + done.stderr

@@ -10,6 +10,7 @@ import click
 
 from ..evaluate.bench.run import N_CTX, require_harness, run_bench
 from ..evaluate.score import Score
+from ..ggufio.atomic import check_output
 from ..runtime import worker
 from ._evaluate import save_text
 from ._output import json_option, print_json, table, warn
@@ -56,6 +57,8 @@ def bench(
       ggsurgery bench model.gguf --tasks gsm8k --data questions/ --chat -o gsm8k.json
     """
     require_harness()
+    if out is not None:  # refused before an hour of work, not after it
+        check_output(out, (file,), force=force)
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise click.UsageError("--tasks names no task")

@@ -11,6 +11,7 @@ from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
 from ..evaluate.results import Results, model_facts
 from ..evaluate.score import Score
 from ..evaluate.statistics import wilson_interval
+from ..ggufio.atomic import check_output
 from ..runtime import worker
 from ._evaluate import save_results
 from ._output import json_option, print_json, table, warn
@@ -61,6 +62,8 @@ def choices(
     """
     if bool(shots) != bool(dev):
         raise click.UsageError("--shots and --from go together")
+    if out is not None:  # refused before an hour of work, not after it
+        check_output(out, (file,), force=force)
     questions = load_questions(data, limit=limit)
     chosen = style or guess_style(questions)
     examples = load_questions(dev) if dev is not None else []

@@ -14,6 +14,7 @@ from ..evaluate.controls import LADDER, Control, Outcome, choose_controls, measu
 from ..evaluate.results import Results, model_facts
 from ..evaluate.suite.data import load_weights
 from ..evaluate.suite.result import SurgeryScore, compare_surgery
+from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..plan.recipe import Recipe, step
 from ..plan.types import Plan, references
@@ -77,6 +78,8 @@ def evaluate(
       ggsurgery evaluate cut.gguf --baseline base.gguf -o cut.json
       ggsurgery evaluate cut.gguf --length long --weights mine.toml --json
     """
+    if out is not None:  # refused before an hour of work, not after it
+        check_output(out, (file,), force=force)
     settings = {"length": length, "weights": load_weights(weights), "limit": limit}
     facts = model_facts(file)
     base_facts = None if baseline is None else model_facts(baseline)

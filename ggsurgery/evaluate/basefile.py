@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, FormatError
-from ..ggufio.atomic import atomic_path
+from ..ggufio.atomic import atomic_path, check_output
 
 MAGIC = b"GGSKL\x00\x00\x01"
 _MAX_HEADER = 1 << 20
@@ -153,6 +153,10 @@ class BaseFile:
             "k": k, "vocabulary": vocabulary_digest(vocabulary), "provenance": provenance,
         }  # fmt: skip
         raw = json.dumps(header).encode()
+        rows = len(tokens) // n_ctx * (n_ctx - 1 - n_ctx // 2)
+        check_output(
+            Path(path), (), force=force, nbytes=4 * len(tokens) + rows * record_type(k).itemsize
+        )
         with atomic_path(Path(path), force=force) as temporary, temporary.open("wb") as stream:
             stream.write(MAGIC + len(raw).to_bytes(4, "little") + raw)
             stream.write(tokens.astype("<i4").tobytes())

@@ -78,6 +78,8 @@ def test_choices_file_and_table(folder):
         "acc", "acc_norm", "acc_bytes", "acc_tokens",
     ]  # fmt: skip
     assert document["scores"][0]["ids"] == [q["id"] for q in QUESTIONS]
+    said = error_line("choices", folder / "base.gguf", "--data", folder / "q.jsonl", "-o", out)
+    assert "exists" in said
     shots = run_json("choices", folder / "base.gguf", "--data", folder / "q.jsonl", "--shots", 2,
                      "--from", folder / "q.jsonl")  # fmt: skip
     assert shots[0]["provenance"]["shots"] == 2

@@ -20,11 +20,14 @@ from ggsurgery.evaluate.runs import (
     save_base_file,
 )
 from ggsurgery.plan.recipe import Recipe, step
+from ggsurgery.runtime import machine
 from ggsurgery.surgery import prepare
 from tests._llama_tools import llama_tool
 from tests._needs import needs_shared, needs_smollm2
 
 pytestmark = pytest.mark.slow
+
+THREADS = str(machine.n_threads())
 
 
 def cut(source: Path, out: Path, layers: str) -> Path:
@@ -51,7 +54,7 @@ def text(tmp_path_factory):
 
 def tool(*arguments: object) -> str:
     done = subprocess.run(
-        [llama_tool("llama-perplexity"), *map(str, arguments), "--no-repack", "-t", "2"],
+        [llama_tool("llama-perplexity"), *map(str, arguments), "--no-repack", "-t", THREADS],
         capture_output=True, text=True, check=True, timeout=600,
     )  # fmt: skip
     return done.stdout + done.stderr
