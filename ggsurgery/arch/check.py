@@ -59,31 +59,41 @@ def _kinds_and_tensors(
     rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]
 ) -> Iterator[Finding]:
     """Layers whose tensors are those of another kind: the sign of a shifted pattern."""
-    tell = [
-        any(s.startswith(RECURRENT) for s in header.layer_tensors(i)) for i in range(len(kinds))
-    ]
-    for i, kind in enumerate(kinds):
-        suffixes = header.layer_tensors(i)
-        if not suffixes:
-            continue
-        recurrent = kind.attention in ("recurrent", "hybrid")
-        if any(tell) and recurrent != tell[i]:
-            yield Finding(
-                "error",
-                f"blk.{i}",
-                f"runs as {kind.label}, but has the tensors of "
-                f"{'a recurrent' if tell[i] else 'an attention'} layer",
-                f"The pattern of layers has shifted. {REPAIR}",
+    layers = [header.layer_tensors(i) for i in range(len(kinds))]
+    tell = [any(s.startswith(RECURRENT) for s in suffixes) for suffixes in layers]
+    if any(tell):
+        wrong = [
+            i
+            for i, kind in enumerate(kinds)
+            if layers[i] and (kind.attention in ("recurrent", "hybrid")) != tell[i]
+        ]
+        if wrong:
+            found = "a recurrent" if tell[wrong[0]] else "an attention"
+            yield _several(
+                wrong,
+                f"layer {wrong[0]} runs as {kinds[wrong[0]].label}, but has the tensors of {found} "
+                "layer: the pattern has shifted",
+                REPAIR,
             )
-        by_tensors = reading.ffn_of(suffixes)
-        if rules.rules.experts and not kind.mtp and by_tensors != kind.ffn:
-            yield Finding(
-                "error",
-                f"blk.{i}",
-                f"runs as {kind.label}, but has {by_tensors} tensors",
-                "Count the leading dense layers again: "
-                f"{header.architecture}.{rules.rules.experts.leading or rules.rules.experts.step}.",
+    if rules.rules.experts:
+        by_tensors = [reading.ffn_of(suffixes) for suffixes in layers]
+        wrong = [
+            i
+            for i, kind in enumerate(kinds)
+            if layers[i] and not kind.mtp and by_tensors[i] != kind.ffn
+        ]
+        if wrong:
+            key = rules.rules.experts.leading or rules.rules.experts.step
+            yield _several(
+                wrong,
+                f"layer {wrong[0]} runs as {kinds[wrong[0]].label}, but has {by_tensors[wrong[0]]} "
+                "tensors",
+                f"Count the leading dense layers again: {facets.full_key(header, key)}.",
             )
+
+
+def _several(layers: list[int], problem: str, hint: str) -> Finding:
+    return Finding("error", f"layers {format_layers(layers)}", problem, hint)
 
 
 def _tail(header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
@@ -170,14 +180,19 @@ def _recipe(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> I
         return  # not a plain rearrangement: nothing to compare with
     rule = rules.rules.window
     stated = rule is not None and facets.full_key(header, rule.pattern_key) in header.metadata
-    for i, (now, then) in enumerate(zip(kinds, wanted, strict=True)):
-        if not stated and (now.attention, now.rope) != (then.attention, then.rope):
-            yield Finding(
-                "error",
-                f"blk.{i}",
-                f"runs as {now.label}; the recipe took layer {order[i]}, which was {then.label}",
-                "The pattern of layers was not moved along with them; apply the recipe again.",
-            )
+    wrong = [
+        i
+        for i, (now, then) in enumerate(zip(kinds, wanted, strict=True))
+        if (now.attention, now.rope) != (then.attention, then.rope)
+    ]
+    if wrong and not stated:
+        i = wrong[0]
+        yield _several(
+            wrong,
+            f"layer {i} runs as {kinds[i].label}; the recipe took layer {order[i]}, which was "
+            f"{wanted[i].label}",
+            "The pattern of layers was not moved along with them; apply the recipe again.",
+        )
 
 
 def _odd_layers(header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:

@@ -80,6 +80,12 @@ class ArchRules:
         self.blendable(headers, plan, force=force_kinds)
         folded, warnings = depth.switches(self.rules, headers, refs[:n_trunk], n_trunk, plan.shell)
         change.warnings += tuple(warnings)
+        if folded and plan.computes:
+            raise ArchitectureError(
+                f"{warnings[-1]}; that cannot be done together with blends and edits",
+                file=shell.path,
+                hint="Change the number of layers first, then blend the result.",
+            )
         change.tensors |= folded
         change.set[facets.full_key(shell, "block_count")] = facets.number(
             shell, "block_count", len(refs)
