@@ -7,7 +7,6 @@ that no longer fits the tensors, a tail without its tensors.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -37,8 +36,6 @@ def check(rules: ArchRules, header: Header) -> list[Finding]:
         found += _shared(rules, header, kinds)
         found += _slabs(rules, header)
         found += _recipe(rules, header, kinds)
-    if not any(f.severity == "error" for f in found):
-        found += _odd_layers(header, rules.kinds(header))
     order = {"error": 0, "warning": 1, "note": 2}
     return sorted(found, key=lambda f: order[f.severity])
 
@@ -193,23 +190,3 @@ def _recipe(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> I
             f"{wanted[i].label}",
             "The pattern of layers was not moved along with them; apply the recipe again.",
         )
-
-
-def _odd_layers(header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
-    """Layers that lack tensors which the others of their kind have."""
-    groups: dict[LayerKind, list[int]] = {}
-    for i, kind in enumerate(kinds):
-        groups.setdefault(kind, []).append(i)
-    for members in groups.values():
-        counts = Counter(s for i in members for s in header.layer_tensors(i))
-        usual = {s for s, c in counts.items() if c > len(members) / 2}
-        for i in members:
-            missing = sorted(usual - set(header.layer_tensors(i)))
-            if missing and header.layer_tensors(i):
-                others = format_layers([m for m in members if m != i][:12])
-                yield Finding(
-                    "warning",
-                    f"blk.{i}",
-                    f"lacks {', '.join(missing[:4])}, which layers {others} of its kind have",
-                    "llama.cpp refuses the file if they are required.",
-                )

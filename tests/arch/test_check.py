@@ -109,12 +109,6 @@ def test_recipe_that_moved_layers_and_a_pattern_that_stayed() -> None:
     assert problems(right) == []
 
 
-def test_layer_that_lacks_a_tensor_of_its_kind() -> None:
-    stack = [ATTENTION + DENSE] * 3 + [ATTENTION[:2] + DENSE]
-    ((severity, where, problem),) = problems(header("llama", stack))
-    assert (severity, where) == ("warning", "blk.3") and "lacks attn_output.weight" in problem
-
-
 @pytest.mark.parametrize(
     "keys",
     [
