@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import EngineError
 from .questions import Prompted
 from .score import Score, mean_score
+from .windows import Tokens
 
 Progress = Callable[[int, int], None]  # questions done, questions in all
 
@@ -40,7 +41,7 @@ class Scorer(Protocol):
         self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float64]]: ...
 
-    def first_nonfinite(self, tokens: Sequence[int]) -> str | None: ...
+    def first_nonfinite(self, tokens: Sequence[int] | Tokens) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
