@@ -63,7 +63,7 @@ def render_scan(found: Scan, path: Path) -> None:
         xlabel="weights pruned (%)" if found.operation == "prune" else "layer",
         ylabel=found.metric.split(":")[0] if ":" not in found.metric else "accuracy",
     )
-    if found.lower_is_better and min(y, default=0) > 0 and max(y) > 20 * min(y):
+    if found.lower_is_better and min(y, default=0) > 0 and max(y) > 5 * min(y):
         axis.set_yscale("log")
     axis.set_title(f"{found.operation}: {found.metric} (bars: one standard error)", fontsize=10)
     axis.legend(fontsize=8)

@@ -13,7 +13,7 @@ from ..candidates.journal import Journal
 from ..candidates.measure import Difference, Measured, Measurer, Setup, paired
 from ..candidates.worker import Trial, measure_all
 from ..errors import EngineError, GGSurgeryError
-from ..evaluate.controls import Control, choose_controls
+from ..evaluate.controls import N_RANDOM, Control, choose_controls
 from ..ggufio.header import read_header
 from ..plan.recipe import Recipe, step
 from ..plan.types import Plan
@@ -21,6 +21,7 @@ from ..runtime import worker
 from ..runtime.quantize import quantize
 from ..surgery import prepare
 from .optimize import Work, crashed, question_of, run_worker
+from .space import alike
 from .storage import close_storage, open_storage, optuna, patiently
 
 Progress = Callable[[int, int], None]
@@ -242,13 +243,19 @@ def report(
             done = quantize(setup.path, None, ftype, allow_requantize=True, dry_run=True)
             sizes[ftype] = done.n_bytes
     controls = choose_controls(n_trunk, removed, cut_bytes, sizes, base_bytes=base_bytes, seed=seed)
-    cuts = [c for c in controls if c.layers]
-    recipes = [winner.recipe, *(_delete(c) for c in cuts)]
+    named = [(c.name, _delete(c)) for c in controls if c.layers]
+    if removed <= 0:  # nothing to cut at random: the same operations at random places
+        others = alike(winner.recipe, n_trunk, N_RANDOM, seed)
+        named = [(f"random {recipe.describe()}", recipe) for recipe in others]
+    recipes = [winner.recipe, *(recipe for _, recipe in named)]
     base, trials = measure_all(setup, recipes, journal, progress=progress)
     first = trials[0]
     if first.measured is None or first.difference is None:
         raise GGSurgeryError(f"the winner cannot be measured: {first.error}", file=setup.path)
-    rows = [_row(c.name, t, first.measured) for c, t in zip(cuts, trials[1:], strict=True)]
+    rows = [
+        _row(name, trial, first.measured)
+        for (name, _), trial in zip(named, trials[1:], strict=True)
+    ]
     for control in (c for c in controls if c.ftype is not None and not c.layers):
         rows.append(_quantized(setup, control, first.measured, scratch))
     return Verdict(winner, base, first.measured, first.difference, tuple(rows), tried)

@@ -11,6 +11,7 @@ Points that mean the same are told apart by nobody: equal plans have equal diges
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -148,6 +149,30 @@ def _step(kind: str, at: int, other: int, n: int) -> Step:
         case "merge":
             return step("merge", layers=f"{first}-{first + distance}", method="rdsc")
     raise PlanError("unknown operation", expected=", ".join(KINDS), found=kind)
+
+
+def alike(recipe: Recipe, n_layers: int, count: int, seed: int) -> list[Recipe]:
+    """Random recipes of the same operations, in the same order, at other places.
+
+    Fewer than `count` where there are not so many.
+    """
+    rng = random.Random(seed)
+    kinds = [s.operation for s in recipe.steps]
+    identity = Plan.identity(n_layers)
+    seen = {recipe.apply(identity).digest, identity.digest}
+    found: list[Recipe] = []
+    for _ in range(50 * count):
+        if len(found) == count or not all(kind in KINDS for kind in kinds):
+            break
+        plan, steps = identity, []
+        for kind in kinds:
+            one = _step(kind, rng.randrange(n_layers), rng.randrange(n_layers), len(plan.blocks))
+            plan = one.apply(plan)
+            steps.append(one)
+        if plan.digest not in seen:
+            seen.add(plan.digest)
+            found.append(Recipe(tuple(steps)))
+    return found
 
 
 def parse_kinds(text: str | Sequence[str]) -> tuple[str, ...]:

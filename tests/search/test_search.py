@@ -16,11 +16,12 @@ from ggsurgery.candidates.measure import Setup
 from ggsurgery.cli import cli
 from ggsurgery.cli.search import parse_budget
 from ggsurgery.errors import ArchitectureError, GGSurgeryError, PlanError
+from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.plan.types import Plan
 from ggsurgery.search import storage as storages
 from ggsurgery.search.optimize import Budget, Work, run_worker
 from ggsurgery.search.run import Row, check_disjoint, outcome, pareto
-from ggsurgery.search.space import KINDS, Space
+from ggsurgery.search.space import KINDS, Space, alike
 from tests._needs import needs_package
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
 
@@ -50,6 +51,15 @@ def test_singles_are_all_different_and_complete() -> None:
     assert len(points) == 6 + 12 + 6 + 12
     axes = space.axes()
     assert all(p[name] in values for p in points for name, values in axes.items())
+
+
+def test_controls_of_a_swap_are_swaps_elsewhere() -> None:
+    recipe = Recipe((step("swap", layers="1,2"), step("delete", layer="4")))
+    found = alike(recipe, N_LAYERS, 3, seed=1)
+    plans = {r.apply(Plan.identity(N_LAYERS)).digest for r in [recipe, *found]}
+    assert len(found) == 3 and len(plans) == 4
+    assert all([s.operation for s in r.steps] == ["swap", "delete"] for r in found)
+    assert found == alike(recipe, N_LAYERS, 3, seed=1)
 
 
 def test_every_point_is_a_recipe_or_too_short_a_stack() -> None:
