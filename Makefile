@@ -21,7 +21,7 @@ $(VENV)/.base: pyproject.toml $(NATIVE)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --editable '.[dev,bench,search,hub]'
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --editable '.[dev,bench,search,hub,plot]'
 	touch $@
 
 setup: $(VENV)/.dev  ## Make .venv with everything for development.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from ggsurgery.shipped import shipped
 from tests._needs import ROOT
 
+PACKAGES = sysconfig.get_paths()["purelib"]
 ASK = """
 import ggsurgery
 from ggsurgery.chat.families import families
@@ -45,8 +47,9 @@ def test_a_wheel_carries_templates_and_recipes(tmp_path: Path) -> None:
             assert f"ggsurgery/{folder}/{path.name}" in names
     assert not [n for n in names if n.endswith(".gguf")]
     done = subprocess.run(
-        [sys.executable, "-c", ASK], cwd=tmp_path, capture_output=True, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        # -S: no .pth files, whose hook of an editable install would come before the wheel.
+        [sys.executable, "-S", "-c", ASK], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), PACKAGES])},
     )  # fmt: skip
     file, n_families, recipes = done.stdout.splitlines()
     assert file.startswith(str(tmp_path))
