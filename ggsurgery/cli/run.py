@@ -97,11 +97,16 @@ def _show_plan(pipeline: Pipeline, as_json: bool) -> None:
 def _table(pipeline: Pipeline) -> str:
     """File, size, bits per weight, perplexity and its ratio to the original's."""
     places = pipeline.places
-    paths = [pipeline.source, *(f for t in pipeline.tasks for f in t.files if f.suffix == ".gguf")]
+    made = [f for t in pipeline.tasks for f in t.files if f.suffix == ".gguf"]
+    # The bundle holds the same files once more under the same names.
+    first: dict[str, Path] = {}
+    for file in made:
+        first.setdefault(file.name, file)
+    paths = [pipeline.source, *first.values()]
     found: list[tuple[Path, Results | None]] = []
     for path in paths:
-        file = places.results(path)
-        found.append((path, load_results(file)[0] if file.is_file() else None))
+        measured = places.results(path)
+        found.append((path, load_results(measured)[0] if measured.is_file() else None))
     base = found[0][1].score("perplexity") if found[0][1] else None
     rows = []
     for path, results in found:
