@@ -9,6 +9,24 @@ from typing import Any
 from tqdm import tqdm
 
 
+class Bar(tqdm):  # type: ignore[type-arg]
+    """A bar that stays away for two seconds, leaves no line behind and keeps out of log files."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"delay": 2, "leave": False, "disable": None, **options})
+
+    def close(self) -> None:
+        # Ctrl-C inside the constructor leaves half a bar, which Python's garbage collector
+        # closes: without this it would print a traceback.
+        if hasattr(self, "pos"):
+            super().close()
+
+
+def bytes_bar(what: str, nbytes: int) -> Bar:
+    """A bar over bytes read or written; drive it with its `update`."""
+    return Bar(total=nbytes, unit="B", unit_scale=True, desc=what)
+
+
 @contextmanager
 def progress_bar(what: str, unit: str = "it") -> Iterator[Callable[[int, int], None]]:
     """A callback `(done, total)` that drives the bar.
@@ -17,7 +35,7 @@ def progress_bar(what: str, unit: str = "it") -> Iterator[Callable[[int, int], N
         with progress_bar("perplexity", "chunk") as progress:
             perplexity(engine, text, progress=progress)
     """
-    with tqdm(desc=what, unit=unit, delay=2, leave=False, disable=None) as bar:
+    with Bar(desc=what, unit=unit) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total
@@ -29,7 +47,7 @@ def progress_bar(what: str, unit: str = "it") -> Iterator[Callable[[int, int], N
 @contextmanager
 def named_progress_bar(unit: str = "it") -> Iterator[Callable[[str, int, int], None]]:
     """The same for several pieces of work one after the other: `(name, done, total)`."""
-    with tqdm(unit=unit, delay=2, leave=False, disable=None) as bar:
+    with Bar(unit=unit) as bar:
         current: list[Any] = [None]
 
         def update(name: str, done: int, total: int) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from tqdm import tqdm
 
 from ..ggufio.atomic import check_output
 from ..layout import PADDING_KEY
@@ -17,6 +16,7 @@ from ..plan.text import format_layers
 from ..report_plan import changes, layer_map
 from ..surgery import Operation, prepare
 from ._output import human_bytes, human_count, note, print_json, table, warn
+from ._progress import bytes_bar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -114,14 +114,7 @@ def run(operation: Operation, out: Path, options: Options) -> None:
 
 def write_with_bar(operation: Operation, out: Path, *, force: bool, sync: bool) -> None:
     """Write with a progress bar that appears after two seconds."""
-    with tqdm(
-        total=operation.layout.n_bytes,
-        unit="B",
-        unit_scale=True,
-        delay=2,
-        leave=False,
-        desc=out.name,
-    ) as bar:
+    with bytes_bar(out.name, operation.layout.n_bytes) as bar:
         operation.write(out, force=force, sync=sync, progress=bar.update)
 
 

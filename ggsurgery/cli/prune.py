@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from ..ggufio.reader import Source
 from ..plan.blend_ops import SCOPES, SCORES
@@ -16,6 +15,7 @@ from ..prune import Zeros, chosen, measure, prune_step
 from ..surgery import Operation, prepare
 from ._blend import computed, computing_options
 from ._output import note, print_json, table, warn
+from ._progress import bytes_bar
 from ._surgery import Options, in_out, show, summary, surgery_options, write_with_bar
 
 
@@ -75,7 +75,7 @@ def prune(
     with Source(source) as opened:
         names = [t.name for t in chosen(opened.header, only)]
         nbytes = sum(t.nbytes for t in opened.header.tensors if t.name in set(names))
-        with _bar("threshold", nbytes) as bar:
+        with bytes_bar("threshold", nbytes) as bar:
             one = prune_step(
                 opened, sparsity, scope=scope, pattern=pattern, largest=largest, only=only,
                 score=score, imatrix=None if imatrix is None else str(imatrix),
@@ -96,7 +96,7 @@ def prune(
 def _measured(out: Path, names: list[str]) -> list[Zeros]:
     with Source(out) as written:
         nbytes = sum(written.header.by_name[n].nbytes for n in names)
-        with _bar("counting zeros", nbytes) as bar:
+        with bytes_bar("counting zeros", nbytes) as bar:
             return measure(written, names, progress=bar.update)
 
 
@@ -155,7 +155,3 @@ def _joined(name: str, zeros: Iterable[Zeros]) -> Zeros:
 
 def _kind(name: str) -> str:
     return re.sub(r"^blk\.\d+\.", "blk.*.", name)
-
-
-def _bar(what: str, nbytes: int) -> tqdm[Any]:
-    return tqdm(total=nbytes, unit="B", unit_scale=True, delay=2, leave=False, desc=what)

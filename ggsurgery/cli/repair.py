@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from tqdm import tqdm
 
 from ..ggufio.atomic import check_output
 from ..plan.text import parse_layers
 from ..repair import prepare
 from ..report_plan import short
 from ._output import json_option, note, print_json, table, warn
+from ._progress import bytes_bar
 from ._surgery import in_out
 
 
@@ -53,9 +53,7 @@ def repair(
         for text in found.warnings:
             warn(text)
         if not dry_run:
-            with tqdm(
-                total=found.layout.n_bytes, unit="B", unit_scale=True, delay=2, leave=False
-            ) as bar:
+            with bytes_bar(out.name, found.layout.n_bytes) as bar:
                 found.write(out, force=force, progress=bar.update)
         rows = [
             (key, "–" if old is None else short(old, 40), "–" if new is None else short(new, 40))

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from ..evaluate.results import Results, load_results, read_json
 from ..pipeline.run import Event, Pipeline
 from ..release.sections import HOPELESS
 from ._output import human_bytes, json_option, note, print_json, table, warn
+from ._progress import Bar
 
 FILE = click.Path(path_type=Path)
 
@@ -56,9 +56,7 @@ class _Teller:
             case "skip":
                 note(f"· {event.task.name}: up to date")
             case "start":
-                self._bar = tqdm(
-                    desc=event.task.name, delay=2, leave=False, bar_format="{l_bar}{bar}|"
-                )
+                self._bar = Bar(desc=event.task.name, bar_format="{l_bar}{bar}|")
             case "progress":
                 self._bar.total = event.total
                 self._bar.update(event.done - self._bar.n)
