@@ -40,7 +40,7 @@ _HOMES: dict[str, str] = {
     "summarize": "summary",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = [*sorted(_HOMES)]  # noqa: PLE0604 – the keys are strings
 
 
 def __getattr__(name: str) -> Any:
@@ -50,4 +50,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return ["__version__", *__all__]
