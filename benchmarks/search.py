@@ -3,7 +3,7 @@
     python benchmarks/search.py --file smollm2-f16.gguf --text ../shared/data/wikitext2.valid.raw
     python benchmarks/search.py … --every 5 --windows 4     # a sample of the layers
 
-The plain loop and the scan take turns, layer by layer, with one thread each, so that the
+The plain loop and the scan take turns, layer by layer, with as many threads each, so that the
 machine's speed falls out of the ratio. Printed are wall time and processor time: on a machine
 that does other things too, only the second tells something. With --every K the time of the
 plain loop over all layers is the sampled layers' mean times their number, and says so.
@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from ggsurgery.candidates.measure import Measurer, Setup  # noqa: E402
 from ggsurgery.plan.recipe import Recipe, step  # noqa: E402
+from ggsurgery.runtime.machine import n_threads  # noqa: E402
 from ggsurgery.search.optimize import Budget, Work, run_worker  # noqa: E402
 from ggsurgery.search.run import outcome  # noqa: E402
 from ggsurgery.surgery import prepare  # noqa: E402
@@ -68,7 +69,7 @@ def plain(setup: Setup, layer: int, folder: Path, tool: str) -> float:
         operation.write(out, force=True)
     done = subprocess.run(
         [tool, "-m", out, "-f", str(setup.text), "-c", str(setup.n_ctx), "--chunks",
-         str(setup.n_windows), "-t", "1", "-b", str(setup.n_ctx), "--no-repack"],
+         str(setup.n_windows), "-t", str(setup.n_threads)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     out.unlink()
@@ -95,9 +96,12 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--ctx", type=int, default=512)
     parser.add_argument("--every", type=int, default=1, help="sample every K-th layer")
+    parser.add_argument("--threads", type=int, default=n_threads(), help="of both sides")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    setup = Setup(args.file, text=args.text, n_ctx=args.ctx, n_windows=args.windows, n_threads=1)
+    setup = Setup(
+        args.file, text=args.text, n_ctx=args.ctx, n_windows=args.windows, n_threads=args.threads
+    )
     tool = llama_tool("llama-perplexity")
     clocks = {name: Clock() for name in ("plain", "scan", "halving")}
     apart, figures = 0.0, {}

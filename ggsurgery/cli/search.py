@@ -11,8 +11,9 @@ import click
 import yaml
 
 from ..runtime.machine import cache_folder
+from ..search.disjoint import check_disjoint
 from ..search.optimize import Budget, Work
-from ..search.run import Outcome, Verdict, check_disjoint, report
+from ..search.run import Outcome, Verdict, report
 from ..search.run import search as run_search
 from ..search.space import KINDS, parse_kinds
 from ..search.storage import shown

@@ -66,6 +66,13 @@ class Engine(Context):
         path = Path(path)
         if not path.is_file():
             raise EngineError("no such file", file=path)
+        room = min(n_ctx if unified else n_ctx * n_seq, n_batch or n_ctx * n_seq)
+        if n_seq < 1 or room < n_seq:  # llama.cpp aborts, or takes the trained length for 0
+            raise EngineError(
+                "the context has no room for a token of every sequence", file=path,
+                expected=f"{max(1, n_seq)} tokens or more", found=room,
+                hint="Ask for a larger context (--ctx) or fewer sequences at once.",
+            )  # fmt: skip
         if extra_buffers is None:
             extra_buffers = probe.extra_buffers_survive()
         engine = cls(

@@ -197,24 +197,6 @@ class Verdict:
         }
 
 
-def check_disjoint(search_setup: Setup, report_setup: Setup) -> None:
-    """Refuse a reporting set that is the search set.
-
-    Raises:
-        GGSurgeryError: the same file, or equal content.
-    """
-    ours = search_setup.text or search_setup.metric.partition(":")[2]
-    theirs = report_setup.text or report_setup.metric.partition(":")[2]
-    if not ours or not theirs:
-        return
-    a, b = Path(ours), Path(theirs)
-    if a.exists() and b.exists() and (a.samefile(b) or a.read_bytes() == b.read_bytes()):
-        raise GGSurgeryError(
-            "the reporting set is the search set", file=b,
-            hint="The winner was chosen on that text: report on another one.",
-        )  # fmt: skip
-
-
 def report(
     setup: Setup, winner: Row, tried: int, journal: Path, scratch: Path,
     *, seed: int = 0, progress: Progress | None = None,

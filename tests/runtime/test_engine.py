@@ -146,6 +146,13 @@ def test_an_error_in_the_hook_arrives(small: Path) -> None:
 def test_bad_calls(small: Path, wordless: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no such file"):
         Engine.open(tmp_path / "nothing.gguf")
+    for options in (
+        {"n_ctx": 0},
+        {"n_ctx": 3, "n_seq": 4},
+        {"n_ctx": 64, "n_batch": 2, "n_seq": 4},
+    ):
+        with pytest.raises(EngineError, match="no room for a token of every sequence"):
+            Engine.open(small, **options)
     (tmp_path / "no.gguf").write_bytes(b"GGUF" + b"\0" * 60)
     with pytest.raises(EngineError, match=r"no\.gguf: llama\.cpp cannot load it: \S"):
         Engine.open(tmp_path / "no.gguf")

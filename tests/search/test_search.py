@@ -19,8 +19,9 @@ from ggsurgery.errors import ArchitectureError, GGSurgeryError, PlanError
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.plan.types import Plan
 from ggsurgery.search import storage as storages
+from ggsurgery.search.disjoint import check_disjoint
 from ggsurgery.search.optimize import Budget, Work, run_worker
-from ggsurgery.search.run import Row, check_disjoint, outcome, pareto
+from ggsurgery.search.run import Row, outcome, pareto
 from ggsurgery.search.space import KINDS, Space, alike
 from tests._needs import needs_package
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
@@ -219,6 +220,25 @@ def test_search_and_reporting_sets_are_disjoint(tmp_path: Path) -> None:
     with pytest.raises(GGSurgeryError, match="reporting set is the search set"):
         check_disjoint(SETUP, replace(SETUP, text=copy))
     check_disjoint(SETUP, replace(SETUP, text=REPORT_TEXT))
+    mixed = tmp_path / "mixed.txt"  # a paragraph of the one, broken in other lines, in the other
+    words = SEARCH_TEXT.read_text().split()
+    mixed.write_text(REPORT_TEXT.read_text() + "\n".join(words[len(words) // 2 :]))
+    with pytest.raises(GGSurgeryError, match=r"overlaps the search set: expected no passage"):
+        check_disjoint(SETUP, replace(SETUP, text=mixed))
+
+
+def test_questions_asked_twice_are_no_reporting_set(tmp_path: Path) -> None:
+    def questions(name: str, numbers: range) -> Setup:
+        path = tmp_path / name
+        rows = [{"id": f"{name}-{i}", "query": f"{i}?", "choices": ["a", "b"], "answer": 0}
+                for i in numbers]  # fmt: skip
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return replace(SETUP, metric=f"choices:{path}", text=None)
+
+    ours = questions("a.jsonl", range(10))
+    check_disjoint(ours, questions("b.jsonl", range(10, 20)))
+    with pytest.raises(GGSurgeryError, match=r"overlaps .* 2 of them, such as .8\?"):
+        check_disjoint(ours, questions("c.jsonl", range(8, 15)))
 
 
 def test_command_reports_winner_and_controls(

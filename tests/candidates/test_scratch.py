@@ -1,0 +1,45 @@
+"""Scratch folders go away with their process, however it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ggsurgery.candidates import scratch
+from ggsurgery.candidates.scratch import PREFIX, Scratch, remove_abandoned
+from tests._needs import ROOT
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from ggsurgery.candidates import scratch
+scratch.MEMORY = Path(sys.argv[1])
+made = scratch.Scratch(0)
+made.file.write_bytes(bytes(1000))
+print(made.folder, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_next_process_removes_what_a_killed_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "MEMORY", tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        assert left.parent == tmp_path and left.name.startswith(PREFIX)
+        with Scratch(0) as ours:  # the other one lives: its folder stays
+            assert (left / "candidate.gguf").exists()
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            (tmp_path / f"{PREFIX}new").mkdir()  # made by a process that has no lock yet
+            assert remove_abandoned(tmp_path) == [left]
+            assert not left.exists() and ours.folder.exists()
+        assert not ours.folder.exists() and (tmp_path / f"{PREFIX}new").exists()
