@@ -35,6 +35,9 @@ Variant = Literal["paper", "reference", "damped"]
 #: What the variants are called as methods of `merge`.
 METHODS: dict[str, str] = {"paper": "rdsc", "reference": "reference", "damped": "damped"}
 
+#: What marks a document of settings and statistics, as `Result.to_json` writes it.
+FORMAT = "laco"
+
 #: The graph node behind the final norm: what transformers calls the last hidden state.
 LAST_HIDDEN = "result_norm"
 
@@ -133,7 +136,7 @@ class Result:
         """Settings and statistics as a model card states them, and the log."""
         left = len(self.plan.blocks)
         final = self.accepted[-1].per_text if self.accepted else ()
-        settings = {
+        settings: dict[str, Any] = {
             "merge_layers": self.settings.merge_layers,
             "lowest": self.settings.lowest,
             "highest": self.settings.highest,
@@ -143,7 +146,11 @@ class Result:
             "variant": self.settings.variant,
             "method": METHODS[self.settings.variant],
         }
+        if self.settings.factor is not None:
+            settings["factor"] = self.settings.factor
         return {
+            "ggsurgery": FORMAT,
+            "version": 1,
             "settings": settings,
             "layers": [self.n_layers, left],
             "removed": self.n_layers - left,
@@ -224,6 +231,20 @@ def collapse(
     return Result(settings, tuple(attempts), tuple(steps), plan, total)
 
 
+def split_text(text: str, pieces: int) -> list[str]:
+    """Evenly spread calibration texts that begin at a line's start."""
+    size = max(1, len(text) // pieces)
+    found = []
+    for number in range(pieces):
+        start = number * size
+        if start:
+            start = text.find("\n", start) + 1 or start
+        piece = text[start : start + size].strip()
+        if piece:
+            found.append(piece)
+    return found
+
+
 def laco(
     path: str | Path,
     texts: Sequence[str],
@@ -262,6 +283,28 @@ def laco(
                                                      strict=True)]  # fmt: skip
 
         return collapse(session.identity, settings, similarities, report)
+
+
+def laco_of_file(
+    path: Path,
+    texts: Sequence[str],
+    settings: Settings,
+    n_ctx: int,
+    n_threads: int | None = None,
+    allow_unknown_arch: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> Result:
+    """`laco`, made to be run by `runtime.worker.run`: progress is (attempts, attempts at most)."""
+    most = settings.highest - settings.merge_layers - settings.lowest + 1
+
+    def report(attempt: Attempt) -> None:
+        if progress is not None:
+            progress(attempt.iteration, max(most, attempt.iteration))
+
+    return laco(
+        path, texts, settings, n_ctx=n_ctx, n_threads=n_threads,
+        allow_unknown_arch=allow_unknown_arch, report=report,
+    )  # fmt: skip
 
 
 def last_hidden(candidate: Candidate) -> list[NDArray[np.float32]]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..evaluate.perplexity import read_text
-from ..laco import METHODS, Attempt, Result, Settings
-from ..laco import laco as run_laco
+from ..laco import METHODS, Attempt, Result, Settings, laco_of_file, split_text
 from ..runtime import worker
 from ._output import note, print_json, table
 from ._progress import progress_bar
@@ -93,42 +91,6 @@ def laco(
     if not options.as_json:
         _show(result)
     write_recipe(result.recipe, source, out, options, figures={"laco": result.to_json()})
-
-
-def laco_of_file(
-    path: Path,
-    texts: list[str],
-    settings: Settings,
-    n_ctx: int,
-    n_threads: int | None,
-    allow_unknown_arch: bool,
-    progress: Callable[[int, int], object] | None = None,
-) -> Result:
-    """Made to be run by `runtime.worker.run`."""
-    most = settings.highest - settings.merge_layers - settings.lowest + 1
-
-    def report(attempt: Attempt) -> None:
-        if progress is not None:
-            progress(attempt.iteration, max(most, attempt.iteration))
-
-    return run_laco(
-        path, texts, settings, n_ctx=n_ctx, n_threads=n_threads,
-        allow_unknown_arch=allow_unknown_arch, report=report,
-    )  # fmt: skip
-
-
-def split_text(text: str, pieces: int) -> list[str]:
-    """Evenly spread pieces that begin at a line's start."""
-    size = max(1, len(text) // pieces)
-    found = []
-    for number in range(pieces):
-        start = number * size
-        if start:
-            start = text.find("\n", start) + 1 or start
-        piece = text[start : start + size].strip()
-        if piece:
-            found.append(piece)
-    return found
 
 
 def _json(result: Result) -> str:

@@ -9,8 +9,9 @@ import click
 import yaml
 
 from ..errors import FormatError
-from ..evaluate.results import Results, load_results
+from ..evaluate.results import Results, load_results, merge_results, read_json
 from ..release.bundle import Bundle, build_bundle
+from ..release.collapse import is_laco
 from ..release.push import push as push_bundle
 from ..release.request import Request
 from ..runtime import worker
@@ -55,9 +56,11 @@ def release() -> None:
 @click.option("--family", metavar="NAME", help="Chat family; default: recognised.")
 @click.option("--base-model", metavar="ORG/NAME", help="What it was made from.")
 @click.option(
-    "--results", type=FILE, multiple=True, help="Result files (ggsurgery's or lm-eval's)."
-)
-@click.option("--original", type=FILE, help="Results of the model before surgery.")
+    "--results", type=FILE, multiple=True,
+    help="Result files (ggsurgery's or lm-eval's), several of one file too; or what "
+    "`laco --log` wrote.",
+)  # fmt: skip
+@click.option("--original", type=FILE, multiple=True, help="Results of the model before surgery.")
 @click.option("--license", "licence", type=FILE, help="A file with the licence's text.")
 @click.option("--system", metavar="TEXT", help="A system prompt for the Modelfile.")
 @click.option(
@@ -77,7 +80,7 @@ def build(
     files: tuple[Path, ...],
     out: Path,
     results: tuple[Path, ...],
-    original: Path | None,
+    original: tuple[Path, ...],
     licence: Path | None,
     parameters: tuple[str, ...],
     memory: bool,
@@ -92,14 +95,16 @@ def build(
       ggsurgery release tiny-*.gguf --out bundle --base-model Qwen/Qwen3-1.7B
       ggsurgery release tiny-Q4_K_M.gguf --out bundle --results q4.json --original base.json
     """
-    for file in (*files, *results, *([licence] if licence else [])):
+    for file in (*files, *results, *original, *([licence] if licence else [])):
         if not file.is_file():
             raise FormatError("no such file", file=file)
+    laco, measured = _sorted(results)
     request = Request(
         files=files,
         license=licence,
-        original=_one(original) if original else None,
-        results=tuple(r for path in results for r in load_results(path)),
+        original=_original(original),
+        results=measured,
+        laco=laco,
         memory=_memory(files) if memory else {},
         parameters=dict(_parameter(text) for text in parameters),
         **options,
@@ -135,11 +140,29 @@ def push(
         click.echo(f"{done.url}: {len(done.files)} files, {human_bytes(done.n_bytes)}")
 
 
-def _one(path: Path) -> Results:
-    found = load_results(path)
-    if len(found) != 1:
-        raise FormatError("results of one model are needed", file=path, found=len(found))
-    return found[0]
+def _sorted(paths: tuple[Path, ...]) -> tuple[dict[str, Any] | None, tuple[Results, ...]]:
+    """LaCo's statistics, if one of the files holds them, and the results of the others."""
+    found: list[Results] = []
+    laco = None
+    for path in paths:
+        document = read_json(path)
+        if not is_laco(document):
+            found += load_results(path)
+        elif laco is not None:
+            raise FormatError("a second file with LaCo's statistics", file=path)
+        else:
+            laco = document
+    return laco, tuple(found)
+
+
+def _original(paths: tuple[Path, ...]) -> Results | None:
+    found = merge_results([r for path in paths for r in load_results(path)])
+    if len(found) > 1:
+        raise FormatError(
+            "results of one model are needed", file=paths[-1],
+            found=", ".join(r.model.file for r in found),
+        )  # fmt: skip
+    return found[0] if found else None
 
 
 def _memory(files: tuple[Path, ...]) -> dict[str, dict[str, int]]:

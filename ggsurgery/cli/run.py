@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from ..evaluate.results import Results, load_results, read_json
-from ..pipeline.run import Event, Pipeline
+from ..evaluate.results import Results, read_json
+from ..evaluate.score import Score
+from ..pipeline.run import Event, Pipeline, Planned
 from ..release.sections import HOPELESS
 from ._output import human_bytes, json_option, note, print_json, table, warn
 from ._progress import Bar
@@ -76,7 +77,13 @@ def _show_plan(pipeline: Pipeline, as_json: bool) -> None:
     planned = pipeline.plan()
     if as_json:
         steps = [
-            {"step": p.task.name, "what": p.task.what, "done": p.done, "bytes": p.n_bytes}
+            {
+                "step": p.task.name,
+                "what": p.task.what,
+                "done": p.done,
+                "bytes": p.n_bytes,
+                "at_most": p.at_most,
+            }
             for p in planned
         ]
         print_json({"source": str(pipeline.source), "out": str(pipeline.folder), "steps": steps})
@@ -84,47 +91,66 @@ def _show_plan(pipeline: Pipeline, as_json: bool) -> None:
     click.echo(f"source: {pipeline.source}\nfolder: {pipeline.folder}\n")
     rows = [
         (p.task.name, "done" if p.done else "to do",
-         human_bytes(p.n_bytes) if p.n_bytes is not None else "", p.task.what)
+         _size(p), p.task.what)
         for p in planned
     ]  # fmt: skip
     click.echo(table(rows, ("step", "", "size", "what")))
     total = sum(p.n_bytes or 0 for p in planned if not p.done)
-    note(f"dry run: nothing was written; a run writes {human_bytes(total)}")
+    most = "at most " if any(p.at_most for p in planned) else ""
+    note(f"dry run: nothing was written; a run writes {most}{human_bytes(total)}")
+
+
+def _size(planned: Planned) -> str:
+    if planned.n_bytes is None:
+        return ""
+    return ("≤ " if planned.at_most else "") + human_bytes(planned.n_bytes)
 
 
 def _table(pipeline: Pipeline) -> str:
-    """File, size, bits per weight, perplexity and its ratio to the original's."""
-    places = pipeline.places
-    made = [f for t in pipeline.tasks for f in t.files if f.suffix == ".gguf"]
-    # The bundle holds the same files once more under the same names.
-    first: dict[str, Path] = {}
-    for file in made:
-        first.setdefault(file.name, file)
-    paths = [pipeline.source, *first.values()]
-    found: list[tuple[Path, Results | None]] = []
-    for path in paths:
-        measured = places.results(path)
-        found.append((path, load_results(measured)[0] if measured.is_file() else None))
-    base = found[0][1].score("perplexity") if found[0][1] else None
+    """File, size, bits per weight, and everything that was measured."""
+    files = pipeline.files
+    found = {name: pipeline.results(name) for name in files}
+    base = found["source"].score("perplexity") if found["source"] else None
+    columns = _columns([r for r in found.values() if r is not None])
     rows = []
-    for path, results in found:
-        if path == places.imatrix:
-            continue
-        score = results.score("perplexity") if results else None
-        rows.append(
-            (
-                f"{path.name} (original)" if path == pipeline.source else path.name,
-                human_bytes(path.stat().st_size),
-                _bits(path),
-                f"{score.value:.3f} ± {score.stderr:.3f}" if score and score.stderr else None,
-                f"{score.value / base.value:.3f}" if score and base else None,
-            )
-        )
-    return table(rows, ("file", "size", "bits/weight", "perplexity", "ratio"))
+    for name, path in files.items():
+        results = found[name]
+        shown: list[str | None] = []
+        for label, _ in columns:
+            score = results.score(label) if results else None
+            shown.append(None if score is None else _figure(score))
+            if label == "perplexity":
+                shown.append(f"{score.value / base.value:.3f}" if score and base else None)
+        title = f"{path.name} (original)" if name == "source" else path.name
+        rows.append((title, human_bytes(path.stat().st_size), _bits(path), *shown))
+    head = ["file", "size", "bits/weight"]
+    for label, title in columns:
+        head += [title, "ratio"] if label == "perplexity" else [title]
+    return table(rows, head)
 
 
-def _perplexity(results: Path) -> float | None:
-    score = load_results(results)[0].score("perplexity") if results.is_file() else None
+def _columns(results: list[Results]) -> list[tuple[str, str]]:
+    """Label and title of the figures worth a column: of each benchmark its headline."""
+    labels = list(dict.fromkeys(s.label for r in results for s in r.all_scores))
+    scores = {s.label: s for r in results for s in r.all_scores}
+    columns = [(n, t) for n, t in (("perplexity", "perplexity"), ("kl_mean", "KL"),
+                                   ("surgery", "score of 100")) if n in labels]  # fmt: skip
+    for task in dict.fromkeys(s.task for s in scores.values() if s.task):
+        metrics = {s.metric: s.label for s in scores.values() if s.task == task}
+        order = ["acc_norm", "acc", "exact_match", *metrics]
+        label = next(metrics[m] for m in order if m in metrics)
+        columns.append((label, label))
+    return columns
+
+
+def _figure(score: Score) -> str:
+    digits = {"surgery": 1, "kl_mean": 4}.get(score.metric, 3)
+    error = f" ± {score.stderr:.{digits}f}" if score.stderr else ""
+    return f"{score.value:.{digits}f}{error}"
+
+
+def _perplexity(results: Results | None) -> float | None:
+    score = results.score("perplexity") if results else None
     return None if score is None else score.value
 
 
@@ -138,7 +164,7 @@ def _bits(path: Path) -> str:
 def _say_more(pipeline: Pipeline) -> None:
     """What a model said, and what to do next."""
     places, bundle = pipeline.places, pipeline.places.bundle
-    before, after = (_perplexity(places.results(p)) for p in (pipeline.source, places.cut))
+    before, after = (_perplexity(pipeline.results(name)) for name in ("source", "cut"))
     if before and after and after > HOPELESS * before:
         warn(f"the cut model's perplexity is {after / before:.1f} times the original's: it is not "
              "usable without further training")  # fmt: skip

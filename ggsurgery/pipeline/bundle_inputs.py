@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from ..evaluate.results import Results, load_results, read_json
+from ..evaluate.results import load_results, merge_results, read_json
 from ..release.request import Request
 from ..runtime import worker
 from ..runtime.memory import peak_memory
 from .document import Document
+from .evaluation import measurements, results_of
 from .tasks import Places
 
 
 def bundle_request(
-    document: Document, places: Places, source: Path, files: Sequence[Path]
+    document: Document, places: Places, source: Path, files: Mapping[str, Path]
 ) -> Request:
     """Gather the release of a run.
 
     Args:
-        files: the cut model and its quantized files; the cut itself is released only if
-            nothing was quantized.
+        files: the cut model (`cut`) and its quantized files by type; the cut itself is
+            released only if nothing was quantized.
     """
     section = document.section("release") or {}
-    released = tuple(files[1:]) or tuple(files)
-    results = [r for path in released for r in _results(places.results(path))]
-    for name in section.get("results", ()):
-        results += load_results(document.file(str(name)))
-    original = _results(places.results(source))
+    asked = measurements(document, source)
+    given = [r for name in section.get("results", ()) for r in load_results(document.file(name))]
+    of_source = [r for r in given if Path(r.model.file).name == source.name]
+    measured = results_of(places.results("source", asked))
+    found = [*([measured] if measured else []), *of_source]
+    alike = [replace(r, model=replace(r.model, file=str(source))) for r in found]
+    original = merge_results(alike)[0] if alike else None
+    released = {n: p for n, p in files.items() if n != "cut"} or dict(files)
+    results = [results_of(places.results(name, asked), original) for name in released]
     memory = (
-        {path.name: worker.run(peak_memory, path) for path in released}
+        {path.name: worker.run(peak_memory, path) for path in released.values()}
         if section.get("memory", True)
         else {}
     )
     licence = section.get("license")
     said = read_json(places.said) if places.said.is_file() else None
     return Request(
-        files=released,
+        files=tuple(released.values()),
         name=document.name,
         family=section.get("family"),
         base_model=section.get("base_model"),
@@ -46,13 +52,10 @@ def bundle_request(
         languages=tuple(section.get("languages", ())),
         tags=tuple(section.get("tags", ())),
         parameters=section.get("parameters") or {},
-        original=original[0] if original else None,
-        results=tuple(results),
+        original=original,
+        results=(*(r for r in results if r is not None), *(r for r in given if r not in of_source)),
+        laco=read_json(places.laco) if document.section("laco") else None,
         said=said,
         memory=memory,
         recipe=document.path.read_text(encoding="utf-8"),
     )
-
-
-def _results(path: Path) -> list[Results]:
-    return load_results(path) if path.is_file() else []

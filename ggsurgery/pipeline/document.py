@@ -3,11 +3,12 @@
     name: SmolLM2-135M-cut
     source:     {file: in.gguf}                       # or package: and file: within it
     operations: [{delete: {layer: "10"}}]             # as `ggsurgery apply` reads them
+    laco:       {text: calibration.txt, highest: 28}  # instead of operations: find them
     header:     {general.license: apache-2.0}
     template:   {family: chatml}
     imatrix:    {text: calibration.txt, chunks: 32}
     quantize:   {types: [Q8_0, Q4_K_M]}
-    evaluate:   {perplexity: {text: test.txt, ctx: 512}}
+    evaluate:   {perplexity: {text: test.txt, ctx: 512}, kl: {text: test.txt}}
     release:    {base_model: org/name}
 
 Every section but `source` may be missing. Paths count from the recipe's folder.
@@ -30,12 +31,17 @@ from ..plan.recipe import Recipe, Step
 Schema = Mapping[str, Any]
 
 _TEXT: Schema = {"text": str, "ctx": int, "chunks": int}
+_LACO: Schema = {
+    "text": str, "texts": int, "ctx": int, "merge_layers": int, "lowest": int, "highest": int,
+    "interval": int, "threshold": float, "max_compression": float, "variant": str, "factor": float,
+}  # fmt: skip
 SCHEMA: Schema = {
     "name": str,
     "description": str,
     "source": {"file": str, "package": str, "sha256": str, "note": str},
     "operations": Any,
     "options": Any,
+    "laco": _LACO,
     "header": Any,
     "template": {"family": str, "file": str},
     "imatrix": _TEXT,
@@ -48,6 +54,20 @@ SCHEMA: Schema = {
     },
     "evaluate": {
         "perplexity": _TEXT,
+        "kl": _TEXT,
+        "choices": [
+            {"data": str, "shots": int, "from": str, "style": str, "limit": int, "ctx": int}
+        ],
+        "bench": {
+            "tasks": [str],
+            "data": str,
+            "include": str,
+            "limit": int,
+            "shots": int,
+            "chat": bool,
+            "ctx": int,
+        },
+        "suite": {"length": str, "limit": int},
         "say": {"prompt": str, "max_tokens": int},
     },
     "release": {
@@ -63,8 +83,12 @@ SCHEMA: Schema = {
         "memory": bool,
     },
 }
-_REQUIRED = {"imatrix": ("text",), "quantize": ("types",), "perplexity": ("text",),
-             "say": ("prompt",)}  # fmt: skip
+_REQUIRED = {
+    "imatrix": ("text",), "laco": ("text",), "quantize": ("types",), "perplexity": ("text",),
+    "kl": ("text",), "choices": ("data",), "bench": ("tasks",), "say": ("prompt",),
+}  # fmt: skip
+
+_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -103,6 +127,17 @@ class Document:
             raise FormatError(f"no file {name}", file=self.path, expected=f"a file at {path}")
         return path
 
+    def directory(self, name: str) -> Path:
+        """A folder named in the recipe.
+
+        Raises:
+            FormatError: there is no such folder.
+        """
+        path = self.folder / name
+        if not path.is_dir():
+            raise FormatError(f"no folder {name}", file=self.path, expected=f"a folder at {path}")
+        return path
+
 
 def load_document(path: str | Path) -> Document:
     """Read a pipeline recipe.
@@ -123,6 +158,11 @@ def load_document(path: str | Path) -> Document:
     if not isinstance(node, yaml.MappingNode) or not isinstance(sections, dict):
         raise FormatError("not a recipe", file=path, expected="name:, source:, operations: …")
     _check(node, SCHEMA, "", path)
+    if sections.get("laco") and sections.get("operations"):
+        raise FormatError(
+            "a recipe has either operations or laco, which finds them", file=path,
+            hint="Cut first with one recipe, then run LaCo on its result with another.",
+        )  # fmt: skip
     surgical = {k: sections[k] for k in ("name", "operations", "options") if k in sections}
     recipe = Recipe.from_json(surgical, path)
     recipe = Recipe((*recipe.steps, *_header_steps(sections, path)), recipe.name, recipe.options)
@@ -146,9 +186,11 @@ def _check(node: yaml.MappingNode, schema: Schema, where: str, path: Path) -> No
             raise FormatError(f"line {line}: {where}{key} stands there twice", file=path)
         seen.add(key)
         _check_value(value, schema[key], f"{where}{key}", path)
-        if isinstance(schema[key], Mapping) and isinstance(value, yaml.MappingNode):
-            _check(value, schema[key], f"{where}{key}.", path)
-            given = {str(k.value) for k, _ in value.value}
+        items = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        below = schema[key][0] if isinstance(schema[key], list) else schema[key]
+        for item in items if isinstance(below, Mapping) else ():
+            _check(item, below, f"{where}{key}.", path)
+            given = {str(k.value) for k, _ in item.value}
             for needed in _REQUIRED.get(key, ()):
                 if needed not in given:
                     raise FormatError(f"line {line}: {where}{key} needs {needed}", file=path)
@@ -156,8 +198,7 @@ def _check(node: yaml.MappingNode, schema: Schema, where: str, path: Path) -> No
 
 def _check_value(value: yaml.Node, wanted: Any, where: str, path: Path) -> None:
     line = value.start_mark.line + 1
-    tags = {str: "tag:yaml.org,2002:str", int: "tag:yaml.org,2002:int",
-            bool: "tag:yaml.org,2002:bool"}  # fmt: skip
+    tags = {str: ("str",), int: ("int",), float: ("float", "int"), bool: ("bool",)}
     if wanted is Any:
         return
     if isinstance(wanted, Mapping):
@@ -169,9 +210,9 @@ def _check_value(value: yaml.Node, wanted: Any, where: str, path: Path) -> None:
             raise FormatError(f"line {line}: {where} is a list", file=path, expected="[a, b, …]")
         for item in value.value:
             _check_value(item, wanted[0], where, path)
-    elif value.tag != tags[wanted]:
+    elif value.tag.removeprefix("tag:yaml.org,2002:") not in tags[wanted]:
         raise FormatError(
-            f"line {line}: {where}", file=path, expected=wanted.__name__,
+            f"line {line}: {where}", file=path, expected=_NAMES[wanted],
             found=repr(getattr(value, "value", value.tag))[:60],
         )  # fmt: skip
 

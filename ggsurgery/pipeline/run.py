@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import EngineError, OutputError
+from ..evaluate.results import Results
 from ..ggufio.copying import write_all
+from ..plan.recipe import Recipe
 from ..release.request import safe_name
 from ..runtime.quantize import plan
 from ..surgery import prepare
 from .document import Document, load_document
+from .evaluation import measurements, results_of
 from .source import find_source
 from .state import State, locked
-from .tasks import Places, Task, quantize_options, tasks_of
+from .tasks import Places, Task, quantize_options, recipe_of, tasks_of
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,15 @@ Tell = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Planned:
-    """A task before it runs: whether it is done already, and the size of what it writes."""
+    """A task before it runs: whether it is done already, and the size of what it writes.
+
+    `at_most`: what will be cut is not known yet, so this is the size without a cut.
+    """
 
     task: Task
     done: bool
     n_bytes: int | None
+    at_most: bool = False
 
 
 class Pipeline:
@@ -80,22 +87,37 @@ class Pipeline:
             EngineError: llama.cpp cannot make one of the files.
         """
         state = State(self.folder)
-        sizes = self._sizes()
+        done = {t.name for t in self.tasks if state.done(t.name, t.key) is not None}
+        unknown = "laco" not in done and any(t.name == "laco" for t in self.tasks)
+        recipe = self.document.recipe if unknown else recipe_of(self.document, self.places)
+        sizes = self._sizes(recipe)
         planned, fresh = [], True
         for task in self.tasks:
-            done = fresh and state.done(task.name, task.key) is not None
-            fresh = fresh and (done or not task.name.startswith(("cut", "imatrix")))
-            planned.append(Planned(task, done, sizes.get(task.name)))
+            is_done = fresh and task.name in done
+            fresh = fresh and (is_done or task.name not in ("laco", "cut", "imatrix"))
+            planned.append(Planned(task, is_done, sizes.get(task.name), unknown))
         return planned
 
-    def _sizes(self) -> dict[str, int]:
+    @property
+    def files(self) -> dict[str, Path]:
+        """The models of the run: `source`, `cut` and each type."""
+        made = {t.name.removeprefix("quantize "): t.files[0] for t in self.tasks
+                if t.name == "cut" or t.name.startswith("quantize ")}  # fmt: skip
+        return {"source": self.source, **made}
+
+    def results(self, file: str) -> Results | None:
+        """Everything measured so far of `source`, `cut` or a type."""
+        asked = measurements(self.document, self.source)
+        return results_of(self.places.results(file, asked))
+
+    def _sizes(self, recipe: Recipe) -> dict[str, int]:
         """Sizes of all files that will be written, found without writing one.
 
         The cut model's header in a sparse file stands for it: llama.cpp's dry run reads
         shapes and types only.
         """
         types = [t.name.removeprefix("quantize ") for t in self.tasks if t.name[:9] == "quantize "]
-        with prepare(self.document.recipe, [self.source]) as operation:
+        with prepare(recipe, [self.source]) as operation:
             layout = operation.layout
             sizes = {"cut": layout.n_bytes}
             if not types:

@@ -1,36 +1,34 @@
 """The steps of a recipe as tasks: what each depends on, makes, and how.
 
-source ─ cut ─┬─ imatrix ─┐
-              └───────────┴─ quantize TYPE … ─ evaluate FILE … ─ release
+source ─ [laco] ─ cut ─┬─ imatrix ─┐
+                       └───────────┴─ quantize TYPE … ─ MEASUREMENT FILE … ─ [say] ─ release
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError
-from ..evaluate.perplexity import perplexity_of_file, read_text
-from ..evaluate.results import Results, model_facts
-from ..evaluate.score import Score
+from ..errors import EngineError, PlanError
+from ..evaluate.perplexity import read_text
+from ..evaluate.results import read_json
 from ..ggufio.atomic import atomic_path
 from ..ggufio.reader import Source
+from ..laco import Settings, laco_of_file, split_text
+from ..plan.recipe import Recipe
 from ..release.request import safe_name
 from ..runtime import worker
 from ..runtime.binding import installed_version
 from ..runtime.filetypes import file_type
 from ..runtime.quantize import quantize
 from ..surgery import prepare
-from . import measure
 from .document import Document
-from .state import key_of
-
-#: Called with (done, total) of the running task.
-Progress = Callable[[int, int], None]
+from .evaluation import Measurement, measurements, sha256_of
+from .saying import say
+from .state import Progress, key_of
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,16 @@ class Places:
     def said(self) -> Path:
         return self.folder / "results" / "said.json"
 
-    def results(self, path: Path) -> Path:
-        return self.folder / "results" / f"{path.stem}.json"
+    @property
+    def laco(self) -> Path:
+        return self.folder / "results" / "laco.json"
+
+    def result(self, file: str, measurement: str) -> Path:
+        """Where a measurement of a file is kept; `file` is `source`, `cut` or a type."""
+        return self.folder / "results" / f"{file}.{measurement}.json"
+
+    def results(self, file: str, asked: Sequence[Measurement]) -> Iterator[Path]:
+        return (self.result(file, m.name) for m in asked)
 
 
 def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
@@ -82,26 +88,32 @@ def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
     """
     types = _types(document)
     with Source(source) as opened:
-        checksum = opened.checksum()
-    tasks = [_cut(document, source, places, checksum)]
-    cut = tasks[0].key
+        checksum, n_layers = opened.checksum(), opened.header.n_layers
+    tasks = []
+    if document.section("laco"):
+        tasks.append(_laco(document, source, places, checksum, n_layers))
+    tasks.append(_cut(document, source, places, [checksum, *(t.key for t in tasks)]))
+    cut = tasks[-1].key
     base = [cut]
     if document.section("imatrix"):
         tasks.append(_imatrix(document, places, cut))
         base.append(tasks[-1].key)
-    made = [(places.cut, cut)]
+    made = {"cut": (places.cut, cut)}
     for ftype in types:
         task = _quantize(document, places, ftype, base)
         tasks.append(task)
-        made.append((task.files[0], task.key))
-    if document.section("evaluate"):
-        original = (source, key_of("source", checksum, []))
-        tasks += [_evaluate(document, places, *one) for one in (original, *made)]
-        if (document.section("evaluate") or {}).get("say"):
-            tasks.append(_say(document, places, *_speaker(document, made)))
+        made[ftype] = (task.files[0], task.key)
+    original = (source, key_of("source", checksum, []))
+    for asked in measurements(document, source):
+        if asked.of_source:
+            tasks.append(_measure(places, asked, "source", *original, []))
+        compared = [] if asked.of_source else [original[1]]
+        tasks += [_measure(places, asked, name, *one, compared) for name, one in made.items()]
+    if (document.section("evaluate") or {}).get("say"):
+        tasks.append(_say(document, places, *_speaker(document, made)))
     if document.section("release") is not None:
         keys = [task.key for task in tasks]
-        tasks.append(_release(document, places, source, [p for p, _ in made], keys))
+        tasks.append(_release(document, places, source, {n: p for n, (p, _) in made.items()}, keys))
     return tasks
 
 
@@ -119,10 +131,52 @@ def _types(document: Document) -> list[str]:
     return types
 
 
-def _cut(document: Document, source: Path, places: Places, checksum: str) -> Task:
-    recipe = document.recipe
+def laco_settings(document: Document) -> Settings:
+    """LaCo's numbers as the recipe's section `laco` gives them."""
+    section = document.section("laco") or {}
+    return Settings(**{k: v for k, v in section.items() if k not in ("text", "texts", "ctx")})
+
+
+def _laco(document: Document, source: Path, places: Places, checksum: str, n_layers: int) -> Task:
+    section = document.section("laco") or {}
+    text = document.file(str(section["text"]))
+    settings = laco_settings(document)
+    settings.check(n_layers)
 
     def make(progress: Progress) -> Any:
+        pieces = split_text(read_text(text), section.get("texts", 10))
+        found = worker.run(
+            laco_of_file, source, pieces, settings, section.get("ctx", 256), progress=progress
+        )
+        facts = found.to_json()
+        _write_json(places.laco, facts)
+        return {k: facts[k] for k in ("layers", "merges", "rejected", "iterations", "similarity")}
+
+    key = key_of("laco", {**section, "text": sha256_of(text)}, [checksum],
+                 llama_cpp=installed_version())  # fmt: skip
+    return Task("laco", f"calibrated on {text.name}", key, (places.laco,), make)
+
+
+def recipe_of(document: Document, places: Places) -> Recipe:
+    """The operations of a run: the recipe's own, behind those that LaCo has found.
+
+    Raises:
+        PlanError: LaCo kept no merge.
+    """
+    if not document.section("laco"):
+        return document.recipe
+    found = Recipe.from_json(read_json(places.laco)["recipe"], places.laco)
+    if not found.steps:
+        raise PlanError(
+            "LaCo kept no merge, so there is nothing to cut", file=places.laco,
+            hint="Lower laco.threshold in the recipe, or take another laco.variant.",
+        )  # fmt: skip
+    return replace(document.recipe, steps=(*found.steps, *document.recipe.steps))
+
+
+def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) -> Task:
+    def make(progress: Progress) -> Any:
+        recipe = recipe_of(document, places)
         with prepare(recipe, [source]) as operation:
             total, written = operation.layout.n_bytes, 0
 
@@ -141,8 +195,10 @@ def _cut(document: Document, source: Path, places: Places, checksum: str) -> Tas
                 "warnings": list(operation.layout.warnings),
             }
 
-    what = _short(recipe.describe()) or "a copy with a new name"
-    key = key_of("cut", recipe.to_json(), [checksum])
+    what = _short(document.recipe.describe()) or "a copy with a new name"
+    if document.section("laco"):
+        what = "the merges that LaCo kept"
+    key = key_of("cut", document.recipe.to_json(), on)
     return Task("cut", what, key, (places.cut,), make)
 
 
@@ -167,7 +223,7 @@ def _imatrix(document: Document, places: Places, cut: str) -> Task:
         write_imatrix(matrix, places.imatrix, force=True)
         return {"text": text.name, "entries": len(matrix.entries), "chunks": matrix.n_chunks}
 
-    settings = {**options, "text": _sha256(text)}
+    settings = {**options, "text": sha256_of(text)}
     key = key_of("imatrix", settings, [cut], llama_cpp=installed_version())
     return Task("imatrix", f"from {text.name}", key, (places.imatrix,), make)
 
@@ -195,34 +251,25 @@ def _quantize(document: Document, places: Places, ftype: str, base: Sequence[str
     return Task(f"quantize {ftype}", out.name, key, (out,), make)
 
 
-def _evaluate(document: Document, places: Places, path: Path, key: str) -> Task:
-    section = document.section("evaluate") or {}
-    out = places.results(path)
-    asked = section.get("perplexity")
-    text = document.file(str(asked["text"])) if asked else None
-    options = {"n_ctx": (asked or {}).get("ctx", 512), "n_chunks": (asked or {}).get("chunks")}
+def _measure(
+    places: Places, asked: Measurement, name: str, path: Path, key: str, on: Sequence[str]
+) -> Task:
+    out = places.result(name, asked.name)
 
     def make(progress: Progress) -> Any:
-        scores: list[Score] = []
-        if text is not None:
-            found = worker.run(
-                perplexity_of_file, path, read_text(text), progress=progress, **options
-            )
-            facts = {**found.score.provenance, "text": text.name}
-            scores.append(replace(found.score, provenance=facts))
-        results = Results(model_facts(path), tuple(scores))
+        results = asked.measure(path, progress)
         _write_json(out, results.to_json())
-        return {s.metric: [s.value, s.stderr, s.n] for s in scores}
+        return {s.label: [s.value, s.stderr, s.n] for s in results.all_scores}
 
-    settings = {**options, "sha256": _sha256(text) if text else None}
-    key = key_of("evaluate", settings, [key], llama_cpp=installed_version())
-    return Task(f"evaluate {path.stem}", out.name, key, (out,), make)
+    settings = {"name": asked.name, "settings": asked.settings}
+    key = key_of("measure", settings, [key, *on], llama_cpp=installed_version())
+    return Task(f"{asked.name} {name}", path.name, key, (out,), make)
 
 
-def _speaker(document: Document, made: Sequence[tuple[Path, str]]) -> tuple[Path, str]:
-    """The file that says something: the recommended one, Q4_K_M, or the first."""
+def _speaker(document: Document, made: Mapping[str, tuple[Path, str]]) -> tuple[Path, str]:
+    """The file that says something: the recommended one, Q4_K_M, or the cut itself."""
     wanted = (document.section("release") or {}).get("recommended", "Q4_K_M")
-    return next((one for one in made if one[0].stem.endswith(f"-{wanted}")), made[0])
+    return made.get(wanted, made["cut"])
 
 
 def _say(document: Document, places: Places, path: Path, key: str) -> Task:
@@ -230,7 +277,7 @@ def _say(document: Document, places: Places, path: Path, key: str) -> Task:
     question, length = str(section["prompt"]), int(section.get("max_tokens", 48))
 
     def make(progress: Progress) -> Any:
-        said = worker.run(measure.say, path, question, length)
+        said = worker.run(say, path, question, length)
         _write_json(places.said, {"file": path.name, **said})
         return said
 
@@ -246,7 +293,7 @@ def _write_json(path: Path, document: Any) -> None:
 
 
 def _release(
-    document: Document, places: Places, source: Path, files: Sequence[Path], on: Sequence[str]
+    document: Document, places: Places, source: Path, files: Mapping[str, Path], on: Sequence[str]
 ) -> Task:
     section = document.section("release") or {}
 
@@ -265,7 +312,3 @@ def _release(
     models = [f"{stem}-{ftype}.gguf" for ftype in _types(document)]
     names = ["manifest.json", "SHA256SUMS", "README.md", "Modelfile", *models]
     return Task("release", "bundle/", key, tuple(places.bundle / n for n in names), make)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

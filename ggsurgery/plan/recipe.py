@@ -29,6 +29,7 @@ from .weights import add_weights
 #: Keys of a recipe document that belong to the pipeline (`ggsurgery run`), not to surgery.
 PIPELINE_KEYS: tuple[str, ...] = (
     "source",
+    "laco",
     "header",
     "template",
     "imatrix",
@@ -217,6 +218,11 @@ def load_recipe(path: str | Path) -> Recipe:
         raise FormatError(error.strerror or "cannot be read", file=path) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise FormatError(f"no valid YAML: {error}", file=path) from None
+    if isinstance(document, dict) and document.get("laco"):
+        raise FormatError(
+            "the recipe finds its operations by running LaCo on the model", file=path,
+            hint=f"Run it with: ggsurgery run {path} --source IN",
+        )  # fmt: skip
     return Recipe.from_json(document, path)
 
 

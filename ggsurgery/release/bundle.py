@@ -25,8 +25,9 @@ from ..evaluate.score import versions
 from ..runtime import worker
 from ..tokenizer.check import TokenizerReport, check_tokenizer
 from .card import base_model, model_card
+from .collapse import check_laco
 from .modelfile import Chat, chat_of, modelfile, parameters_of, stop_tokens
-from .request import ReleaseFile, Request, recommended, release_files
+from .request import ReleaseFile, Request, foreign_results, recommended, release_files
 
 MARK = "manifest.json"
 Progress = Callable[[int, int], None]
@@ -66,6 +67,8 @@ def build_bundle(
     chat = chat_of(best.header, request.family)
     name = request.name or str(best.header.get("general.name") or best.source.stem)
     _check_out(out, force)
+    if request.laco is not None:
+        check_laco(request.laco, best.header)
     tokenizer = _tokenizer(best)
     texts = _texts(request, files, best, why, chat, name)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +94,10 @@ def build_bundle(
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-    warnings = tuple(f"tokenizer, {f.check}: {f.message}" for f in tokenizer.findings)
-    return Bundle(out, tuple(sorted(out.iterdir())), best.name, chat, warnings)
+    warnings = [f"tokenizer, {f.check}: {f.message}" for f in tokenizer.findings]
+    warnings += [f"results of {name} are of no file of this release and are left out"
+                 for name in foreign_results(request)]  # fmt: skip
+    return Bundle(out, tuple(sorted(out.iterdir())), best.name, chat, tuple(warnings))
 
 
 def _tokenizer(file: ReleaseFile) -> TokenizerReport:
@@ -173,6 +178,8 @@ def _manifest(
     }  # fmt: skip
     if request.original:
         manifest["original"] = request.original.to_json()
+    if request.laco:
+        manifest["laco"] = dict(request.laco)
     if request.said:
         manifest["said"] = dict(request.said)
     if request.recipe:

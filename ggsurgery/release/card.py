@@ -7,9 +7,12 @@ from typing import Any
 from ..errors import MissingExtraError
 from ..evaluate.results import Results
 from ..ggufio.types import Header
-from . import sections
+from . import collapse, sections
 from .modelfile import Chat
 from .request import ReleaseFile, Request
+
+#: What `model-index` lists; the rest is in the manifest.
+HEADLINES = ("perplexity", "kl_mean", "top1_agreement", *sections.ACCURACIES)
 
 
 def model_card(
@@ -33,9 +36,11 @@ def model_card(
         sections.usage(best, chat, request),
         sections.made_by(header),
         sections.statistics(header, request.original),
-        sections.similarity(files),
+        collapse.sections(request.laco),
         sections.perplexity(files, request.original),
+        sections.divergence(files),
         sections.retention(files, request.original),
+        sections.suite(files, request.original),
         sections.controls(files),
         _said(request),
         sections.limitations(request, files, chat),
@@ -111,7 +116,7 @@ def _eval_results(results: Results | None) -> list[Any]:
     found = []
     for score in results.all_scores if results else ():
         dataset = score.task or score.provenance.get("text")
-        if dataset is None:
+        if dataset is None or score.metric not in HEADLINES:
             continue
         found.append(
             EvalResult(

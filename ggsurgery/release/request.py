@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gguf import LlamaFileType
 
 from ..errors import FormatError
-from ..evaluate.results import Results
+from ..evaluate.results import Results, merge_results
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
 
@@ -28,6 +28,7 @@ class Request:
         system: a SYSTEM prompt for the Modelfile.
         recommended: the type of the recommended file; None chooses by the results.
         results: what was measured of the files, and of the original (`original`).
+        laco: settings and statistics of LaCo, as `Result.to_json` writes them.
         said: what the recommended file answered, `{"question", "text"}`.
         memory: peak bytes of loading a file, by file name, and the context it was measured at.
         recipe: the recipe document that made the files.
@@ -45,6 +46,7 @@ class Request:
     parameters: Mapping[str, float] = field(default_factory=dict)
     original: Results | None = None
     results: tuple[Results, ...] = ()
+    laco: Mapping[str, Any] | None = None
     said: Mapping[str, Any] | None = None
     memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     recipe: str | None = None
@@ -131,11 +133,19 @@ def _identity(header: Header) -> tuple[str, int, int]:
 
 
 def _results_of(request: Request, path: Path) -> Results | None:
-    """The results whose file has this name, wherever it lay when it was measured."""
-    for results in request.results:
-        if Path(results.model.file).name == path.name:
-            return results
-    return None
+    """All results whose file has this name, wherever it lay when it was measured."""
+    found = [r for r in request.results if Path(r.model.file).name == path.name]
+    if not found:
+        return None
+    merged = merge_results([replace(r, model=replace(r.model, file=path.name)) for r in found])
+    return replace(merged[0], model=found[0].model)
+
+
+def foreign_results(request: Request) -> list[str]:
+    """Files that results were given of, but that are not released."""
+    names = {path.name for path in request.files}
+    found = (Path(r.model.file).name for r in request.results)
+    return list(dict.fromkeys(name for name in found if name not in names))
 
 
 def safe_name(name: str) -> str:

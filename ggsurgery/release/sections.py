@@ -6,13 +6,13 @@ leaves its section out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ..evaluate.results import Results
 from ..evaluate.score import Score
 from ..ggufio.types import Header
 from ..provenance import read_provenance
+from .markdown import figure, mib, percent, table
 from .modelfile import Chat, parameters_of
 from .request import ReleaseFile, Request
 
@@ -62,7 +62,7 @@ def statistics(header: Header, original: Results | None) -> list[str]:
         change = f"{100 * (new / old - 1):+.2f} %" if old else "–"
         rows.append((what, f"{old:,}" if old else "–", f"{new:,}", change))
     context = header.get("{arch}.context_length")
-    lines = ["## Statistics", "", *table(("", "original", "this model", "change"), rows)]
+    lines = ["## Layers and parameters", "", *table(("", "original", "this model", "change"), rows)]
     long = f", context of {context:,} tokens" if isinstance(context, int) else ""
     return [*lines, "", f"Architecture `{header.architecture}`{long}."]
 
@@ -117,34 +117,75 @@ def retention(files: Sequence[ReleaseFile], original: Results | None) -> list[st
     if original is None:
         return []
     rows = []
-    for f in files:
-        for score in f.results.all_scores if f.results else ():
-            base = original.score(score.label)
-            if score.metric not in ACCURACIES or base is None or not base.value:
+    for base in original.all_scores:
+        if base.metric not in ACCURACIES or not base.value:
+            continue
+        for f in files:
+            score = f.results.score(base.label) if f.results else None
+            if score is None:
                 continue
             share = score.value / base.value
             rows.append(
-                (score.label, f.ftype, percent(base), percent(score), f"{100 * share:.1f} %",
-                 status_of(share))
+                (score.label, f.ftype, f"{score.n:,}", percent(base), percent(score),
+                 f"{100 * share:.1f} %", near_chance(score) or status_of(share))
             )  # fmt: skip
     if not rows:
         return []
-    head = ("benchmark", "file", "original", "this model", "retained", "status")
+    head = ("benchmark", "file", "questions", "original", "this model", "retained", "status")
     return ["## Benchmarks", "", *table(head, rows), "",
             "Good: at least 80 % retained; Acceptable: 70 %; Degraded: 50 %; below that Not "
-            "recommended. ± is one standard error."]  # fmt: skip
+            "recommended. Near random: within two standard errors of guessing. ± is one "
+            "standard error."]  # fmt: skip
 
 
-def similarity(files: Sequence[ReleaseFile]) -> list[str]:
-    """Cosine similarity of the last hidden state with the original's, where it was measured."""
+def near_chance(score: Score) -> str | None:
+    """`Near random` where guessing explains the score, if its chance level is known."""
+    chance = score.provenance.get("chance")
+    if not isinstance(chance, int | float) or score.stderr is None:
+        return None
+    return "Near random" if score.value - 2 * score.stderr <= chance else None
+
+
+def divergence(files: Sequence[ReleaseFile]) -> list[str]:
+    """KL divergence of each file from the original, and how often both agree on the next token."""
+    rows, facts, n = [], None, 0
     for f in files:
-        found = f.results.extra.get("similarity") if f.results else None
-        if isinstance(found, dict) and {"mean", "min", "max", "n"} <= found.keys():
-            rows = [(f"{found['mean']:.4f}", f"{found['min']:.4f}", f"{found['max']:.4f}",
-                     found["n"])]  # fmt: skip
-            return ["## Similarity", "", "Cosine of the last hidden state with the original's:", "",
-                    *table(("mean", "min", "max", "texts"), rows)]  # fmt: skip
-    return []
+        mean = f.results.score("kl_mean") if f.results else None
+        if f.results is None or mean is None:
+            continue
+        tail, same = f.results.score("kl_p99"), f.results.score("top1_agreement")
+        rows.append((f.name, figure(mean), figure(tail), percent(same) if same else "–"))
+        facts, n = mean.provenance, mean.n
+    if facts is None:
+        return []
+    said = f"KL divergence of the next-token predictions at {n:,} positions"
+    said += f" of `{facts['text']}`." if "text" in facts else "."
+    if facts.get("lower_bound"):
+        said += " A lower bound: of the original only the likeliest tokens were kept."
+    head = ("", "mean KL (nats)", "99 % below", "same likeliest token")
+    return ["## Divergence from the original", "", *table(head, rows), "", said]
+
+
+def suite(files: Sequence[ReleaseFile], original: Results | None) -> list[str]:
+    """The score out of 100 and its parts, of the original and of each file."""
+    named = [("original", original)] if original else []
+    named += [(f.name, f.results) for f in files if f.results]
+    found = [(name, r.suite, r) for name, r in named if r is not None and r.suite is not None]
+    if not any(name != "original" for name, _, _ in found):
+        return []
+    parts = [p.name for p in found[-1][1].applicable]
+    rows = []
+    for name, score, results in found:
+        shares = {p.name: f"{p.value:.2f}" for p in score.applicable}
+        against = next((c for c in results.comparisons if c.get("label") == "surgery"), None)
+        rows.append(
+            (name, f"{score.total:.1f}", f"{score.interval.low:.1f} – {score.interval.high:.1f}",
+             *(shares.get(p, "–") for p in parts), against["verdict"] if against else "–")
+        )  # fmt: skip
+    head = ("", "score", "95 % interval", *parts, "against the original")
+    return ["## Score of 100", "", *table(head, rows), "",
+            f"`ggsurgery evaluate`: {found[-1][1].n} questions and openings; parts are shares "
+            "of their best."]  # fmt: skip
 
 
 def controls(files: Sequence[ReleaseFile]) -> list[str]:
@@ -174,7 +215,7 @@ def limitations(request: Request, files: Sequence[ReleaseFile], chat: Chat) -> l
     kinds = {f.ftype for f in files}
     if any(k.startswith(("Q2", "IQ1", "IQ2")) for k in kinds):
         lines.append("The files below three bits lose more; take a larger one where it fits.")
-    lines += [f"Ollama: {note}" for note in chat.notes]
+    lines += chat.notes
     return ["## Limitations", "", *(f"- {line}" for line in lines)] if lines else []
 
 
@@ -217,26 +258,3 @@ def usage(best: ReleaseFile, chat: Chat, request: Request) -> list[str]:
              "```", "", "llama-cpp-python:", "", "```python", "from llama_cpp import Llama", "",
              f'llm = Llama("{best.name}", n_ctx=4096)', f"print({call})", "```"]  # fmt: skip
     return lines
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """A Markdown table."""
-    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(' --- ' for _ in head)}|"]
-    return lines + [
-        f"| {' | '.join(str(c).replace('|', chr(92) + '|') for c in r)} |" for r in rows
-    ]
-
-
-def mib(n: int) -> str:
-    return f"{n / 2**30:.2f} GiB" if n >= 2**30 else f"{n / 2**20:.1f} MiB"
-
-
-def figure(score: Score | None) -> str:
-    if score is None:
-        return "–"
-    return f"{score.value:.4f}" + (f" ± {score.stderr:.4f}" if score.stderr is not None else "")
-
-
-def percent(score: Score) -> str:
-    error = f" ± {100 * score.stderr:.2f}" if score.stderr is not None else ""
-    return f"{100 * score.value:.2f}{error} %"

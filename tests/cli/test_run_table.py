@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from ggsurgery.cli.run import _table
+from ggsurgery.evaluate.results import ModelFacts, Results
+from ggsurgery.evaluate.score import Score
 
 from .._gguf import big_llama
 
 
-def test_files_of_the_bundle_are_not_listed_twice(tmp_path: Path) -> None:
-    (tmp_path / "bundle").mkdir()
+def test_a_column_for_everything_that_was_measured(tmp_path: Path) -> None:
     source = big_llama(tmp_path / "in.gguf", 2, 1 << 12)
-    made = Path(shutil.copy(source, tmp_path / "cut-Q8_0.gguf"))
-    bundled = Path(shutil.copy(source, tmp_path / "bundle" / "cut-Q8_0.gguf"))
+    made = Path(shutil.copy(source, tmp_path / "cut.gguf"))
+    facts = {"task": "quiz"}
+    measured = {
+        "source": (Score("perplexity", 10.0, 0.5, 99), Score("acc", 0.5, 0.1, 25, facts)),
+        "cut": (Score("perplexity", 15.0, 0.5, 99), Score("kl_mean", 0.25, 0.01, 99),
+                Score("acc", 0.25, 0.1, 25, facts), Score("acc_norm", 0.75, 0.1, 25, facts)),
+    }  # fmt: skip
     pipeline: Any = SimpleNamespace(
-        source=source,
-        places=SimpleNamespace(results=lambda path: tmp_path / "none.json", imatrix=None),
-        tasks=[SimpleNamespace(files=(made,)), SimpleNamespace(files=(bundled,))],
+        files={"source": source, "cut": made},
+        results=lambda name: Results(ModelFacts(name, name), measured[name]),
     )
-    text = _table(pipeline)
-    assert text.count("cut-Q8_0.gguf") == 1
-    assert "in.gguf (original)" in text
+    head, _, first, second = _table(pipeline).splitlines()
+    columns = ["file", "size", "bits/weight", "perplexity", "ratio", "KL", "quiz acc_norm"]
+    assert re.split(r" {2,}", head) == columns
+    assert "in.gguf (original)" in first and re.split(r" {2,}", first)[3:] == [
+        "10.000 ± 0.500", "1.000", "–", "–",
+    ]  # fmt: skip
+    assert re.split(r" {2,}", second)[3:] == [
+        "15.000 ± 0.500", "1.500", "0.2500 ± 0.0100", "0.750 ± 0.100",
+    ]  # fmt: skip

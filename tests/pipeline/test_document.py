@@ -27,10 +27,26 @@ def write(folder: Path, text: str) -> Path:
         ("quantize:\n  types: [Q8_0]\n  threads: 4\n", r"line 3: unknown key quantize\.threads"),
         ("evaluate:\n  perplexity:\n    txt: a\n", r"line 3: .*evaluate\.perplexity\.txt.*text"),
         ("quantize: {types: Q8_0}\n", r"line 1: quantize\.types is a list"),
-        ("quantize: {types: [8]}\n", r"line 1: quantize\.types: expected str, found '8'"),
-        ("imatrix: {text: a.txt, chunks: many}\n", r"line 1: imatrix\.chunks: expected int"),
+        ("quantize: {types: [8]}\n", r"line 1: quantize\.types: expected a text, found '8'"),
+        (
+            "imatrix: {text: a.txt, chunks: many}\n",
+            r"line 1: imatrix\.chunks: expected a whole number",
+        ),
         ("imatrix: {chunks: 3}\n", "line 1: imatrix needs text"),
-        ("quantize: {pure: 'yes', types: []}\n", "expected bool"),
+        ("quantize: {pure: 'yes', types: []}\n", "expected true or false"),
+        ("evaluate:\n  choices: {data: a}\n", r"line 2: evaluate\.choices is a list"),
+        (
+            "evaluate:\n  choices:\n  - data: a\n    shot: 5\n",
+            r"line 4: unknown key evaluate\.choices\.shot.*mean shots",
+        ),
+        ("evaluate: {choices: [{limit: 3}]}\n", r"line 1: evaluate\.choices needs data"),
+        ("evaluate: {choices: [a.jsonl]}\n", r"line 1: evaluate\.choices holds keys"),
+        ("evaluate: {bench: {tasks: hellaswag}}\n", r"evaluate\.bench\.tasks is a list"),
+        ("evaluate: {bench: {data: d}}\n", r"evaluate\.bench needs tasks"),
+        ("evaluate: {kl: {ctx: 12}}\n", r"evaluate\.kl needs text"),
+        ("laco: {text: a, treshold: 0.8}\n", r"unknown key laco\.treshold.*mean threshold"),
+        ("laco: {text: a, threshold: high}\n", r"laco\.threshold: expected a number"),
+        ("laco: {text: a}\noperations: [{delete: 1}]\n", "either operations or laco"),
         ("name: a\nname: b\n", "line 2: name stands there twice"),
         ("source: in.gguf\n", "line 1: source holds keys: expected file, package"),
         ("operations:\n  - delte: {layer: 3}\n", "unknown operation 'delte'.*delete"),
@@ -99,4 +115,8 @@ def test_the_shipped_recipes_read_as_pipelines_and_as_surgery() -> None:
             document = load_document(path)
         except GGSurgeryError as error:
             pytest.fail(f"{path.name}: {error}")
-        assert load_recipe(path).steps == document.recipe.steps
+        if document.section("laco"):
+            with pytest.raises(FormatError, match=r"by running LaCo.*ggsurgery run"):
+                load_recipe(path)
+        else:
+            assert load_recipe(path).steps == document.recipe.steps

@@ -15,12 +15,13 @@ import pytest
 from click.testing import CliRunner
 
 from ggsurgery.cli import cli
-from ggsurgery.errors import EngineError, OutputError
+from ggsurgery.errors import EngineError, GGSurgeryError, OutputError, PlanError
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.pipeline import run as run_module
 from ggsurgery.pipeline.run import Event, Pipeline
 from ggsurgery.pipeline.state import NAME, locked
 from tests._command import heed_signals
+from tests._needs import needs_package
 from tests._shapes import BYTES, small, write_shapes
 
 RECIPE = """
@@ -98,6 +99,117 @@ def test_with_an_imatrix(folder: Path) -> None:
     assert made.get("quantize.imatrix.file") == "Small-cut.imatrix.gguf"
     (folder / "text.txt").write_text("Other words, said often. " * 60, encoding="utf-8")
     assert run(folder) == ["imatrix", "quantize IQ2_XS", "quantize Q4_K_M"]
+
+
+EVALUATE = """
+evaluate:
+  perplexity: {text: text.txt, ctx: 64, chunks: 2}
+  kl: {text: text.txt, ctx: 64, chunks: 2}
+  choices:
+    - {data: quiz.jsonl, limit: 3}
+    - {data: shots.jsonl, from: quiz.jsonl, shots: 1}
+  suite: {limit: 1}
+release: {memory: false}
+"""
+QUESTION = '{"id": "%d", "query": "Two and two are", "choices": ["four", "five"], "answer": 0}\n'
+
+
+def test_every_measurement_is_a_step_of_its_own(folder: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    for name in ("quiz", "shots"):
+        quiz = "".join(QUESTION % i for i in range(4))
+        (folder / f"{name}.jsonl").write_text(quiz, encoding="utf-8")
+    change(folder, "quantize: {types: [Q8_0, Q4_K_M]}", "quantize: {types: [Q8_0]}" + EVALUATE)
+    kinds = ["perplexity", "kl", "choices-quiz", "choices-shots", "suite"]
+    names = ["source", "cut", "Q8_0"]
+    measured = [f"{k} {n}" for k in kinds for n in names if (k, n) != ("kl", "source")]
+    assert run(folder) == ["cut", "quantize Q8_0", *measured, "release"]
+    assert run(folder) == []
+    pipeline = Pipeline(folder / "recipe.yaml", folder / "out")
+    found = pipeline.results("Q8_0")
+    assert found is not None and found.suite is not None
+    assert {"perplexity", "kl_mean", "quiz acc", "shots acc_norm"} <= {
+        s.label for s in found.scores
+    }
+    assert [s.n for s in found.scores if s.metric == "acc"] == [3, 4]
+    (entry,) = json.loads((folder / "out/bundle/manifest.json").read_text("utf-8"))["files"]
+    assert len(entry["results"]["scores"]) == len(found.scores)
+    assert entry["results"]["comparisons"][0]["label"] == "surgery"
+    card = (folder / "out/bundle/README.md").read_text(encoding="utf-8")
+    for section in ("## Perplexity", "## Divergence from the original", "## Score of 100"):
+        assert section in card
+    table = CliRunner().invoke(cli, ["run", str(folder / "recipe.yaml"), "--out",
+                                     str(folder / "out")]).stdout  # fmt: skip
+    assert "KL" in table and "score of 100" in table and "quiz acc" in table
+    change(folder, "kl: {text: text.txt, ctx: 64", "kl: {text: text.txt, ctx: 32")
+    assert run(folder) == ["kl cut", "kl Q8_0", "release"]
+    (folder / "quiz.jsonl").write_text("".join(QUESTION % i for i in range(5)), encoding="utf-8")
+    assert run(folder) == [
+        f"choices-{q} {n}" for q in ("quiz", "shots") for n in names
+    ] + ["release"]  # fmt: skip
+    change(folder, "  suite: {limit: 1}\n", "")  # what is no longer asked for is no longer told
+    assert run(folder) == ["release"]
+    assert "Score of 100" not in (folder / "out/bundle/README.md").read_text(encoding="utf-8")
+
+
+def test_benchmarks_of_the_harness(folder: Path) -> None:
+    needs_package("lm_eval", extra="bench")
+    (folder / "q").mkdir()
+    quiz = "".join(QUESTION % i for i in range(2))
+    (folder / "q/arc_easy_test.jsonl").write_text(quiz, encoding="utf-8")
+    change(folder, "quantize: {types: [Q8_0, Q4_K_M]}",
+           "evaluate: {bench: {tasks: [arc_easy], data: q}}")  # fmt: skip
+    assert run(folder) == ["cut", "bench source", "bench cut"]
+    found = Pipeline(folder / "recipe.yaml", folder / "out").results("cut")
+    assert found is not None
+    assert [s.n for s in found.scores if s.label == "arc_easy acc"] == [2]
+    assert run(folder) == []
+    (folder / "q/arc_easy_test.jsonl").write_text(quiz + QUESTION % 3, encoding="utf-8")
+    assert run(folder) == ["bench source", "bench cut"]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("kl: {text: no.txt}", r"no file no\.txt"),
+        ("choices: [{data: text.txt}]", r"text\.txt: line 1"),
+        ("choices: [{data: q.jsonl, style: odd}]", "choices.style: expected one of"),
+        ("choices: [{data: q.jsonl, shots: 2}]", "shots and from go together"),
+        ("choices: [{data: q.jsonl}, {data: q.jsonl}]", r"asks q\.jsonl twice"),
+        ("bench: {tasks: [piqa], data: nowhere}", "no folder nowhere"),
+        ("suite: {length: short}", "suite.length: expected default or long"),
+    ],
+)
+def test_bad_measurements_are_told_before_the_work(
+    folder: Path, section: str, message: str
+) -> None:
+    (folder / "q.jsonl").write_text(QUESTION % 1, encoding="utf-8")
+    change(folder, "quantize:", f"evaluate: {{{section}}}\nquantize:")
+    with pytest.raises(GGSurgeryError, match=message):
+        run(folder)
+    assert not (folder / "out").exists()
+
+
+def test_laco_finds_the_operations(folder: Path) -> None:
+    laco = """laco:
+  {text: text.txt, texts: 2, ctx: 32, merge_layers: 2, lowest: 1, highest: 4, threshold: 1.0}"""
+    change(folder, 'operations:\n  - delete: {layer: "1"}', laco)
+    pipeline = Pipeline(folder / "recipe.yaml", folder / "out")
+    assert {p.at_most for p in pipeline.plan()} == {True}
+    with pytest.raises(PlanError, match="LaCo kept no merge"):
+        pipeline.run()
+    change(folder, "threshold: 1.0", "threshold: -1")
+    assert run(folder) == ["laco", "cut", "quantize Q8_0", "quantize Q4_K_M"]
+    found = json.loads((folder / "out/results/laco.json").read_text(encoding="utf-8"))
+    made = read_header(folder / "out/Small-cut.gguf")
+    assert found["layers"] == [4, 3] and made.n_layers == 3
+    planned = Pipeline(folder / "recipe.yaml", folder / "out").plan()
+    assert all(p.done and not p.at_most for p in planned)
+    assert planned[1].n_bytes == made.path.stat().st_size
+    assert run(folder) == []
+    change(folder, "highest: 4", "highest: 5")
+    with pytest.raises(PlanError, match="at most 4, the layers there are"):
+        run(folder)
 
 
 def test_a_type_that_needs_an_imatrix_is_told_before_the_work(folder: Path) -> None:

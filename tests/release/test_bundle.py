@@ -88,7 +88,7 @@ def test_figures_come_out_as_they_went_in(files: dict[str, Path], tmp_path: Path
     )  # fmt: skip
     build_bundle(request, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
-    assert "| PIQA acc | Q4_K_M | 79.54 ± 1.00 % | 65.67 ± 1.00 % | 82.6 % | Good |" in card
+    assert "| PIQA acc | Q4_K_M | 400 | 79.54 ± 1.00 % | 65.67 ± 1.00 % | 82.6 % | Good |" in card
     assert "| 83.09 ± 1.00 % | 61.77 ± 1.00 % | 74.3 % | Acceptable |" in card
     assert "| 76.89 ± 1.00 % | 25.12 ± 1.00 % | 32.7 % | Not recommended |" in card
     assert "| original | 26.1900 ± 0.2500 | 1.000 |" in card
@@ -108,6 +108,75 @@ def test_figures_come_out_as_they_went_in(files: dict[str, Path], tmp_path: Path
     assert manifest["chat"]["ollama_capabilities"] == ["completion", "tools", "thinking"]
     assert manifest["original"]["scores"][0]["value"] == 26.19
     assert str(tmp_path) not in json.dumps([f["file"] for f in manifest["files"]])
+
+
+def test_several_results_of_one_file_add_up(files: dict[str, Path], tmp_path: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    path, base = files["Q8_0"], model_facts(files["BF16"])
+    moved = replace(model_facts(path), file=f"elsewhere/{path.name}")
+    facts = {"text": "t.txt"}
+    kl = (Score("kl_mean", 0.25, 0.01, 500, facts), Score("kl_p99", 2.5, None, 500, facts),
+          Score("top1_agreement", 0.75, 0.02, 500, facts))  # fmt: skip
+    guessed = {"task": "ARC", "chance": 0.25}
+    request = Request(
+        (path,), original=Results(base, (Score("acc", 0.5, 0.02, 400, guessed),)),
+        results=(measured(path, 12.0), Results(moved, kl),
+                 Results(model_facts(path), (Score("acc", 0.28, 0.02, 400, guessed),)),
+                 measured(files["Q4_K_M"], 9.0)),
+    )  # fmt: skip
+    made = build_bundle(request, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "| Small-Qwen-Q8_0.gguf | 12.0000 ± 0.2500 | – |" in card
+    assert "| Small-Qwen-Q8_0.gguf | 0.2500 ± 0.0100 | 2.5000 | 75.00 ± 2.00 % |" in card
+    assert (
+        "| ARC acc | Q8_0 | 400 | 50.00 ± 2.00 % | 28.00 ± 2.00 % | 56.0 % | Near random |" in card
+    )
+    (warning,) = made.warnings
+    assert warning == "results of s-Q4_K_M.gguf are of no file of this release and are left out"
+
+
+@pytest.fixture(scope="module")
+def collapsed(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A model that LaCo has cut, and what it says of it."""
+    folder = tmp_path_factory.mktemp("laco")
+    text = folder / "text.txt"
+    text.write_text("Some words, said again.\n" * 200, encoding="utf-8")
+    return CliRunner().invoke(
+        cli,
+        ["laco", str(files["BF16"]), str(folder / "cut.gguf"), "--merge-layers", "2", "--lowest",
+         "0", "--highest", "3", "--threshold", "-1", "--max-compression", "0.4", "--variant",
+         "reference", "--texts", "3", "--ctx", "32", "--text", str(text),
+         "--log", str(folder / "laco.json"), "--json"],
+        catch_exceptions=False,
+    )  # fmt: skip
+
+
+def test_what_laco_did_stands_on_the_card(
+    collapsed: Result, files: dict[str, Path], tmp_path: Path
+) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    cut = Path(json.loads(collapsed.stdout)["out"])
+    log = cut.with_name("laco.json")
+    facts = json.loads(log.read_text(encoding="utf-8"))
+    result = run(cut, "--out", tmp_path / "out", "--results", log, "--no-memory")
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "| layers that become one | C | 2 |" in card
+    assert "| layers to lose at most |  | 40 % |" in card
+    assert "Variant `reference`" in card
+    assert f"| Merges kept | {facts['merges']} |" in card
+    assert "| Layers | 3 → 2 |" in card and "| Layers removed | 1 (33.3 %) |" in card
+    s = facts["similarity"]
+    assert f"| {s['mean']:.4f} | {s['min']:.4f} | {s['max']:.4f} | 3 |" in card
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["laco"] == facts
+    other = run(files["Q8_0"], "--out", tmp_path / "o", "--results", log, "--no-memory")
+    assert "statistics of LaCo are of another model" in str(other.exception)
+    del facts["settings"]["interval"]
+    log.write_text(json.dumps(facts), encoding="utf-8")
+    damaged = run(cut, "--out", tmp_path / "o", "--results", log, "--no-memory")
+    assert "damaged statistics of LaCo: KeyError at 'interval'" in str(damaged.exception)
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_hopeless_loss_is_said_plainly(files: dict[str, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run measures of each file, in a process of its own that may crash alone."""
+"""Let a model answer one question, so that a person sees what a cut has done."""
 
 from __future__ import annotations
 

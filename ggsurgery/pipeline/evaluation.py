@@ -1,0 +1,200 @@
+"""The `evaluate` section of a recipe: which measurements it asks for, and how each is made.
+
+    perplexity: {text: test.txt}                  kl:    {text: test.txt}      against the source
+    choices:    [{data: piqa.jsonl, limit: 200}]  bench: {tasks: [hellaswag], data: questions}
+    suite:      {}
+
+Every one is a step of its own for every file, so that one that changes is made again alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from ..errors import FormatError
+from ..evaluate import runs
+from ..evaluate.bench.run import N_CTX, require_harness, run_bench
+from ..evaluate.perplexity import perplexity_of_file, read_text
+from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
+from ..evaluate.results import Results, load_results, merge_results, model_facts
+from ..evaluate.score import Score
+from ..evaluate.suite.data import Length
+from ..evaluate.suite.result import compare_surgery
+from ..runtime import worker
+from .document import Document
+from .state import Progress
+
+Measure = Callable[[Path, Progress], Results]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One thing to measure of every file.
+
+    `name` is part of the step's and the file's name; `settings` is all that the figures depend
+    on besides the model; `of_source` is False where the source is what others are compared with.
+    """
+
+    name: str
+    settings: Any
+    measure: Measure
+    of_source: bool = True
+
+
+def measurements(document: Document, source: Path) -> list[Measurement]:
+    """What the recipe asks for, in the order of the section's description.
+
+    Raises:
+        FormatError: a file is missing, questions are damaged, a style or length is unknown.
+        MissingExtraError: `bench` without lm-evaluation-harness.
+    """
+    section = document.section("evaluate") or {}
+    found: list[Measurement] = []
+    if asked := section.get("perplexity"):
+        found.append(_perplexity(document, asked))
+    if asked := section.get("kl"):
+        found.append(_kl(document, asked, source))
+    for asked in section.get("choices") or ():
+        found.append(_choices(document, asked))
+        if found[-1].name in {m.name for m in found[:-1]}:
+            raise FormatError(f"evaluate.choices asks {asked['data']} twice", file=document.path)
+    if asked := section.get("bench"):
+        found.append(_bench(document, asked))
+    if "suite" in section:
+        found.append(_suite(document, section["suite"] or {}))
+    return found
+
+
+def results_of(paths: Iterator[Path], base: Results | None = None) -> Results | None:
+    """The result files of one model as one, None where nothing was measured.
+
+    Args:
+        base: results of the source; where both did the suite they are compared item by item.
+    """
+    parts = [r for path in paths if path.is_file() for r in load_results(path)]
+    if not parts:
+        return None
+    (found,) = merge_results(parts)
+    if base is None or base.suite is None or found.suite is None:
+        return found
+    asked_alike = [(p.name, p.ids) for p in base.suite.applicable] == [
+        (p.name, p.ids) for p in found.suite.applicable
+    ]
+    if not asked_alike:  # a chat template that only one of them has: nothing to pair
+        return found
+    compared = compare_surgery(base.suite, found.suite)
+    return replace(found, comparisons=tuple(c.to_json() for c in compared))
+
+
+def _perplexity(document: Document, asked: Mapping[str, Any]) -> Measurement:
+    text, options, settings = _text(document, asked)
+
+    def measure(path: Path, progress: Progress) -> Results:
+        found = worker.run(
+            perplexity_of_file, path, read_text(text), progress=progress,
+            n_ctx=options["n_ctx"], n_chunks=options["n_windows"],
+        )  # fmt: skip
+        return _scored(path, [found.score], text)
+
+    return Measurement("perplexity", settings, measure)
+
+
+def _kl(document: Document, asked: Mapping[str, Any], source: Path) -> Measurement:
+    text, options, settings = _text(document, asked)
+
+    def measure(path: Path, progress: Progress) -> Results:
+        scores = worker.run(
+            runs.kl_of_files, source, path, read_text(text), progress=progress, file=path, **options
+        )
+        return _scored(path, scores, text)
+
+    return Measurement("kl", settings, measure, of_source=False)
+
+
+def _choices(document: Document, asked: Mapping[str, Any]) -> Measurement:
+    data = document.file(str(asked["data"]))
+    dev = document.file(str(asked["from"])) if "from" in asked else None
+    shots = asked.get("shots", 0)
+    if bool(shots) != bool(dev):
+        raise FormatError("evaluate.choices: shots and from go together", file=document.path)
+    questions = load_questions(data, limit=asked.get("limit"))
+    style = asked.get("style") or guess_style(questions)
+    if style not in STYLES:
+        raise FormatError("evaluate.choices.style", file=document.path,
+                          expected=f"one of {', '.join(STYLES)}", found=style)  # fmt: skip
+    prompted = prompts(questions, style, shots=shots, examples=load_questions(dev) if dev else [])
+    facts = {"task": data.stem, "style": style, "shots": shots, "limit": asked.get("limit"),
+             "chance": sum(1 / len(q.choices) for q in questions) / len(questions)}  # fmt: skip
+
+    def measure(path: Path, progress: Progress) -> Results:
+        found = worker.run(
+            runs.choices_of_file, path, prompted, facts=facts, n_ctx=asked.get("ctx"),
+            progress=progress,
+        )  # fmt: skip
+        return Results(model_facts(path), found.scores)
+
+    sums = [sha256_of(f) for f in (data, dev) if f is not None]
+    return Measurement(f"choices-{data.stem}", {**asked, "sha256": sums}, measure)
+
+
+def _bench(document: Document, asked: Mapping[str, Any]) -> Measurement:
+    require_harness()
+    folders = {k: document.directory(str(asked[k])) for k in ("data", "include") if k in asked}
+
+    def measure(path: Path, progress: Progress) -> Results:
+        found = worker.run(
+            run_bench, path, list(asked["tasks"]), data=folders.get("data"),
+            include_path=folders.get("include"), limit=asked.get("limit"),
+            shots=asked.get("shots"), chat=asked.get("chat", False),
+            n_ctx=asked.get("ctx", N_CTX), progress=progress,
+        )  # fmt: skip
+        return Results(model_facts(path), found.scores)
+
+    sums = {k: _contents(folder) for k, folder in folders.items()}
+    return Measurement("bench", {**asked, "sha256": sums}, measure)
+
+
+def _suite(document: Document, asked: Mapping[str, Any]) -> Measurement:
+    length = asked.get("length", "default")
+    if length not in get_args(Length):
+        raise FormatError("evaluate.suite.length", file=document.path,
+                          expected=" or ".join(get_args(Length)), found=length)  # fmt: skip
+
+    def measure(path: Path, progress: Progress) -> Results:
+        found = worker.run(
+            runs.suite_of_file, path, length=length, limit=asked.get("limit"), progress=progress
+        )
+        return Results(model_facts(path), suite=found)
+
+    return Measurement("suite", {"length": length, "limit": asked.get("limit")}, measure)
+
+
+def _text(
+    document: Document, asked: Mapping[str, Any]
+) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The text of a measurement, how much of it counts, and what keys the step."""
+    text = document.file(str(asked["text"]))
+    options = {"n_ctx": asked.get("ctx", 512), "n_windows": asked.get("chunks")}
+    return text, options, {**options, "sha256": sha256_of(text)}
+
+
+def _scored(path: Path, scores: list[Score], text: Path) -> Results:
+    named = (replace(s, provenance={**s.provenance, "text": text.name}) for s in scores)
+    return Results(model_facts(path), tuple(named))
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a small file, hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _contents(folder: Path) -> str:
+    """One sum for all files of a folder that hold questions or tasks."""
+    kinds = (".jsonl", ".json", ".yaml", ".yml", ".py")
+    files = sorted(p for p in folder.rglob("*") if p.suffix in kinds and p.is_file())
+    facts = "".join(f"{p.relative_to(folder)} {sha256_of(p)}\n" for p in files)
+    return hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
