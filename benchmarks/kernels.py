@@ -164,13 +164,14 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 
 FIND = """
 import sys, time
-from ggsurgery.ggufio.reader import Source
-from ggsurgery.prune import find_cut
-with Source(sys.argv[1]) as source:
+from ggsurgery.plan.recipe import Recipe, step
+from ggsurgery.prune import masked
+from ggsurgery.surgery import prepare
+with prepare(Recipe((step("prune", sparsity=0.5),)), [sys.argv[1]]) as operation:
     start = time.perf_counter()
-    cut = find_cut(source, 0.5)
+    operation.settle()
     spent = time.perf_counter() - start
-    print(spent, repr(cut.threshold), cut.n_zeroed, cut.n_weights)
+    print(spent, set(masked(operation.layout).values()))
 """
 
 READ = """

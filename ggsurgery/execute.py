@@ -1,9 +1,14 @@
-"""Write a laid-out file: copy bytes where nothing changes, compute where something does."""
+"""Write a laid-out file: copy bytes where nothing changes, compute where something does.
+
+One question has to be asked of all weights before the first is written: where the threshold
+of a global prune lies. `settle` answers it in a pass of its own.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,54 @@ from .ggufio.header import read_header
 from .ggufio.reader import Source
 from .layout import Compute, Copy, FileLayout, Piece
 
-#: Called with the number of bytes written since the last call.
+#: Called with the number of bytes read or written since the last call.
 Progress = Callable[[int], object]
+
+
+def unsettled_bytes(layout: FileLayout) -> int:
+    """How much `settle` would have to read at least; 0 where nothing is to be found."""
+    from .blend.together import pending
+    from .expr import reads
+
+    exprs = [p.job.expr for p in layout.pieces if isinstance(p.job, Compute)]
+    return sum(r.tensor.nbytes for e in exprs if pending([e]) for r in reads(e))
+
+
+def settle(
+    layout: FileLayout,
+    sources: Sequence[Source],
+    *,
+    threads: int | None = None,
+    given: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> FileLayout:
+    """The layout with the thresholds found that hold for many tensors together.
+
+    It is exact at any size and needs constant memory. A layout without such thresholds comes
+    back as it is.
+
+    Args:
+        progress: called with the bytes read since the last call.
+
+    Raises:
+        FormatError: a tensor cannot be decoded, or a file ends early.
+    """
+    places = [n for n, p in enumerate(layout.pieces) if isinstance(p.job, Compute)]
+    exprs = [p.job.expr for p in layout.pieces if isinstance(p.job, Compute)]
+    if not exprs:
+        return layout
+    from .blend import together
+    from .blend.resolve import Resolver
+    from .blend.rows import RowReader
+    from .compute import default_threads
+
+    if not together.pending(exprs):
+        return layout
+    resolver = Resolver(RowReader(sources, given, progress), threads or default_threads())
+    pieces = list(layout.pieces)
+    for place, expr in zip(places, together.settle(exprs, resolver), strict=True):
+        pieces[place] = replace(pieces[place], job=Compute(expr))
+    return replace(layout, pieces=tuple(pieces))
 
 
 def execute(
@@ -46,6 +97,7 @@ def execute(
     """
     inputs = [path for source in sources for path in source.header.paths]
     check_output(out, inputs, force=force, nbytes=layout.n_bytes)
+    layout = settle(layout, sources, threads=threads, given=given)
     with atomic_path(out, force=force, sync=sync) as temporary:
         target = os.open(temporary, os.O_RDWR)
         try:

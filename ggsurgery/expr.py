@@ -6,7 +6,8 @@ value: it prints in a dry run and hashes into a cache key. All arithmetic is in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .ggufio.types import TensorInfo
@@ -62,17 +63,30 @@ class Given:
 Expr = Read | Combine | Apply | Slice | Given
 
 
+def walk(expr: Expr) -> Iterator[Expr]:
+    """The nodes of a tree, each before its inputs."""
+    yield expr
+    match expr:
+        case Combine(inputs):
+            for each in inputs:
+                yield from walk(each)
+        case Apply(inner) | Slice(inner):
+            yield from walk(inner)
+
+
+def rebuild(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """The tree with every node changed, inputs first."""
+    match expr:
+        case Combine(inputs):
+            expr = replace(expr, inputs=tuple(rebuild(e, change) for e in inputs))
+        case Apply(inner) | Slice(inner):
+            expr = replace(expr, input=rebuild(inner, change))
+    return change(expr)
+
+
 def reads(expr: Expr) -> tuple[Read, ...]:
     """The input tensors of a tree, in order of appearance."""
-    match expr:
-        case Read():
-            return (expr,)
-        case Combine(inputs):
-            return tuple(r for e in inputs for r in reads(e))
-        case Apply(inner) | Slice(inner):
-            return reads(inner)
-        case Given():
-            return ()
+    return tuple(e for e in walk(expr) if isinstance(e, Read))
 
 
 def describe(expr: Expr) -> str:

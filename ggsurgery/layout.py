@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gguf.constants import GGMLQuantizationType, GGUFValueType
 
-from .errors import ArchitectureError, FormatError
+from .errors import ArchitectureError, FormatError, PlanError
 from .expr import Apply, Combine, Expr, Given, Read, Slice
 from .ggufio.copying import SHARE_BLOCK
 from .ggufio.types import (
@@ -108,24 +108,23 @@ def lay_out(
     Raises:
         FormatError: a source lacks the tensors of a layer, or byte orders differ.
         ArchitectureError: a layer has other tensors than its place can hold.
+        PlanError: `out_type` cannot be written, or an edit concerns no tensor.
     """
     shell = headers[plan.shell]
     for header in headers:
         if header.order != shell.order:
             raise FormatError("byte order differs from the other source", file=header.path)
         _check_layers(header)
-    warnings = list(change.warnings)
-    chooser = _TypeChooser(out_type, warnings)
+    chooser = _TypeChooser(out_type)
     pieces = [_shell_piece(t, plan.shell, change, chooser) for t in shell.shell]
     for index, block in enumerate(plan.stack):
         pieces += _block_pieces(index, block, headers, change, chooser)
-    pieces = _mask(plan, pieces, headers, chooser)
+    pieces = _edited(plan, pieces, headers, chooser)
     pieces.sort(key=lambda p: (-1 if p.info.layer is None else p.info.layer, p.info.name))
     placed = tuple(_place(pieces, shell.alignment))
     metadata, header_bytes = _header(metadata, placed, headers, shell)
-    return FileLayout(
-        metadata, placed, shell.order, shell.alignment, header_bytes, tuple(dict.fromkeys(warnings))
-    )
+    warnings = tuple(dict.fromkeys((*change.warnings, *chooser.warnings())))
+    return FileLayout(metadata, placed, shell.order, shell.alignment, header_bytes, warnings)
 
 
 def _check_layers(header: Header) -> None:
@@ -202,15 +201,16 @@ def _lowering(block: Block, headers: Sequence[Header]) -> Callable[[str], Expr]:
     return lambda suffix: lower(block, suffix, read)
 
 
-def _mask(
+def _edited(
     plan: Plan, pieces: list[Piece], headers: Sequence[Header], chooser: _TypeChooser
 ) -> list[Piece]:
-    """Edits over the whole model: masks whose thresholds `prune` has found."""
+    """Edits over the whole model: masks, and what stands outside the layers of a blend."""
     edits = tuple(e for e in plan.edits if not is_header_edit(e))
     if not edits:
         return pieces
-    from .blend import edit_model
+    from .blend import check_masks, edit_model
 
+    check_masks(edits, [p.info for p in pieces], headers[plan.shell].path)
     out = []
     for piece in pieces:
         before: Expr = (
@@ -250,30 +250,57 @@ def _shape(expr: Expr, like: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class _TypeChooser:
-    """The type of a computed tensor: as asked, else the source's, else one that loses nothing."""
+    """The type of a computed tensor: as asked, else the source's, else one that loses nothing.
 
-    def __init__(self, asked: int | None, warnings: list[str]) -> None:
+    Raises:
+        PlanError: the type asked for cannot be written.
+    """
+
+    def __init__(self, asked: int | None) -> None:
         self.asked = asked
-        self.warnings = warnings
+        self._unwritable: set[int] = set()
+        self._too_long: dict[tuple[int, int], list[str]] = {}
+        if asked is not None:
+            from .kernels import can_encode
+
+            if not can_encode(asked):
+                raise PlanError(
+                    f"computed tensors cannot be written as {type_name(asked)}",
+                    expected=", ".join(type_name(t) for t in GGMLQuantizationType if can_encode(t)),
+                )
 
     def choose(self, shape: tuple[int, ...], like: TensorInfo, name: str) -> int:
         from .kernels import can_encode
 
         wanted = like.type if self.asked is None or len(shape) < 2 else self.asked
         if not can_encode(wanted):
-            self.warnings.append(
-                f"{type_name(wanted)} cannot be written without an importance matrix: computed "
-                "tensors of that type become f32; choose another type with --out-type"
-            )
+            self._unwritable.add(wanted)
             return int(GGMLQuantizationType.F32)
         try:
             tensor_nbytes(shape, wanted)
         except ValueError:
-            self.warnings.append(
-                f"{name}: rows of {shape[0]} do not fit {type_name(wanted)}, written as f16"
-            )
+            self._too_long.setdefault((wanted, shape[0]), []).append(name)
             return int(GGMLQuantizationType.F16)
         return wanted
+
+    def warnings(self) -> list[str]:
+        """What was not written as wanted, one line a reason."""
+        said = [
+            f"{type_name(t)} cannot be written without an importance matrix: computed "
+            "tensors of that type become f32; choose another type with --out-type"
+            for t in sorted(self._unwritable)
+        ]
+        for (wanted, columns), names in self._too_long.items():
+            kinds = sorted({_suffix(name) for name in names})
+            said.append(
+                f"rows of {columns} do not fit {type_name(wanted)}: {len(names)} computed "
+                f"tensors become f16: {', '.join(kinds)}"
+            )
+        return said
+
+
+def _suffix(name: str) -> str:
+    return name.split(".", 2)[-1] if name.startswith("blk.") else name
 
 
 def _place(pieces: Sequence[Piece], alignment: int) -> list[Piece]:

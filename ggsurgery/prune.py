@@ -1,47 +1,26 @@
-"""Unstructured pruning: find the threshold, and measure what became zero.
+"""What a pruning came to: the zeros that stand in a file, and the thresholds found.
 
-The work is that of two streaming passes: one finds the exact threshold over all chosen
-weights (`find_cut`), one writes the file (`surgery.prepare` with the step). What the file
-then holds is measured on the file itself (`measure`), since some types have no exact zero.
+They are counted in the file itself, after encoding, since some types have no exact zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from . import kernels
 from .blend.mapping import drop
-from .blend.model import order, prunable, score_of
 from .blend.parallel import reduce_blocks
-from .blend.resolve import Resolver, row_blocks
+from .blend.resolve import row_blocks
 from .blend.rows import RowReader, Rows
 from .compute import default_threads
-from .errors import PlanError
-from .expr import Read
+from .expr import Apply, Combine, Read, walk
 from .ggufio.reader import Source
-from .ggufio.types import Header, TensorInfo
 from .kernels import F32, backend
-from .plan.recipe import Step, step
+from .layout import Compute, FileLayout
 
 Progress = Callable[[int], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Where one global threshold lies.
-
-    `cut_tensor` and `cut`: weights equal to the threshold fall up to this element of this
-    tensor, in the order of the file; None if all of them do.
-    """
-
-    threshold: float
-    cut_tensor: str | None
-    cut: int | None
-    n_zeroed: int
-    n_weights: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,92 +43,19 @@ class Zeros:
         }  # fmt: skip
 
 
-def chosen(header: Header, only: str | None = None) -> list[TensorInfo]:
-    """The tensors that `prune` works on, in the order of the output.
+def masked(layout: FileLayout) -> dict[str, float | None]:
+    """The tensors in which weights become zero, each with its threshold if that is known.
 
-    Raises:
-        PlanError: `only` matches none, or is no regular expression.
+    Thresholds of a global prune are known once the layout is settled.
     """
-    found = [t for t in header.tensors if prunable(t.name, t.shape, only)]
-    if not found:
-        raise PlanError(
-            "no tensor to prune", found=f"--only {only}" if only else None,
-            hint="`ggsurgery inspect --tensors` lists the names.",
-        )  # fmt: skip
-    return sorted(found, key=lambda t: order(t.name))
-
-
-def find_cut(
-    source: Source,
-    sparsity: float,
-    *,
-    largest: bool = False,
-    only: str | None = None,
-    score: str = "magnitude",
-    imatrix: str | None = None,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> Cut:
-    """The one threshold by which exactly round(sparsity · weights) weights become zero.
-
-    It is exact at any size and needs constant memory: a histogram on the bits of |w|.
-
-    Args:
-        progress: called with the bytes read since the last call.
-
-    Raises:
-        PlanError: no tensor is chosen, or the sparsity is out of range.
-        FormatError: a tensor cannot be decoded.
-    """
-    if not 0 <= sparsity <= 1:
-        raise PlanError("sparsity out of range", expected="0 to 1", found=sparsity)
-    tensors = chosen(source.header, only)
-    options = {"score": score, "imatrix": imatrix}
-    reads = [Read(0, t) for t in tensors]
-    scores = [score_of(r, options) or r for r in reads]
-    total = sum(prod(t.shape) for t in tensors)
-    count = round(sparsity * total)
-    resolver = Resolver(RowReader([source], progress=progress), threads or default_threads())
-    threshold, cuts = resolver.cuts(scores, count, largest)
-    for tensor, cut in zip(tensors, cuts, strict=True):
-        if cut is not None:
-            return Cut(threshold, tensor.name, cut, count, total)
-    return Cut(threshold, None, None, count, total)
-
-
-def prune_step(
-    source: Source,
-    sparsity: float | None = None,
-    *,
-    scope: str = "global",
-    pattern: str | None = None,
-    largest: bool = False,
-    only: str | None = None,
-    score: str = "magnitude",
-    imatrix: str | None = None,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> Step:
-    """The recipe step that prunes this file, with the threshold found where one is needed.
-
-    Raises:
-        PlanError: parameters that do not go together.
-        FormatError: a tensor cannot be decoded.
-    """
-    chosen(source.header, only)
-    found = None
-    if scope == "global" and pattern is None and sparsity is not None:
-        found = find_cut(
-            source, sparsity, largest=largest, only=only, score=score, imatrix=imatrix,
-            threads=threads, progress=progress,
-        )  # fmt: skip
-    return step(
-        "prune", sparsity=sparsity, pattern=pattern, only=only, imatrix=imatrix,
-        scope=None if scope == "global" else scope,
-        largest=largest or None, score=None if score == "magnitude" else score,
-        threshold=found.threshold if found else None,
-        cut_tensor=found.cut_tensor if found else None, cut=found.cut if found else None,
-    )  # fmt: skip
+    found: dict[str, float | None] = {}
+    for piece in layout.pieces:
+        if not isinstance(piece.job, Compute):
+            continue
+        for node in walk(piece.job.expr):
+            if isinstance(node, Apply | Combine) and node.method.startswith("mask"):
+                found.setdefault(piece.info.name, dict(node.params).get("threshold"))
+    return found
 
 
 def measure(

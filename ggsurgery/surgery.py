@@ -14,8 +14,9 @@ from typing import Any
 
 from . import __version__
 from .arch import rules_for
+from .blend.models import check_alike
 from .errors import FormatError, PlanError, printable
-from .execute import Progress, execute
+from .execute import Progress, execute, settle
 from .ggufio.reader import Source
 from .ggufio.types import Header, Value, type_id
 from .header_edit import edited, is_header_edit
@@ -62,6 +63,8 @@ class Operation:
 
     def _prepare(self, version: str) -> None:
         headers = self.headers
+        if len(headers) > 1:
+            check_alike(headers)
         rules = rules_for(headers[0], allow_unknown=self.options.get("allow_unknown_arch", False))
         self.rules = rules
         self.before = Plan.identity(headers[0].n_layers, rules.n_tail(headers[0]))
@@ -69,6 +72,11 @@ class Operation:
         if self.options.get("drop_mtp"):
             plan = Recipe((Step("drop_mtp"),)).apply(plan)
         self.plan = plan
+        if plan.n_sources != len(headers):
+            raise PlanError(
+                "another number of inputs than the recipe blends", file=headers[0].path,
+                expected=plan.n_sources, found=len(headers),
+            )  # fmt: skip
         force = self.options.get("force_kinds", False)
         change = rules.rewrite(headers, plan, force_kinds=force)
         metadata = _without_own(headers[plan.shell].metadata)
@@ -99,6 +107,14 @@ class Operation:
             if error.file is not None:
                 raise
             raise type(error)(str(error), file=self.headers[0].path) from error
+
+    def settle(self, *, progress: Progress | None = None) -> None:
+        """Find the thresholds of global prunes now (otherwise `write` does it).
+
+        Args:
+            progress: called with the bytes read since the last call.
+        """
+        self.layout = settle(self.layout, self.sources, given=self.given, progress=progress)
 
     @property
     def headers(self) -> list[Header]:

@@ -17,9 +17,7 @@ from ..candidates.measure import Measured, Setup
 from ..candidates.worker import Trial, measure_all
 from ..errors import PlanError
 from ..ggufio.header import read_header
-from ..ggufio.reader import Source
 from ..plan.recipe import Recipe, step
-from ..prune import prune_step
 
 Progress = Callable[[int, int], object]
 OPERATIONS = ("delete", "swap", "duplicate", "prune")
@@ -87,8 +85,7 @@ def operations(
         case "swap":
             steps = [step("swap", layers=f"{i},{i + distance}") for i in range(n - distance)]
         case "prune":
-            with Source(path) as source:  # one pass a share finds its exact threshold
-                cuts = [prune_step(source, share / 100) for share in shares]
+            cuts = [step("prune", sparsity=share / 100) for share in shares]
             return [Recipe((cut,)) for cut in cuts], list(shares)
         case _:
             raise PlanError("unknown operation", expected=" or ".join(OPERATIONS), found=operation)

@@ -128,7 +128,7 @@ class ArchRules:
                         file=headers[ref.source].path,
                         expected=first.label,
                         found=other.label,
-                        hint="Blend layers of one kind; `ggsurgery inspect` shows them.",
+                        hint="`ggsurgery inspect` shows the kinds; --force-kinds overrides.",
                     )
 
     def check(self, header: Header) -> list[Finding]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import PlanError
 from ..kernels import Values
 
 
@@ -41,16 +40,8 @@ def mask_rows(values: Values, score: Values, sparsity: float, width: int, larges
     return np.where(chosen, np.float32(0), values)
 
 
-def mask_pattern(
-    values: Values, score: Values, n: int, m: int, width: int, largest: bool
-) -> Values:
-    """N:M sparsity: of every `m` neighbours in a row, `m - n` become zero and `n` stay.
-
-    Raises:
-        PlanError: rows are no multiple of `m`.
-    """
-    if width % m:
-        raise PlanError(f"rows of {width} weights cannot be cut into groups of {m}")
+def mask_pattern(values: Values, score: Values, n: int, m: int, largest: bool) -> Values:
+    """N:M sparsity: of every `m` neighbours in a row, `m - n` become zero and `n` stay."""
     table = _sortable(score, largest).reshape(-1, m)
     chosen = _smallest(table, m - n).reshape(-1) & ~np.isnan(score)
     return np.where(chosen, np.float32(0), values)

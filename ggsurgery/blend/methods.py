@@ -89,7 +89,7 @@ def _masked(method: str, values: Values, score: Values, options: Options, at: Pl
         return mask_above(values, score, threshold, cut, largest, at.first_elements)
     if method == "mask_rows":
         return mask_rows(values, score, float(options["sparsity"]), width, largest)
-    return mask_pattern(values, score, options["n"], options["m"], width, largest)
+    return mask_pattern(values, score, options["n"], options["m"], largest)
 
 
 def _ties(inputs: Sequence[Values], options: Options) -> Values:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import ArchitectureError, PlanError
 from ..expr import Apply, Combine, Expr, Given, Read, reads
-from ..ggufio.types import Header
+from ..ggufio.types import Header, TensorInfo
 from ..plan.types import Edit, params
 from .lower import combine
-from .models import check_alike
-from .norms import IMATRIX, slab_count
+from .norms import IMATRIX, input_norms, slab_count
 from .parts import is_integer
+from .together import MASK_ALL
 
 MODEL_EDITS = ("mask", "blend_shell")
 
@@ -33,15 +34,16 @@ def edit_model(
         headers: the sources, for a blend of what stands outside the layers.
 
     Raises:
-        PlanError: an unknown edit, or one that has to look at all weights first.
+        PlanError: an unknown edit, or a pattern that the rows cannot be cut into.
+        FormatError: the imatrix of a score does not know the tensor.
         ArchitectureError: another source has no such tensor, or one of another shape.
     """
-    for edit in edits:
+    for number, edit in enumerate(edits):
         options = dict(edit.params)
         match edit.kind:
             case "mask":
                 if prunable(name, shape, options.get("only")):
-                    expr = _mask(name, expr, options)
+                    expr = _mask(name, shape, expr, options, number)
             case "blend_shell":
                 if not name.startswith("blk."):
                     expr = _shell(name, shape, expr, options, headers)
@@ -50,6 +52,21 @@ def edit_model(
                     f"unknown edit of a model: {edit.kind!r}; known: {', '.join(MODEL_EDITS)}"
                 )
     return expr
+
+
+def check_masks(edits: Iterable[Edit], tensors: Sequence[TensorInfo], path: Path) -> None:
+    """Refuse a mask that chooses no tensor.
+
+    Raises:
+        PlanError: naming the expression that matches none.
+    """
+    for edit in edits:
+        only = dict(edit.params).get("only")
+        if edit.kind == "mask" and not any(prunable(t.name, t.shape, only) for t in tensors):
+            raise PlanError(
+                "no tensor to prune", file=path, found=None if only is None else f"only {only}",
+                hint="`ggsurgery inspect --tensors` lists the names.",
+            )  # fmt: skip
 
 
 def prunable(name: str, shape: tuple[int, ...], only: str | None) -> bool:
@@ -67,52 +84,39 @@ def prunable(name: str, shape: tuple[int, ...], only: str | None) -> bool:
         raise PlanError(f"no regular expression: {only!r} ({error})") from None
 
 
-def order(name: str) -> tuple[int, str]:
-    """The place of a tensor among all: what stands outside the layers, then layer by layer."""
-    match = re.match(r"blk\.(\d+)\.", name)
-    return (int(match[1]) if match else -1), name
-
-
-def score_of(expr: Expr, options: dict[str, Any]) -> Expr | None:
+def _score(expr: Expr, options: dict[str, Any]) -> Expr | None:
     """What decides over the weights: None for their magnitude, else Wanda's score."""
     if options.get("score", "magnitude") == "magnitude":
         return None
     source = reads(expr)[0].tensor
-    width = source.shape[0]
-    key = f"{IMATRIX}{options['imatrix']}|{source.name}"
-    return Combine((expr, Given(key, (width, slab_count(source.shape)))), "score")
+    width, slabs = source.shape[0], slab_count(source.shape)
+    key = f"{options['imatrix']}|{source.name}"
+    input_norms(key, width, slabs)  # says now what would be missing later
+    return Combine((expr, Given(f"{IMATRIX}{key}", (width, slabs))), "score")
 
 
-def _mask(name: str, expr: Expr, options: dict[str, Any]) -> Expr:
+def _mask(
+    name: str, shape: tuple[int, ...], expr: Expr, options: dict[str, Any], number: int
+) -> Expr:
     if any(is_integer(r.tensor.type) for r in reads(expr)):
         return expr
-    scope, largest = options.get("scope", "global"), options.get("largest") or None
+    largest, sparsity = options.get("largest") or None, options.get("sparsity")
     if "m" in options:
-        method, chosen = "mask_pattern", params(n=options["n"], m=options["m"], largest=largest)
-    elif scope == "row":
-        method, chosen = "mask_rows", params(sparsity=options["sparsity"], largest=largest)
-    elif scope == "tensor":
-        method, chosen = "mask", params(sparsity=options["sparsity"], largest=largest)
-    elif "threshold" in options:
-        method, chosen = "mask", _global(name, options, largest)
+        n, m = options["n"], options["m"]
+        if shape[0] % m:
+            raise PlanError(
+                f"rows of {shape[0]} weights cannot be cut into groups of {m}", tensor=name
+            )
+        method, chosen = "mask_pattern", params(n=n, m=m, largest=largest)
+    elif options["scope"] == "global":
+        method, chosen = MASK_ALL, params(sparsity=sparsity, largest=largest, edit=number)
     else:
-        raise PlanError(
-            "one threshold over all weights has to be found first",
-            hint="Use the command `ggsurgery prune`, or scope: tensor or row in the recipe.",
-        )
-    score = score_of(expr, options)
+        method = "mask_rows" if options["scope"] == "row" else "mask"
+        chosen = params(sparsity=sparsity, largest=largest)
+    score = _score(expr, options)
     if score is None:
         return Apply(expr, method, chosen)
     return Combine((expr, score), method, chosen)
-
-
-def _global(name: str, options: dict[str, Any], largest: bool | None) -> Any:
-    """The global threshold; weights equal to it fall in the tensors up to `cut_tensor`."""
-    cut = None
-    if "cut_tensor" in options:
-        here, last = order(name), order(options["cut_tensor"])
-        cut = 0 if here > last else int(options["cut"]) if here == last else None
-    return params(threshold=float(options["threshold"]), largest=largest, cut=cut)
 
 
 def _shell(
@@ -124,8 +128,6 @@ def _shell(
 ) -> Expr:
     """Embeddings, final norm and output blended like the layers."""
     inputs: list[Expr] = []
-    check_alike([headers[n] for n in options["sources"]])
-    check_alike([headers[n] for n in options["sources"]])
     for number in options["sources"]:
         tensor = headers[number].by_name.get(name)
         if tensor is None or tensor.shape != shape:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..arch import ArchRules
 from ..errors import ArchitectureError
+from ..execute import settle
 from ..ggufio.reader import Source
 from ..layout import Copy
 from ..plan.types import Block, BlockRef, Plan, Take, main_reference
@@ -46,6 +47,7 @@ class Live:
         slots = assign(plan.blocks, self.n_slots)
         self._check(plan, slots)
         layout = candidate_layout(plan, (self.source,), self.rules, vocabulary=False)
+        layout = settle(layout, (self.source,), given=given)
         self.model.restore(self._original)
         for slot in sorted(set(range(self.n_slots)) - set(slots)):
             self._bypass(slot)

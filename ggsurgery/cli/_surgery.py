@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from ..execute import unsettled_bytes
 from ..ggufio.atomic import check_output
-from ..layout import PADDING_KEY
+from ..layout import PADDING_KEY, Compute
 from ..plan.recipe import Recipe, Step
 from ..plan.text import format_layers
+from ..plan.types import references
 from ..report_plan import changes, layer_map
 from ..surgery import Operation, prepare
 from ._output import human_bytes, human_count, note, print_json, table, warn
@@ -85,7 +88,7 @@ def in_out(function: F) -> F:
     return click.argument("source", metavar="IN", type=click.Path(path_type=Path))(function)
 
 
-def operate(recipe: Recipe, inputs: tuple[Path, ...], out: Path, options: Options) -> None:
+def operate(recipe: Recipe, inputs: Sequence[Path], out: Path, options: Options) -> None:
     """Prepare, then show or write, and say what was done."""
     if not options.dry_run:
         check_output(out, inputs, force=options.force)  # before a checksum over all bytes
@@ -114,19 +117,26 @@ def run(operation: Operation, out: Path, options: Options) -> None:
 
 def write_with_bar(operation: Operation, out: Path, *, force: bool, sync: bool) -> None:
     """Write with a progress bar that appears after two seconds."""
+    if nbytes := unsettled_bytes(operation.layout):
+        with bytes_bar("threshold", nbytes) as bar:
+            operation.settle(progress=bar.update)
     with bytes_bar(out.name, operation.layout.n_bytes) as bar:
         operation.write(out, force=force, sync=sync, progress=bar.update)
 
 
 def summary(operation: Operation) -> dict[str, Any]:
-    """Counts before and after: layers, parameters (from shapes), bytes."""
+    """Counts before and after: layers, parameters (from shapes), bytes; computed tensors."""
     before = operation.headers[operation.plan.shell]
+    computed = Counter(
+        p.info.type_name for p in operation.layout.pieces if isinstance(p.job, Compute)
+    )
     return {
         "operation": operation.recipe.describe(),
         "layers": [before.n_layers, operation.plan.n_layers],
         "layer_map": layer_map(operation.plan),
         "parameters": [before.n_parameters, operation.layout.n_parameters],
         "bytes": [sum(before.file_size), operation.layout.n_bytes],
+        "computed": dict(computed.most_common()),
         "digest": operation.plan.digest,
         "warnings": list(operation.layout.warnings),
     }
@@ -144,7 +154,8 @@ def show(operation: Operation, as_json: bool) -> None:
     kinds = operation.rules.kinds(header)
     rows = [(row["new"], row["from"], _kind(kinds, row["layer"])) for row in facts["layer_map"]]
     click.echo(table(_fold(rows), ("new layer", "from", "kind")))
-    gone = sorted(set(range(header.n_layers)) - {r["layer"] for r in facts["layer_map"]})
+    used = {r.index for b in operation.plan.stack for r in references(b)}
+    gone = sorted(set(range(header.n_layers)) - used)
     if gone:
         click.echo(f"\nleft out: {format_layers(gone)}")
     click.echo()
@@ -158,6 +169,9 @@ def show(operation: Operation, as_json: bool) -> None:
             ("", "before", "after"),
         )
     )
+    if facts["computed"]:
+        types = ", ".join(f"{n} {kind}" for kind, n in facts["computed"].items())
+        click.echo(f"\ncomputed tensors: {types}; all others are copied")
     click.echo()
     click.echo(
         table([(c.key, c.before, c.after) for c in altered], ("metadata", "before", "after"))

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import click
 
-from ..blend.models import check_alike
 from ..errors import PlanError
 from ..plan.blend_ops import BASED, MODEL_METHODS
 from ..plan.blend_steps import numbers
 from ..plan.recipe import step
-from ..surgery import prepare
-from ._blend import computed, computing_options
-from ._surgery import Options, run, surgery_options
+from ._blend import force_kinds_option, out_type_option
+from ._surgery import Options, operate, surgery_options
 
 
 @click.command()
@@ -34,7 +32,8 @@ from ._surgery import Options, run, surgery_options
 @click.option("--scale", type=float, help="Factor on all differences to the base.")
 @click.option("--seed", type=int, help="dare: which weights are dropped.")
 @click.option("--layers", metavar="LIST", help="Blend only these; all else comes from A.")
-@computing_options
+@out_type_option
+@force_kinds_option
 @surgery_options
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A B … OUT")  # noqa: E501  # fmt: skip
 def blend(
@@ -47,7 +46,7 @@ def blend(
     seed: int | None,
     layers: str | None,
     out_type: str | None,
-    force_kinds: bool,
+    force_kinds: bool | None,
     models: tuple[Path, ...],
 ) -> None:
     """Blend models of one shape, tensor by tensor.
@@ -84,7 +83,5 @@ def blend(
         "blend", models=len(sources), method=method, weights=factors, density=density,
         scale=scale, seed=seed, layers=layers,
     )  # fmt: skip
-    recipe = options.recipe((one,), **computed(out_type, force_kinds))
-    with prepare(recipe, sources) as operation:
-        check_alike(operation.headers)
-        run(operation, out, options)
+    recipe = options.recipe((one,), out_type=out_type, force_kinds=force_kinds)
+    operate(recipe, sources, out, options)

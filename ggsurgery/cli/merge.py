@@ -8,7 +8,7 @@ import click
 
 from ..plan.blend_ops import INTERPOLATIONS, MERGES, PARTS
 from ..plan.recipe import step
-from ._blend import computed, computing_options
+from ._blend import force_kinds_option, out_type_option
 from ._surgery import Options, in_out, operate, surgery_options
 
 SCALE_HELP = (
@@ -32,7 +32,8 @@ SCALE_HELP = (
     show_default=True,
     help="Merge the attention or the feed-forward half only; the other half stays A's.",
 )
-@computing_options
+@out_type_option
+@force_kinds_option
 @surgery_options
 @in_out
 def merge(
@@ -42,7 +43,7 @@ def merge(
     factor: float | None,
     parts: str,
     out_type: str | None,
-    force_kinds: bool,
+    force_kinds: bool | None,
     source: Path,
     out: Path,
 ) -> None:
@@ -70,7 +71,7 @@ def merge(
         factor=factor,
         parts=None if parts == "all" else parts,
     )
-    recipe = options.recipe((one,), **computed(out_type, force_kinds))
+    recipe = options.recipe((one,), out_type=out_type, force_kinds=force_kinds)
     operate(recipe, (source,), out, options)
 
 
@@ -93,7 +94,8 @@ def merge(
 @click.option(
     "--at", type=int, metavar="N", help="Number of the new layer; default: right behind A."
 )
-@computing_options
+@out_type_option
+@force_kinds_option
 @surgery_options
 @in_out
 def interpolate(
@@ -103,7 +105,7 @@ def interpolate(
     method: str,
     at: int | None,
     out_type: str | None,
-    force_kinds: bool,
+    force_kinds: bool | None,
     source: Path,
     out: Path,
 ) -> None:
@@ -115,7 +117,7 @@ def interpolate(
       ggsurgery interpolate --layers 20,22 --weight 0.25 --method slerp --at 21 in.gguf out.gguf
     """
     one = step("interpolate", layers=layers, weight=weight, method=method, at=at)
-    recipe = options.recipe((one,), **computed(out_type, force_kinds))
+    recipe = options.recipe((one,), out_type=out_type, force_kinds=force_kinds)
     operate(recipe, (source,), out, options)
 
 
@@ -123,7 +125,7 @@ def interpolate(
 @click.option("--layer", required=True, type=int, metavar="A", help="The layer to copy.")
 @click.option("--at", required=True, type=int, metavar="N", help="The number that the copy gets.")
 @click.option("--scale", type=float, metavar="S", help=SCALE_HELP)
-@computing_options
+@out_type_option
 @surgery_options
 @in_out
 def bridge(
@@ -132,7 +134,6 @@ def bridge(
     at: int,
     scale: float | None,
     out_type: str | None,
-    force_kinds: bool,
     source: Path,
     out: Path,
 ) -> None:
@@ -144,5 +145,5 @@ def bridge(
       ggsurgery bridge --layer 5 --at 21 --scale 0.5 in.gguf out.gguf
     """
     one = step("bridge", layer=layer, at=at, scale=scale)
-    recipe = options.recipe((one,), **computed(out_type, force_kinds))
+    recipe = options.recipe((one,), out_type=out_type)
     operate(recipe, (source,), out, options)

@@ -9,12 +9,14 @@ from typing import Any
 
 import click
 
+from ..ggufio.atomic import check_output
 from ..ggufio.reader import Source
 from ..plan.blend_ops import SCOPES, SCORES
-from ..prune import Zeros, chosen, measure, prune_step
+from ..plan.recipe import step
+from ..prune import Zeros, masked, measure
 from ..surgery import Operation, prepare
-from ._blend import computed, computing_options
-from ._output import note, print_json, table, warn
+from ._blend import out_type_option
+from ._output import human_bytes, note, print_json, table, warn
 from ._progress import bytes_bar
 from ._surgery import Options, in_out, show, summary, surgery_options, write_with_bar
 
@@ -42,7 +44,7 @@ from ._surgery import Options, in_out, show, summary, surgery_options, write_wit
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Of wanda: the input norms.")
 @click.option("--only", metavar="REGEX", help="Tensors to prune; default: the layers' matrices.")
 @click.option("--list", "each", is_flag=True, help="Show every tensor, not only every kind.")
-@computing_options
+@out_type_option
 @surgery_options
 @in_out
 def prune(
@@ -56,7 +58,6 @@ def prune(
     only: str | None,
     each: bool,
     out_type: str | None,
-    force_kinds: bool,
     source: Path,
     out: Path,
 ) -> None:
@@ -72,25 +73,22 @@ def prune(
       ggsurgery prune --pattern 2:4 in.gguf out.gguf
       ggsurgery prune --sparsity 0.5 --scope row --score wanda --imatrix i.gguf in.gguf out.gguf
     """
-    with Source(source) as opened:
-        names = [t.name for t in chosen(opened.header, only)]
-        nbytes = sum(t.nbytes for t in opened.header.tensors if t.name in set(names))
-        with bytes_bar("threshold", nbytes) as bar:
-            one = prune_step(
-                opened, sparsity, scope=scope, pattern=pattern, largest=largest, only=only,
-                score=score, imatrix=None if imatrix is None else str(imatrix),
-                progress=bar.update,
-            )  # fmt: skip
-    with prepare(options.recipe((one,), **computed(out_type, force_kinds)), (source,)) as operation:
+    one = step(
+        "prune", sparsity=sparsity, pattern=pattern, only=only, largest=largest or None,
+        scope=None if scope == "global" else scope, score=None if score == "magnitude" else score,
+        imatrix=None if imatrix is None else str(imatrix),
+    )  # fmt: skip
+    if not options.dry_run:
+        check_output(out, (source,), force=options.force)
+    with prepare(options.recipe((one,), out_type=out_type), (source,)) as operation:
         for text in operation.layout.warnings:
             warn(text)
         if options.dry_run:
             show(operation, options.as_json)
             return
         write_with_bar(operation, out, force=options.force, sync=options.sync)
-        zeros = _measured(out, names)
-        asked = sparsity if pattern is None else None
-        _report(operation, out, zeros, asked, options.as_json, each)
+        zeros = _measured(out, list(masked(operation.layout)))
+        _report(operation, out, zeros, sparsity, options.as_json, each)
 
 
 def _measured(out: Path, names: list[str]) -> list[Zeros]:
@@ -108,18 +106,25 @@ def _report(
     as_json: bool,
     each: bool,
 ) -> None:
-    total = _joined("all", zeros)
-    if asked is not None and total.sparsity < asked - 0.01:
+    total, facts = _joined("all", zeros), summary(operation)
+    threshold = next(iter(masked(operation.layout).values()))
+    inexact = ", ".join(sorted({z.type for z in zeros} - {"f32", "f16", "bf16"}))
+    if asked is not None and inexact and total.sparsity < asked - 0.01:
         warn(
-            f"asked for {asked:.4g}, but {total.type} has few exact zeros: measured "
+            f"asked for {asked:.4g}, but {inexact} has few exact zeros: measured "
             f"{total.sparsity:.4g} after encoding; --out-type f16 keeps them all"
         )
     if as_json:
-        facts = summary(operation) | {"out": str(out), "sparsity": total.sparsity}
+        facts |= {"out": str(out), "sparsity": total.sparsity, "threshold": threshold}
         print_json(facts | {"tensors": [z.to_json() for z in zeros]})
         return
     click.echo(_table(zeros if each else _by_kind(zeros), total, zeros, each))
-    note(f"{out}: the file is as large as before; zeros do not shrink a GGUF")
+    before, after = (human_bytes(n) for n in facts["bytes"])
+    data = sum(t.nbytes for t in operation.headers[0].tensors)  # headers may differ a little
+    same = data == sum(t.nbytes for t in operation.layout.tensor_infos())
+    size = f"{after} as before" if same else f"{before} → {after}"
+    found = "" if threshold is None else f"threshold {threshold:.6g}; "
+    note(f"{out}: {found}{size}; zeros do not shrink a GGUF")
 
 
 def _table(rows: list[Zeros], total: Zeros, zeros: list[Zeros], each: bool) -> str:

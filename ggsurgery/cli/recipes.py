@@ -15,18 +15,30 @@ from ..ggufio.header import read_header
 from ..plan.recipe import load_recipe
 from ..provenance import read_provenance
 from ..surgery import prepare_replay
+from ._blend import force_kinds_option, out_type_option
 from ._output import json_option, note, print_json, warn
-from ._surgery import Options, in_out, operate, surgery_options, write_with_bar
+from ._surgery import Options, operate, surgery_options, write_with_bar
 
 
 @click.command()
 @click.argument("recipe", metavar="RECIPE", type=click.Path(path_type=Path))
+@out_type_option
+@force_kinds_option
 @surgery_options
-@in_out
-def apply(options: Options, recipe: Path, source: Path, out: Path) -> None:
+@click.argument("sources", metavar="IN…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+def apply(
+    options: Options,
+    recipe: Path,
+    out_type: str | None,
+    force_kinds: bool | None,
+    sources: tuple[Path, ...],
+    out: Path,
+) -> None:
     """Apply the operations of a recipe file, in their order.
 
-    Layers are numbered as they stand after the step before.
+    Layers are numbered as they stand after the step before. A recipe that
+    blends models takes all of them, a base first.
 
     \b
     Example:
@@ -37,13 +49,13 @@ def apply(options: Options, recipe: Path, source: Path, out: Path) -> None:
       #     - swap: {layers: "11,12"}
     """
     loaded = load_recipe(recipe)
-    extra = options.recipe(())
+    extra = options.recipe((), out_type=out_type, force_kinds=force_kinds)
     merged = replace(
         loaded,
         name=options.name or loaded.name,
         options=tuple((dict(loaded.options) | dict(extra.options)).items()),
     )
-    operate(merged, (source,), out, options)
+    operate(merged, sources, out, options)
 
 
 @click.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..plan.recipe import step
+from ._blend import out_type_option
 from ._surgery import Options, in_out, operate, surgery_options
 
 LAYER_HELP = "Layers as in the file, from 0: 3, 3-5 or 0-9,11,13."
@@ -95,6 +96,7 @@ def keep(options: Options, layers: str, source: Path, out: Path) -> None:
     help="How many copies of the whole group.",
 )
 @click.option("--scale", type=float, metavar="S", help="Damp the copies: they add S times as much.")
+@out_type_option
 @surgery_options
 @in_out
 def duplicate(
@@ -103,6 +105,7 @@ def duplicate(
     to: int | None,
     times: int,
     scale: float | None,
+    out_type: str | None,
     source: Path,
     out: Path,
 ) -> None:
@@ -111,7 +114,7 @@ def duplicate(
     \b
     Example:
       ggsurgery duplicate --layer 8-15 in.gguf out.gguf
-      ggsurgery duplicate --layer 5 --to 21 in.gguf out.gguf
+      ggsurgery duplicate --layer 5 --to 21 --scale 0.5 in.gguf out.gguf
     """
     one = step("duplicate", layer=layer, to=to, times=times if times != 1 else None, scale=scale)
-    operate(options.recipe((one,)), (source,), out, options)
+    operate(options.recipe((one,), out_type=out_type), (source,), out, options)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -69,8 +70,12 @@ def type_id(name: str) -> int:
     try:
         return int(GGMLQuantizationType[name.upper()])
     except KeyError:
-        known = ", ".join(t.name.lower() for t in GGMLQuantizationType)
-        raise FormatError(f"unknown tensor type {name!r}", expected=f"one of {known}") from None
+        known = [t.name.lower() for t in GGMLQuantizationType]
+        near = get_close_matches(name.lower(), known, n=1)
+        raise FormatError(
+            f"unknown tensor type {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+            expected=None if near else f"one of {', '.join(known)}",
+        ) from None
 
 
 def tensor_nbytes(shape: tuple[int, ...], kind: int) -> int | None:

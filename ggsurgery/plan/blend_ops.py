@@ -178,6 +178,14 @@ def _blend_params(
     scale: float | None,
     seed: int | None,
 ) -> tuple[tuple[str, Any], ...]:
+    if (density is not None) != (method in ("ties", "dare")):
+        raise PlanError("a density belongs to ties and dare, which need one")
+    if density is not None and not 0 < density <= 1:
+        raise PlanError("density out of range", expected="above 0 up to 1", found=density)
+    if scale is not None and method not in BASED:
+        raise PlanError(f"a scale belongs to {', '.join(BASED)}")
+    if seed is not None and method != "dare":
+        raise PlanError("a seed belongs to dare")
     if method == "slerp":
         given = [0.5] if weights is None else [float(w) for w in weights]
         if len(given) != 1 or not 0 <= given[0] <= 1:
@@ -186,12 +194,6 @@ def _blend_params(
     each = [1 / count] * count if weights is None else [float(w) for w in weights]
     if len(each) != count or not all(isfinite(w) for w in each):
         raise PlanError("not one weight for each model", expected=count, found=len(each))
-    if (density is not None) != (method in ("ties", "dare")):
-        raise PlanError("a density belongs to ties and dare, which need one")
-    if density is not None and not 0 < density <= 1:
-        raise PlanError("density out of range", expected="above 0 up to 1", found=density)
-    if scale is not None and method not in BASED:
-        raise PlanError(f"a scale belongs to {', '.join(BASED)}")
     return params(
         weights=tuple(each),
         density=density,
@@ -209,14 +211,11 @@ def prune(
     imatrix: str | None = None,
     largest: bool = False,
     only: str | None = None,
-    threshold: float | None = None,
-    cut_tensor: str | None = None,
-    cut: int | None = None,
 ) -> Plan:
     """Set weights to zero: a share of all, of each tensor or of each row, or N of every M.
 
-    With the scope `global` the threshold has to be known: the command `prune` finds it and
-    records it with the place up to which weights equal to it fall.
+    With the scope `global` one threshold over all weights chosen is found when the file is
+    written (`execute.settle`).
 
     Raises:
         PlanError: parameters that do not go together.
@@ -230,14 +229,9 @@ def prune(
         raise PlanError("either a sparsity or a pattern N:M is needed")
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise PlanError("sparsity out of range", expected="0 to 1", found=sparsity)
-    if pattern is None and scope == "global" and threshold is None:
-        raise PlanError(
-            "one threshold over all weights has to be found in the file first",
-            hint="Use the command `ggsurgery prune`, or scope: tensor or row in the recipe.",
-        )
     options = params(
         sparsity=sparsity, scope=scope, n=n, m=m, score=score, imatrix=imatrix,
-        largest=largest or None, only=only, threshold=threshold, cut_tensor=cut_tensor, cut=cut,
+        largest=largest or None, only=only,
     )  # fmt: skip
     return replace(plan, edits=(*plan.edits, Edit("mask", (), options)))
 

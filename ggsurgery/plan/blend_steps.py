@@ -89,7 +89,7 @@ STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], t
         blend_ops.prune,
         {
             "sparsity": number, "scope": str, "pattern": str, "score": str, "imatrix": str,
-            "largest": flag, "only": str, "threshold": number, "cut_tensor": str, "cut": whole,
+            "largest": flag, "only": str,
         },
         (),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from gguf import GGUFReader, GGUFWriter, quants
 
 from ggsurgery.cli import main
 from tests._gguf import tiny_llama
+from tests._needs import ROOT
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -85,6 +87,43 @@ def test_out_type(run: Run, model: Path, tmp_path: Path) -> None:
     assert kinds["blk.2.attn_q.weight"] == T.F16
 
 
+def test_out_types_that_cannot_be_written(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    for kind in ("iq2_xxs", "i32"):
+        code, _, err = run("merge", "--layers", "1-3", "--out-type", kind, model, out)
+        assert code == 1 and f"cannot be written as {kind}: expected f32, f16" in err
+    assert "did you mean 'q4_k'?" in run("merge", "--layers", "1-3", "--out-type", "Q4_K_M", model, out)[2]  # fmt: skip  # noqa: E501
+    assert not out.exists()
+
+
+def test_rows_that_do_not_fit_are_said_in_one_line(run: Run, model: Path, tmp_path: Path) -> None:
+    code, text, err = run(
+        "prune", "--sparsity", "0.5", "--out-type", "q4_k", "--json", model, tmp_path / "out.gguf"
+    )
+    assert code == 0
+    lines = sorted(line for line in err.splitlines() if "do not fit" in line)
+    assert "rows of 64 do not fit q4_k: 36 computed tensors become f16: attn_k.weight" in lines[0]
+    assert "rows of 96 do not fit q4_k: 6 computed tensors" in lines[1] and len(lines) == 2
+    assert json.loads(text)["computed"] == {"f16": 42}
+
+
+def test_dry_run_of_a_merge(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    code, text, _ = run("merge", "--layers", "1-3", "--out-type", "q8_0", "--dry-run", model, out)
+    assert code == 0 and not out.exists()
+    assert "rdsc(1, 2, 3)" in text and "left out" not in text
+    assert "computed tensors: 7 q8_0, 2 f32; all others are copied" in text
+
+
+def test_duplicate_takes_an_out_type(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    arguments = ("--layer", "1", "--scale", "0.5", "--out-type", "f32")
+    assert run("duplicate", *arguments, model, out)[0] == 0
+    kinds = {t.name: t.tensor_type for t in GGUFReader(out).tensors}
+    assert kinds["blk.2.ffn_down.weight"] == T.F32
+    assert kinds["blk.2.ffn_up.weight"] == kinds["blk.1.ffn_down.weight"] == T.F16
+
+
 @pytest.mark.parametrize("method", ["linear", "slerp"])
 def test_blend(run: Run, model: Path, tmp_path: Path, method: str) -> None:
     other = tiny_llama(tmp_path / "b.gguf", 6, kind=T.F16, seed=1)
@@ -139,6 +178,24 @@ def test_unlike_models_are_refused(run: Run, model: Path, tmp_path: Path) -> Non
     assert not out.exists()
 
 
+def test_models_of_other_architectures(run: Run, model: Path, tmp_path: Path) -> None:
+    """Also where the first has more layers, which the second then lacks."""
+    longer = ROOT / "models" / "tiny-qwen3" / "tiny-qwen3.gguf"
+    _, _, err = run("blend", longer, model, tmp_path / "out.gguf")
+    assert "different architectures: expected qwen3, found llama" in err
+
+
+def test_a_recipe_that_blends_takes_all_its_models(run: Run, model: Path, tmp_path: Path) -> None:
+    other, recipe = tiny_llama(tmp_path / "b.gguf", 6, kind=T.F16, seed=1), tmp_path / "r.yaml"
+    recipe.write_text("- blend: {models: 2, method: slerp, weights: 0.3}\n- delete: 3\n")
+    out, again = tmp_path / "out.gguf", tmp_path / "again.gguf"
+    assert run("apply", recipe, model, other, out)[0] == 0
+    assert run("replay", out, model, other, again)[0] == 0
+    for wrong in ((model,), (model, other, other)):
+        code, _, err = run("apply", recipe, *wrong, tmp_path / "x.gguf")
+        assert code == 1 and f"recipe blends: expected 2, found {len(wrong)}" in err
+
+
 def test_wrong_bases(run: Run, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     assert "ties needs --base" in run("blend", "--method", "ties", model, model, out)[2]
@@ -164,6 +221,50 @@ def test_prune_counts_exactly(run: Run, model: Path, tmp_path: Path) -> None:
     for name in set(before) - set(chosen):
         np.testing.assert_array_equal(found[name], before[name])
     assert result["sparsity"] == pytest.approx(0.3, abs=1e-5)
+
+
+def test_prune_in_a_recipe_is_the_command(run: Run, model: Path, tmp_path: Path) -> None:
+    one, same, again, recipe = (tmp_path / n for n in ("1.gguf", "2.gguf", "3.gguf", "r.yaml"))
+    recipe.write_text("- prune: {sparsity: 0.3}\n")
+    assert run("prune", "--sparsity", "0.3", model, one)[0] == 0
+    assert run("apply", recipe, model, same)[0] == 0
+    assert run("replay", same, model, again)[0] == 0
+    assert one.read_bytes() == same.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("largest", [False, True])
+def test_prune_counts_over_the_new_stack(
+    run: Run, model: Path, tmp_path: Path, largest: bool
+) -> None:
+    """Deleted layers do not count, copies do, and a second prune sees what the first left."""
+    recipe, before, out = tmp_path / "r.yaml", tmp_path / "before.gguf", tmp_path / "out.gguf"
+    steps = ["- delete: 0", "- duplicate: {layer: 1, times: 2}", "- bridge: {layer: 4, at: 1, scale: 0.5}"]  # fmt: skip  # noqa: E501
+    recipe.write_text("\n".join(steps))
+    assert run("apply", recipe, model, before)[0] == 0
+    flag = str(largest).lower()
+    steps.append(f"- prune: {{sparsity: 0.37, only: ffn_, largest: {flag}}}")
+    steps.append("- prune: {sparsity: 0.2, only: 'ffn_(up|down).weight'}")
+    recipe.write_text("\n".join(steps))
+    code, _, err = run("apply", recipe, model, out)
+    assert code == 0, err
+    want, found = tensors(before), tensors(out)
+    for pattern, share, most in (("ffn_", 0.37, largest), ("ffn_up|ffn_down", 0.2, False)):
+        names = [n for n in want if re.search(f"({pattern}).*weight", n)]
+        score = np.concatenate([np.abs(want[n]).ravel() for n in names])
+        order = np.argsort(-score if most else score, kind="stable")[: round(share * score.size)]
+        score[order] = 0
+        parts = np.split(score, np.cumsum([want[n].size for n in names])[:-1])
+        for name, part in zip(names, parts, strict=True):
+            want[name] = np.where(part.reshape(want[name].shape) == 0, 0, want[name])
+    for name, values in want.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_prune_says_what_it_weighs(run: Run, model: Path, tmp_path: Path) -> None:
+    err = run("prune", "--sparsity", "0.3", model, tmp_path / "same.gguf")[2]
+    assert re.search(r"same.gguf: threshold 0\.\d+; .* as before; zeros do not shrink", err)
+    err = run("prune", "--pattern", "2:4", "--out-type", "f32", model, tmp_path / "f32.gguf")[2]
+    assert "threshold" not in err and " → " in err
 
 
 def test_prune_table_and_warning(run: Run, model: Path, tmp_path: Path) -> None:
@@ -203,6 +304,10 @@ def test_prune_refuses(run: Run, model: Path, tmp_path: Path) -> None:
     assert "needs an imatrix" in run("prune", "--sparsity", ".5", "--score", "wanda", "--scope", "row", model, out)[2]  # fmt: skip  # noqa: E501
     assert run("prune", "--sparsity", "50", model, out)[0] == 2
     assert "either a sparsity or a pattern" in run("prune", model, out)[2]
+    assert "groups of 7" in run("prune", "--pattern", "3:7", "--dry-run", model, out)[2]
+    wanda = ("--score", "wanda", "--imatrix", tmp_path / "none.gguf")
+    assert "none.gguf: cannot be read" in run("prune", "--sparsity", ".5", "--dry-run", *wanda, model, out)[2]  # fmt: skip  # noqa: E501
+    assert "needs an imatrix" in run("prune", "--sparsity", ".5", *wanda[:2], model, out)[2]
     assert not out.exists()
 
 
