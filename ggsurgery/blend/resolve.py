@@ -76,18 +76,21 @@ class Resolver:
         return expr
 
     def moments(self, a: Expr, b: Expr) -> tuple[float, float, float]:
-        """Σ a·b, Σ a·a, Σ b·b over whole tensors, in float64."""
+        """Σ a·b, Σ a·a, Σ b·b over whole tensors, in float64.
+
+        The sums of the blocks are added without rounding between, so the result does not
+        depend on which thread took which block.
+        """
         kernel = backend()
         kind = common_float(a, b)
 
-        def step(sums: list[float], rows: Rows) -> None:
+        def step(sums: list[tuple[float, float, float]], rows: Rows) -> None:
             x = self._bytes(a, rows, kind)
             y = self._bytes(b, rows, kind)
-            for i, part in enumerate(kernel.moments(F32 if kind is None else kind, x, y)):
-                sums[i] += part
+            sums.append(kernel.moments(F32 if kind is None else kind, x, y))
 
-        parts = reduce_blocks(row_blocks(a), lambda: [0.0, 0.0, 0.0], step, self.threads)
-        ab, aa, bb = (math.fsum(column) for column in zip(*parts, strict=True))
+        parts = reduce_blocks(row_blocks(a), list[tuple[float, float, float]], step, self.threads)
+        ab, aa, bb = (math.fsum(c) for c in zip(*(p for own in parts for p in own), strict=True))
         return ab, aa, bb
 
     def _bytes(self, expr: Expr, rows: Rows, kind: int | None) -> Raw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,19 @@ def test_slerp_against_float64(tmp_path: Path, kind: int) -> None:
     expr = Combine((read(source, 0), read(source, 1)), "slerp", params(weight=0.3))
     found = run(expr, F32, source).view(np.float32).reshape(a.shape)
     assert np.abs(found - exact).max() < 1e-8
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_moments_do_not_depend_on_the_order_of_the_blocks(tmp_path: Path, threads: int) -> None:
+    source = model(tmp_path, F32, (600, 512))
+    a, b = read(source, 0), read(source, 1)
+    reader = compute.RowReader([source])
+    parts = [
+        kernels.backend().moments(F32, reader.raw(a, rows), reader.raw(b, rows))
+        for rows in resolve.row_blocks(a)
+    ]
+    exact = tuple(math.fsum(column) for column in zip(*parts, strict=True))
+    assert resolve.Resolver(reader, threads).moments(a, b) == exact
 
 
 def test_slerp_of_equal_tensors_is_the_tensor(tmp_path: Path) -> None:
