@@ -25,7 +25,7 @@ from ..runtime.engine import Engine, Outputs
 from .live import Live
 from .scratch import Scratch, candidate_layout
 from .states import F32, States, boundaries, record
-from .windows import Windows, window_nll
+from .windows import LEAST_ROWS, Windows, window_nll
 
 Route = Literal["auto", "suffix", "file", "live"]
 Progress = Callable[[int, int], object]
@@ -51,12 +51,21 @@ class Candidate:
         self.engine, self.windows, self.states = engine, windows, states
         self.start, self.route = start, route
 
+    @property
+    def n_vocab(self) -> int:
+        return self.engine.n_vocab
+
     def decode(self, index: int, *, logits: Outputs, copy: bool = True) -> F32:
         """Logits of a window's tokens, float32 [n_out, n_vocab]."""
-        self.engine.reset()
+        return self.feed(index, slice(0, None), logits=logits, copy=copy)
+
+    def feed(self, index: int, part: slice, *, logits: Outputs, copy: bool = False) -> F32:
+        """Logits of a part of a window that begins where the last one ended, or with 0."""
+        if not part.start:
+            self.engine.reset()
         if self.states is None:
-            return self.engine.decode(self.windows.inputs[index], logits=logits, copy=copy)
-        return self.engine.decode_embeddings(self.states[index], logits=logits, copy=copy)
+            return self.engine.decode(self.windows.inputs[index][part], logits=logits, copy=copy)
+        return self.engine.decode_embeddings(self.states[index][part], logits=logits, copy=copy)
 
 
 class Candidates:
@@ -129,9 +138,7 @@ class Candidates:
         return states.base_nll
 
     def _record(self, depths: list[int], progress: Progress | None) -> States:
-        if self.base == self.identity:
-            with self._engine(self.path) as engine:
-                return record(engine, self.windows, depths, progress)
+        # the source itself would do for the identity, but its vocabulary takes memory
         layout = candidate_layout(self.base, (self.source,), self.rules, vocabulary=False)
         with self._engine(self.scratch.write(layout, (self.source,), self.given)) as engine:
             return record(engine, self.windows, depths, progress)
@@ -146,7 +153,7 @@ class Candidates:
         try:
             with self._suffix(self.base, max(self.states.kept)) as candidate:
                 n = len(self.windows.inputs[0])
-                again = candidate.decode(0, logits=slice(n // 2, n))[-1]
+                again = candidate.decode(0, logits=slice(max(0, n - LEAST_ROWS), n))[-1]
         except GGSurgeryError:
             return False
         size = float(np.abs(self.states.probe).max())

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
-from ..runtime.engine import Engine
-from .windows import Windows
+from ..runtime.binding import Tensor
+from ..runtime.engine import Engine, Outputs
+from ..runtime.observe import read_floats
+from .windows import Windows, window_nll
 
 F32 = NDArray[np.float32]
 Progress = Callable[[int, int], object]
@@ -60,28 +62,50 @@ def record(
     Raises:
         EngineError: the model's graph does not name its layers' outputs.
     """
-    from .windows import window_nll
-
-    states = States({d: [] for d in depths})
+    shapes = [(len(tokens), engine.n_embd) for tokens in windows.inputs]
+    states = States({d: [np.empty(shape, np.float32) for shape in shapes] for d in depths})
+    keeper = _Keeper(states.kept)
+    engine.set_hook(keeper)
     base = _Whole(engine, windows)
-    names = {f"l_out-{d - 1}": d for d in depths}
-    engine.observe(names)
-    for index in range(len(windows)):
-        states.base_nll.append(window_nll(base, index))  # type: ignore[arg-type]
+    for index, shape in enumerate(shapes):
+        keeper.begin(index)
+        states.base_nll.append(window_nll(base, index))
         if index == 0:
             states.probe = base.last
-        for name, depth in names.items():
-            rows = engine.observed.get(name)
-            if rows is None or rows.shape != (len(windows.inputs[index]), engine.n_embd):
+        for depth, rows in keeper.filled.items():
+            if rows != shape[0]:
                 raise EngineError(
-                    "no usable hidden states", file=engine.path, tensor=name,
-                    expected=f"[{len(windows.inputs[index])}, {engine.n_embd}]",
-                    found=None if rows is None else list(rows.shape),
+                    "no usable hidden states", file=engine.path, tensor=f"l_out-{depth - 1}",
+                    expected=list(shape), found=[rows],
                 )  # fmt: skip
-            states.kept[depth].append(rows)
         if progress is not None:
             progress(index + 1, len(windows))
     return states
+
+
+class _Keeper:
+    """A hook that copies the layers' outputs to where they are kept, batch after batch."""
+
+    def __init__(self, kept: dict[int, list[F32]]) -> None:
+        self.kept = kept
+        self.names = {f"l_out-{depth - 1}".encode(): depth for depth in kept}
+        self.index = 0
+        self.filled = dict.fromkeys(kept, 0)
+
+    def begin(self, index: int) -> None:
+        self.index = index
+        self.filled = dict.fromkeys(self.kept, 0)
+
+    def wants(self, node: Tensor) -> bool:
+        return node.name in self.names
+
+    def read(self, node: Tensor) -> None:
+        depth = self.names[node.name]
+        rows, at = read_floats(node), self.filled[depth]
+        room = self.kept[depth][self.index][at : at + len(rows)]
+        if room.shape == rows.shape:
+            room[:] = rows
+            self.filled[depth] = at + len(rows)
 
 
 class _Whole:
@@ -89,10 +113,13 @@ class _Whole:
 
     def __init__(self, engine: Engine, windows: Windows) -> None:
         self.engine, self.windows = engine, windows
+        self.n_vocab = engine.n_vocab
         self.last: F32 | None = None
 
-    def decode(self, index: int, *, logits: slice, copy: bool = True) -> F32:
-        self.engine.reset()
-        out = self.engine.decode(self.windows.inputs[index], logits=logits, copy=copy)
-        self.last = out[-1].copy()
+    def feed(self, index: int, part: slice, *, logits: Outputs) -> F32:
+        if not part.start:
+            self.engine.reset()
+        out = self.engine.decode(self.windows.inputs[index][part], logits=logits, copy=False)
+        if len(out):
+            self.last = out[-1].copy()
         return out

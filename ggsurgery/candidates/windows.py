@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GGSurgeryError
-from ..runtime.engine import Engine
+from ..runtime.engine import Engine, Outputs
 from ..runtime.scoring import log_softmax_at
 
-if TYPE_CHECKING:
-    from .session import Candidate
-
+F32 = NDArray[np.float32]
 Tokens = NDArray[np.int32]
+
+#: Bytes of logits computed at once, but at least so many rows: with fewer, llama.cpp's
+#: attention takes another path, which rounds to 16 bits.
+LOGIT_BYTES = 12 << 20
+LEAST_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -103,18 +106,44 @@ class Windows:
         )
 
 
-def window_nll(candidate: Candidate, index: int) -> float:
+class Decoder(Protocol):
+    """What `window_nll` measures: a `Candidate`, or the base model while it is recorded."""
+
+    @property
+    def windows(self) -> Windows: ...
+    @property
+    def n_vocab(self) -> int: ...
+    def feed(self, index: int, part: slice, *, logits: Outputs) -> F32: ...
+
+
+def window_nll(candidate: Decoder, index: int) -> float:
     """Mean negative log-likelihood (nats a token) over the second half of a window.
 
-    NaN logits give NaN: a broken candidate is a result, not an error.
+    The logits come in pieces: all at once, twice (in the graph and in its output), would be
+    the largest thing in memory beside the model. NaN logits give NaN: a broken candidate is
+    a result, not an error.
     """
     target = candidate.windows.targets[index]
     n, half = len(target), len(target) // 2
-    # llama-perplexity asks for one output more than it scores; the same keeps figures equal
-    logits = candidate.decode(index, logits=slice(half, n), copy=False)
+    rows = max(LEAST_ROWS, LOGIT_BYTES // (4 * candidate.n_vocab))
+    pieces = (n - half) // rows  # each of `rows` or more
+    if pieces < 2:
+        # llama-perplexity asks for one output more than it scores; the same keeps figures equal
+        logits = candidate.feed(index, slice(0, n), logits=slice(half, n))
+        return _nll(logits, target[half + 1 :]) / (n - half - 1)
+    candidate.feed(index, slice(0, half), logits="none")
+    total = 0.0
+    for piece in range(pieces):
+        begin, end = (half + (n - half) * i // pieces for i in (piece, piece + 1))
+        logits = candidate.feed(index, slice(begin, end), logits="all")
+        total += _nll(logits, target[begin + 1 : end + 1])
+    return total / (n - half - 1)
+
+
+def _nll(logits: F32, following: Tokens) -> float:
+    """Sum over the rows whose next token is known."""
     with np.errstate(all="ignore"):
-        values = -log_softmax_at(logits[:-1], target[half + 1 :])
-    return float(values.mean())
+        return -float(log_softmax_at(logits[: len(following)], following).sum())
 
 
 def facts(windows: Windows) -> dict[str, Any]:

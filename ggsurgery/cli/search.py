@@ -10,6 +10,7 @@ from typing import Any
 import click
 import yaml
 
+from ..plan.recipe import load_recipe
 from ..runtime.machine import cache_folder
 from ..search.disjoint import check_disjoint
 from ..search.optimize import Budget, Work
@@ -63,7 +64,8 @@ from ._progress import progress_bar
 @click.option("--halving", is_flag=True, help="Give up on a candidate in the worse half of those "
               "seen, after 1, 2, 4 … windows.")  # fmt: skip
 @click.option("--enqueue", multiple=True, type=FILE, metavar="RECIPE",
-              help="A recipe to measure besides (YAML or JSON); may be repeated.")  # fmt: skip
+              help="A hand-made recipe (YAML or JSON) as a configuration of the study; may be "
+              "repeated.")  # fmt: skip
 @click.option("--report-text", type=FILE, help="Measure the winner again on this other text.")
 @click.option("--report-data", type=FILE, help="Or on these other questions (choices).")
 @click.option("--recipes", type=FILE, metavar="FOLDER", help="Write the best recipes here.")
@@ -124,13 +126,8 @@ def search(
     work = Work(
         study, setup, url, _journal(study), parse_kinds(space), max_ops, parse_budget(budget),
         second=second, sampler=sampler, seed=seed, halving=halving, heartbeat=heartbeat,
+        recipes=tuple(load_recipe(path) for path in enqueue),
     )  # fmt: skip
-    if enqueue:
-        from ..search.enqueue import measure_recipes
-
-        extra = measure_recipes(setup, enqueue, work.journal.with_suffix(".recipes.jsonl"))
-    else:
-        extra = []
     with progress_bar(f"study {study}", "configuration") as progress:
         found = run_search(work, progress)
     verdict = None
@@ -157,17 +154,11 @@ def search(
                 "tried": found.tried,
                 "rows": [r.to_json() for r in found.rows],
                 "pareto": [r.number for r in found.front],
-                "enqueued": [t.to_json() for t in extra],
                 "report": None if verdict is None else verdict.to_json(),
             }
         )
         return
     _show(found, top, objective, second)
-    for trial in extra:
-        value = None if trial.measured is None else trial.measured.value
-        click.echo(
-            f"recipe {trial.recipe.describe()}: {value if value is not None else trial.error}"
-        )
     if verdict is not None:
         click.echo()
         _show_verdict(verdict, objective)
@@ -214,15 +205,24 @@ def _write_recipes(found: Outcome, folder: Path, top: int) -> None:
 
 def _show(found: Outcome, top: int, objective: str, second: str | None) -> None:
     front = {r.number for r in found.front}
-    rows = []
-    for rank, row in enumerate(found.ranked[:top], 1):
+    rows: list[list[Any]] = []
+    for rank, row in enumerate(found.ranked, 1):
+        if rank > top and not row.hand_made:
+            continue
         cells = [rank, row.recipe.describe(), plus_minus(row.values[0], row.stderr), row.number]
+        notes = ["hand-made"] * row.hand_made
         if second is not None:
-            cells += [f"{row.values[1]:,.0f}", "front" if row.number in front else ""]
-        rows.append(cells)
+            cells.append(f"{row.values[1]:,.0f}")
+            notes += ["front"] * (row.number in front)
+        rows.append([*cells, ", ".join(notes)])
     header = ["rank", "operations", objective, "trial"]
     if second is not None:
-        header += ["bytes" if second == "size" else "tokens/s", ""]
+        header.append("bytes" if second == "size" else "tokens/s")
+    for row in found.rows:
+        if row.hand_made and row.error is not None:
+            blank = [None] * (len(header) - 4)
+            rows.append([None, row.recipe.describe(), None, row.number, *blank, row.error])
+    header.append("")
     click.echo(table(rows, header))
     failed = found.tried - len(found.ranked)
     note(f"{found.tried} configurations tried, {failed} of them refused, halved away or crashed")

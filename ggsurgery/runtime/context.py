@@ -93,6 +93,7 @@ class Context(Vocabulary):
             )
         if self._context is not None:
             self._llama.llama_free(self._context)
+            machine.trim_memory()
         self._context = context
         self._memory = self._llama.llama_get_memory(context)
         self._ends = {}
@@ -160,6 +161,7 @@ class Context(Vocabulary):
         if self._model is not None:
             self._llama.llama_model_free(self._model)
             self._model = None
+            machine.trim_memory()
 
     def __enter__(self) -> Self:
         return self

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -47,6 +49,12 @@ def cpu() -> tuple[str, tuple[str, ...]]:
 def cpu_features() -> tuple[str, ...]:
     """Those of the CPU's flags that matter to ggml."""
     return tuple(f for f in INTERESTING if f in cpu()[1])
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system; glibc keeps tens of megabytes of a freed model."""
+    with suppress(AttributeError, OSError, TypeError):  # other C libraries have no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cpu_digest() -> str:

@@ -10,7 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from ..candidates.journal import Journal
 from ..candidates.measure import Measurer, Setup, summary
 from ..candidates.scratch import candidate_layout
 from ..errors import EngineError, GGSurgeryError
+from ..plan.recipe import Recipe
 from ..plan.types import Plan
 from ..runtime.engine import Engine
+from .enqueue import GIVEN
 from .space import Space
 from .storage import optuna, patiently
 from .study import Question, Second, open_study
@@ -55,7 +57,7 @@ class Work:
     seed: int = 0
     halving: bool = False
     heartbeat: int = 60
-    points: tuple[dict[str, Any], ...] = field(default=())
+    recipes: tuple[Recipe, ...] = ()
 
 
 def run_worker(work: Work, run: str, progress: Progress | None = None) -> None:
@@ -99,7 +101,7 @@ class _Worker:
             lambda: open_study(
                 self.question, work.storage, sampler=work.sampler, seed=work.seed,
                 halving=work.halving, heartbeat=work.heartbeat, exhaustive=singles,
-                points=work.points,
+                recipes=work.recipes,
             ),
             work.storage, self._kept,
         )  # fmt: skip
@@ -203,15 +205,8 @@ class _Worker:
 
     def _objective(self, trial: Any) -> Any:
         pruned = optuna().TrialPruned
-        point: dict[str, Any] = {}
-        for slot in range(self.space.max_ops):
-            kinds = self.space.axes()[f"kind_{slot}"]
-            point[f"kind_{slot}"] = trial.suggest_categorical(f"kind_{slot}", kinds)
-            for axis in ("at", "other"):
-                name = f"{axis}_{slot}"
-                point[name] = trial.suggest_int(name, 0, self.space.n_layers - 1)
         try:
-            recipe = self.space.recipe(point)
+            recipe = self._recipe(trial)
             plan = recipe.apply(self.measurer.session.identity)
         except GGSurgeryError as error:
             trial.set_user_attr("error", str(error))
@@ -234,6 +229,19 @@ class _Worker:
             trial.set_user_attr("error", entry["error"])
             raise pruned(entry["error"])
         return entry["values"]
+
+    def _recipe(self, trial: Any) -> Recipe:
+        """The recipe that somebody gave the trial, or that of the point which is suggested."""
+        given = trial.user_attrs.get(GIVEN)
+        if given is not None:
+            return Recipe.from_json(given)
+        point: dict[str, Any] = {}
+        for name, values in self.space.axes().items():
+            if isinstance(values[0], int):
+                point[name] = trial.suggest_int(name, min(values), max(values))
+            else:
+                point[name] = trial.suggest_categorical(name, values)
+        return self.space.recipe(point)
 
     def _twin(self, number: int, digest: str) -> Any:
         """An earlier trial of the same plan that was measured, pruned, or is on its way."""

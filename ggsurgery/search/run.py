@@ -20,6 +20,7 @@ from ..plan.types import Plan
 from ..runtime import worker
 from ..runtime.quantize import quantize
 from ..surgery import prepare
+from .enqueue import HAND_MADE
 from .optimize import Work, crashed, question_of, run_worker
 from .space import alike
 from .storage import close_storage, open_storage, optuna, patiently
@@ -34,7 +35,8 @@ LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 class Row:
     """One configuration of a study.
 
-    `values` are the objectives; `error` says why there are none.
+    `values` are the objectives; `error` says why there are none. `hand_made` ones were
+    queued as recipes.
     """
 
     number: int
@@ -44,6 +46,7 @@ class Row:
     stderr: float | None
     items: tuple[float, ...]
     error: str | None
+    hand_made: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +58,7 @@ class Row:
             "stderr": self.stderr,
             "items": list(self.items),
             "error": self.error,
+            "hand_made": self.hand_made,
         }
 
 
@@ -129,14 +133,17 @@ def outcome(work: Work) -> Outcome:
     rows = []
     for t in trials:
         a = t.user_attrs
-        if "digest" not in a or "same_as" in a or t.state not in (states.COMPLETE, states.PRUNED):
+        if not ("digest" in a or HAND_MADE in a) or "same_as" in a:
+            continue  # a point that is no recipe, or a plan that stands in another row
+        if t.state not in (states.COMPLETE, states.PRUNED):
             continue
         # Optuna gives a pruned trial its last intermediate value, which is of fewer windows
         values = tuple(t.values or ()) if t.state == states.COMPLETE else ()
         error = None if values else str(a.get("error", "pruned"))
         rows.append(
-            Row(t.number, Recipe.from_json(a["recipe"]), a["digest"], values, a.get("stderr"),
-                tuple(a.get("items") or ()), error)
+            Row(t.number, Recipe.from_json(a.get("recipe") or a[HAND_MADE]),
+                a.get("digest", ""), values, a.get("stderr"),
+                tuple(a.get("items") or ()), error, HAND_MADE in a)
         )  # fmt: skip
     sign = 1 if work.setup.lower_is_better else -1
     rows.sort(key=lambda r: (r.error is not None, *(sign * v for v in r.values[:1]), r.number))

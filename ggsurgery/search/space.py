@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from ..arch import ArchRules
@@ -77,13 +78,17 @@ class Space:
         return Recipe(tuple(steps))
 
     def singles(self) -> Iterator[dict[str, Any]]:
-        """One point for every different single operation, the near partners first."""
+        """One point for every different single operation, the near partners first.
+
+        Among these the last layers come first: they cost least to measure, and what they
+        teach (to halving, to a sampler) is there early.
+        """
         seen: set[str] = set()
         identity = Plan.identity(self.n_layers)
         seen.add(identity.digest)
         for other in range(self.n_layers):
             for kind in self.kinds:
-                for at in range(self.n_layers):
+                for at in reversed(range(self.n_layers)):
                     point = self.single(kind, at, other)
                     try:
                         digest = self.recipe(point).apply(identity).digest
@@ -92,6 +97,14 @@ class Space:
                     if digest not in seen:
                         seen.add(digest)
                         yield point
+
+    def moves(self, plan: Plan) -> Iterator[tuple[tuple[str, int, int], Plan]]:
+        """Coordinates of every operation on a stack, with the stack that it makes."""
+        for kind, at, other in product(self.kinds, range(self.n_layers), range(self.n_layers)):
+            try:
+                yield (kind, at, other), _step(kind, at, other, len(plan.blocks)).apply(plan)
+            except PlanError:
+                continue
 
     def single(self, kind: str, at: int, other: int) -> dict[str, Any]:
         """The point of one operation, all other slots empty."""

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from ..errors import GGSurgeryError
+from ..plan.recipe import Recipe
+from .enqueue import enqueue
 from .space import Space
 from .storage import open_storage, optuna, shown
 
 Second = Literal["size", "speed"]
+#: Configurations of one generation of NSGA-II: budgets are hundreds, not thousands.
+POPULATION = 20
 SAMPLERS = ("tpe", "nsga2", "random", "grid")
 #: Seconds that a worker waits for another one to finish setting a study up.
 SET_UP = 60.0
@@ -61,14 +67,14 @@ def open_study(
     halving: bool = False,
     heartbeat: int = 60,
     exhaustive: int = 0,
-    points: tuple[dict[str, Any], ...] = (),
+    recipes: Sequence[Recipe] = (),
 ) -> Any:
     """Make the study, or join it.
 
     Args:
         sampler: one of SAMPLERS; workers of one study may differ in it.
         exhaustive: how many single operations are queued by the worker that makes the study.
-        points: hand-made candidates that go first.
+        recipes: hand-made candidates; in a new study they go first.
 
     Raises:
         GGSurgeryError: the study is about another source, text, metric or space.
@@ -95,24 +101,14 @@ def open_study(
             )  # fmt: skip
         if made:
             study.set_user_attr("question", question.to_json())
-            _queue(study, question, exhaustive, points)
+            enqueue(study, question.space, recipes)
+            for point in islice(question.space.singles(), exhaustive):
+                study.enqueue_trial(point)
             study.set_user_attr("ready", True)
         else:
             _join(study, question, url)
-            for point in points:
-                study.enqueue_trial(point, skip_if_exists=True)
+            enqueue(study, question.space, recipes)
     return study
-
-
-def _queue(
-    study: Any, question: Question, exhaustive: int, points: tuple[dict[str, Any], ...]
-) -> None:
-    for point in points:
-        study.enqueue_trial(point, skip_if_exists=True)
-    for number, point in enumerate(question.space.singles()):
-        if number >= exhaustive:
-            break
-        study.enqueue_trial(point, skip_if_exists=bool(points))
 
 
 def _join(study: Any, question: Question, url: str) -> None:
@@ -139,17 +135,48 @@ def make_sampler(name: str, question: Question, seed: int) -> Any:
     samplers = optuna().samplers
     number = None if seed < 0 else seed
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # multivariate TPE and constant_liar are experimental
+        # multivariate TPE, constant_liar and a parents' choice of one's own are experimental
+        warnings.simplefilter("ignore")
         match name:
             case "tpe":
-                return samplers.TPESampler(seed=number, multivariate=True, constant_liar=True)
+                found = samplers.TPESampler(seed=number, multivariate=True, constant_liar=True)
             case "nsga2":
-                return samplers.NSGAIISampler(seed=number)
+                found = samplers.NSGAIISampler(
+                    population_size=POPULATION,
+                    seed=number,
+                    elite_population_selection_strategy=_parents_with_parameters(),
+                )
             case "random":
                 return samplers.RandomSampler(seed=number)
             case "grid":
                 return samplers.GridSampler(question.space.axes(), seed=number)
-    raise GGSurgeryError("unknown sampler", expected=" or ".join(SAMPLERS), found=name)
+            case _:
+                raise GGSurgeryError("unknown sampler", expected=" or ".join(SAMPLERS), found=name)
+    # A recipe from outside the space is a trial without parameters. Optuna infers the space
+    # as what all trials have in common: with one of those, nothing.
+    space = _distributions(question.space)
+    found.infer_relative_search_space = lambda study, trial: space
+    return found
+
+
+def _distributions(space: Space) -> dict[str, Any]:
+    kinds = optuna().distributions
+    found = {
+        name: kinds.IntDistribution(min(values), max(values))
+        if isinstance(values[0], int)
+        else kinds.CategoricalDistribution(values)
+        for name, values in space.axes().items()
+    }
+    return {name: d for name, d in found.items() if not d.single()}
+
+
+def _parents_with_parameters() -> Any:
+    from optuna.samplers.nsgaii._elite_population_selection_strategy import (
+        NSGAIIElitePopulationSelectionStrategy,
+    )
+
+    choose = NSGAIIElitePopulationSelectionStrategy(population_size=POPULATION)
+    return lambda study, trials: choose(study, [t for t in trials if t.params])
 
 
 def make_pruner(halving: bool, question: Question) -> Any:

@@ -12,14 +12,16 @@ import pytest
 from click.testing import CliRunner
 
 from ggsurgery.analyze.scan import scan
-from ggsurgery.candidates.measure import Setup
+from ggsurgery.candidates.measure import Setup, paired
 from ggsurgery.cli import cli
 from ggsurgery.cli.search import parse_budget
 from ggsurgery.errors import ArchitectureError, GGSurgeryError, PlanError
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.plan.types import Plan
 from ggsurgery.search import storage as storages
+from ggsurgery.search import study as studies
 from ggsurgery.search.disjoint import check_disjoint
+from ggsurgery.search.enqueue import point_of
 from ggsurgery.search.optimize import Budget, Work, run_worker
 from ggsurgery.search.run import Row, outcome, pareto
 from ggsurgery.search.space import KINDS, Space, alike
@@ -111,14 +113,18 @@ def test_exhaustive_search_is_the_scan(tmp_path: Path) -> None:
     assert one.journal.stat().st_size == size and outcome(one).tried == N_LAYERS
 
 
-def test_halving_gives_the_same_best_for_less(tmp_path: Path) -> None:
+def test_halving_finds_one_as_good_for_less(tmp_path: Path) -> None:
     setup = replace(SETUP, n_windows=8)
     one = work(tmp_path, setup=setup, halving=True)
     run_worker(one, "run")
     found = outcome(one)
-    best = scan(setup, "delete", tmp_path / "scan.jsonl").ranked()[0]
-    assert found.tried == N_LAYERS and len(found.ranked) < N_LAYERS
-    assert found.ranked[0].recipe == best.recipe
+    whole = scan(setup, "delete", tmp_path / "scan.jsonl")
+    best = whole.ranked()[0].measured
+    assert best is not None and found.tried == N_LAYERS and len(found.ranked) < N_LAYERS
+    winner = found.ranked[0]
+    difference = paired(winner.items, best.items)  # all windows of both
+    assert len(winner.items) == 8 and not difference.clear
+    assert winner.recipe in [t.recipe for t in whole.ranked()[: N_LAYERS // 2]]
     assert all("halved away" in str(r.error) for r in found.rows[len(found.ranked) :])
 
 
@@ -137,6 +143,39 @@ def test_samplers_never_measure_a_plan_twice(sampler: str, tmp_path: Path) -> No
     assert len(measured) == len(set(measured))
     if sampler != "grid":  # half of the budget went to single operations, the rest is free
         assert any(len(r.recipe.steps) == 2 for r in found.rows)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_hand_made_recipes_are_trials(
+    sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studies, "POPULATION", 4)
+    inside = Recipe((step("swap", layers="3,4"), step("delete", layer="1")))
+    outside = Recipe((step("keep", layers="0-6,9"),))
+    impossible = Recipe((step("delete", layer="77"),))
+    one = work(
+        tmp_path, kinds=("delete", "swap"), max_ops=2, budget=Budget(count=12), sampler=sampler,
+        setup=replace(SETUP, n_windows=1), recipes=(inside, outside, impossible),
+    )  # fmt: skip
+    space = Space(one.kinds, N_LAYERS, 2)
+    point = point_of(space, inside)
+    identity = Plan.identity(N_LAYERS)
+    assert point is not None
+    assert space.recipe(point).apply(identity) == inside.apply(identity)
+    assert point_of(space, outside) is None and point_of(space, impossible) is None
+    run_worker(one, "run")
+    found = outcome(one)
+    assert found.tried >= 12
+    by_plan = {r.digest: r for r in found.rows}
+    for recipe in (inside, outside):
+        row = by_plan[recipe.apply(identity).digest]
+        assert row.hand_made and row.error is None and row.number < 3
+    sampled = [r for r in found.rows if not r.hand_made and len(r.recipe.steps) == 2]
+    assert sampled  # a trial without parameters does not stop the sampler
+    run_worker(replace(one, budget=Budget(count=13)), "again")
+    rows = [r for r in outcome(one).rows if r.hand_made]
+    assert len(rows) == 3  # queued once
+    assert "77" in str(next(r.error for r in rows if r.recipe == impossible))
 
 
 def test_two_objectives_have_a_front(tmp_path: Path) -> None:
