@@ -12,10 +12,12 @@ import click
 
 from ..execute import unsettled_bytes
 from ..ggufio.atomic import check_output
+from ..ggufio.reader import Source
 from ..layout import PADDING_KEY, Compute
 from ..plan.recipe import Recipe, Step
 from ..plan.text import format_layers
 from ..plan.types import references
+from ..prune import Zeros, masked, measure
 from ..report_plan import changes, layer_map
 from ..surgery import Operation, prepare
 from ._output import human_bytes, human_count, note, print_json, table, warn
@@ -104,15 +106,31 @@ def run(operation: Operation, out: Path, options: Options) -> None:
         show(operation, options.as_json)
         return
     write_with_bar(operation, out, force=options.force, sync=options.sync)
+    facts, zeros = summary(operation), zeros_of(operation, out)
+    n_zero, n_weights = sum(z.n_zero for z in zeros), sum(z.n_weights for z in zeros)
     if options.as_json:
-        print_json(summary(operation) | {"out": str(out)})
+        more = {"sparsity": n_zero / n_weights} if zeros else {}
+        print_json(facts | {"out": str(out)} | more)
         return
-    facts = summary(operation)
     note(
         f"{out}: layers {facts['layers'][0]} → {facts['layers'][1]}, parameters "
         f"{human_count(facts['parameters'][0])} → {human_count(facts['parameters'][1])}, "
         f"{human_bytes(facts['bytes'][1])}"
     )
+    if zeros:
+        share = n_zero / n_weights
+        note(f"{share:.2%} of the weights of {len(zeros)} pruned tensors are zero in the file")
+
+
+def zeros_of(operation: Operation, out: Path) -> list[Zeros]:
+    """What a prune among the steps came to, counted in the file; empty where there is none."""
+    names = list(masked(operation.layout))
+    if not names:
+        return []
+    with Source(out) as written:
+        nbytes = sum(written.header.by_name[n].nbytes for n in names)
+        with bytes_bar("counting zeros", nbytes) as bar:
+            return measure(written, names, progress=bar.update)
 
 
 def write_with_bar(operation: Operation, out: Path, *, force: bool, sync: bool) -> None:

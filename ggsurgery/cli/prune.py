@@ -10,15 +10,13 @@ from typing import Any
 import click
 
 from ..ggufio.atomic import check_output
-from ..ggufio.reader import Source
 from ..plan.blend_ops import SCOPES, SCORES
 from ..plan.recipe import step
-from ..prune import Zeros, masked, measure
+from ..prune import Zeros, masked
 from ..surgery import Operation, prepare
 from ._blend import out_type_option
 from ._output import human_bytes, note, print_json, table, warn
-from ._progress import bytes_bar
-from ._surgery import Options, in_out, show, summary, surgery_options, write_with_bar
+from ._surgery import Options, in_out, show, summary, surgery_options, write_with_bar, zeros_of
 
 
 @click.command()
@@ -87,15 +85,8 @@ def prune(
             show(operation, options.as_json)
             return
         write_with_bar(operation, out, force=options.force, sync=options.sync)
-        zeros = _measured(out, list(masked(operation.layout)))
+        zeros = zeros_of(operation, out)
         _report(operation, out, zeros, sparsity, options.as_json, each)
-
-
-def _measured(out: Path, names: list[str]) -> list[Zeros]:
-    with Source(out) as written:
-        nbytes = sum(written.header.by_name[n].nbytes for n in names)
-        with bytes_bar("counting zeros", nbytes) as bar:
-            return measure(written, names, progress=bar.update)
 
 
 def _report(
