@@ -10,6 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ..plan.recipe import Recipe
 from ..plan.types import Plan
 from ..runtime.engine import Engine
 from .enqueue import GIVEN
+from .silence import Silence, has_heartbeat
 from .space import Space
 from .storage import optuna, patiently
 from .study import Question, Second, open_study
@@ -106,6 +108,9 @@ class _Worker:
             work.storage, self._kept,
         )  # fmt: skip
         self.states = optuna().trial.TrialState
+        self.silence = (
+            None if has_heartbeat(self.study) else Silence(self.study, 3.0 * work.heartbeat)
+        )
 
     def _kept(self) -> int:
         return len(self.book.results)
@@ -150,11 +155,14 @@ class _Worker:
             before = self._kept()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                patiently(
-                    lambda: self.study.optimize(self._objective, n_trials=1),
-                    self.work.storage, self._kept,
-                )  # fmt: skip
+                patiently(self._next, self.work.storage, self._kept)
             known = 0 if self._kept() > before else known + 1
+
+    def _next(self) -> None:
+        """Take one candidate."""
+        # another worker gave ours back, thinking that we are dead: the result is in the journal
+        with suppress(optuna().exceptions.UpdateFinishedTrialError):
+            self.study.optimize(self._objective, n_trials=1)
 
     def _only_queued(self) -> bool:
         """Whether nothing is to be tried but what was queued (or the grid is used up)."""
@@ -190,12 +198,16 @@ class _Worker:
             and "same_as" not in t.user_attrs
             for t in trials
         )
+        if (silence := self.silence) is not None:
+            patiently(lambda: silence.give_back(trials), self.work.storage, self._kept)
         waiting = sum(t.state == s.WAITING for t in trials)
         running = sum(t.state == s.RUNNING for t in trials)
         return done, waiting, running
 
     def _revive(self) -> None:
         """Give back the candidates of workers that are silent."""
+        if self.silence is not None:
+            return  # done with every look at the trials
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             patiently(

@@ -1,0 +1,99 @@
+"""Storages without a heartbeat: a journal file, and Optuna's gRPC proxy in front of SQLite."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ggsurgery.candidates.measure import Setup
+from ggsurgery.errors import GGSurgeryError
+from ggsurgery.search import storage as storages
+from ggsurgery.search.optimize import Budget, Work, run_worker
+from ggsurgery.search.run import outcome
+from tests._needs import needs_package
+from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
+
+PROXY = """
+import sys
+from optuna.storages import get_storage, run_grpc_proxy_server
+run_grpc_proxy_server(get_storage(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))
+"""
+
+
+@contextmanager
+def proxy(database: Path) -> Iterator[str]:
+    """Optuna's own server on a free port; yields its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [sys.executable, "-W", "ignore", "-c", PROXY, f"sqlite:///{database}", str(port)]
+    with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as process:
+        try:
+            from optuna.storages import GrpcStorageProxy
+
+            GrpcStorageProxy(host="127.0.0.1", port=port).wait_server_ready(timeout=60)
+            yield f"grpc://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Work:
+    needs_package("optuna", extra="search")
+    setup = Setup(MODEL, text=SEARCH_TEXT, n_ctx=64, n_windows=1, n_threads=1)
+    return Work("s", setup, str(tmp_path / "s.log"), tmp_path / "s.jsonl", ("delete",), 1,
+                Budget(count=500), heartbeat=1)  # fmt: skip
+
+
+def joined(work: Work) -> Any:
+    """The study, as another program sees it."""
+    storage = storages.open_storage(work.storage, 1)
+    return storages.optuna().load_study(study_name=work.name, storage=storage)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["journal", "grpc"])
+def test_a_silent_workers_candidate_is_given_back(kind: str, one: Work, tmp_path: Path) -> None:
+    if kind == "journal":
+        give_back(one)
+        return
+    needs_package("grpc", extra="search")
+    with proxy(tmp_path / "behind.db") as url:
+        give_back(replace(one, storage=url))
+
+
+def give_back(one: Work) -> None:
+    run_worker(replace(one, budget=Budget(count=2)), "run")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lost = joined(one).ask().number  # a worker that takes a candidate and is never heard of
+    run_worker(one, "again")
+    states = storages.optuna().trial.TrialState
+    trials = joined(one).get_trials()
+    assert trials[lost].state == states.FAIL
+    assert not [t for t in trials if t.state in (states.RUNNING, states.WAITING)]
+    found = outcome(one)
+    assert found.tried == N_LAYERS == len({r.digest for r in found.rows})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_proxy_that_goes_away(one: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_package("grpc", extra="search")
+    monkeypatch.setattr(storages, "PAUSES", (0.1, 0.1))
+    with proxy(tmp_path / "behind.db") as url:
+        gone = replace(one, storage=url)
+        run_worker(replace(gone, budget=Budget(count=3)), "run")
+    with pytest.raises(GGSurgeryError, match=r"went away.*All 3 results .* are kept"):
+        run_worker(gone, "again")
+    with proxy(tmp_path / "behind.db") as url:  # it comes back, perhaps elsewhere
+        run_worker(replace(one, storage=url), "later")
+        assert outcome(replace(one, storage=url)).tried == N_LAYERS
