@@ -46,7 +46,12 @@ class Difference:
         return not self.metadata and not self.tensors
 
     def to_json(self) -> dict[str, Any]:
-        return {"same": self.same, **asdict(self)}
+        return {
+            "same": self.same,
+            "metadata": [c.to_json() for c in self.metadata],
+            "tensors": [asdict(t) for t in self.tensors],
+            "layers": [asdict(o) for o in self.layers],
+        }
 
 
 def compare(a: Source, b: Source) -> Difference:

@@ -73,6 +73,14 @@ class GGSurgeryError(Exception):
             text += f". {self.hint}"
         return printable(" ".join(text.split()))
 
+    def at(self, *, file: str | Path | None = None, tensor: str | None = None) -> GGSurgeryError:
+        """The same error with its place, where the one who found it did not know it."""
+        state = self.__dict__ | {
+            "file": self.file or (None if file is None else str(file)),
+            "tensor": self.tensor or tensor,
+        }
+        return _rebuild(type(self), state)
+
     def __reduce__(self) -> tuple[object, ...]:  # errors cross process borders (worker)
         return (_rebuild, (type(self), self.__dict__.copy()))
 

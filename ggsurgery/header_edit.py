@@ -8,13 +8,15 @@ from typing import Any
 
 from gguf.constants import GGUFValueType, Keys
 
-from .errors import PlanError
+from .errors import GGSurgeryError, PlanError
 from .ggufio.header import MAX_KEY
 from .ggufio.types import Header, Value
 from .plan.types import Edit
 
 #: Entries that say how the rest of the file is to be read.
 _STRUCTURE = re.compile(r"^(general\.(alignment|architecture)|split\..*|.*\.block_count)$")
+#: Entries that every surgery writes anew, so that setting them would have no effect.
+_OWN = re.compile(r"^ggsurgery\.(version|recipe|sources|checksums|digest|history|padding)$")
 
 
 def edited(header: Header, metadata: dict[str, Value], edits: Iterable[Edit]) -> dict[str, Value]:
@@ -30,8 +32,16 @@ def edited(header: Header, metadata: dict[str, Value], edits: Iterable[Edit]) ->
         key = str(options["key"]).replace("{arch}", header.architecture)
         if _STRUCTURE.match(key):
             raise PlanError(
-                f"{key} says how the file is to be read and cannot be set alone",
+                "says how the file is to be read and cannot be changed alone",
+                file=header.path,
+                tensor=key,
                 hint="Layer counts follow from `delete`, `keep` and the others.",
+            )
+        if _OWN.match(key):
+            raise PlanError(
+                "tells how the file was made and is written by ggsurgery alone",
+                file=header.path,
+                tensor=key,
             )
         if edit.kind == "unset":
             if key not in metadata:
@@ -44,9 +54,12 @@ def edited(header: Header, metadata: dict[str, Value], edits: Iterable[Edit]) ->
         elif edit.kind == "set":
             if not 0 < len(_unicode(key, "key").encode()) <= MAX_KEY:
                 raise PlanError("impossible length of a key", expected=f"1 to {MAX_KEY} bytes")
-            metadata[key] = new_value(
-                options.get("value"), metadata.get(key), options.get("type"), header
-            )
+            try:
+                metadata[key] = new_value(
+                    options.get("value"), metadata.get(key), options.get("type"), header
+                )
+            except GGSurgeryError as error:
+                raise error.at(file=header.path, tensor=key) from None
     return metadata
 
 
@@ -118,9 +131,32 @@ def _fit(value: Any, kind: GGUFValueType) -> Any:
             return float(value)
         if isinstance(value, float) and not value.is_integer():
             raise ValueError
+        low, high = _range(kind)
+        if not low <= int(value) <= high:
+            raise ValueError
         return int(value)
     except (KeyError, ValueError, TypeError):
-        raise PlanError(f"{value!r} does not fit the type {kind.name.lower()}") from None
+        raise PlanError(
+            f"the value does not fit the type {kind.name.lower()}",
+            expected=_expected(kind),
+            found=repr(value)[:60],
+        ) from None
+
+
+def _range(kind: GGUFValueType) -> tuple[int, int]:
+    """The least and the greatest value of an integer type."""
+    bits = int(kind.name.lstrip("UINT"))
+    return (
+        (0, 2**bits - 1) if kind.name.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    )
+
+
+def _expected(kind: GGUFValueType) -> str:
+    if kind is GGUFValueType.BOOL:
+        return "true or false"
+    if kind in (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64):
+        return "a number"
+    return "a whole number from {} to {}".format(*_range(kind))
 
 
 def _unicode(text: str, what: str) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gguf.constants import GGMLQuantizationType, GGUFValueType
+from gguf.constants import GGUF_VERSION, GGMLQuantizationType, GGUFValueType
 
 from .errors import ArchitectureError, FormatError, PlanError
 from .expr import Apply, Combine, Expr, Given, Read, Slice
@@ -86,6 +87,19 @@ class FileLayout:
 
     def tensor_infos(self) -> tuple[TensorInfo, ...]:
         return tuple(p.info for p in self.pieces)
+
+    def header_at(self, path: Path) -> Header:
+        """The header that a file written to `path` will have."""
+        return Header(
+            (path,),
+            GGUF_VERSION,
+            self.order,
+            self.alignment,
+            self.metadata,
+            self.tensor_infos(),
+            (len(self.header),),
+            (self.n_bytes,),
+        )
 
 
 def lay_out(

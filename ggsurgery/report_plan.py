@@ -35,21 +35,28 @@ def layer_map(plan: Plan) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A metadata entry before and after, in short text; None where it does not exist."""
+    """A metadata entry before and after; None where it does not exist."""
 
     key: str
-    before: str | None
-    after: str | None
+    before: Value | None
+    after: Value | None
 
-    def to_json(self) -> dict[str, str | None]:
-        return {"key": self.key, "before": self.before, "after": self.after}
+    @property
+    def row(self) -> tuple[str, str | None, str | None]:
+        """The key and both values in short text."""
+        return self.key, short(self.before), short(self.after)
+
+    def to_json(self) -> dict[str, Any]:
+        """The key and both values whole."""
+        values = [None if v is None else v.value for v in (self.before, self.after)]
+        return {"key": self.key, "before": values[0], "after": values[1]}
 
 
 def changes(before: dict[str, Value], after: dict[str, Value]) -> list[Change]:
     """The entries that differ, in the order of the new header."""
     keys = [*after, *(k for k in before if k not in after)]
     return [
-        Change(k, short(before.get(k)), short(after.get(k)))
+        Change(k, before.get(k), after.get(k))
         for k in keys
         if k not in before
         or k not in after

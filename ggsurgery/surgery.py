@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from . import __version__
-from .arch import rules_for
+from .arch import Finding, rules_for
 from .blend.models import check_alike
 from .errors import FormatError, PlanError, printable
 from .execute import Progress, execute, settle
@@ -25,6 +25,7 @@ from .layout import PADDING_KEY, lay_out
 from .plan.recipe import HEADER_STEPS, Recipe, Step
 from .plan.types import Plan
 from .provenance import PREFIX, entries, read_provenance
+from .verify import verify
 
 #: Options of a recipe that change the resulting bytes, with what they must be.
 OPTIONS: dict[str, type] = {
@@ -49,13 +50,13 @@ class Operation:
         given: Mapping[str, Any] | None = None,
     ) -> None:
         self.recipe = recipe
-        self.names = names
         self.options = _options(recipe)
         self.given = given
         self.sources: list[Source] = []
         try:
             for path in inputs:
                 self.sources.append(Source(path))
+            self.names = names or [printable(h.path.name) for h in self.headers]
             self._prepare(version)
         except BaseException:
             self.close()
@@ -95,8 +96,7 @@ class Operation:
         metadata = edited(headers[plan.shell], metadata, filter(is_header_edit, plan.edits))
         full = self.options.get("full_checksum", False)
         sums = [source.checksum(full=full) for source in self.sources]
-        names = self.names or [printable(h.path.name) for h in headers]
-        metadata.update(entries(plan, self.recipe, names, headers, sums, version))
+        metadata.update(entries(plan, self.recipe, self.names, headers, sums, version))
         # Laid out again: name and provenance changed the header's length, not the pieces.
         self.layout = lay_out(plan, headers, change, metadata, out_type=kind)
 
@@ -104,9 +104,7 @@ class Operation:
         try:
             return self.recipe.apply(self.before)
         except PlanError as error:  # operations know layers, not files
-            if error.file is not None:
-                raise
-            raise type(error)(str(error), file=self.headers[0].path) from error
+            raise error.at(file=self.headers[0].path) from error
 
     def settle(self, *, progress: Progress | None = None) -> None:
         """Find the thresholds of global prunes now (otherwise `write` does it).
@@ -119,6 +117,15 @@ class Operation:
     @property
     def headers(self) -> list[Header]:
         return [source.header for source in self.sources]
+
+    def new_faults(self, out: Path) -> list[Finding]:
+        """Errors that `verify` would find in the output and does not find in the inputs."""
+        known = {(f.where, f.problem) for header in self.headers for f in verify(header)}
+        return [
+            f
+            for f in verify(self.layout.header_at(out))
+            if f.severity == "error" and (f.where, f.problem) not in known
+        ]
 
     def write(
         self,

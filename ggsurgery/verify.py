@@ -36,8 +36,7 @@ def _structure(header: Header) -> Iterator[Finding]:
                     tensor.name,
                     f"stands at offset {tensor.offset}, llama.cpp expects {expected}: tensors "
                     "must follow each other without gaps, in the order of the list",
-                    "Any surgery command writes them anew: ggsurgery keep --layers 0-"
-                    f"{_last_layer(header)} IN OUT",
+                    "Any change writes them anew: ggsurgery meta set general.name NAME IN OUT",
                 )
             expected = padded(tensor.offset + tensor.nbytes, header.alignment)
     for tensor in header.tensors:
@@ -50,10 +49,6 @@ def _structure(header: Header) -> Iterator[Finding]:
             )
     if not header.architecture:
         yield Finding("error", "general.architecture", "missing", "The file is no language model.")
-
-
-def _last_layer(header: Header) -> int:
-    return max((t.layer for t in header.tensors if t.layer is not None), default=0)
 
 
 def _layers(header: Header) -> Iterator[Finding]:

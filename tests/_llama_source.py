@@ -8,14 +8,21 @@ ids that their makers' tokenizers give (….inp, ….out).
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 from tests._needs import missing
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - no file locks on Windows
+    fcntl = None  # type: ignore[assignment]
 
 _INSIDE = "vendor/llama.cpp"
 
@@ -35,6 +42,16 @@ def llama_source() -> Path:
     if (folder / "models/templates").is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "models/templates").is_dir():  # another process may have been quicker
+            _fetch(wanted, cache)
+    return folder
+
+
+def _fetch(wanted: str, cache: Path) -> None:
+    """Unpack the distribution into the cache; its folder appears whole or not at all."""
     archive = cache / f"llama_cpp_python-{wanted}.tar.gz"
     if not archive.is_file():
         command = [
@@ -43,7 +60,9 @@ def llama_source() -> Path:
         ]  # fmt: skip
         if subprocess.run(command, check=False).returncode or not archive.is_file():
             missing(f"the source distribution of llama-cpp-python {wanted}")
-    with tarfile.open(archive) as tar:
+    with tempfile.TemporaryDirectory(dir=cache) as scratch, tarfile.open(archive) as tar:
         members = [m for m in tar if f"/{_INSIDE}/" in m.name]
-        tar.extractall(cache, members=members, filter="data")
-    return folder
+        tar.extractall(scratch, members=members, filter="data")
+        name = f"llama_cpp_python-{wanted}"
+        shutil.rmtree(cache / name, ignore_errors=True)  # half of one, of a stopped run
+        Path(scratch, name).rename(cache / name)

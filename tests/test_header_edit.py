@@ -92,8 +92,8 @@ def test_a_type_that_is_asked_for(model, name, value, kind, item):
         ("x.new", [[1]], None, "an array of arrays"),
         ("x.new", 1, "array[array]", "no item type"),
         ("x.new", 2**40, None, "does not fit the type int32"),
-        ("split.count", 1, None, "cannot be set alone"),
-        ("general.architecture", "gpt2", None, "cannot be set alone"),
+        ("split.count", 1, None, "cannot be changed alone"),
+        ("general.architecture", "gpt2", None, "cannot be changed alone"),
     ],
 )
 def test_refused(tmp_path, model, key, value, kind, message):

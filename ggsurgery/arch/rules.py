@@ -218,7 +218,8 @@ class ArchRules:
         if not wrong:
             return
         first = wrong[0]
-        layers = format_layers(sorted({refs[i].index for i in wrong}))
+        layers = sorted({refs[i].index for i in wrong})
+        named = f"layer{'s' if len(layers) > 1 else ''} {format_layers(layers)}"
         source = headers[refs[first].source]
         single = len({r.source for r in refs}) == 1
         leading = self.rules.experts is not None and self.rules.experts.leading
@@ -228,7 +229,7 @@ class ArchRules:
         elif single and all(i < n_trunk for i in wrong):
             hint = self._proposals(source, refs[:n_trunk]) or hint
         raise ArchitectureError(
-            f"layers {layers} would change their kind, and {self.family} files cannot say "
+            f"{named} would change kind, and {self.family} files cannot say "
             f"otherwise; the first is layer {refs[first].index} at place {first}",
             file=source.path,
             expected=wanted[first].label,
@@ -251,7 +252,7 @@ class ArchRules:
             ""
             if not lists
             else "Nearest lists that keep every kind: "
-            + " or ".join(f"--layers {format_layers(layers)}" for layers in lists)
+            + " or ".join(f"keep --layers {format_layers(layers)}" for layers in lists)
         )
 
     def _fixed(self, kind: LayerKind) -> tuple[Any, ...]:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from ..candidates.measure import Setup
+from ._files import FILE
 
 F = TypeVar("F", bound=Callable[..., Any])
-FILE = click.Path(path_type=Path)
 
 METRIC_HELP = (
     "perplexity, kl, suite, or choices:FILE with a JSONL file of questions. Perplexity and "

@@ -10,16 +10,19 @@ from typing import Any, TypeVar
 
 import click
 
+from ..errors import printable
 from ..execute import unsettled_bytes
 from ..ggufio.atomic import check_output
 from ..ggufio.reader import Source
 from ..layout import PADDING_KEY, Compute
-from ..plan.recipe import Recipe, Step
+from ..plan.recipe import HEADER_STEPS, Recipe, Step
 from ..plan.text import format_layers
 from ..plan.types import references
+from ..provenance import PREFIX
 from ..prune import Zeros, masked, measure
-from ..report_plan import changes, layer_map
+from ..report_plan import Change, changes, layer_map, short
 from ..surgery import Operation, prepare
+from ._files import FILE
 from ._output import human_bytes, human_count, note, print_json, table, warn
 from ._progress import bytes_bar
 
@@ -86,8 +89,8 @@ def surgery_options(function: F) -> F:
 
 def in_out(function: F) -> F:
     """The arguments IN and OUT."""
-    function = click.argument("out", metavar="OUT", type=click.Path(path_type=Path))(function)
-    return click.argument("source", metavar="IN", type=click.Path(path_type=Path))(function)
+    function = click.argument("out", metavar="OUT", type=FILE)(function)
+    return click.argument("source", metavar="IN", type=FILE)(function)
 
 
 def operate(recipe: Recipe, inputs: Sequence[Path], out: Path, options: Options) -> None:
@@ -102,6 +105,10 @@ def run(operation: Operation, out: Path, options: Options) -> None:
     """Show the prepared operation (dry run) or write it."""
     for text in operation.layout.warnings:
         warn(text)
+    if options.drop_mtp and not operation.before.tail:
+        warn("--drop-mtp: the file has no layers behind the trunk")
+    for fault in operation.new_faults(out):
+        warn(f"{fault.where}: {fault.problem}. {fault.hint}".rstrip(". "))
     if options.dry_run:
         show(operation, options.as_json)
         return
@@ -111,6 +118,9 @@ def run(operation: Operation, out: Path, options: Options) -> None:
     if options.as_json:
         more = {"sparsity": n_zero / n_weights} if zeros else {}
         print_json(facts | {"out": str(out)} | more)
+        return
+    if all(s.operation in HEADER_STEPS for s in operation.recipe.steps):
+        note(f"{out}: {_entries(operation)}; the weights are those of {operation.names[0]}")
         return
     note(
         f"{out}: layers {facts['layers'][0]} → {facts['layers'][1]}, parameters "
@@ -131,6 +141,20 @@ def zeros_of(operation: Operation, out: Path) -> list[Zeros]:
         nbytes = sum(written.header.by_name[n].nbytes for n in names)
         with bytes_bar("counting zeros", nbytes) as bar:
             return measure(written, names, progress=bar.update)
+
+
+def _entries(operation: Operation) -> str:
+    """The entries that a header edit changes: `general.license apache-2.0 → mit`."""
+    found = [c for c in changed(operation) if not c.key.startswith(PREFIX)]
+    texts = (f"{c.key} {short(c.before, 40) or '–'} → {short(c.after, 40) or '–'}" for c in found)
+    return printable(", ".join(texts)) or "no entry changes"
+
+
+def changed(operation: Operation) -> list[Change]:
+    """The entries that differ from the input's, without the filler that says nothing."""
+    header = operation.headers[operation.plan.shell]
+    found = changes(header.metadata, operation.layout.metadata)
+    return [c for c in found if c.key != PADDING_KEY]
 
 
 def write_with_bar(operation: Operation, out: Path, *, force: bool, sync: bool) -> None:
@@ -164,8 +188,7 @@ def show(operation: Operation, as_json: bool) -> None:
     """The dry run: layer map, counts and changed metadata."""
     facts = summary(operation)
     header = operation.headers[operation.plan.shell]
-    found = changes(header.metadata, operation.layout.metadata)
-    altered = [c for c in found if c.key != PADDING_KEY]  # filler that says nothing
+    altered = changed(operation)
     if as_json:
         print_json(facts | {"metadata": [c.to_json() for c in altered]})
         return
@@ -191,9 +214,7 @@ def show(operation: Operation, as_json: bool) -> None:
         types = ", ".join(f"{n} {kind}" for kind, n in facts["computed"].items())
         click.echo(f"\ncomputed tensors: {types}; all others are copied")
     click.echo()
-    click.echo(
-        table([(c.key, c.before, c.after) for c in altered], ("metadata", "before", "after"))
-    )
+    click.echo(table([c.row for c in altered], ("metadata", "before", "after")))
     note("dry run: nothing was written")
 
 

@@ -13,10 +13,9 @@ from ..evaluate.score import Score
 from ..ggufio.atomic import check_output
 from ..runtime import worker
 from ._evaluate import save_text
+from ._files import FILE
 from ._output import json_option, print_json, table, warn
 from ._progress import progress_bar
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command()

@@ -11,6 +11,7 @@ from ..plan.blend_ops import BASED, MODEL_METHODS
 from ..plan.blend_steps import numbers
 from ..plan.recipe import step
 from ._blend import force_kinds_option, out_type_option
+from ._files import FILE
 from ._surgery import Options, operate, surgery_options
 
 
@@ -22,9 +23,7 @@ from ._surgery import Options, operate, surgery_options
     show_default=True,
     help="How the models are combined; see above.",
 )
-@click.option(
-    "--base", type=click.Path(path_type=Path), help="The model that the others were tuned from."
-)
+@click.option("--base", type=FILE, help="The model that the others were tuned from.")
 @click.option("--weights", metavar="W,W…", help="One a model, default 1/n each; of slerp: B's.")
 @click.option(
     "--density", type=float, help="ties: share of each difference that is kept; dare: not dropped."
@@ -35,7 +34,7 @@ from ._surgery import Options, operate, surgery_options
 @out_type_option
 @force_kinds_option
 @surgery_options
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A B … OUT")  # noqa: E501  # fmt: skip
+@click.argument("models", nargs=-1, required=True, type=FILE, metavar="A B … OUT")  # fmt: skip
 def blend(
     options: Options,
     method: str,

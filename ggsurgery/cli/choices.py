@@ -14,10 +14,9 @@ from ..evaluate.statistics import wilson_interval
 from ..ggufio.atomic import check_output
 from ..runtime import worker
 from ._evaluate import save_results
+from ._files import FILE
 from ._output import json_option, print_json, table, warn
 from ._progress import progress_bar
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command()

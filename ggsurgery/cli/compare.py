@@ -12,9 +12,8 @@ from ..evaluate.results import Results, load_results
 from ..evaluate.statistics import holm
 from ..evaluate.suite.result import compare_surgery
 from ._evaluate import comparison_table
+from ._files import FILE
 from ._output import json_option, note, print_json
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from .. import __version__
 from ..runtime import binding, machine, probe
-from ._output import json_option, print_json, table
+from ._output import json_option, print_json
 
 
 @click.command()
@@ -32,7 +33,10 @@ def doctor(again: bool, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    click.echo(table([(k.replace("_", " "), _text(v)) for k, v in facts.items()], ("", "")))
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if value is not None:
+            click.echo(f"{name.replace('_', ' '):{width}}  {_text(value)}")
 
 
 def _facts(again: bool) -> dict[str, Any]:
@@ -50,9 +54,9 @@ def _facts(again: bool) -> dict[str, Any]:
         "threads": machine.n_threads(),
         "extra_buffers_survive": found.survive,
         "reason": found.reason or None,
-        "answer": f"{found.source} ({probe.cache_file()})",
+        "answer": f"{found.source} ({_from_home(probe.cache_file())})",
         "extra_buffers_used": probe.extra_buffers_survive(),
-        "forced_by": f"{probe.VARIABLE}={forced}" if forced is not None else None,
+        "forced_by": f"{probe.VARIABLE}={forced}" if forced else None,
     }
 
 
@@ -61,4 +65,9 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return " ".join(value) or "none of those that matter"
-    return "–" if value is None else str(value)
+    return str(value)
+
+
+def _from_home(path: Path) -> str:
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)

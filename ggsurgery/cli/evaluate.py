@@ -24,10 +24,9 @@ from ..runtime.quantize import plan as plan_quantization
 from ..runtime.quantize import quantize
 from ..surgery import prepare
 from ._evaluate import comparison_table, control_table, save_results, suite_table
+from ._files import FILE
 from ._output import json_option, print_json, warn
 from ._progress import named_progress_bar, progress_bar
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command()

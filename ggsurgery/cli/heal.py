@@ -12,12 +12,11 @@ from ..heal import FIRST, RIDGE, Healed, Method
 from ..heal import heal as run_heal
 from ..plan.text import parse_layers
 from ..runtime import worker
+from ._files import FILE
 from ._output import note, table
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options
 from ._writing import write_recipe
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command()

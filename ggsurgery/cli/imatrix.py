@@ -15,10 +15,9 @@ from ..quantize.lineage import apply_recipe, plan_of
 from ..quantize.remap import remap as follow
 from ..runtime import worker
 from ..runtime.imatrix_collect import collect as run_collect
+from ._files import FILE
 from ._output import json_option, note, print_json, table, warn
 from ._progress import progress_bar
-
-FILE = click.Path(path_type=Path)
 
 
 class DefaultGroup(click.Group):

@@ -14,10 +14,9 @@ from ..candidates.windows import Windows
 from ..evaluate.perplexity import read_text
 from ..runtime import worker
 from ..runtime.engine import Engine
+from ._files import FILE
 from ._output import json_option, print_json, table, warn
 from ._progress import progress_bar
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command()

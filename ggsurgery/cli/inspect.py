@@ -17,9 +17,8 @@ from ..ggufio.types import Header
 from ..plan.text import format_layers
 from ..summary import Summary, summarize
 from ..verify import verify as find_faults
+from ._files import FILE
 from ._output import human_bytes, human_count, json_option, print_json, table
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command()
@@ -181,9 +180,7 @@ def diff(a: Path, b: Path, as_json: bool) -> None:
 def _difference(found: Difference) -> str:
     parts = []
     if found.metadata:
-        parts.append(
-            table([(c.key, c.before, c.after) for c in found.metadata], ("metadata", "A", "B"))
-        )
+        parts.append(table([c.row for c in found.metadata], ("metadata", "A", "B")))
     moved = [o for o in found.layers if o.layer not in o.same_as]
     if moved:
         parts.append(table(_runs(moved), ("layer of B", "same bytes as layer of A")))

@@ -10,10 +10,9 @@ from ..evaluate import runs
 from ..evaluate.perplexity import read_text
 from ..evaluate.score import Score
 from ..runtime import worker
+from ._files import FILE
 from ._output import human_bytes, json_option, note, print_json, table, warn
 from ._progress import progress_bar
-
-FILE = click.Path(path_type=Path)
 
 _MEANING = {
     "kl_mean": "mean KL divergence",

@@ -10,6 +10,7 @@ import click
 from ..evaluate.perplexity import read_text
 from ..laco import METHODS, Attempt, Result, Settings, laco_of_file, split_text
 from ..runtime import worker
+from ._files import FILE
 from ._output import note, print_json, table
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options
@@ -39,7 +40,7 @@ from ._writing import write_recipe
 @click.option(
     "--text",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Calibration: UTF-8 text, cut into --texts pieces.",
 )
 @click.option("--texts", default=10, show_default=True, type=click.IntRange(1), help="Pieces.")
@@ -47,7 +48,7 @@ from ._writing import write_recipe
     "--ctx", default=256, show_default=True, type=click.IntRange(8), help="Tokens of a piece."
 )
 @click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
-@click.option("--log", type=click.Path(path_type=Path), help="Write settings, attempts and "
+@click.option("--log", type=FILE, help="Write settings, attempts and "
               "statistics as JSON, as `release` puts them on a card.")  # fmt: skip
 @in_out
 def laco(

@@ -14,10 +14,9 @@ from ..ggufio.header import read_header
 from ..ggufio.types import Value
 from ..plan.recipe import step
 from ..report_plan import short
+from ._files import FILE
 from ._output import json_option, print_json, table
 from ._surgery import Options, in_out, operate, surgery_options
-
-FILE = click.Path(path_type=Path)
 
 
 @click.group()

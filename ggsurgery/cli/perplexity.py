@@ -8,10 +8,9 @@ import click
 
 from ..evaluate.perplexity import Perplexity, perplexity_of_file, read_text
 from ..runtime import worker
+from ._files import FILE
 from ._output import json_option, print_json, table, warn
 from ._progress import progress_bar
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command()

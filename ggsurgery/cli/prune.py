@@ -15,6 +15,7 @@ from ..plan.recipe import step
 from ..prune import Zeros, masked
 from ..surgery import Operation, prepare
 from ._blend import out_type_option
+from ._files import FILE
 from ._output import human_bytes, note, print_json, table, warn
 from ._surgery import Options, in_out, show, summary, surgery_options, write_with_bar, zeros_of
 
@@ -39,7 +40,7 @@ from ._surgery import Options, in_out, show, summary, surgery_options, write_wit
     show_default=True,
     help="wanda: the magnitude times the norm of the input it multiplies.",
 )
-@click.option("--imatrix", type=click.Path(path_type=Path), help="Of wanda: the input norms.")
+@click.option("--imatrix", type=FILE, help="Of wanda: the input norms.")
 @click.option("--only", metavar="REGEX", help="Tensors to prune; default: the layers' matrices.")
 @click.option("--list", "each", is_flag=True, help="Show every tensor, not only every kind.")
 @out_type_option

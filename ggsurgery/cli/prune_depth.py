@@ -12,7 +12,8 @@ from ..errors import GGSurgeryError
 from ..ggufio.header import read_header
 from ..prune_depth import By, Choice, choose, how_many
 from ..runtime import worker
-from ._measuring import FILE, METRIC_HELP, measuring_options, setup_of
+from ._files import FILE
+from ._measuring import METRIC_HELP, measuring_options, setup_of
 from ._output import note, table, warn
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options

@@ -14,10 +14,9 @@ from ..quantize.like import pinned
 from ..quantize.target import budget_of, for_size, parse_size
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult
+from ._files import FILE
 from ._output import human_bytes, json_option, note, print_json, table, warn
 from ._progress import named_progress_bar, progress_bar
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command()

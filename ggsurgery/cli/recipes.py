@@ -16,17 +16,18 @@ from ..plan.recipe import load_recipe
 from ..provenance import read_provenance
 from ..surgery import prepare_replay
 from ._blend import force_kinds_option, out_type_option
+from ._files import FILE
 from ._output import json_option, note, print_json, warn
 from ._surgery import Options, operate, surgery_options, write_with_bar
 
 
 @click.command()
-@click.argument("recipe", metavar="RECIPE", type=click.Path(path_type=Path))
+@click.argument("recipe", metavar="RECIPE", type=FILE)
 @out_type_option
 @force_kinds_option
 @surgery_options
-@click.argument("sources", metavar="IN…", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("sources", metavar="IN…", nargs=-1, required=True, type=FILE)
+@click.argument("out", metavar="OUT", type=FILE)
 def apply(
     options: Options,
     recipe: Path,
@@ -59,9 +60,9 @@ def apply(
 
 
 @click.command()
-@click.argument("made", metavar="OUT", type=click.Path(path_type=Path))
-@click.argument("sources", metavar="IN…", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.argument("new", metavar="NEW", type=click.Path(path_type=Path))
+@click.argument("made", metavar="OUT", type=FILE)
+@click.argument("sources", metavar="IN…", nargs=-1, required=True, type=FILE)
+@click.argument("new", metavar="NEW", type=FILE)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--sync", is_flag=True, help="Wait until the data is on the disk.")
 @json_option

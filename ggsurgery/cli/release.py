@@ -15,10 +15,9 @@ from ..release.collapse import is_laco
 from ..release.push import push as push_bundle
 from ..release.request import Request
 from ..runtime import worker
+from ._files import FILE
 from ._output import human_bytes, json_option, note, print_json, table, warn
 from ._progress import progress_bar
-
-FILE = click.Path(path_type=Path)
 
 
 class _Release(click.Group):

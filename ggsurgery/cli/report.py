@@ -14,8 +14,7 @@ from ..report.compute import compute_report, is_scan
 from ..report.html import render_html
 from ..report.markdown import render_markdown
 from ._evaluate import save_text
-
-FILE = click.Path(path_type=Path)
+from ._files import FILE
 
 
 @click.command()

@@ -11,10 +11,9 @@ from ..evaluate.results import Results, read_json
 from ..evaluate.score import Score
 from ..pipeline.run import Event, Pipeline, Planned
 from ..release.sections import HOPELESS
+from ._files import FILE
 from ._output import human_bytes, json_option, note, print_json, table, warn
 from ._progress import Bar
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command()

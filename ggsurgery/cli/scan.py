@@ -11,8 +11,8 @@ import click
 
 from ..analyze.scan import OPERATIONS, SHARES, Scan
 from ..analyze.scan import scan as run_scan
+from ._files import FILE
 from ._measuring import (
-    FILE,
     METRIC_HELP,
     measuring_options,
     plus_minus,

@@ -19,8 +19,8 @@ from ..search.run import search as run_search
 from ..search.space import KINDS, parse_kinds
 from ..search.storage import shown
 from ..search.study import SAMPLERS, Second
+from ._files import FILE
 from ._measuring import (
-    FILE,
     METRIC_HELP,
     measuring_options,
     plus_minus,

@@ -15,11 +15,12 @@ from ..chat.render import compile_template, render
 from ..chat.vocabulary import Vocabulary, chat_template, template_names
 from ..errors import FormatError
 from ..ggufio.header import read_header
+from ..ggufio.types import Header
 from ..plan.recipe import step
-from ._output import json_option, note, print_json, table
+from ._files import FILE
+from ._output import json_option, note, print_json, table, warn
 from ._surgery import Options, in_out, operate, surgery_options
 
-FILE = click.Path(path_type=Path)
 KEY = "tokenizer.chat_template"
 
 
@@ -73,8 +74,18 @@ def set_(
         raise click.UsageError("Name either --from FILE or --family NAME.")
     text = _read(source_file) if source_file is not None else family(str(family_name)).jinja
     compile_template(text)
+    _warn_of_faults(text, source)
     one = step("set", key=KEY, value=text, type="string")
     operate(options.recipe((one,)), (source,), out, options)
+
+
+def _warn_of_faults(text: str, model: Path) -> None:
+    """What `lint` would call an error of this template on this model's vocabulary."""
+    report = lint(text, _vocabulary(read_header(model)))
+    faults = [f for f in report.findings if f.level == "error"]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        warn(f"the template {faults[0].message}{more}; `ggsurgery template lint` shows all")
 
 
 @template.command("families")
@@ -232,7 +243,13 @@ def _load(file: Path, name: str | None) -> tuple[str, Vocabulary | None]:
             found=f"templates {', '.join(others)}" if others else None,
             hint="A base model has none; `ggsurgery template set --family NAME` writes one.",
         )
-    return found, Vocabulary.of(header)
+    return found, _vocabulary(header)
+
+
+def _vocabulary(header: Header) -> Vocabulary | None:
+    """None for a file without one (`no_vocab`): then special tokens go unchecked."""
+    known = "tokenizer.ggml.tokens" in header.metadata
+    return Vocabulary.of(header) if known else None
 
 
 def _json_list(file: Path) -> list[dict[str, Any]]:

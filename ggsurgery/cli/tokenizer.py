@@ -9,10 +9,9 @@ import click
 from ..evaluate.perplexity import read_text
 from ..runtime import worker
 from ..tokenizer.check import SAMPLES, check_tokenizer
+from ._files import FILE
 from ._output import json_option, print_json, table
 from ._progress import progress_bar
-
-FILE = click.Path(path_type=Path)
 
 
 @click.group()

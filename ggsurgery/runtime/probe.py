@@ -23,8 +23,11 @@ import numpy as np
 from ..errors import EngineError, OutputError
 from . import binding, machine, worker
 
-#: Overrides the probe: 0 or 1.
+#: Overrides the probe: 0 or 1 (off and on, no and yes, false and true).
 VARIABLE = "GGSURGERY_EXTRA_BUFFERS"
+
+_NO, _YES = ("0", "off", "no", "false"), ("1", "on", "yes", "true")
+_SAYS = dict.fromkeys(_NO, False) | dict.fromkeys(_YES, True)
 
 #: Types for which ggml's CPU backend has repacked or AMX paths.
 TYPES = ("Q4_0", "Q4_1", "Q8_0", "Q2_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
@@ -44,11 +47,17 @@ class Probe:
 
 
 def extra_buffers_survive() -> bool:
-    """The remembered answer; probes first if there is none for this CPU and version."""
-    forced = os.environ.get(VARIABLE)
-    if forced is not None:
-        return forced.strip().lower() not in ("0", "off", "false", "no", "")
-    return result().survive
+    """The remembered answer; probes first if there is none for this CPU and version.
+
+    Raises:
+        EngineError: the variable that overrides it says neither yes nor no.
+    """
+    text = os.environ.get(VARIABLE, "").strip().lower()
+    if not text:
+        return result().survive
+    if text not in _SAYS:
+        raise EngineError(f"{VARIABLE} says neither yes nor no", expected="0 or 1", found=text)
+    return _SAYS[text]
 
 
 @cache

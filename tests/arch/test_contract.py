@@ -71,7 +71,7 @@ class Case:
 
     @cached_property
     def logits(self) -> dict[str, np.ndarray | str]:
-        return operate.run(self.files, self.recipe.n_tokens)
+        return operate.run(self.files, self.recipe.n_tokens, gap=self.recipe.gap)
 
     def get(self, name: str) -> np.ndarray:
         found = self.logits[name]

@@ -83,7 +83,8 @@ def test_steps_without_an_array_name_layers_and_the_nearest_lists() -> None:
     assert "layers 11-12,15-16" in text and "smollm3" in text
     hint = text.split("Nearest lists that keep every kind: ")[1]
     for part in hint.split(" or "):
-        layers = [int(x) for run in part.removeprefix("--layers ").split(",") for x in _run(run)]
+        runs = part.removeprefix("keep --layers ").split(",")
+        layers = [layer for run in runs for layer in _run(run)]
         rewrite(source, plan(*layers))  # a proposal must be allowed
 
 

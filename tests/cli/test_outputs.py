@@ -40,7 +40,8 @@ def test_the_dry_run_tells_what_the_run_does(tmp_path, model, operation, order):
     assert done["parameters"] == [read_header(model).n_parameters, header.n_parameters]
     assert done["bytes"] == [model.stat().st_size, out.stat().st_size]
     changed = {c["key"]: c["after"] for c in dry["metadata"]}
-    assert changed.get("llama.block_count", "6") == str(len(order))
+    assert changed.get("llama.block_count", 6) == len(order)
+    assert changed["ggsurgery.checksums"] == peer_metadata(out)["ggsurgery.checksums"]  # whole
     assert changed["general.name"] == peer_metadata(out)["general.name"]
 
 
@@ -132,6 +133,36 @@ def test_meta(tmp_path, model):
     text.write_text("from a file")
     call("meta", "set", "general.name", f"@{text}", model, tmp_path / "c.gguf")
     assert peer_metadata(tmp_path / "c.gguf")["general.name"] == "from a file"
+
+
+def test_meta_says_what_changed_and_what_it_broke(tmp_path, model):
+    def put(*arguments: str) -> str:
+        return call("meta", *arguments, "--force", model, tmp_path / "out.gguf").err
+
+    name = f"{tmp_path}/out.gguf"
+    label = "general.size_label 300K → 189K"  # the truth, counted
+    assert put("set", "general.license", "mit") == (
+        f"{name}: {label}, general.license – → mit; the weights are those of in.gguf\n"
+    )
+    assert put("unset", "general.name") == (
+        f"{name}: {label}, general.name Tiny 300K → –; the weights are those of in.gguf\n"
+    )
+    tokens = put("set", "tokenizer.ggml.tokens", '["a"]', "--as-json")
+    assert "warning: token_embd.weight: has 64 rows for 1 tokens" in tokens
+    assert "warning" not in put("set", "general.name", "Mine")
+
+
+def test_a_template_that_says_nothing_is_written_with_a_warning(tmp_path, model):
+    template = tmp_path / "t.jinja"
+    template.write_text("always the same")
+    said = call("template", "set", "--from", template, model, tmp_path / "out.gguf").err
+    assert "warning: the template drops a message of the user" in said
+    assert "`ggsurgery template lint` shows all" in said
+
+
+def test_drop_mtp_without_a_tail_is_said(tmp_path, model):
+    said = call("delete", "--layer", "1", "--drop-mtp", model, tmp_path / "out.gguf").err
+    assert said.startswith("warning: --drop-mtp: the file has no layers behind the trunk\n")
 
 
 def test_verify(tmp_path, model):

@@ -90,13 +90,20 @@ def test_every_command_has_help(name):
         (["diff", "IN", "NONE"], "No such file"),
         (["meta", "get", "no.key", "IN"], "no entry no.key. `ggsurgery meta show` lists"),
         (["meta", "unset", "no.key", "IN", "OUT"], "no entry no.key to remove"),
-        (["meta", "set", "llama.block_count", "3", "IN", "OUT"], "cannot be set alone"),
-        (["meta", "set", "general.alignment", "8", "IN", "OUT"], "cannot be set alone"),
-        (["meta", "set", "llama.vocab_size", "many", "IN", "OUT"], "does not fit the type uint32"),
+        (["meta", "set", "llama.block_count", "3", "IN", "OUT"], "cannot be changed alone"),
+        (["meta", "set", "general.alignment", "8", "IN", "OUT"], "cannot be changed alone"),
+        (["meta", "unset", "ggsurgery.recipe", "IN", "OUT"], "written by ggsurgery alone"),
+        (
+            ["meta", "set", "llama.vocab_size", "many", "IN", "OUT"],
+            "in.gguf: llama.vocab_size: the value does not fit the type uint32: expected a whole "
+            "number from 0 to 4294967295, found 'many'",
+        ),
         (
             ["meta", "set", "--", "llama.vocab_size", "-1", "IN", "OUT"],
             "does not fit the type uint32",
         ),
+        (["meta", "set", "a", "128", "--type", "int8", "IN", "OUT"], "from -128 to 127"),
+        (["meta", "set", "a", "yes", "--type", "bool", "IN", "OUT"], "expected true or false"),
         (["meta", "set", "a", "1", "--type", "int", "IN", "OUT"], "unknown type 'int'"),
         (["meta", "set", "a", "1", "--type", "array", "IN", "OUT"], "no item type in 'array'"),
         (["meta", "set", "a", "[[1]]", "--as-json", "IN", "OUT"], "an array of arrays"),
@@ -180,3 +187,15 @@ def test_as_a_user_runs_it(tmp_path, model):
     assert "out.gguf: layers 4 → 3" in done.stderr
     assert done.stdout == ""
     assert os.path.getsize(tmp_path / "out.gguf") > 100_000  # noqa: PTH202
+
+
+def test_whether_a_file_may_be_read_is_found_out_by_reading(model, monkeypatch):
+    """click's own check would call it wrong usage: exit code 2 instead of 1, three lines."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "layers" in call("inspect", model).out
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(model))
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert error_line("diff", model, model) == f"{model}: Permission denied"

@@ -58,6 +58,23 @@ def test_a_crash_means_they_do_not_survive(monkeypatch: pytest.MonkeyPatch) -> N
     assert not probe.extra_buffers_survive()
 
 
+@pytest.mark.parametrize(
+    ("text", "used"), [("0", False), ("off", False), ("1", True), ("yes", True)]
+)
+def test_the_variable_overrides(monkeypatch: pytest.MonkeyPatch, text: str, used: bool) -> None:
+    monkeypatch.setattr(probe, "probe", lambda: pytest.fail("asked in spite of the variable"))
+    monkeypatch.setenv(probe.VARIABLE, text)
+    assert probe.extra_buffers_survive() is used
+
+
+def test_a_variable_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(probe.VARIABLE, "maybe")
+    with pytest.raises(EngineError, match="GGSURGERY_EXTRA_BUFFERS says neither yes nor no"):
+        probe.extra_buffers_survive()
+    monkeypatch.setenv(probe.VARIABLE, "")
+    assert probe.extra_buffers_survive() is probe.result().survive
+
+
 def test_a_damaged_cache_file_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "probe", lambda: probe.Probe(True, "", "cpu", "0"))
     for text in ("{", "[]", '{"x": 1}'):
@@ -65,14 +82,6 @@ def test_a_damaged_cache_file_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) ->
         probe.cache_file().parent.mkdir(parents=True, exist_ok=True)
         probe.cache_file().write_text(text)
         assert probe.result().survive
-
-
-def test_the_variable_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "probe", lambda: pytest.fail("asked in spite of the variable"))
-    monkeypatch.setenv(probe.VARIABLE, "0")
-    assert not probe.extra_buffers_survive()
-    monkeypatch.setenv(probe.VARIABLE, "1")
-    assert probe.extra_buffers_survive()
 
 
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
