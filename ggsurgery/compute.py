@@ -18,14 +18,14 @@ from .blend.parallel import in_order
 from .blend.resolve import Resolver, common_float, row_blocks
 from .blend.rows import GivenArrays, RowReader, Rows, sliced_bytes
 from .blend.select import own_key
-from .blend.shape import n_rows, shape_of
+from .blend.shape import shape_of
 from .errors import GGSurgeryError
 from .expr import Apply, Combine, Expr, Read, Slice, reads
 from .ggufio.reader import Source
 from .ggufio.types import TensorInfo, type_name
 from .kernels import NAN_KEY, Raw, backend
 
-__all__ = ["default_threads", "encoded_size", "evaluate", "shape_of"]
+__all__ = ["default_threads", "evaluate"]
 
 
 def default_threads() -> int:
@@ -33,16 +33,6 @@ def default_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def encoded_size(expr: Expr, out_type: int) -> int:
-    """Bytes of the result.
-
-    Raises:
-        EngineError: rows of this length cannot be written as `out_type`.
-    """
-    shape = shape_of(expr)
-    return kernels.row_bytes(out_type, shape[0]) * n_rows(shape)
 
 
 def evaluate(

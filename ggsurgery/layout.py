@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gguf.constants import GGUF_VERSION, GGMLQuantizationType, GGUFValueType
 
 from .errors import ArchitectureError, FormatError, PlanError
-from .expr import Apply, Combine, Expr, Given, Read, Slice
+from .expr import Expr, Read
 from .ggufio.copying import SHARE_BLOCK
 from .ggufio.types import (
     ByteOrder,
@@ -240,27 +240,13 @@ def _edited(
 
 
 def _computed(name: str, expr: Expr, like: TensorInfo, chooser: _TypeChooser) -> Piece:
-    shape = _shape(expr, like.shape)
+    from .blend.shape import shape_of
+
+    shape = shape_of(expr)
     kind = chooser.choose(shape, like, name)
     nbytes = tensor_nbytes(shape, kind)
     assert nbytes is not None  # the chooser only gives types that can be encoded
     return Piece(TensorInfo(name, shape, kind, 0, nbytes), Compute(expr))
-
-
-def _shape(expr: Expr, like: tuple[int, ...]) -> tuple[int, ...]:
-    match expr:
-        case Read(_, tensor):
-            return tensor.shape
-        case Given(_, shape):
-            return shape
-        case Combine(inputs):
-            return _shape(inputs[0], like)
-        case Apply(inner):
-            return _shape(inner, like)
-        case Slice(inner, axis, ranges):
-            whole = list(_shape(inner, like))
-            whole[axis] = sum(b - a for a, b in ranges)
-            return tuple(whole)
 
 
 class _TypeChooser:

@@ -24,9 +24,10 @@ from .shape import shape_of
 #: Gives the tensor of a layer by its suffix; None or a GGSurgeryError where there is none.
 ReadTensor = Callable[[BlockRef, str], Expr | None]
 
-#: Methods of one model's layers, and of several models.
-LAYER_METHODS = ("rdsc", "damped", "reference", "mean", "lerp", "slerp", "linear")
-MODEL_METHODS = ("linear", "slerp", "task-arithmetic", "ties", "dare")
+METHODS = (
+    "rdsc", "damped", "reference", "mean", "lerp", "slerp", "linear", "task-arithmetic", "ties",
+    "dare",
+)  # fmt: skip
 BLOCK_EDITS = ("scale", "damp", "zero", "replace", "add")
 
 
@@ -54,7 +55,7 @@ def lower(block: Block, suffix: str, read: ReadTensor) -> Expr:
 
 
 def combine(method: str, inputs: Sequence[Expr], options: dict[str, Any]) -> Expr:
-    """Parents of one tensor joined by a method of LAYER_METHODS or MODEL_METHODS.
+    """Parents of one tensor joined by one of METHODS.
 
     Raises:
         PlanError: an unknown method, or missing parameters.
@@ -86,7 +87,7 @@ def combine(method: str, inputs: Sequence[Expr], options: dict[str, Any]) -> Exp
                 seed=int(options.get("seed", 0)) if method == "dare" else None,
             )
             return Combine(tuple(inputs), method, chosen)
-    raise PlanError(f"unknown way to blend: {method!r}; known: {', '.join(LAYER_METHODS)}")
+    raise PlanError(f"unknown way to blend: {method!r}; known: {', '.join(METHODS)}")
 
 
 def edit_tensor(edit: Edit, suffix: str, expr: Expr, has: Callable[[str], bool]) -> Expr:

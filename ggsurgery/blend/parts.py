@@ -7,8 +7,6 @@ from typing import Final
 
 from gguf.constants import GGMLQuantizationType
 
-PARTS: Final = ("all", "attn", "ffn")
-
 #: Whether the layer has a tensor of that suffix.
 Has = Callable[[str], bool]
 

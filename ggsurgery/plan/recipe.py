@@ -21,7 +21,7 @@ import yaml
 
 from ..errors import FormatError, PlanError
 from . import ops
-from .blend_steps import STEPS
+from .blend_steps import STEPS, whole
 from .text import parse_layers, parse_pair
 from .types import Plan
 from .weights import add_weights
@@ -51,17 +51,6 @@ class Operation:
     apply: Callable[..., Plan]
     arguments: Mapping[str, Callable[[Any], Any]]
     required: tuple[str, ...] = ()
-
-
-def whole(value: Any) -> int:
-    """A whole number, also written as text.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"expected a whole number, found {value!r}")
-    return int(value)
 
 
 def _same(value: Any) -> Any:

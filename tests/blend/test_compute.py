@@ -13,6 +13,7 @@ from gguf.constants import GGMLQuantizationType as T
 from ggsurgery import compute, kernels
 from ggsurgery.blend import resolve
 from ggsurgery.blend.select import kth_smallest
+from ggsurgery.blend.shape import n_rows, shape_of
 from ggsurgery.errors import EngineError, FormatError, PlanError
 from ggsurgery.expr import Apply, Combine, Expr, Given, Read, Slice
 from ggsurgery.ggufio.reader import Source
@@ -42,7 +43,8 @@ def read(source: Source, n: int) -> Read:
 def run(expr: Expr, kind: int, source: Source, threads: int = 2, **more: Any) -> np.ndarray:
     blocks = list(compute.evaluate(expr, kind, [source], threads=threads, **more))
     raw = np.concatenate([np.frombuffer(b, np.uint8) for b in blocks])
-    assert raw.size == compute.encoded_size(expr, kind)
+    shape = shape_of(expr)
+    assert raw.size == kernels.row_bytes(kind, shape[0]) * n_rows(shape)
     return raw
 
 
