@@ -29,7 +29,7 @@ def unsettled_bytes(layout: FileLayout) -> int:
     from .expr import reads
 
     exprs = [p.job.expr for p in layout.pieces if isinstance(p.job, Compute)]
-    return sum(r.tensor.nbytes for e in exprs if pending([e]) for r in reads(e))
+    return sum(r.tensor.nbytes for e in exprs if pending([e]) for r in set(reads(e)))
 
 
 def settle(

@@ -7,7 +7,8 @@ import click
 out_type_option = click.option(
     "--out-type",
     metavar="TYPE",
-    help="Type of the computed matrices: f16, bf16, f32, q8_0, q4_k …; default: the source's.",
+    help="Type of the computed matrices: f16, bf16, f32, q8_0, q4_k …; default: the source's, or "
+    "f32 where that needs an importance matrix.",
 )
 force_kinds_option = click.option(
     "--force-kinds",
