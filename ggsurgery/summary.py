@@ -9,9 +9,12 @@ from typing import Any
 
 from .arch import LayerKind, rules_for
 from .ggufio.types import Header
+from .ggufio.writer import padded
 
 #: Bytes of one key or value element in llama.cpp's default cache type, f16.
 CACHE_ELEMENT = 2
+#: llama.cpp's default batch (n_ubatch), and the number of tokens that its caches grow by.
+BATCH, CELLS = 512, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Summary:
     """The figures that `inspect` prints. All counts come from the shapes.
 
     `bits_per_weight` is tensor bytes × 8 / parameters. `kv_bytes` is the cache of keys and
-    values at `context` tokens in f16; recurrent layers need none that grows.
+    values at `context` tokens in f16; what recurrent layers keep does not grow and is left out.
     """
 
     file: str
@@ -128,19 +131,32 @@ def _row(header: Header, layer: int, kinds: Sequence[LayerKind]) -> LayerRow:
 
 
 def _cache_bytes(header: Header, kinds: Sequence[LayerKind], n_ctx: int) -> int:
-    """Keys and values: heads × (key + value length) × tokens × 2 bytes, a layer."""
+    """Keys and values as llama.cpp keeps them: heads × (key + value length) × tokens, a layer.
+
+    A window keeps its tokens and a batch of new ones. Layers that read the keys and values of
+    others, recurrent layers and the MTP tail have no cache here; latent attention keeps keys only.
+    """
     count = header.n_layers
     heads = header.numbers("{arch}.attention.head_count", count) or [1] * count
     kv_heads = header.numbers("{arch}.attention.head_count_kv", count) or heads
-    width = header.number("{arch}.embedding_length") or 0
-    default = width // max(heads, default=1) if max(heads, default=0) > 0 else 0
-    key = header.number("{arch}.attention.key_length")
-    value = header.number("{arch}.attention.value_length")
-    width_each = (default if key is None else key) + (default if value is None else value)
+    full, narrow = _widths(header, heads, ""), _widths(header, heads, "_swa")
     total = 0
     for layer, kind in enumerate(kinds):
-        if kind.attention in ("recurrent", "none"):
+        if kind.mtp or kind.shared_kv or kind.attention in ("recurrent", "none"):
             continue
-        tokens = min(n_ctx, kind.window) if kind.window else n_ctx
-        total += kv_heads[layer] * width_each * tokens * CACHE_ELEMENT
+        tokens = min(n_ctx, padded(kind.window + BATCH, CELLS)) if kind.window else n_ctx
+        total += kv_heads[layer] * (narrow if kind.window else full) * tokens * CACHE_ELEMENT
+    return total
+
+
+def _widths(header: Header, heads: Sequence[int], suffix: str) -> int:
+    """Length of a key and a value together, of the windowed layers with `suffix` `_swa`."""
+    width, most = header.number("{arch}.embedding_length") or 0, max(heads, default=0)
+    total = 0
+    for part in ("key", "value"):
+        if part == "value" and header.number("{arch}.attention.value_length_mla"):
+            continue  # the values are computed from the keys
+        name = "{arch}.attention." + part + "_length"
+        given = header.number(name + suffix) or header.number(name)
+        total += given if given is not None else width // most if most else 0
     return total
