@@ -28,11 +28,10 @@ from .ggufio.types import (
 from .ggufio.writer import encode_header, padded
 from .header_edit import is_header_edit
 from .plan.types import Block, BlockRef, Plan, Take, references
+from .provenance import PADDING_KEY
 
 if TYPE_CHECKING:
     from .arch import MetadataChange
-
-PADDING_KEY = "ggsurgery.padding"
 
 
 @dataclass(frozen=True, slots=True)

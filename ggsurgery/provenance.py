@@ -23,6 +23,8 @@ from .plan.recipe import Recipe
 from .plan.types import Plan
 
 PREFIX = "ggsurgery."
+#: Spaces that make the header as long as the sharing of extents needs (`layout`).
+PADDING_KEY = PREFIX + "padding"
 _OWN = ("version", "recipe", "sources", "checksums", "digest")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from .ggufio.types import Value
 from .plan.types import Blend, Block, Edited, Plan, Take, main_reference
+from .provenance import PADDING_KEY
 
 
 def describe(block: Block) -> str:
@@ -53,15 +54,18 @@ class Change:
 
 
 def changes(before: dict[str, Value], after: dict[str, Value]) -> list[Change]:
-    """The entries that differ, in the order of the new header."""
+    """The entries that differ, in the order of the new header; filler says nothing."""
     keys = [*after, *(k for k in before if k not in after)]
     return [
         Change(k, before.get(k), after.get(k))
         for k in keys
-        if k not in before
-        or k not in after
-        or before[k].type != after[k].type
-        or before[k].raw != after[k].raw
+        if k != PADDING_KEY
+        and (
+            k not in before
+            or k not in after
+            or before[k].type != after[k].type
+            or before[k].raw != after[k].raw
+        )
     ]
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from . import __version__
-from .arch import Finding, rules_for
+from .arch import rules_for
 from .blend.models import check_alike
 from .errors import FormatError, PlanError, printable
 from .execute import Progress, execute, settle
@@ -21,10 +21,10 @@ from .ggufio.reader import Source
 from .ggufio.types import Header, Value, type_id
 from .header_edit import edited, is_header_edit
 from .identity import counted_size_label, new_identity
-from .layout import PADDING_KEY, lay_out
+from .layout import lay_out
 from .plan.recipe import HEADER_STEPS, Recipe, Step
 from .plan.types import Plan
-from .provenance import PREFIX, entries, read_provenance
+from .provenance import PADDING_KEY, PREFIX, entries, read_provenance
 from .verify import verify
 
 #: Options of a recipe that change the resulting bytes, with what they must be.
@@ -118,14 +118,13 @@ class Operation:
     def headers(self) -> list[Header]:
         return [source.header for source in self.sources]
 
-    def new_faults(self, out: Path) -> list[Finding]:
-        """Errors that `verify` would find in the output and does not find in the inputs."""
-        known = {(f.where, f.problem) for header in self.headers for f in verify(header)}
-        return [
-            f
-            for f in verify(self.layout.header_at(out))
-            if f.severity == "error" and (f.where, f.problem) not in known
-        ]
+    def faults(self, out: Path) -> list[str]:
+        """What `verify` would call an error of the output; of a damaged input that it is one."""
+        for header in self.headers:
+            if n := sum(f.severity == "error" for f in verify(header)):
+                return [f"{header.path} has {n} error(s) already; `ggsurgery verify` names them"]
+        found = verify(self.layout.header_at(out))
+        return [f"{f.where}: {f.message}" for f in found if f.severity == "error"]
 
     def write(
         self,

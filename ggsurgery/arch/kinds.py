@@ -64,6 +64,10 @@ class Finding:
     problem: str
     hint: str = ""
 
+    @property
+    def message(self) -> str:
+        return f"{self.problem}. {self.hint}" if self.hint else self.problem
+
 
 @dataclass(slots=True)
 class MetadataChange:

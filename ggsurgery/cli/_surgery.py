@@ -14,7 +14,7 @@ from ..errors import printable
 from ..execute import unsettled_bytes
 from ..ggufio.atomic import check_output
 from ..ggufio.reader import Source
-from ..layout import PADDING_KEY, Compute
+from ..layout import Compute
 from ..plan.recipe import HEADER_STEPS, Recipe, Step
 from ..plan.text import format_layers
 from ..plan.types import references
@@ -107,8 +107,8 @@ def run(operation: Operation, out: Path, options: Options) -> None:
         warn(text)
     if options.drop_mtp and not operation.before.tail:
         warn("--drop-mtp: the file has no layers behind the trunk")
-    for fault in operation.new_faults(out):
-        warn(f"{fault.where}: {fault.problem}. {fault.hint}".rstrip(". "))
+    for text in operation.faults(out):
+        warn(text)
     if options.dry_run:
         show(operation, options.as_json)
         return
@@ -151,10 +151,9 @@ def _entries(operation: Operation) -> str:
 
 
 def changed(operation: Operation) -> list[Change]:
-    """The entries that differ from the input's, without the filler that says nothing."""
+    """The entries that differ from the input's."""
     header = operation.headers[operation.plan.shell]
-    found = changes(header.metadata, operation.layout.metadata)
-    return [c for c in found if c.key != PADDING_KEY]
+    return changes(header.metadata, operation.layout.metadata)
 
 
 def write_with_bar(operation: Operation, out: Path, *, force: bool, sync: bool) -> None:

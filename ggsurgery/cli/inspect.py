@@ -134,8 +134,7 @@ def verify(file: Path, deep: bool, as_json: bool) -> None:
         print_json({"file": file.name, "ok": not errors, "findings": [asdict(f) for f in found]})
     else:
         for f in found:
-            hint = f" {f.hint}" if f.hint else ""
-            click.echo(printable(f"{f.severity}: {f.where}: {f.problem}{hint}"))
+            click.echo(printable(f"{f.severity}: {f.where}: {f.message}"))
         verdict = f"{len(errors)} error(s)" if errors else "whole and consistent"
         click.echo(
             f"{file}: {len(header.tensors)} tensors, {len(header.metadata)} entries: {verdict}"

@@ -152,6 +152,16 @@ def test_meta_says_what_changed_and_what_it_broke(tmp_path, model):
     assert "warning" not in put("set", "general.name", "Mine")
 
 
+def test_a_damaged_input_is_named_once(tmp_path, model):
+    first = tmp_path / "a.gguf"
+    call("meta", "set", "tokenizer.ggml.tokens", '["a"]', "--as-json", model, first)
+    said = call("delete", "--layer", "1", first, tmp_path / "b.gguf").err
+    assert f"warning: {first} has 1 error(s) already; `ggsurgery verify` names them\n" in said
+    assert "error: token_embd.weight: has 64 rows for 1 tokens. Embedding and vocabulary" in (
+        call("verify", first, code=1).out
+    )
+
+
 def test_a_template_that_says_nothing_is_written_with_a_warning(tmp_path, model):
     template = tmp_path / "t.jinja"
     template.write_text("always the same")
