@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gguf.constants import GGUF_VERSION, GGMLQuantizationType, GGUFValueType
 
 from .errors import ArchitectureError, FormatError, PlanError
-from .expr import Expr, Read
+from .expr import Expr, Read, reads
 from .ggufio.copying import SHARE_BLOCK
 from .ggufio.types import (
     ByteOrder,
@@ -133,6 +133,7 @@ def lay_out(
     for index, block in enumerate(plan.stack):
         pieces += _block_pieces(index, block, headers, change, chooser)
     pieces = _edited(plan, pieces, headers, chooser)
+    _check_reads(pieces, headers)
     pieces.sort(key=lambda p: (-1 if p.info.layer is None else p.info.layer, p.info.name))
     placed = tuple(_place(pieces, shell.alignment))
     metadata, header_bytes = _header(metadata, placed, headers, shell)
@@ -212,6 +213,17 @@ def _lowering(block: Block, headers: Sequence[Header]) -> Callable[[str], Expr]:
     from .blend import lower
 
     return lambda suffix: lower(block, suffix, read)
+
+
+def _check_reads(pieces: Sequence[Piece], headers: Sequence[Header]) -> None:
+    """Every tensor that something is computed from must be readable."""
+    exprs = [p.job.expr for p in pieces if isinstance(p.job, Compute)]
+    if not exprs:
+        return
+    from .blend.rows import check_readable
+
+    for read in dict.fromkeys(r for expr in exprs for r in reads(expr)):
+        check_readable(headers[read.source], read.tensor)
 
 
 def _edited(

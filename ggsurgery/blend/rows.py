@@ -22,7 +22,7 @@ from .. import kernels
 from ..errors import FormatError, PlanError
 from ..expr import Apply, Combine, Expr, Given, Read, Slice, describe
 from ..ggufio.reader import Source
-from ..ggufio.types import type_name
+from ..ggufio.types import Header, TensorInfo, type_name
 from ..kernels import Raw, Values
 from . import mapping, methods
 from .norms import IMATRIX, input_norms
@@ -30,6 +30,24 @@ from .shape import n_rows, shape_of
 
 Rows = tuple[tuple[int, int], ...]
 GivenArrays = Mapping[str, Values] | Callable[[str], Values]
+
+
+def check_readable(header: Header, tensor: TensorInfo) -> None:
+    """Refuse a tensor whose values cannot be had here.
+
+    Raises:
+        FormatError: a type that cannot be decoded, or a file of the other byte order.
+    """
+    if not kernels.can_decode(tensor.type):
+        raise FormatError(
+            f"values of type {type_name(tensor.type)} cannot be computed with",
+            file=header.path, tensor=tensor.name,
+        )  # fmt: skip
+    if (header.order == "<") != (sys.byteorder == "little"):
+        raise FormatError(
+            "values cannot be computed in a file of the other byte order", file=header.path,
+            hint="Convert it first: gguf-convert-endian (package gguf)",
+        )  # fmt: skip
 
 
 class RowReader:
@@ -95,7 +113,7 @@ class RowReader:
     def raw(self, read: Read, rows: Rows) -> Raw:
         """The encoded bytes of whole rows of a tensor."""
         source, tensor = self._sources[read.source], read.tensor
-        self._check(source, read)
+        check_readable(source.header, tensor)
         size = tensor.nbytes // n_rows(tensor.shape)
         out = np.empty(sum(b - a for a, b in rows) * size, np.uint8)
         start = 0
@@ -121,7 +139,7 @@ class RowReader:
                 return self.raw(read, rows)
         except OSError:
             return self.raw(read, rows)  # which says what is wrong
-        self._check(source, read)
+        check_readable(source.header, tensor)
         if self._progress is not None:
             self._progress(view.size)
         return view
@@ -145,19 +163,6 @@ class RowReader:
                     file=source.header.paths[read.tensor.shard],
                 )  # fmt: skip
             at, view = at + got, view[got:]
-
-    def _check(self, source: Source, read: Read) -> None:
-        name, kind = read.tensor.name, read.tensor.type
-        if not kernels.can_decode(kind):
-            raise FormatError(
-                f"values of type {type_name(kind)} cannot be computed with",
-                file=source.header.path, tensor=name,
-            )  # fmt: skip
-        if (source.header.order == "<") != (sys.byteorder == "little"):
-            raise FormatError(
-                "the file has the other byte order", file=source.header.path,
-                hint="Convert it first: gguf-convert-endian (package gguf)",
-            )  # fmt: skip
 
     def _given_rows(self, expr: Given, rows: Rows) -> Values:
         table = self._array(expr).reshape(-1, expr.shape[0])

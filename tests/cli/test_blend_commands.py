@@ -87,6 +87,13 @@ def test_out_type(run: Run, model: Path, tmp_path: Path) -> None:
     assert kinds["blk.2.attn_q.weight"] == T.F16
 
 
+def test_the_other_byte_order_is_refused_before_anything_is_done(run: Run, tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "be.gguf", 4, big_endian=True)
+    for command in (("merge", "--layers", "1-3"), ("prune", "--sparsity", "0.3")):
+        code, _, err = run(*command, "--dry-run", source, tmp_path / "out.gguf")
+        assert code == 1 and "other byte order" in err
+
+
 def test_out_types_that_cannot_be_written(run: Run, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     for kind in ("iq2_xxs", "i32"):
