@@ -59,13 +59,17 @@ def render_scan(found: Scan, path: Path) -> None:
     axis = axes[0]
     axis.errorbar(x, y, yerr=error, fmt="o", markersize=4, capsize=2, label=found.operation)
     axis.axhline(found.base.value, color="0.4", linestyle="--", label="uncut")
+    if chance := found.base.detail.get("chance"):
+        axis.axhline(chance, color="0.6", linestyle=":", label="guessing")
+    metric, _, data = found.metric.partition(":")
     axis.set(
         xlabel="weights pruned (%)" if found.operation == "prune" else "layer",
-        ylabel=found.metric.split(":")[0] if ":" not in found.metric else "accuracy",
+        ylabel=f"accuracy (n = {found.base.n})" if data else metric,
     )
     if found.lower_is_better and min(y, default=0) > 0 and max(y) > 5 * min(y):
         axis.set_yscale("log")
-    axis.set_title(f"{found.operation}: {found.metric} (bars: one standard error)", fontsize=10)
+    what = f"{metric} {Path(data).stem}" if data else metric
+    axis.set_title(f"{found.operation}: {what} (bars: one standard error)", fontsize=10)
     axis.legend(fontsize=8)
     _save(figure, path)
 

@@ -3,6 +3,7 @@
 perplexity     items: mean nll of each window          value exp(mean)
 kl             items: mean KL of each window           value mean (nats)
 choices:FILE   items: 1 where a question was answered  value mean (acc_norm or acc)
+gsm8k:FILE     items: 1 where a problem was solved     value mean
 suite          the surgery suite's score out of 100    value total
 """
 
@@ -20,7 +21,9 @@ import numpy as np
 from ..errors import GGSurgeryError
 from ..evaluate.choices import accuracy, longest_prompt, score_choices
 from ..evaluate.perplexity import read_text
-from ..evaluate.questions import guess_style, load_questions, prompts
+from ..evaluate.problems import TOGETHER, Problem, load_problems, room, solve
+from ..evaluate.questions import Question, guess_style, load_questions, prompts
+from ..evaluate.score import mean_score
 from ..evaluate.suite.result import SurgeryScore
 from ..evaluate.suite.run import N_CTX, run_suite
 from ..plan.types import Plan
@@ -30,7 +33,9 @@ from .session import CACHE_BYTES, Candidates, Route
 from .windows import Windows
 
 Progress = Callable[[int, int], object]
-METRICS = ("perplexity", "kl", "suite", "choices:FILE")
+METRICS = ("perplexity", "kl", "suite", "choices:FILE", "gsm8k:FILE")
+#: Those that read a file of questions.
+ASKING = ("choices", "gsm8k")
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Setup:
         metric: one of METRICS.
         text: a UTF-8 text for perplexity and KL.
         n_ctx, n_windows: size of a window in tokens, and how many; None takes all.
-        limit: how many questions of `choices` or of each part of the suite.
+        limit: how many questions of `choices` and `gsm8k`, or of each part of the suite.
         score: which accuracy counts for choices.
     """
 
@@ -117,12 +122,17 @@ class Measurer:
     def __init__(self, setup: Setup, progress: Progress | None = None) -> None:
         self.setup = setup
         self._kind, _, data = setup.metric.partition(":")
-        if self._kind not in ("perplexity", "kl", "suite", "choices") or (
-            (self._kind == "choices") != bool(data)
+        if self._kind not in ("perplexity", "kl", "suite", *ASKING) or (
+            (self._kind in ASKING) != bool(data)
         ):
             raise GGSurgeryError("unknown metric", expected=" or ".join(METRICS),
                                  found=setup.metric)  # fmt: skip
-        self._questions = load_questions(data, limit=setup.limit) if data else []
+        self._questions: list[Question] = []
+        self._problems: list[Problem] = []
+        if self._kind == "choices":
+            self._questions = load_questions(data, limit=setup.limit)
+        elif self._kind == "gsm8k":
+            self._problems = load_problems(data, limit=setup.limit)
         windows = self._windows()
         self.session = Candidates(
             setup.path, windows, cache_bytes=setup.cache_bytes if setup.needs_text else 0,
@@ -171,7 +181,8 @@ class Measurer:
             with self.session.open(plan) as candidate:
                 return self._summary(self._reference.divergence(candidate))
         path = self.session.write_whole(plan)
-        return self._suite(path) if self._kind == "suite" else self._choices(path)
+        ways = {"suite": self._suite, "choices": self._choices, "gsm8k": self._solve}
+        return ways[self._kind](path)
 
     def part(self, plan: Plan, windows: range) -> list[float]:
         """Items of some windows only, for halving; of perplexity.
@@ -202,7 +213,20 @@ class Measurer:
             room = longest_prompt(engine, prompted) + 8
         with Engine.open(path, n_ctx=max(64, room * 2), n_threads=self.setup.n_threads) as engine:
             scores = accuracy(score_choices(engine, prompted), {}, (self.setup.score,))
-        return Measured(scores[0].value, scores[0].stderr, scores[0].items, scores[0].n)
+        chance = sum(1 / len(q.choices) for q in self._questions) / len(self._questions)
+        score = scores[0]
+        return Measured(score.value, score.stderr, score.items, score.n, {"chance": chance})
+
+    def _solve(self, path: Path) -> Measured:
+        with Engine.open(path, n_ctx=64, n_threads=self.setup.n_threads) as engine:
+            n_ctx = room(engine, self._problems)
+        n_seq = min(TOGETHER, len(self._problems))
+        with Engine.open(
+            path, n_ctx=n_ctx, n_seq=n_seq, unified=False, n_threads=self.setup.n_threads
+        ) as engine:
+            right = solve(engine, self._problems)
+        score = mean_score("gsm8k", [float(r) for r in right], {}, [p.id for p in self._problems])
+        return Measured(score.value, score.stderr, score.items, score.n)
 
     def _suite(self, path: Path) -> Measured:
         with Engine.open(path, n_ctx=N_CTX, n_threads=self.setup.n_threads) as engine:

@@ -14,8 +14,8 @@ from ._files import FILE
 F = TypeVar("F", bound=Callable[..., Any])
 
 METRIC_HELP = (
-    "perplexity, kl, suite, or choices:FILE with a JSONL file of questions. Perplexity and "
-    "KL need --text."
+    "perplexity, kl, suite, choices:FILE with a JSONL file of questions (MMLU, HellaSwag, …), or "
+    "gsm8k:FILE with word problems. Perplexity and KL need --text."
 )
 
 _OPTIONS = (
@@ -31,7 +31,7 @@ _OPTIONS = (
         help="How many windows of the text; 0 takes all.",
     ),
     click.option(
-        "--limit", type=click.IntRange(1), help="At most so many questions (choices, suite)."
+        "--limit", type=click.IntRange(1), help="At most so many questions (choices, gsm8k, suite)."
     ),
     click.option(
         "--score",

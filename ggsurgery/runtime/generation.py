@@ -44,31 +44,46 @@ def generate(
         temperature: 0 takes the likeliest token, and makes `top_k`, `top_p`, `seed` moot.
     """
     random = np.random.default_rng(seed)
-    stops = [s.encode() for s in stop if s]
-    keep = max(map(len, stops), default=0)  # a stop string may begin in an earlier piece
-    said: list[int] = []
-    text = bytearray()
-    reason: Literal["eog", "stop", "length"] = "length"
+    answer = _Answer(engine, stop)
     engine.reset()
     logits = engine.decode(tokens, logits="last", copy=False)[-1]
-    room = engine.n_ctx - len(tokens)
-    while len(said) < max_tokens:
-        token = _choose(logits, temperature, top_k, top_p, random)
-        if token in engine.eog:
-            reason = "eog"
-            break
-        said.append(token)
-        before = len(text)
-        text += engine.piece(token)
-        found = [at for s in stops if (at := text.find(s, max(0, before - keep))) >= 0]
-        if found:
-            del text[min(found) :]
-            reason = "stop"
-            break
-        if len(said) >= max_tokens or len(said) > room - 1:
-            break
+    room = min(max_tokens, max(1, engine.n_ctx - len(tokens)))
+    while answer.say(token := _choose(logits, temperature, top_k, top_p, random), room):
         logits = engine.decode([token], logits="last", copy=False)[-1]
-    return Generation(text.decode("utf-8", "replace"), tuple(said), reason)
+    return answer.result()
+
+
+class _Answer:
+    """An answer as it grows, and whether it is to grow further."""
+
+    def __init__(self, engine: Engine, stop: Sequence[str]) -> None:
+        self.engine = engine
+        self.stops = [s.encode() for s in stop if s]
+        self.keep = max(map(len, self.stops), default=0)  # one may begin in an earlier piece
+        self.said: list[int] = []
+        self.text = bytearray()
+        self.reason: Literal["eog", "stop", "length"] = "length"
+
+    def say(self, token: int, room: int) -> bool:
+        """Add a token, if there is room for one; whether another may follow."""
+        if len(self.said) >= room:
+            return False
+        if token in self.engine.eog:
+            self.reason = "eog"
+            return False
+        self.said.append(token)
+        before = len(self.text)
+        self.text += self.engine.piece(token)
+        begin = max(0, before - self.keep)
+        found = [at for s in self.stops if (at := self.text.find(s, begin)) >= 0]
+        if found:
+            del self.text[min(found) :]
+            self.reason = "stop"
+            return False
+        return len(self.said) < room
+
+    def result(self) -> Generation:
+        return Generation(self.text.decode("utf-8", "replace"), tuple(self.said), self.reason)
 
 
 def _choose(
@@ -90,3 +105,32 @@ def _choose(
         n = int(np.searchsorted(np.cumsum(p), top_p)) + 1
         best, p = best[:n], p[:n] / p[:n].sum()
     return int(random.choice(best, p=p))
+
+
+def generate_together(
+    engine: Engine, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str]
+) -> list[Generation]:
+    """Continue several prompts greedily, a token of each in every batch.
+
+    Args:
+        prompts: at most `engine.n_seq` of them; the engine has a context for each sequence
+            (`unified=False`).
+
+    Raises:
+        EngineError: a prompt does not fit the context.
+    """
+    engine.reset()
+    answers = [_Answer(engine, stop) for _ in prompts]
+    last = np.empty(len(prompts), np.int64)  # the token that each sequence goes on from
+    for seq, tokens in enumerate(prompts):
+        last[seq] = engine.decode(tokens, seq=seq, logits="last", copy=False)[-1].argmax()
+    ends = np.array([len(tokens) for tokens in prompts])
+    active = np.arange(len(prompts))
+    rooms = [min(max_tokens, max(1, engine.n_ctx - len(tokens))) for tokens in prompts]
+    while True:
+        active = active[[answers[seq].say(int(last[seq]), rooms[seq]) for seq in active]]
+        if not len(active):
+            return [answer.result() for answer in answers]
+        logits = engine.decode_batch(last[active], ends[active], active, np.ones(len(active), bool))
+        last[active] = logits.argmax(axis=1)
+        ends[active] += 1

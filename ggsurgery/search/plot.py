@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import MissingExtraError
-from .run import Outcome
+from .run import Outcome, Row
 
 
 def render_outcome(found: Outcome, path: Path, objective: str, second: str | None) -> None:
@@ -22,15 +22,32 @@ def render_outcome(found: Outcome, path: Path, objective: str, second: str | Non
     axis = figure.subplots()
     axis.grid(visible=True, alpha=0.3)
     rows = found.ranked
-    if second is None:
+    if not rows:
+        axis.set_title(f"{found.tried} configurations, none of which could be measured")
+    elif second is None:
         axis.plot([r.number for r in rows], [r.values[0] for r in rows], "o", markersize=4)
         axis.set(xlabel="trial", ylabel=objective, title=f"{found.tried} configurations")
     else:
-        axis.plot([r.values[1] for r in rows], [r.values[0] for r in rows], "o", color="0.6",
-                  markersize=4, label="configurations")  # fmt: skip
-        front = sorted(found.front, key=lambda r: r.values[1])
-        axis.plot([r.values[1] for r in front], [r.values[0] for r in front], "o-",
-                  color="tab:red", markersize=5, label="Pareto front")  # fmt: skip
-        axis.set(xlabel="bytes" if second == "size" else "tokens/s", ylabel=objective)
+        unit = 1 << 20 if second == "size" else 1
+
+        def across(row: Row) -> tuple[float, float]:
+            return row.values[1] / unit, row.values[0]
+
+        front = sorted(found.front, key=across)
+        for chosen, style, colour, label in (
+            (rows, "o", "0.6", "configurations"),
+            (front, "o-", "tab:red", "Pareto front"),
+        ):
+            axis.plot(*zip(*map(across, chosen), strict=True), style, color=colour,
+                      markersize=5, label=label)  # fmt: skip
+        for row in front:
+            axis.annotate(row.recipe.describe() or "uncut", across(row), xytext=(4, 4),
+                          textcoords="offset points", fontsize=7)  # fmt: skip
+        axis.set(xlabel="file size (MiB)" if second == "size" else "tokens/s", ylabel=objective,
+                 title=f"{found.tried} configurations")  # fmt: skip
         axis.legend()
+    if found.lower_is_better and rows:
+        figures = [r.values[0] for r in rows]
+        if 0 < 5 * min(figures) < max(figures):
+            axis.set_yscale("log")
     figure.savefig(path, dpi=150)

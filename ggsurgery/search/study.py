@@ -51,6 +51,12 @@ class Question:
         }
 
     @property
+    def objectives(self) -> list[str]:
+        """What the values are called where others look at the study."""
+        first = str(self.facts["metric"]).partition(":")[0]
+        return [first] + {"size": ["bytes"], "speed": ["tokens/s"], None: []}[self.second]
+
+    @property
     def directions(self) -> list[str]:
         first = "minimize" if self.lower_is_better else "maximize"
         if self.second is None:
@@ -101,6 +107,7 @@ def open_study(
             )  # fmt: skip
         if made:
             study.set_user_attr("question", question.to_json())
+            study.set_metric_names(question.objectives)
             enqueue(study, question.space, recipes)
             for point in islice(question.space.singles(), exhaustive):
                 study.enqueue_trial(point)

@@ -152,6 +152,12 @@ def test_kl_and_choices(tmp_path: Path) -> None:
     base, trials = scan_worker.measure_all(setup, two, tmp_path / "c.jsonl")
     assert base.n == 6 and trials[0].measured is not None and trials[0].difference is not None
     assert 0 <= trials[0].measured.value <= 1
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "1 + 1?", "final": "2"}\n{"question": "?", "final": "x"}\n')
+    setup = replace(SETUP, metric=f"gsm8k:{problems}", text=None)
+    base, trials = scan_worker.measure_all(setup, two, tmp_path / "g.jsonl")
+    assert base.n == 2 and trials[0].measured is not None
+    assert base.items[1] == 0 and trials[0].measured.items[1] == 0  # nobody says x
 
 
 def test_wrong_metric_and_operation(tmp_path: Path) -> None:

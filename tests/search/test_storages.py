@@ -81,6 +81,7 @@ def give_back(one: Work) -> None:
     trials = joined(one).get_trials()
     assert trials[lost].state == states.FAIL
     assert not [t for t in trials if t.state in (states.RUNNING, states.WAITING)]
+    assert joined(one).metric_names == ["perplexity"]
     found = outcome(one)
     assert found.tried == N_LAYERS == len({r.digest for r in found.rows})
 
