@@ -157,6 +157,20 @@ CONVERSATIONS: tuple[Conversation, ...] = (
         (_say("user", 'Why does {{ x }} print <b>"a & b"</b>?\n\n```c\nint main() {}\n```'),),
     ),
     Conversation(
+        "empty-answer",
+        "an answer without a word in the history",
+        (_ASK, _say("assistant", ""), _say("user", "Well?")),
+    ),
+    Conversation(
+        "template-marks",
+        "the marks of templates and of chats as plain text",
+        (
+            _say("user", "What do `{{ .Content }}`, {% if x %}, {{- end -}} and \\n do?"),
+            _say("assistant", '`{{ .Content }}` prints; {{/* this */}} does not.\n\n"""\n'),
+            _say("user", "And \u2028, \ufeff, \u200d or e\u0301?"),
+        ),
+    ),
+    Conversation(
         "tools",
         "tools on offer",
         (_SYSTEM, _ASK_WEATHER),
@@ -236,6 +250,47 @@ CONVERSATIONS: tuple[Conversation, ...] = (
         ),
         (CLOCK,),
         needs=_TOOLS | _THINKING,
+    ),
+    Conversation(
+        "tool-text",
+        "quotes, markup and braces in a call's arguments and in its result",
+        (
+            _ASK_WEATHER,
+            _say(
+                "assistant",
+                "",
+                tool_calls=[_call("get_weather", {"city": 'São "Tomé" <{1}> & `x`'}, "call00001")],
+            ),
+            _result(
+                "get_weather", '{"sky": "a <b> & \\"c\\"", "°C": 7}\n{{ .Prompt }}', "call00001"
+            ),
+        ),
+        (WEATHER,),
+        needs=_TOOLS,
+    ),
+    Conversation(
+        "tool-chain",
+        "thoughts, a call, its result, more thoughts and another call",
+        (
+            _SYSTEM,
+            _ASK_WEATHER,
+            _say(
+                "assistant",
+                "",
+                reasoning_content="The weather first.",
+                tool_calls=[_call("get_weather", {"city": "Oslo"}, "call00001")],
+            ),
+            _result("get_weather", "rain, 7 °C", "call00001"),
+            _say(
+                "assistant",
+                "",
+                reasoning_content="Now the time.",
+                tool_calls=[_call("get_time", {}, "call00002")],
+            ),
+            _result("get_time", "12:30", "call00002"),
+        ),
+        (WEATHER, CLOCK),
+        needs=_TOOLS | _THINKING | _SYSTEM_NEEDED,
     ),
     Conversation("thinking-on", "thinking asked for", (_ASK,), thinking=True, needs=_THINKING),
     Conversation("thinking-off", "thinking switched off", (_ASK,), thinking=False, needs=_THINKING),

@@ -23,8 +23,8 @@ from .render import TemplateError
 #: Why Ollama's form of a prompt can differ, in the words of a bundle's notes.
 REASONS: dict[str, str] = {
     "joined": "Ollama joins messages of one role that follow each other into one turn.",
-    "json": "Ollama writes tool descriptions as compact JSON in its own order of keys; the "
-    "model's template writes the caller's order with spaces.",
+    "json": "Ollama writes tool descriptions and calls as compact JSON in its own order of keys, "
+    "with <, > and & escaped; the model's template writes the caller's order with spaces.",
     "trim": "Ollama's template language cannot trim white space around a message.",
     "refusal": "The model's template refuses this conversation; Ollama's language cannot "
     "refuse and prints the messages as they come.",

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..evaluate.perplexity import read_text
+from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..imatrix import read_imatrix, write_imatrix
 from ..plan.recipe import load_recipe
@@ -80,8 +81,6 @@ def collect(
     Example:
       ggsurgery imatrix model-F16.gguf model.imatrix.gguf --text calibration.txt
     """
-    from ..ggufio.atomic import check_output
-
     check_output(out, [file, text], force=force)
     words = read_text(text)
     with progress_bar("imatrix", "chunk") as progress:
@@ -121,6 +120,7 @@ def remap(
     """
     if (cut is None) != (uncut is None) or (cut is None) == (recipe is None):
         raise click.UsageError("Give --cut with --uncut, or --recipe alone.")
+    check_output(out, [*file, *(f for f in (cut, uncut, recipe) if f is not None)], force=force)
     matrices = [read_imatrix(f) for f in file]
     if recipe is not None:
         plan = apply_recipe(load_recipe(recipe), max(matrices[0].layers, default=-1) + 1)

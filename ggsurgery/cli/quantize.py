@@ -10,7 +10,7 @@ import click
 from ..evaluate.perplexity import read_text
 from ..quantize.ladder import Ladder, ladder
 from ..quantize.like import like as like_mix
-from ..quantize.like import pinned
+from ..quantize.like import with_pins
 from ..quantize.target import budget_of, for_size, parse_size
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult
@@ -85,6 +85,8 @@ def quantize(
     """
     options["n_threads"] = options.pop("threads")
     options["allow_requantize"] = True  # allowed, and said aloud below
+    if pin is not None and ftype is None and types is None:
+        raise click.UsageError("--pin goes with --type or --types.")
     ways = [ftype, types, like, target_size, target_bpw]
     if sum(w is not None for w in ways) != 1:
         raise click.UsageError(
@@ -92,10 +94,12 @@ def quantize(
             "--target-size SIZE, --target-bpw BITS."
         )
     if types is not None:
-        if out_dir is None or out is not None or pin is not None:
-            raise click.UsageError("--types needs --out-dir, and neither OUT nor --pin.")
-        names = [t for t in types.split(",") if t.strip()]
-        _ladder(ladder(source, names, out_dir, **options), dry_run, force, as_json)
+        if out_dir is None or out is not None:
+            raise click.UsageError("--types needs --out-dir and no OUT.")
+        names = [t.strip() for t in types.split(",") if t.strip()]
+        if not names:
+            raise click.UsageError("--types names no type")
+        _ladder(ladder(source, names, out_dir, pin=pin, **options), dry_run, force, as_json)
         return
     if out is None and not dry_run:
         raise click.UsageError("OUT is missing.")
@@ -104,15 +108,14 @@ def quantize(
         budget = _budget(source, target_size, target_bpw)
         planned, more = _target(source, budget, text, out, options)
     else:
-        chosen = list(options.pop("tensor_types"))
         if like is not None:
             ftype, found, words = like_mix(source, like)
             note(f"taking {words}")
-            chosen += found
+            options["tensor_types"] = [*options["tensor_types"], *found]
         elif pin is not None and ftype is not None:
-            chosen += pinned(source, pin, ftype, **options)
+            options = with_pins(source, pin, ftype, options)
             note(f"types pinned to those of {pin.name}")
-        (planned,) = plan(source, [str(ftype)], **options, tensor_types=chosen)
+        (planned,) = plan(source, [str(ftype)], **options)
     _one(planned, out, dry_run, force, as_json, more)
 
 

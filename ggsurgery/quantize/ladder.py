@@ -19,6 +19,7 @@ from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult
+from .like import with_pins
 
 #: The ladder of the published tiny models, from near lossless to small.
 DEFAULT = ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -67,6 +68,8 @@ class Ladder:
                 there that is not this rung.
         """
         self._check_disk(force)
+        for folder in {rung.path.parent for rung in self.rungs}:
+            folder.mkdir(parents=True, exist_ok=True)
         for rung in self.rungs:
             if rung.there and not force:
                 yield _there(rung)
@@ -80,11 +83,14 @@ class Ladder:
 
     def _check_disk(self, force: bool) -> None:
         missing = [r for r in self.rungs if force or not r.there]
-        for rung in missing:
-            check_output(rung.path, rung.planned.header.paths, force=force)
         if not missing:
             return
         folder = missing[0].path.parent
+        while not folder.exists():
+            folder = folder.parent
+        for rung in missing:
+            if rung.path.parent.exists():
+                check_output(rung.path, rung.planned.header.paths, force=force)
         needed = sum(r.result.n_bytes for r in missing)
         free = shutil.disk_usage(folder).free
         if needed > free:
@@ -97,27 +103,42 @@ class Ladder:
             )
 
 
-def ladder(src: str | Path, types: Sequence[str], out_dir: str | Path, **options: Any) -> Ladder:
+def ladder(
+    src: str | Path,
+    types: Sequence[str],
+    out_dir: str | Path,
+    *,
+    pin: str | Path | None = None,
+    **options: Any,
+) -> Ladder:
     """Plan a ladder.
 
     Args:
         types: file types, largest first or in any order; the files follow this order.
-        out_dir: an existing folder; files are named `NAME-TYPE.gguf`.
+        out_dir: the folder, made if it is not there; files are named `NAME-TYPE.gguf`.
+        pin: the uncut model whose types the layers keep; see `like.pinned`.
         options: as of `runtime.quantize.plan`.
 
     Raises:
         EngineError: as of `runtime.quantize.plan`.
-        OutputError: the folder does not exist.
+        FormatError, PlanError: `pin` is not what `src` was made from.
+        OutputError: a file is in the folder's place.
     """
     src, folder = Path(src), Path(out_dir)
-    if not folder.is_dir():
-        raise OutputError(
-            "the output folder does not exist", file=folder, hint=f"Create it: mkdir -p {folder}"
-        )
+    if folder.exists() and not folder.is_dir():
+        raise OutputError("the output folder is a file", file=folder, expected="a folder")
     imatrix = options.get("imatrix")
     inputs = [src] if imatrix is None else [src, Path(imatrix)]
     rungs = []
-    for planned in plan(src, types, **options):
+    if pin is None:
+        planned_files = plan(src, types, **options)
+    else:  # every type has a mix of its own
+        planned_files = [
+            one
+            for ftype in types
+            for one in plan(src, [ftype], **with_pins(src, pin, ftype, options))
+        ]
+    for planned in planned_files:
         path = folder / f"{base_name(src)}-{planned.result.ftype}.gguf"
         rungs.append(Rung(path, planned, _is_there(path, planned, inputs)))
     return Ladder(src, tuple(rungs))

@@ -20,6 +20,8 @@ from ..runtime.filetypes import file_type_name
 from ..runtime.quantize import plan as plan_quantization
 from .lineage import plan_of
 
+FLOAT_TYPES = ("F32", "F16", "BF16")
+
 #: Patterns with their type, as `runtime.quantize.quantize` takes them.
 Patterns = list[tuple[str, str]]
 
@@ -42,6 +44,16 @@ def pinned(made: str | Path, uncut: str | Path, ftype: str, **options: Any) -> P
     (planned,) = plan_quantization(uncut, [ftype], **options, trial=True)
     types = {t.name: t.new for t in planned.result.tensors if len(t.shape) > 1}
     return patterns(carried(types, plan))
+
+
+def with_pins(
+    made: str | Path, uncut: str | Path, ftype: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`options` with the pinned types behind the tensor types that are asked for by name."""
+    asked = [*options.get("tensor_types", ())]
+    if ftype.upper() in FLOAT_TYPES:  # no mix to pin, and llama.cpp would ignore it
+        return dict(options)
+    return {**options, "tensor_types": [*asked, *pinned(made, uncut, ftype, **options)]}
 
 
 def carried(types: Mapping[str, str], plan: Plan) -> dict[str, str]:

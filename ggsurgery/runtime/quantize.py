@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -22,7 +23,13 @@ from ..imatrix import Imatrix, read_imatrix
 from . import machine
 from .filetypes import file_type
 from .quantize_call import Call, dry_runs, run
-from .quantize_plan import QuantizeResult, check, planned_result, written_result
+from .quantize_plan import (
+    QuantizeResult,
+    check,
+    lacking_entries,
+    planned_result,
+    written_result,
+)
 
 Progress = Callable[[int, int], None]
 TensorTypes = Iterable[str | tuple[str, str]]
@@ -133,11 +140,14 @@ def plan(
     )
     calls = [replace(call, ftype=number) for _, number in known]
     for name, _ in known:
-        check_overrides(name, overrides)
+        check_overrides(name, overrides, header)
     result = []
     for (name, _), one, told in zip(known, calls, dry_runs(calls), strict=True):
         planned = planned_result(header, None, name, told, one)
         if not trial:
+            if matrix is not None:
+                lacking = lacking_entries(planned, matrix)
+                planned = replace(planned, without_imatrix=lacking)
             check(planned, header, matrix, imatrix, allow_requantize, told.needs_imatrix)
         result.append(Planned(header, one, planned))
     return result
@@ -169,14 +179,28 @@ def parse_tensor_types(texts: Iterable[str | tuple[str, str]]) -> tuple[tuple[st
     return tuple(found)
 
 
-def check_overrides(ftype: str, overrides: tuple[tuple[str, int], ...]) -> None:
-    """Refuse tensor types where llama.cpp would ignore them without a word."""
+def check_overrides(ftype: str, overrides: tuple[tuple[str, int], ...], header: Header) -> None:
+    """Refuse tensor types that llama.cpp would ignore without a word.
+
+    Raises:
+        EngineError: the file type is not a quantized one, or a pattern finds no tensor.
+    """
     if overrides and ftype in ("F32", "F16", "BF16"):
         raise EngineError(
             f"tensor types have no effect with the file type {ftype}",
             hint="llama.cpp applies them only to quantized file types: use Q8_0 with "
             "--tensor-type '.*=f16' and name the others first.",
         )
+    for pattern, _ in overrides:
+        if not any(re.search(pattern, name) for name in header.by_name):
+            kinds = {n.split(".", 2)[-1] if n.startswith("blk.") else n for n in header.by_name}
+            known = sorted(k.removesuffix(".weight") for k in kinds)
+            near = get_close_matches(pattern, known, n=1)
+            raise EngineError(
+                f"no tensor's name matches the tensor type {pattern!r}", file=header.path,
+                expected=f"a regular expression for one of {', '.join(known)}",
+                hint=f"Did you mean {near[0]}?" if near else None,
+            )  # fmt: skip
 
 
 def _means(matrix: Imatrix, trial: bool) -> dict[str, NDArray[np.float32]]:

@@ -122,6 +122,11 @@ def _file_size(header: Header, tensors: list[QuantizedTensor], call: Call) -> in
     return head + sum(padded(t.nbytes, ALIGNMENT) for t in tensors)
 
 
+#: What llama.cpp refuses to make of a layer's tensor that has no entry (llama-quant.cpp,
+#: tensor_requires_imatrix), and tells only when it has come to that tensor.
+_ONLY_WITH_IMATRIX = {"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"}
+
+
 def check(
     planned: QuantizeResult,
     header: Header,
@@ -172,12 +177,26 @@ def check_imatrix(
                 expected=f"{size} values", found=entry.sums.size, hint=hint,
             )  # fmt: skip
     weights = [t for t in planned.tensors if t.old != t.new and t.name.startswith("blk.")]
-    lacking = [t.name for t in weights if t.name not in matrix.entries]
+    lacking = lacking_entries(planned, matrix)
+    for t in weights:
+        if t.name in lacking and (
+            t.new in _ONLY_WITH_IMATRIX or (t.new, planned.ftype) == ("q2_k", "Q2_K_S")
+        ):
+            raise EngineError(
+                f"the importance matrix lacks a tensor that cannot become {t.new} without one",
+                file=path, tensor=t.name, hint=hint,
+            )  # fmt: skip
     if len(lacking) * 10 > len(weights):
         raise EngineError(
             f"the importance matrix lacks {len(lacking)} of {len(weights)} tensors "
             f"({', '.join(lacking[:3])} …)", file=path, hint=hint,
         )  # fmt: skip
+
+
+def lacking_entries(planned: QuantizeResult, matrix: Imatrix) -> tuple[str, ...]:
+    """Quantized tensors of layers that an importance matrix has no entry for."""
+    changed = (t.name for t in planned.tensors if t.old != t.new and t.name.startswith("blk."))
+    return tuple(name for name in changed if name not in matrix.entries)
 
 
 def written_result(planned: QuantizeResult, made: Header, out: Path, told: Told) -> QuantizeResult:

@@ -26,7 +26,14 @@ KNOWN = {
     # Gemma 2 refuses the system prompt that Gemma 3 takes
     "gemma3": {"system", "turns", "empty-system", "tools", "prefix"},
     # the maker's form drops the call itself from the history; the family says it has none
-    "deepseek": {"tool-result", "tool-history", "tool-results", "thinking-tool"},
+    "deepseek": {
+        "tool-result",
+        "tool-history",
+        "tool-results",
+        "thinking-tool",
+        "tool-text",
+        "tool-chain",
+    },
 }
 EOS = "</s>"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from ggsurgery.quantize.mix import Choice, choose
 from ggsurgery.quantize.target import for_size, parse_size
 from ggsurgery.runtime.quantize import plan, quantize
 from ggsurgery.surgery import prepare
-from tests._needs import needs_smollm2
+from tests._shapes import BYTES, small, write_shapes
 from tests._small_models import write_small_model
 
 WORDS = "It was a bright cold day, and the clocks of the town were striking all at once. " * 40
@@ -84,8 +85,19 @@ def test_room_for_all_is_needed_before_the_first_byte(
     with pytest.raises(OutputError, match="not enough room on the disk for 2 files"):
         list(found.make())
     assert not list(tmp_path.iterdir())
-    with pytest.raises(OutputError, match="mkdir -p"):
-        ladder(model, ["Q8_0"], tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="not enough room"):
+        list(ladder(model, ["Q8_0", "Q4_0"], tmp_path / "new/folder").make())
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="the output folder is a file"):
+        ladder(model, ["Q8_0"], tmp_path / "file")
+
+
+def test_the_folder_of_a_ladder_is_made(model: Path, tmp_path: Path) -> None:
+    found = ladder(model, ["Q4_0"], tmp_path / "new/folder")
+    assert not (tmp_path / "new").exists()
+    list(found.make())
+    assert [p.name for p in (tmp_path / "new/folder").iterdir()] == ["small-Q4_0.gguf"]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +156,20 @@ def test_pinned_layers_keep_the_types_of_the_uncut_model(
     assert types_of(tmp_path / "p.gguf") == found
 
 
+def test_a_pinned_ladder(model: Path, cut: Path, tmp_path: Path) -> None:
+    kinds = ["Q4_K_M", "Q3_K_M"]
+    found = ladder(cut, kinds, tmp_path, pin=model, tensor_types=["ffn_gate=q5_0"])
+    for rung, ftype in zip(found.rungs, kinds, strict=True):
+        uncut = {t.name: t.new for t in quantize(model, None, ftype).tensors}
+        made = {t.name: t.new for t in rung.result.tensors}
+        for layer in range(15):
+            source = layer + (layer >= 10)
+            assert made[f"blk.{layer}.ffn_down.weight"] == uncut[f"blk.{source}.ffn_down.weight"]
+            assert made[f"blk.{layer}.ffn_gate.weight"] == "q5_0"  # named by hand: goes first
+    (plain,) = ladder(cut, ["BF16"], tmp_path, pin=model).rungs  # has no mix to pin
+    assert {t.new for t in plain.result.tensors} == {"bf16", "f32"}
+
+
 def test_pinning_needs_the_true_source(model: Path, cut: Path) -> None:
     with pytest.raises(PlanError, match="was not made from cut"):
         pinned(cut, cut, "Q4_K_M")
@@ -200,10 +226,14 @@ def test_the_largest_type_that_fits(model: Path) -> None:
 
 
 def test_a_mix_by_measured_sensitivity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ggsurgery.quantize.target.DEPTH_BELOW", 0)  # fewer probes
-    source = write_small_model(
-        tmp_path / "s.gguf", width=96, n_layers=2, vocabulary_of=needs_smollm2()
-    )
+    # fewer groups, so fewer probes
+    monkeypatch.setattr("ggsurgery.quantize.target.DEPTH_BELOW", 0)
+    attention = ("attn_q", "attn_k", "attn_v", "attn_output")
+    kinds = {"attention": attention, "feed-forward": ("ffn_gate", "ffn_up", "ffn_down")}
+    monkeypatch.setattr("ggsurgery.quantize.sensitivity.KINDS", kinds)
+    # rows of 96 and of 256: both kinds of candidates
+    shape = replace(small("S", 2), n_embd=96, tied=False)
+    source = write_shapes(tmp_path / "s.gguf", shape, tokens=BYTES, seed=2)
     q5, q4 = (p.result.n_bytes for p in plan(source, ["Q5_K_M", "Q4_K_S"]))
     budget = (q5 + q4) // 2
     decision = for_size(
@@ -211,7 +241,7 @@ def test_a_mix_by_measured_sensitivity(tmp_path: Path, monkeypatch: pytest.Monke
     )
     assert decision.planned.result.n_bytes <= budget
     groups = {s.group for s in decision.sensitivities}
-    assert {"token_embd", "output", "ffn down", "attention v"} <= groups
+    assert groups == {"token_embd", "output", *kinds}
     assert all(s.error > 0 for s in decision.sensitivities)
     measured = {label: kl for label, _, kl in decision.compared}
     assert len(measured) == 2
@@ -243,6 +273,9 @@ def test_commands(
         (["M", "O"], 2, "Give one of --type"),
         (["M", "--type", "Q4_0"], 2, "OUT is missing"),
         (["M", "O", "--types", "Q4_0"], 2, "--types needs --out-dir"),
+        (["M", "--types", ",", "--out-dir", "D"], 2, "--types names no type"),
+        (["M", "O", "--target-size", "1GB", "--pin", "M"], 2, "--pin goes with"),
+        (["M", "O", "--type", "Q4_0", "--tensor-type", "ffn_dwn=q6_k"], 1, "mean ffn_down?"),
         (["M", "O", "--type", "Q4_0", "--target-size", "1GB"], 2, "Give one of"),
         (["M", "O", "--type", "Q44"], 1, "Did you mean"),
         (["M", "O", "--type", "IQ2_M"], 1, "needs an importance matrix"),

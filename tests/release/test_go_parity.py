@@ -90,7 +90,7 @@ def sorted_json(text: str) -> str:
     """A text with every JSON value in it written in one form."""
     decoder, out, at = json.JSONDecoder(), "", 0
     while at < len(text):
-        if text[at] in "{[":
+        if text[at] in '{["':
             try:
                 value, at = decoder.raw_decode(text, at)
                 out += json.dumps(value, sort_keys=True)

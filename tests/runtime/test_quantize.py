@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import numpy as np
 import pytest
 
 from ggsurgery.errors import EngineError, FormatError, OutputError
+from ggsurgery.evaluate.perplexity import read_text
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
 from ggsurgery.runtime.filetypes import file_type, file_types
+from ggsurgery.runtime.imatrix_collect import collect
 from ggsurgery.runtime.quantize import parse_tensor_types, plan, quantize
 from tests._llama_tools import llama_tool
-from tests._needs import needs_shared, needs_smollm2
 from tests._small_models import write_small_model
+from tests._tiny import MODEL, SEARCH_TEXT
 
 LADDER = ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K")
 
@@ -105,17 +108,12 @@ def test_experts_with_imatrix(models: dict[str, Path], tmp_path: Path, ftype: st
     assert (tmp_path / "ours.gguf").read_bytes() == expected
 
 
-@pytest.mark.slow
-def test_smollm2_with_a_real_imatrix(tmp_path: Path) -> None:
-    from ggsurgery.evaluate.perplexity import read_text
-    from ggsurgery.runtime.imatrix_collect import collect
-
-    f16 = tmp_path / "f16.gguf"
-    quantize(needs_smollm2(), f16, "F16", allow_requantize=True)
-    words = read_text(needs_shared("data", "wikitext2.valid.raw"))
-    write_imatrix(collect(f16, words, n_chunks=2, dataset="valid"), tmp_path / "im.gguf")
-    quantize(f16, tmp_path / "ours.gguf", "Q4_K_M", imatrix=tmp_path / "im.gguf")
-    expected = theirs(f16, tmp_path / "theirs.gguf", "Q4_K_M", "--imatrix", "im.gguf")
+def test_a_trained_model_with_its_own_imatrix(tmp_path: Path) -> None:
+    src = Path(shutil.copy(MODEL, tmp_path))
+    found = collect(src, read_text(SEARCH_TEXT), n_chunks=2, dataset="search")
+    write_imatrix(found, tmp_path / "im.gguf")
+    quantize(src, tmp_path / "ours.gguf", "Q4_K_M", imatrix=tmp_path / "im.gguf")
+    expected = theirs(src, tmp_path / "theirs.gguf", "Q4_K_M", "--imatrix", "im.gguf")
     assert (tmp_path / "ours.gguf").read_bytes() == expected
 
 
@@ -179,6 +177,18 @@ def test_an_imatrix_of_another_model(models: dict[str, Path], tmp_path: Path) ->
     write_imatrix(Imatrix(few, (), 1, 512), tmp_path / "few.gguf")
     with pytest.raises(EngineError, match="lacks 56 of 63 tensors"):
         quantize(models["w256"], None, "Q4_K_M", imatrix=tmp_path / "few.gguf")
+
+
+def test_one_tensor_without_an_entry(models: dict[str, Path], tmp_path: Path) -> None:
+    wide = read_imatrix(make_imatrix(models["w256"], tmp_path / "all.gguf"))
+    missing = "blk.3.attn_q.weight"
+    most = {n: e for n, e in wide.entries.items() if n != missing}
+    write_imatrix(Imatrix(most, (), 1, 512), tmp_path / "most.gguf")
+    options = {"imatrix": tmp_path / "most.gguf"}
+    assert quantize(models["w256"], None, "Q4_K_M", **options).without_imatrix == (missing,)
+    for ftype in ("IQ2_M", "Q2_K_S"):  # llama.cpp would tell in the middle of the work
+        with pytest.raises(EngineError, match=r"blk\.3\.attn_q\.weight.*cannot become"):
+            quantize(models["w256"], None, ftype, **options)
 
 
 def test_requantizing_must_be_allowed(models: dict[str, Path], tmp_path: Path) -> None:
