@@ -3,6 +3,7 @@
 #define GGS_SIMD_H
 
 #include "scalar.h"
+#include "scan_plain.h"
 
 #define ISA ref
 #define LANES 1
@@ -24,29 +25,5 @@ static inline vf v_mul(vf a, vf b) { return a * b; }
 static inline vd d_zero(void) { return 0.0; }
 static inline vd d_add_products(vd sum, vf a, vf b) { return sum + (double)a * (double)b; }
 static inline double d_sum(vd v) { return v; }
-
-/* scan_*: bits of the keys in [lo, lo + span) of a group, and *below += those under lo */
-#define GROUP_U32 16
-#define GROUP_U16 32
-static inline uint64_t scan_u32(const void *p, size_t i, uint32_t lo, uint32_t span,
-                                uint64_t *below) {
-    uint64_t inside = 0;
-    for (unsigned k = 0; k < GROUP_U32; k++) {
-        const uint32_t key = ggs_load_u32(p, i + k) & 0x7FFFFFFFu;
-        inside |= (uint64_t)(key - lo < span) << k;
-        *below += key < lo;
-    }
-    return inside;
-}
-static inline uint64_t scan_u16(const void *p, size_t i, uint16_t lo, uint16_t span,
-                                uint64_t *below) {
-    uint64_t inside = 0;
-    for (unsigned k = 0; k < GROUP_U16; k++) {
-        const uint16_t key = ggs_load_u16(p, i + k) & 0x7FFFu;
-        inside |= (uint64_t)((uint16_t)(key - lo) < span) << k;
-        *below += key < lo;
-    }
-    return inside;
-}
 
 #endif
