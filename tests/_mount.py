@@ -25,7 +25,7 @@ def tmpfs(folder: Path, options: str) -> Iterator[Path]:
 def xfs(folder: Path) -> Iterator[Path]:
     """An XFS of 400 MB that shares extents, in a sparse file behind a loop device."""
     if shutil.which("mkfs.xfs") is None:
-        pytest.skip("needs mkfs.xfs (Debian: xfsprogs) to make a file system with reflinks")
+        missing("mkfs.xfs (Debian: xfsprogs), to make a file system with reflinks")
     image = folder / "xfs.img"
     with image.open("wb") as file:
         file.truncate(400 << 20)
