@@ -26,7 +26,26 @@ def run(recipe: Path, source: Path | None, out: Path | None, dry_run: bool, as_j
     """Run a recipe: surgery, header, template, quantization, evaluation, release bundle.
 
     A step is done again only if what it depends on has changed. Interrupted at any point,
-    the same command goes on where it stopped.
+    the same command goes on where it stopped. Paths in a recipe count from its folder.
+
+    \b
+    Sections, all but source may be missing:
+      name: New-Name                 description: for people
+      source:     {file: in.gguf}            or {package: name==1.0, file: …, sha256: …}
+      operations: [{delete: {layer: "10"}}]  as `apply` reads them
+      laco:       {text: F, highest: 28, …}  instead: LaCo finds them; options as of `laco`
+      header:     {general.license: mit}     entries to set; null takes one away
+      template:   {family: chatml}           or {file: template.jinja}
+      imatrix:    {text: F, ctx: 512, chunks: 100}
+      quantize:   {types: [Q8_0, Q4_K_M], pin: true, tensor_types: […], pure: true,
+                   leave_output: true, allow_requantize: true}
+      evaluate:   {perplexity: {text: F, ctx: 512, chunks: 20}, kl: {text: F, …},
+                   choices: [{data: q.jsonl, shots: 5, from: dev.jsonl, limit: 100}],
+                   bench: {tasks: [hellaswag], data: FOLDER, limit: 100},
+                   suite: {length: default}, say: {prompt: "Hello"}}
+      release:    {base_model: org/name, license: LICENSE, languages: [en], tags: [a],
+                   family: qwen3, system: TEXT, parameters: {temperature: 0.6},
+                   recommended: Q4_K_M, results: [r.json], memory: true}
 
     \b
     Example:

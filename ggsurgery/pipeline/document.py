@@ -50,6 +50,7 @@ SCHEMA: Schema = {
         "allow_requantize": bool,
         "pure": bool,
         "leave_output": bool,
+        "pin": bool,
         "tensor_types": [str],
     },
     "evaluate": {

@@ -131,17 +131,15 @@ class Pipeline:
         return sizes
 
     def _quantized_sizes(self, model: Path, types: list[str]) -> dict[str, int]:
-        options = quantize_options(self.document, self.places)
-        if "imatrix" not in options or self.places.imatrix.is_file():
-            planned = plan(model, types, **options)
-            return {f"quantize {one.result.ftype}": one.result.n_bytes for one in planned}
-        del options["imatrix"]  # still to be made; sizes do not depend on what is in it
         sizes = {}
         for ftype in types:
+            options = quantize_options(self.document, self.places, self.source, model, ftype)
+            if "imatrix" in options and not self.places.imatrix.is_file():
+                del options["imatrix"]  # still to be made; sizes do not depend on what is in it
             try:
                 (one,) = plan(model, [ftype], **options)
             except EngineError as error:
-                if "importance matrix" not in str(error):
+                if "importance matrix" not in str(error) or "imatrix" in options:
                     raise
                 continue  # llama.cpp says nothing of such a type without one
             sizes[f"quantize {one.result.ftype}"] = one.result.n_bytes

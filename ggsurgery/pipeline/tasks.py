@@ -19,6 +19,7 @@ from ..ggufio.atomic import atomic_path
 from ..ggufio.reader import Source
 from ..laco import Settings, laco_of_file, split_text
 from ..plan.recipe import Recipe
+from ..quantize.like import with_pins
 from ..release.request import safe_name
 from ..runtime import worker
 from ..runtime.binding import installed_version
@@ -100,7 +101,7 @@ def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
         base.append(tasks[-1].key)
     made = {"cut": (places.cut, cut)}
     for ftype in types:
-        task = _quantize(document, places, ftype, base)
+        task = _quantize(document, places, source, ftype, base)
         tasks.append(task)
         made[ftype] = (task.files[0], task.key)
     original = (source, key_of("source", checksum, []))
@@ -228,25 +229,34 @@ def _imatrix(document: Document, places: Places, cut: str) -> Task:
     return Task("imatrix", f"from {text.name}", key, (places.imatrix,), make)
 
 
-def quantize_options(document: Document, places: Places) -> dict[str, Any]:
-    """The keyword arguments of `runtime.quantize` that a recipe asks for."""
+def quantize_options(
+    document: Document, places: Places, source: Path, model: Path, ftype: str
+) -> dict[str, Any]:
+    """The keyword arguments of `runtime.quantize` that a recipe asks for.
+
+    Args:
+        model: the cut model, or a file with its header.
+    """
     section = document.section("quantize") or {}
-    options = {k: v for k, v in section.items() if k != "types"}
+    options = {k: v for k, v in section.items() if k not in ("types", "pin")}
     if document.section("imatrix"):
         options["imatrix"] = places.imatrix
-    return options
+    return with_pins(model, source, ftype, options) if section.get("pin") else options
 
 
-def _quantize(document: Document, places: Places, ftype: str, base: Sequence[str]) -> Task:
-    options = quantize_options(document, places)
+def _quantize(
+    document: Document, places: Places, source: Path, ftype: str, base: Sequence[str]
+) -> Task:
+    section = document.section("quantize") or {}
     out = places.quantized(ftype)
 
     def make(progress: Progress) -> Any:
+        options = quantize_options(document, places, source, places.cut, ftype)
         result = quantize(places.cut, out, ftype, force=True, progress=progress, **options)
         facts = result.to_json()
         return {k: facts[k] for k in ("type", "bytes", "bpw", "fallbacks", "requantized")}
 
-    settings = {"type": ftype, **{k: v for k, v in options.items() if k != "imatrix"}}
+    settings = {"type": ftype, **{k: v for k, v in section.items() if k != "types"}}
     key = key_of("quantize", settings, base, llama_cpp=installed_version())
     return Task(f"quantize {ftype}", out.name, key, (out,), make)
 

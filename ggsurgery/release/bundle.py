@@ -132,10 +132,11 @@ def _texts(
     texts["README.md"] = model_card(request, files, best, why, chat, name)
     if chat.notes:
         notes = "\n".join(f"- {note}" for note in chat.notes)
-        texts["NOTES.md"] = (
-            "# Prompts in Ollama\n\nThe Modelfile's TEMPLATE gives the prompts of the chat "
-            f"template in the GGUF, but for this:\n\n{notes}\n"
-        )
+        intro = (
+            "The Modelfile's TEMPLATE gives the prompts of the chat template in the GGUF, but for "
+            "this:\n\n" if chat.go is not None else ""
+        )  # fmt: skip
+        texts["NOTES.md"] = f"# Prompts in Ollama\n\n{intro}{notes}\n"
     return texts
 
 

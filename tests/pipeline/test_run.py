@@ -20,6 +20,7 @@ from ggsurgery.ggufio.header import read_header
 from ggsurgery.pipeline import run as run_module
 from ggsurgery.pipeline.run import Event, Pipeline
 from ggsurgery.pipeline.state import NAME, locked
+from ggsurgery.runtime.quantize import quantize
 from tests._command import heed_signals
 from tests._needs import needs_package
 from tests._shapes import BYTES, small, write_shapes
@@ -86,6 +87,23 @@ def test_the_files_are_what_single_commands_make(folder: Path) -> None:
     arguments = ["quantize", str(cut.path), str(alone), "--type", "Q4_K_M"]
     assert CliRunner().invoke(cli, arguments).exit_code == 0
     assert alone.read_bytes() == (folder / "out/Small-cut-Q4_K_M.gguf").read_bytes()
+
+
+def test_layers_keep_the_types_of_the_uncut_model(folder: Path) -> None:
+    write_shapes(folder / "in.gguf", small("Small", 9), tokens=BYTES, seed=3)
+    change(folder, "[Q8_0, Q4_K_M]}", "[Q4_K_M], pin: true}")
+    planned = {p.task.name: p.n_bytes for p in Pipeline(folder / "recipe.yaml", "o").plan()}
+    run(folder)
+    made = read_header(folder / "out/Small-cut-Q4_K_M.gguf")
+    assert made.path.stat().st_size == planned["quantize Q4_K_M"]
+    uncut = {t.name: t.new for t in quantize(folder / "in.gguf", None, "Q4_K_M").tensors}
+    plain = {t.name: t.new for t in quantize(folder / "out/Small-cut.gguf", None, "Q4_K_M").tensors}
+    types = {t.name: t.type_name for t in made.tensors}
+    kept = [0, *range(2, 9)]
+    for new, old in enumerate(kept):
+        for kind in ("attn_v", "ffn_down", "attn_q"):
+            assert types[f"blk.{new}.{kind}.weight"] == uncut[f"blk.{old}.{kind}.weight"]
+    assert types != plain
 
 
 def test_with_an_imatrix(folder: Path) -> None:
