@@ -46,8 +46,9 @@ class Journal:
         wanted = json.loads(json.dumps(subject))
         for key, value in wanted.items():
             if first["subject"].get(key) != value:
+                what = {"windows": "text", "source": "source file"}.get(key, key)
                 raise FormatError(
-                    f"this journal is about another {key}", file=self.path, expected=value,
+                    f"this journal is about another {what}", file=self.path, expected=value,
                     found=first["subject"].get(key),
                     hint="Continue it with the same model, text and settings, or name a new one.",
                 )  # fmt: skip

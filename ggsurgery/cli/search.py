@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -123,8 +124,10 @@ def search(
 
         check_plot(plot)
     url = storage or f"{study}.db"
+    place = url if "://" in url else str(Path(url).absolute())
+    book = _journal(study, place, file.absolute(), setup.facts(), space, max_ops, second)
     work = Work(
-        study, setup, url, _journal(study), parse_kinds(space), max_ops, parse_budget(budget),
+        study, setup, url, book, parse_kinds(space), max_ops, parse_budget(budget),
         second=second, sampler=sampler, seed=seed, halving=halving, heartbeat=heartbeat,
         recipes=tuple(load_recipe(path) for path in enqueue),
     )  # fmt: skip
@@ -180,10 +183,13 @@ def parse_budget(text: str) -> Budget:
         ) from None
 
 
-def _journal(study: str) -> Path:
+def _journal(study: str, *question: Any) -> Path:
+    """This machine's own record: one file for each study of each storage and question."""
     folder = cache_folder() / "studies"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{''.join(c if c.isalnum() or c in '-_' else '_' for c in study)}.jsonl"
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in study)
+    key = hashlib.sha256(repr(question).encode()).hexdigest()[:8]
+    return folder / f"{name}-{key}.jsonl"
 
 
 def _reporting(setup: Any, text: Path | None, data: Path | None) -> Any:

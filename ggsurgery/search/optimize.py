@@ -61,6 +61,12 @@ class Work:
     heartbeat: int = 60
     recipes: tuple[Recipe, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.halving and (self.setup.metric != "perplexity" or self.second is not None):
+            raise GGSurgeryError(
+                "halving works with --objective perplexity alone: it judges by a part of the text"
+            )
+
 
 def run_worker(work: Work, run: str, progress: Progress | None = None) -> None:
     """Work on a study until its budget is spent; made to be run by `runtime.worker.run`.

@@ -91,7 +91,7 @@ def open_study(
         "study_name": question.name,
         "storage": storage,
         "sampler": make_sampler(sampler, question, seed),
-        "pruner": make_pruner(halving, question),
+        "pruner": make_pruner(halving),
     }
     made = True
     with warnings.catch_warnings():
@@ -100,11 +100,7 @@ def open_study(
             study = module.create_study(directions=question.directions, **options)
         except module.exceptions.DuplicatedStudyError:
             made = False
-            options.pop("sampler"), options.pop("pruner")
-            study = module.load_study(
-                **options, sampler=make_sampler(sampler, question, seed),
-                pruner=make_pruner(halving, question),
-            )  # fmt: skip
+            study = module.load_study(**options)
         if made:
             study.set_user_attr("question", question.to_json())
             study.set_metric_names(question.objectives)
@@ -186,17 +182,9 @@ def _parents_with_parameters() -> Any:
     return lambda study, trials: choose(study, [t for t in trials if t.params])
 
 
-def make_pruner(halving: bool, question: Question) -> Any:
-    """Successive halving over windows of text: 1, 2, 4 … each time the better half goes on.
-
-    Raises:
-        GGSurgeryError: halving of something that has no windows or two objectives.
-    """
+def make_pruner(halving: bool) -> Any:
+    """Successive halving over windows of text: 1, 2, 4 … each time the better half goes on."""
     pruners = optuna().pruners
     if not halving:
         return pruners.NopPruner()
-    if question.facts["metric"] != "perplexity" or question.second is not None:
-        raise GGSurgeryError(
-            "halving works with --objective perplexity alone: it judges by a part of the text"
-        )
     return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)

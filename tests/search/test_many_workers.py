@@ -34,10 +34,11 @@ def start(url: str, cache: Path) -> subprocess.Popen[bytes]:
 
 def finished(cache: Path) -> list[str]:
     """Digests that a worker has measured, from its own journal."""
-    path = cache / "studies" / "shared.jsonl"
-    if not path.exists():
+    paths = list((cache / "studies").glob("shared-*.jsonl"))
+    if not paths:
         return []
-    entries = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    lines = paths[0].read_text().splitlines()
+    entries = [json.loads(line) for line in lines if line.endswith("}")]
     return [entry["digest"] for entry in entries if "digest" in entry]
 
 
