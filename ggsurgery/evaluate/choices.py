@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from ..runtime.nonfinite import not_finite
 from .questions import Prompted
 from .score import Score, mean_score
 from .windows import Tokens
@@ -55,12 +56,12 @@ class Answered:
     def picks(self) -> dict[str, int]:
         """The choice that each metric prefers; ties go to the first, as numpy's argmax does.
 
-        `acc` sum; `acc_norm` per character and `acc_bytes` per UTF-8 byte of the choice, both
-        as lm-evaluation-harness counts them (without the space in front); `acc_tokens` per
-        token, as llama-perplexity's HellaSwag score does.
+        `acc` sum; `acc_norm` per character and `acc_bytes` per UTF-8 byte of what was scored
+        (a letter where letters are), both as lm-evaluation-harness counts them (without the
+        space in front); `acc_tokens` per token, as llama-perplexity's HellaSwag score does.
         """
         sums = np.array(self.logprobs)
-        choices = self.prompted.question.choices
+        choices = [c.removeprefix(" ") for c in self.prompted.continuations]
         divisors = {
             "acc": np.ones(len(choices)),
             "acc_norm": np.array([len(c) for c in choices], float),
@@ -118,15 +119,8 @@ def score_question(engine: Scorer, prompted: Prompted) -> Answered:
         for i, values in zip(members, found, strict=True):
             sums[i] = float(np.sum(values))
             if not np.isfinite(sums[i]):
-                node = engine.first_nonfinite([*before_key, *pairs[i][1]])
-                place = f"first in graph node {node}" if node else "only in the logits"
-                raise EngineError(
-                    f"question {prompted.question.id}: log-probability of choice {i}, {place}",
-                    file=getattr(engine, "path", None),
-                    expected="a finite number", found=sums[i],
-                    hint="The number behind the node's name is the layer: look at its tensors "
-                    "with `ggsurgery verify`",
-                )  # fmt: skip
+                where = f"question {prompted.question.id}, choice {i}"
+                raise not_finite(engine, [*before_key, *pairs[i][1]], where)
     return Answered(prompted, tuple(sums), tuple(len(after) for _, after in pairs))
 
 

@@ -208,24 +208,28 @@ def corrected(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def verdict(cut: SurgeryScore, outcomes: Sequence[Outcome]) -> str:
-    """One line: whether the cut beats the controls."""
+    """One line: whether the cut beats the controls; `yes`, `no`, or `not shown`."""
     measured = [o for o in outcomes if o.comparison is not None]
     if not measured:
         return "Verdict: no control could be measured, so nothing is known about the cut's worth."
     wins = [o for o in measured if o.verdict == "the cut wins"]
     losses = [o for o in measured if o.verdict == "the control wins"]
-    score = f"the cut ({cut.total:.1f})"
-    if len(wins) == len(measured):
-        return f"Verdict: {score} beats all {len(measured)} controls."
+    ties = [o for o in measured if o not in wins and o not in losses]
+    answer = "no" if losses else "not shown" if ties else "yes"
+    parts = []
     if losses:
-        names = "; ".join(_with_score(o) for o in losses)
-        return f"Verdict: {score} is beaten by {len(losses)} of {len(measured)} controls: {names}."
-    rest = [o for o in measured if o not in wins]
-    names = "; ".join(_with_score(o) for o in rest)
-    return (
-        f"Verdict: {score} beats {len(wins)} of {len(measured)} controls and is not "
-        f"distinguishable at n = {cut.n} from: {names}."
-    )
+        parts.append(f"is beaten by {_names(losses)}")
+    if ties:
+        parts.append(f"is not distinguishable at n = {cut.n} from {_names(ties)}")
+    if wins:
+        parts.append(f"beats {len(wins)} of {len(measured)} controls")
+    missing = len(outcomes) - len(measured)
+    note = f" ({missing} could not be built)" if missing else ""
+    return f"Verdict: {answer}, the cut ({cut.total:.1f}) {' and '.join(parts)}{note}."
+
+
+def _names(outcomes: Sequence[Outcome]) -> str:
+    return "; ".join(map(_with_score, outcomes))
 
 
 def _with_score(outcome: Outcome) -> str:

@@ -107,7 +107,7 @@ def kl_divergence(
             "both models need one context length", expected=base.n_ctx, found=other.n_ctx
         )
     require_same_vocabulary(base, other)
-    total = n_windows(len(tokens), base.n_ctx, limit)
+    total = n_windows(len(tokens), base.n_ctx, limit, file=getattr(base, "path", None))
     parts = []
     for window in windows(tokens, base.n_ctx, bos=_bos(base), limit=limit):
         p = window_logits(base, window)
@@ -134,7 +134,8 @@ def kl_from_file(
             expected=base.n_ctx, found=other.n_ctx, hint=f"Use --ctx {base.n_ctx}",
         )  # fmt: skip
     base.require_vocabulary(vocabulary(other))
-    total = n_windows(len(base.tokens), base.n_ctx, limit)
+    whole = len(base.tokens) // base.n_ctx
+    total = whole if limit is None else min(whole, limit)
     parts = []
     for window in windows(base.tokens, base.n_ctx, bos=_bos(other), limit=limit):
         q = log_softmax(window_logits(other, window))
@@ -166,7 +167,7 @@ def write_base_file(
     Raises:
         OutputError: the file exists (without `force`) or cannot be written.
     """
-    count = n_windows(len(tokens), engine.n_ctx, limit)
+    count = n_windows(len(tokens), engine.n_ctx, limit, file=getattr(engine, "path", None))
     used = np.asarray(tokens[: count * engine.n_ctx], dtype=np.int32)
     with BaseFile.writer(
         path, tokens=used, n_ctx=engine.n_ctx, k=min(k, engine.n_vocab - 1),

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError, FormatError
 from ..runtime.engine import Engine
+from ..runtime.nonfinite import not_finite
 from ..runtime.scoring import log_softmax_at
 from .score import Score, provenance
+from .windows import n_windows
 
 Progress = Callable[[int, int], None]
 
@@ -117,15 +119,7 @@ def perplexity(
             "the context is too small for these chunks", file=engine.path,
             expected=f"4 to {engine.n_ctx} tokens", found=n_ctx,
         )  # fmt: skip
-    if len(tokens) < 2 * n_ctx:
-        raise EngineError(
-            f"the text is too short for a context of {n_ctx}", file=engine.path,
-            expected=f"at least {2 * n_ctx} tokens", found=f"{len(tokens)}",
-            hint=f"Use a longer text or a context of at most {len(tokens) // 2} (--ctx).",
-        )  # fmt: skip
-    total = len(tokens) // n_ctx
-    if n_chunks is not None:
-        total = min(total, n_chunks)
+    total = n_windows(len(tokens), n_ctx, n_chunks, file=engine.path)
     chunks = tokens[: total * n_ctx].reshape(total, n_ctx)
     together = 1 if engine.unified else max(1, min(engine.n_seq, engine.n_batch // n_ctx))
     sums: list[float] = []
@@ -136,7 +130,7 @@ def perplexity(
             group[:, 0] = engine.bos
         for values, row in zip(_score(engine, group), chunks[begin:], strict=False):
             if np.isnan(values).any():
-                raise _nan(engine, row)
+                raise not_finite(engine, row, f"chunk {len(sums)}")
             sums.append(float(values.sum()))
             squares += float((values * values).sum())
         if progress is not None:
@@ -183,15 +177,6 @@ def _score(engine: Engine, group: NDArray[np.int32]) -> list[NDArray[np.float64]
     logits = engine.decode_batch(group.ravel(), positions, seqs, positions >= half)
     rows = logits.reshape(n_seq, n_ctx - half, -1)
     return [-log_softmax_at(rows[i, :-1], group[i, half + 1 :]) for i in range(n_seq)]
-
-
-def _nan(engine: Engine, chunk: NDArray[np.int32]) -> EngineError:
-    where = engine.first_nonfinite(chunk)
-    place = f"they first appear in graph node {where}" if where else "only in the logits"
-    return EngineError(
-        f"the model's logits are not numbers (NaN); {place}", file=engine.path,
-        hint="A tensor of that layer is damaged or overflows: `ggsurgery verify` checks values.",
-    )  # fmt: skip
 
 
 def perplexity_of_file(

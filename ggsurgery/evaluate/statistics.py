@@ -122,16 +122,26 @@ def binomial_two_sided(k: int, n: int) -> float:
 def paired_bootstrap(
     a: Sequence[float], b: Sequence[float], *, n: int = RESAMPLES, seed: int = 0
 ) -> tuple[Interval, float]:
-    """The interval of mean(b − a) and a two-sided p, units resampled together.
-
-    p is twice the smaller share of resampled means on one side of zero (with the usual
-    +1, so that it is never 0).
-    """
+    """The interval of mean(b − a) and a two-sided p, units resampled together."""
     left, right = _paired(a, b)
     draws = resampled_means(right - left, n=n, seed=seed)
-    below = (np.count_nonzero(draws <= 0) + 1) / (n + 1)
-    above = (np.count_nonzero(draws >= 0) + 1) / (n + 1)
-    return interval_of(draws), float(min(1.0, 2 * min(below, above)))
+    return interval_of(draws), two_sided(draws, int(np.count_nonzero(left != right)))
+
+
+def two_sided(draws: Floats, n_unlike: int) -> float:
+    """P of a difference whose bootstrap draws these are, over `n_unlike` units that differ.
+
+    Twice the smaller share of draws on one side of zero (with the usual +1, so that it is
+    never 0), but not below what a sign test gives when all `n_unlike` agree: three units
+    resampled never change their sign, and yet three tosses of a coin prove nothing.
+
+    Example:
+        >>> two_sided(np.ones(10_000), 3)
+        0.25
+    """
+    below = (np.count_nonzero(draws <= 0) + 1) / (len(draws) + 1)
+    above = (np.count_nonzero(draws >= 0) + 1) / (len(draws) + 1)
+    return float(min(1.0, max(2 * min(below, above), 2.0 ** (1 - n_unlike))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError, GGSurgeryError
+from ..errors import EngineError
+from ..runtime.nonfinite import not_finite
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
@@ -48,16 +50,23 @@ class Window:
     targets: Tokens
 
 
-def n_windows(n_tokens: int, n_ctx: int, limit: int | None = None) -> int:
+def n_windows(
+    n_tokens: int, n_ctx: int, limit: int | None = None, *, file: str | Path | None = None
+) -> int:
     """How many windows a text gives.
 
+    Args:
+        file: the model whose tokens these are, for the error.
+
     Raises:
-        GGSurgeryError: fewer tokens than two windows need; says how many there are.
+        EngineError: fewer tokens than two windows need; says how many there are.
     """
     if n_tokens < 2 * n_ctx:
-        raise GGSurgeryError(
-            "the text is too short", expected=f"at least {2 * n_ctx} tokens (2 × n_ctx)",
-            found=f"{n_tokens} tokens", hint=f"Give more text, or --ctx {max(4, n_tokens // 2)}",
+        smaller = f" or a context of at most {n_tokens // 2} (--ctx)" if n_tokens >= 16 else ""
+        raise EngineError(
+            f"the text is too short for a context of {n_ctx}", file=file,
+            expected=f"at least {2 * n_ctx} tokens", found=f"{n_tokens} tokens",
+            hint=f"Use a longer text{smaller}.",
         )  # fmt: skip
     whole = n_tokens // n_ctx
     return whole if limit is None else min(whole, limit)
@@ -66,10 +75,14 @@ def n_windows(n_tokens: int, n_ctx: int, limit: int | None = None) -> int:
 def windows(
     tokens: Sequence[int] | Tokens, n_ctx: int, *, bos: int | None = None, limit: int | None = None
 ) -> Iterator[Window]:
-    """Cut a text into windows; `bos` replaces the first token of each if given."""
+    """Cut a text into whole windows; `bos` replaces the first token of each if given.
+
+    Whether the text is long enough to be measured is asked with `n_windows`.
+    """
     text = np.asarray(tokens, dtype=np.int32)
     first = n_ctx // 2
-    for index in range(n_windows(len(text), n_ctx, limit)):
+    whole = len(text) // n_ctx
+    for index in range(whole if limit is None else min(whole, limit)):
         inputs = text[index * n_ctx : (index + 1) * n_ctx].copy()
         targets = inputs[first + 1 :].copy()
         if bos is not None:
@@ -88,20 +101,9 @@ def window_logits(engine: Decoder, window: Window) -> Logits:
     # A sum over the vocabulary is not a number as soon as one of its terms is not.
     broken = np.flatnonzero(np.isnan(logits.sum(axis=1)))
     if broken.size:
-        raise not_a_number(engine, window.inputs, window.index, int(broken[0]))
+        where = f"window {window.index}, scored position {broken[0]}"
+        raise not_finite(engine, window.inputs, where)
     return logits
-
-
-def not_a_number(engine: Decoder, tokens: Tokens, window: int, row: int) -> EngineError:
-    """The error for NaN logits, with the graph node in which they first appear."""
-    node = engine.first_nonfinite(tokens)
-    place = f"first in graph node {node}" if node else "only in the logits"
-    return EngineError(
-        f"logits are not numbers: window {window}, scored position {row}, {place}",
-        file=getattr(engine, "path", None),
-        hint="The number behind the node's name is the layer: look at its tensors with "
-        "`ggsurgery verify`",
-    )
 
 
 def log_softmax(logits: Logits) -> NDArray[np.float32]:

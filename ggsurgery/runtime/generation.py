@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .nonfinite import not_finite
+
 if TYPE_CHECKING:
     from .engine import Engine
 
@@ -46,11 +48,21 @@ def generate(
     random = np.random.default_rng(seed)
     answer = _Answer(engine, stop)
     engine.reset()
-    logits = engine.decode(tokens, logits="last", copy=False)[-1]
+    logits = _finite(engine, engine.decode(tokens, logits="last", copy=False)[-1], tokens)
     room = min(max_tokens, max(1, engine.n_ctx - len(tokens)))
     while answer.say(token := _choose(logits, temperature, top_k, top_p, random), room):
         logits = engine.decode([token], logits="last", copy=False)[-1]
+        _finite(engine, logits, [*tokens, *answer.said])
     return answer.result()
+
+
+def _finite(
+    engine: Engine, logits: NDArray[np.float32], tokens: Sequence[int]
+) -> NDArray[np.float32]:
+    """The logits after `tokens`, if they are numbers: greedy decoding would say token 0 for ever."""
+    if not np.isfinite(logits.max()):  # NaN passes through a maximum
+        raise not_finite(engine, tokens, f"generating behind {len(tokens)} tokens")
+    return logits
 
 
 class _Answer:
@@ -123,7 +135,8 @@ def generate_together(
     answers = [_Answer(engine, stop) for _ in prompts]
     last = np.empty(len(prompts), np.int64)  # the token that each sequence goes on from
     for seq, tokens in enumerate(prompts):
-        last[seq] = engine.decode(tokens, seq=seq, logits="last", copy=False)[-1].argmax()
+        logits = engine.decode(tokens, seq=seq, logits="last", copy=False)[-1]
+        last[seq] = _finite(engine, logits, tokens).argmax()
     ends = np.array([len(tokens) for tokens in prompts])
     active = np.arange(len(prompts))
     rooms = [min(max_tokens, max(1, engine.n_ctx - len(tokens))) for tokens in prompts]

@@ -185,3 +185,22 @@ def test_chat_needs_a_template_and_the_model_a_file(model, data, tmp_path):
         worker.run(bench_run.run_bench, tmp_path / "none.gguf", ["hellaswag"], data=data)
     with pytest.raises(GGSurgeryError, match="no chat template"):
         worker.run(bench_run.run_bench, model, ["hellaswag"], data=data, chat=True)
+
+
+def test_a_broken_model_is_an_error_and_not_an_accuracy_of_zero(model, tmp_path):
+    needs_package("lm_eval", extra="bench")
+    from ggsurgery.evaluate.bench.model import GGUFModel
+    from ggsurgery.ggufio.reader import Source
+
+    with Source(model) as source:
+        at = source.position(source.header.by_name["blk.1.ffn_down.weight"])
+    raw = bytearray(model.read_bytes())
+    raw[at : at + 4] = b"\xff" * 4  # NaN, whatever the float type
+    broken = tmp_path / "nan.gguf"
+    broken.write_bytes(raw)
+    with Engine.open(broken, n_ctx=64) as engine:
+        adapter = GGUFModel(engine)
+        with pytest.raises(EngineError, match=r"nan\.gguf: .*graph node ffn_out-1.*blk\.1\."):
+            adapter._loglikelihood_tokens([(("a", "b"), engine.tokenize("Once"), [5])])
+        with pytest.raises(EngineError, match=r"generating behind.*graph node ffn_out-1"):
+            engine.generate(engine.tokenize("Once"), max_tokens=2)

@@ -48,6 +48,13 @@ def test_each_metric_divides_by_its_own_length():
     assert answered.picks() == {"acc": 0, "acc_norm": 1, "acc_bytes": 0, "acc_tokens": 2}
 
 
+def test_letters_are_of_one_length_however_long_their_choices_are():
+    # the harness divides by the length of what it scores: "A", "B", not the text behind
+    asked = prompts([Question("q", "a", ("short", "a much longer choice"), 0)], "letters")[0]
+    picks = Answered(asked, (-2.0, -2.5), (1, 1)).picks()
+    assert picks == {"acc": 0, "acc_norm": 0, "acc_bytes": 0, "acc_tokens": 0}
+
+
 def test_ties_go_to_the_first_choice_as_in_lm_eval():
     asked = prompts([Question("q", "a", ("b", "c"), 1)], "plain")[0]
     assert set(Answered(asked, (-1.0, -1.0), (1, 1)).picks().values()) == {0}
@@ -120,7 +127,7 @@ def test_a_choice_without_tokens_and_a_broken_model_are_named():
         score_question(_Empty(1), prompts([Q], "plain")[0])
     broken = ByteModel(1)
     broken.first[:] = np.nan
-    with pytest.raises(EngineError, match=r"bytes\.gguf.*q1.*choice 0.*graph node l_out.*nan"):
+    with pytest.raises(EngineError, match=r"bytes\.gguf.*q1.*choice 0.*graph node l_out"):
         score_question(broken, prompts([Q], "plain")[0])
 
 

@@ -70,15 +70,16 @@ def run(cut: SurgeryScore, scores: dict[str, SurgeryScore | str], folder: Path):
 def test_verdicts(tmp_path):
     cut = score_of(30)
     outcomes = run(cut, {"bad": score_of(5), "worse": score_of(2)}, tmp_path)
-    assert verdict(cut, outcomes) == "Verdict: the cut (75.0) beats all 2 controls."
+    assert verdict(cut, outcomes) == "Verdict: yes, the cut (75.0) beats 2 of 2 controls."
     outcomes = run(cut, {"bad": score_of(5), "near": score_of(29)}, tmp_path)
     assert verdict(cut, outcomes) == (
-        "Verdict: the cut (75.0) beats 1 of 2 controls and is not distinguishable at n = 40 "
-        "from: near (72.5)."
+        "Verdict: not shown, the cut (75.0) is not distinguishable at n = 40 from near (72.5) "
+        "and beats 1 of 2 controls."
     )
     outcomes = run(cut, {"good": score_of(39), "near": score_of(29)}, tmp_path)
     assert verdict(cut, outcomes) == (
-        "Verdict: the cut (75.0) is beaten by 1 of 2 controls: good (97.5)."
+        "Verdict: no, the cut (75.0) is beaten by good (97.5) and is not distinguishable at "
+        "n = 40 from near (72.5)."
     )
     assert outcomes[0].bytes == 4
 
@@ -87,7 +88,9 @@ def test_a_control_that_cannot_be_built_is_a_row_not_the_end(tmp_path):
     cut = score_of(30)
     outcomes = run(cut, {"phase": "layers lose their phase", "bad": score_of(5)}, tmp_path)
     assert outcomes[0].verdict == "not built: layers lose their phase"
-    assert verdict(cut, outcomes) == "Verdict: the cut (75.0) beats all 1 controls."
+    assert verdict(cut, outcomes) == (
+        "Verdict: yes, the cut (75.0) beats 1 of 1 controls (1 could not be built)."
+    )
     alone = run(cut, {"phase": "layers lose their phase"}, tmp_path)
     assert "no control could be measured" in verdict(cut, alone)
 

@@ -75,6 +75,13 @@ def test_a_full_base_file_gives_the_same_kl(tmp_path):
     assert from_file.scores({})[0].provenance["lower_bound"] is True
 
 
+def test_one_window_is_enough_for_a_base_file_of_a_long_text(tmp_path):
+    write_base_file(str(tmp_path / "one"), ByteModel(1), TOKENS, k=255, limit=1)
+    one = kl_from_file(BaseFile(tmp_path / "one"), ByteModel(2))
+    both = kl_divergence(ByteModel(1), ByteModel(2), TOKENS, limit=1)
+    assert one.kl == pytest.approx(both.kl, rel=1e-4, abs=1e-5)
+
+
 @pytest.mark.parametrize("k", [1, 8, 64])
 def test_a_short_base_file_gives_a_lower_bound_that_rises_with_k(tmp_path, k):
     both = kl_divergence(ByteModel(1), ByteModel(2), TOKENS).kl

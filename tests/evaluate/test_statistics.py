@@ -81,6 +81,13 @@ def test_p_under_the_null_is_rarely_small():
     assert small <= 24  # 5 % of 200 is 10; 24 is beyond four standard deviations
 
 
+def test_three_units_of_one_sign_are_no_proof_and_ten_are():
+    # three coins fall alike once in four times, whatever a resampling of them says
+    assert st.paired_bootstrap([0.0] * 3, [1.0, 1.1, 0.9])[1] == 0.25
+    assert st.paired_bootstrap([0.0] * 10, [1.0] * 5 + [1.1] * 5)[1] == pytest.approx(2 / 2**10)
+    assert st.paired_bootstrap([0.5] * 4, [0.5] * 4)[1] == 1.0
+
+
 def test_holm_never_lowers_and_keeps_the_order():
     assert st.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert st.holm([0.9, 0.8]) == [1.0, 1.0]

@@ -6,7 +6,11 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...runtime.engine import Engine
+from ...runtime.nonfinite import not_finite
 from ..suite.talk import chat_prompt, chat_tokens
 
 Progress = Callable[[int, int], None]
@@ -91,8 +95,8 @@ class GGUFModel:
             longest = max(map(len, group))
             kept = list(context)[-max(1, self.engine.n_ctx - longest) :]
             self.n_truncated += len(kept) < len(context)
-            for found in self.engine.score(kept, group):
-                out.append((float(found.logprobs.sum()), found.greedy))
+            for found, continuation in zip(self.engine.score(kept, group), group, strict=True):
+                out.append((self._sum(found.logprobs, kept, continuation), found.greedy))
             self._tell(len(out), len(requests))
         return out
 
@@ -109,7 +113,8 @@ class GGUFModel:
             )
             total = 0.0
             for context, continuation in map(make_disjoint_window, windows):
-                total += float(self.engine.logprobs(context, [continuation])[0].sum())
+                (found,) = self.engine.logprobs(context, [continuation])
+                total += self._sum(found, context, continuation)
             out.append(total)
             self._tell(number, len(requests))
         return out
@@ -134,6 +139,15 @@ class GGUFModel:
             out.append(said.text)
             self._tell(number, len(requests))
         return out
+
+    def _sum(
+        self, logprobs: NDArray[np.float64], context: list[int], continuation: list[int]
+    ) -> float:
+        # the harness would score NaN as a wrong answer, silently
+        total = float(logprobs.sum())
+        if not np.isfinite(total):
+            raise not_finite(self.engine, [*context, *continuation], "a log-probability")
+        return total
 
     def _tell(self, done: int, total: int) -> None:
         if self.progress is not None:

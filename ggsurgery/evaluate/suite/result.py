@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -191,7 +191,11 @@ def compare_surgery(base: SurgeryScore, other: SurgeryScore) -> list[Comparison]
     found = [
         Comparison(
             "surgery", base.total, other.total, other.total - base.total,
-            statistics.interval_of(draws), _two_sided(draws), "paired bootstrap", base.n, False,
+            statistics.interval_of(draws),
+            statistics.two_sided(
+                draws, sum(map(_n_unlike, base.applicable, other.applicable))
+            ),
+            "paired bootstrap", base.n, False,
         )
     ]  # fmt: skip
     found += [
@@ -203,7 +207,7 @@ def compare_surgery(base: SurgeryScore, other: SurgeryScore) -> list[Comparison]
 def _compare_part(base: Part, other: Part) -> Comparison:
     n = statistics.RESAMPLES
     draws = other.draws(n, 0) - base.draws(n, 0)
-    p_value, test = _two_sided(draws), "paired bootstrap"
+    p_value, test = statistics.two_sided(draws, _n_unlike(base, other)), "paired bootstrap"
     if set(base.items) | set(other.items) <= {0.0, 1.0}:
         p_value, test = statistics.mcnemar(base.items, other.items), "McNemar (exact)"
     return Comparison(
@@ -212,11 +216,8 @@ def _compare_part(base: Part, other: Part) -> Comparison:
     )  # fmt: skip
 
 
-def _two_sided(draws: Sequence[float] | NDArray[np.float64]) -> float:
-    values = np.asarray(draws)
-    below = (np.count_nonzero(values <= 0) + 1) / (len(values) + 1)
-    above = (np.count_nonzero(values >= 0) + 1) / (len(values) + 1)
-    return float(min(1.0, 2 * min(below, above)))
+def _n_unlike(base: Part, other: Part) -> int:
+    return sum(a != b for a, b in zip(base.items, other.items, strict=True))
 
 
 def _state(part: Part) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..choices import Scorer, score_choices
 from ..questions import prompts
-from ..windows import Decoder, log_softmax, window_logits, windows
+from ..windows import Decoder, log_softmax, n_windows, window_logits, windows
 from . import data
 from .answers import accepted
 from .repetition import freedom_from_loops
@@ -155,7 +155,8 @@ class _Suite:
         tokens = self.engine.tokenize(data.load_prose(), add_special=False)
         bos = self.engine.bos if self.engine.add_bos else None
         found = []
-        for window in windows(tokens, PROSE_CTX, bos=bos, limit=self.limit):
+        count = n_windows(len(tokens), PROSE_CTX, self.limit)
+        for window in windows(tokens, PROSE_CTX, bos=bos, limit=count):
             log_p = log_softmax(window_logits(self.engine, window))
             nats = -float(log_p[np.arange(len(window.targets)), window.targets].sum())
             n_bytes = len(self.engine.detokenize(window.targets.tolist(), special=True).encode())

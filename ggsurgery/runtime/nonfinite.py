@@ -1,0 +1,35 @@
+"""The error for logits that are not numbers: it names the layer in which that begins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from ..errors import EngineError
+
+
+class Finder(Protocol):
+    """The part of `Engine` that is needed."""
+
+    def first_nonfinite(self, tokens: Sequence[int] | NDArray[Any]) -> str | None: ...
+
+
+def not_finite(engine: Finder, tokens: Sequence[int] | NDArray[Any], where: str) -> EngineError:
+    """The error to raise after `tokens` gave NaN or infinity; decodes them once more.
+
+    Args:
+        where: what was measured, for a person: `window 3`.
+    """
+    node = engine.first_nonfinite(tokens)
+    layer = re.search(r"-(\d+)$", node or "")
+    place = f"first in graph node {node}" if node else "only in the logits"
+    tensors = f"the tensors blk.{layer[1]}.*" if layer else "the tensors outside the layers"
+    return EngineError(
+        f"{where}: the model's logits are not numbers (NaN or infinity), {place}",
+        file=getattr(engine, "path", None),
+        hint=f"One of {tensors} is damaged or too large for its type; `ggsurgery diff` with the "
+        "original tells which tensors changed.",
+    )
