@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from ..evaluate import runs
+from ..evaluate.facts import model_facts
 from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
-from ..evaluate.results import Results, model_facts
+from ..evaluate.results import Results
 from ..evaluate.score import Score
 from ..evaluate.statistics import wilson_interval
 from ..ggufio.atomic import check_output

@@ -8,7 +8,7 @@ import click
 
 from ..errors import FormatError, GGSurgeryError
 from ..evaluate.comparison import Comparison, compare_all
-from ..evaluate.results import Results, load_results
+from ..evaluate.results import Results, load_results, load_with_base
 from ..evaluate.statistics import holm
 from ..evaluate.suite.result import compare_surgery
 from ._evaluate import comparison_table
@@ -32,9 +32,10 @@ def compare(results: tuple[Path, ...], as_json: bool) -> None:
       ggsurgery evaluate cut.gguf -o cut.json
       ggsurgery compare base.json cut.json
     """
-    if len(results) < 2:
+    load = load_with_base if len(results) == 1 else load_results
+    loaded = [(path, item) for path in results for item in load(path)]
+    if len(loaded) < 2:
         raise click.UsageError("give the base's result file and at least one other")
-    loaded = [(path, item) for path in results for item in load_results(path)]
     _, base = loaded[0]
     found: list[tuple[str, list[Comparison]]] = []
     for path, other in loaded[1:]:

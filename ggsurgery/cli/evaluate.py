@@ -11,7 +11,8 @@ import click
 
 from ..evaluate import runs
 from ..evaluate.controls import LADDER, Control, Outcome, choose_controls, measure_controls, verdict
-from ..evaluate.results import Results, model_facts
+from ..evaluate.facts import model_facts
+from ..evaluate.results import Results
 from ..evaluate.suite.data import load_weights
 from ..evaluate.suite.result import SurgeryScore, compare_surgery
 from ..ggufio.atomic import check_output

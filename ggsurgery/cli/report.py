@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..errors import FormatError
-from ..evaluate.results import Results, load_results, merge_results, read_json
+from ..evaluate.results import Results, load_with_base, merge_results, read_json
 from ..report.compute import compute_report, is_scan
 from ..report.html import render_html
 from ..report.markdown import render_markdown
@@ -43,7 +43,7 @@ def report(results: tuple[Path, ...], out: Path, title: str, force: bool) -> Non
         if is_scan(document):
             scans.append(document)
         else:
-            found += load_results(path)
+            found += load_with_base(path)
     if not found:
         raise FormatError(
             "no results of a model among the files", expected="at least one result file",

@@ -1,7 +1,8 @@
 """Results of one model in a file: what it is, its scores, the suite, comparisons, controls.
 
     {"ggsurgery": "results", "version": 1, "model": {...}, "scores": [...], "suite": {...},
-     "baseline": {...}, "comparisons": [...], "controls": [...], "verdict": "..."}
+     "baseline": "base.gguf", "base": {results of it}, "comparisons": [...], "controls": [...],
+     "verdict": "..."}
 
 lm-evaluation-harness's own result files are read as well.
 """
@@ -15,10 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gguf import LlamaFileType
-
 from ..errors import FormatError
-from ..ggufio.header import read_header
+from .facts import ModelFacts
 from .score import Score
 from .suite.result import SurgeryScore
 
@@ -32,45 +31,6 @@ _LM_EVAL_METRICS = {
     "word_perplexity": "word_perplexity", "byte_perplexity": "byte_perplexity",
     "bits_per_byte": "bits_per_byte", "f1": "f1",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What a model file is: counted from its header, never scaled.
-
-    Args:
-        name: short name for tables.
-        file: as given; bytes: of the whole file.
-        layers, parameters: None where the results do not tell.
-        quantization: llama.cpp's name of the file type (`Q4_K_M`), None where the file has none.
-    """
-
-    name: str
-    file: str
-    bytes: int | None = None
-    layers: int | None = None
-    parameters: int | None = None
-    quantization: str | None = None
-
-    @property
-    def bits_per_weight(self) -> float | None:
-        if not self.bytes or not self.parameters:
-            return None
-        return 8 * self.bytes / self.parameters
-
-
-def model_facts(path: str | Path, name: str | None = None) -> ModelFacts:
-    """Read what a table says about a model from its header."""
-    header = read_header(path)
-    kind = header.get("general.file_type")
-    try:
-        quantization = LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_")
-    except ValueError:
-        quantization = None
-    return ModelFacts(
-        name or Path(path).stem, str(path), sum(header.file_size), header.n_layers,
-        header.n_parameters, quantization,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +85,14 @@ def load_results(path: str | Path) -> list[Results]:
     return [_own(document, path)]
 
 
+def load_with_base(path: str | Path) -> list[Results]:
+    """Like `load_results`, the baseline that `evaluate --baseline` measured in front."""
+    found = load_results(path)
+    document = read_json(path)
+    base = document.get("base") if isinstance(document, dict) else None
+    return [_own(base, path), *found] if base else found
+
+
 def read_json(path: str | Path) -> Any:
     """A JSON document of reasonable size.
 
@@ -146,9 +114,7 @@ def read_json(path: str | Path) -> Any:
 def _own(document: Any, path: str | Path) -> Results:
     if isinstance(document, dict) and "metric" in document:  # a bare score, as --json prints it
         score = Score.from_json(document, file=path)
-        facts = score.provenance
-        file = str(facts.get("file") or path)
-        return Results(ModelFacts(Path(file).stem, file, facts.get("bytes")), (score,))
+        return Results(_facts(score, path), (score,))
     if not isinstance(document, dict) or document.get("ggsurgery") != FORMAT:
         raise FormatError(
             "not a result file", file=path,
@@ -192,7 +158,16 @@ def _lm_eval(document: Mapping[str, Any], path: str | Path) -> Results:
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"lm-eval result file is damaged: {error}", file=path) from error
-    return Results(ModelFacts(Path(name).stem or name, name), tuple(scores))
+    facts = _facts(scores[0], name) if own else ModelFacts(Path(name).stem or name, name)
+    return Results(facts, tuple(scores))
+
+
+def _facts(score: Score, path: str | Path) -> ModelFacts:
+    """What a score's provenance tells of its model."""
+    told = score.provenance
+    file = str(told.get("file") or path)
+    known = {k: told.get(k) for k in ("bytes", "layers", "parameters", "quantization")}
+    return ModelFacts(Path(file).stem, file, **known)
 
 
 def lm_eval_scores(task: str, row: Mapping[str, Any], counts: Mapping[str, Any]) -> list[Score]:
@@ -231,7 +206,7 @@ def merge_results(found: Sequence[Results]) -> list[Results]:
         old = merged[key]
         labels = {s.label for s in old.scores}
         merged[key] = Results(
-            old.model if old.model.bytes else item.model,
+            old.model.filled_from(item.model),
             old.scores + tuple(s for s in item.scores if s.label not in labels),
             old.suite or item.suite,
             old.comparisons or item.comparisons,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import FormatError
+from ..errors import FormatError, GGSurgeryError
+from .facts import model_facts
 
 #: Metrics of which less is better; of all others more is better.
 LOWER_IS_BETTER = frozenset(
@@ -128,14 +130,18 @@ def mean_score(
 
 
 def provenance(file: str | Path, **settings: Any) -> dict[str, Any]:
-    """Where a figure came from: the file and its size, the settings, the versions.
+    """Where a figure came from: the file and what it is, the settings, the versions.
 
     Settings that are None are left out.
     """
     path = Path(file)
+    told: dict[str, Any] = {"bytes": path.stat().st_size if path.exists() else None}
+    with suppress(GGSurgeryError, OSError):  # a name without a file, in tests and old results
+        facts = asdict(model_facts(path))
+        told = {k: facts[k] for k in ("bytes", "layers", "parameters", "quantization")}
     return {
         "file": str(file),
-        "bytes": path.stat().st_size if path.exists() else None,
+        **told,
         **{k: v for k, v in settings.items() if v is not None},
         "versions": versions(),
     }

@@ -18,9 +18,10 @@ from typing import Any, get_args
 from ..errors import FormatError
 from ..evaluate import runs
 from ..evaluate.bench.run import N_CTX, require_harness, run_bench
+from ..evaluate.facts import model_facts
 from ..evaluate.perplexity import perplexity_of_file, read_text
 from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
-from ..evaluate.results import Results, load_results, merge_results, model_facts
+from ..evaluate.results import Results, load_results, merge_results
 from ..evaluate.score import Score
 from ..evaluate.suite.data import Length
 from ..evaluate.suite.result import compare_surgery

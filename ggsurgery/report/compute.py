@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import FormatError, GGSurgeryError
 from ..evaluate.comparison import compare_all
-from ..evaluate.results import ModelFacts, Results
+from ..evaluate.facts import ModelFacts
+from ..evaluate.results import Results
 from ..evaluate.score import Score
 from ..evaluate.suite.result import compare_surgery
 
@@ -136,12 +137,7 @@ def compute_report(
         scans: documents of `ggsurgery scan --json`, for figures against the removed layer.
     """
     base = results[0]
-    verdicts = [
-        {}
-        if r is base
-        else {c.label: c.verdict for c in compare_all(base.all_scores, r.all_scores)}
-        for r in results
-    ]
+    verdicts = [{} if r is base else _verdicts(base, r) for r in results]
     labels: dict[str, Score] = {}
     for item in results:
         for score in item.all_scores:
@@ -242,12 +238,15 @@ def _error(row: Mapping[str, Any]) -> float | None:
     return None if row.get("stderr") is None else float(row["stderr"])
 
 
+_OF_THE_FILE = ("file", "task", "bytes", "layers", "parameters", "quantization")
+
+
 def _provenance(results: Results) -> dict[str, Any]:
     """What the figures of a model rest on: settings and versions, each value once."""
     merged: dict[str, Any] = {"model": results.model.file}
     for score in results.all_scores:
         task = score.task or score.metric
         merged.setdefault(
-            task, {k: v for k, v in score.provenance.items() if k not in ("file", "task", "bytes")}
+            task, {k: v for k, v in score.provenance.items() if k not in _OF_THE_FILE}
         )
     return merged

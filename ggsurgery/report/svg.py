@@ -16,22 +16,34 @@ from .compute import Point, Series
 WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 46
 
+#: Losing the first layer costs a thousand times the perplexity of any other: from this ratio on
+#: the axis is logarithmic.
+STEEP = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Maps values to places; `ticks` are round numbers within."""
+    """Maps values to places, by their logarithm if `log`; `ticks` are round numbers within."""
 
     low: float
     high: float
     start: float
     end: float
+    log: bool = False
 
     def at(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
+        low, high = self.low, self.high
+        if self.log:  # an error bar may reach below zero: it ends at the axis
+            low, high, value = math.log(low), math.log(high), math.log(max(value, low))
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     @property
     def ticks(self) -> list[float]:
+        if self.log:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
+            steps = (1, 2, 5) if len(powers) < 4 else (1,)
+            found = [m * 10.0**k for k in powers for m in steps]
+            return [t for t in found if self.low <= t <= self.high]
         step = round_step((self.high - self.low) / 5)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
@@ -56,6 +68,11 @@ def axis(values: Sequence[float], start: float, end: float, *, whole: bool = Fal
     return Axis(low - room, high + room, start, end)
 
 
+def log_axis(values: Sequence[float], start: float, end: float) -> Axis:
+    """An axis by logarithm around values above zero."""
+    return Axis(min(values) / 1.3, max(values) * 1.3, start, end, log=True)
+
+
 def draw(series: Series) -> str:
     """The plot as one `<svg>` element with a title for screen readers."""
     points = [p for p in series.points if math.isfinite(p.y)]
@@ -63,8 +80,13 @@ def draw(series: Series) -> str:
         return f"<p>{escape(series.title)}: no finite figure to draw.</p>"
     marks = [*points, *([series.level] if series.level is not None else [])]
     spans = [y for p in marks for y in (p.y - (p.stderr or 0), p.y + (p.stderr or 0))]
-    x = axis([p.x for p in points], LEFT, WIDTH - RIGHT, whole=series.connected)
-    y = axis(spans, HEIGHT - BOTTOM, TOP)
+    beside = 0 if series.level is None else 6.2 * len(series.level.label)
+    x = axis([p.x for p in points], LEFT, WIDTH - RIGHT - beside, whole=series.connected)
+    values = [p.y for p in marks]
+    if series.lower_is_better and min(values) > 0 and max(values) > STEEP * min(values):
+        y = log_axis(values, HEIGHT - BOTTOM, TOP)
+    else:
+        y = axis(spans, HEIGHT - BOTTOM, TOP)
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(series.title)}">',
         f"<title>{escape(series.title)}</title>",
@@ -88,9 +110,7 @@ def _frame(x: Axis, y: Axis, series: Series) -> list[str]:
     parts = []
     for value in y.ticks:
         place = f"{y.at(value):.1f}"
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place}" y2="{place}"/>'
-        )
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{x.end:.1f}" y1="{place}" y2="{place}"/>')
         parts.append(
             f'<text x="{LEFT - 6}" y="{place}" dy="4" text-anchor="end">{_tick(value)}</text>'
         )
@@ -102,7 +122,8 @@ def _frame(x: Axis, y: Axis, series: Series) -> list[str]:
             f"{_tick(value)}</text>"
         )
     hint = " (less is better)" if series.lower_is_better else ""
-    middle = (LEFT + WIDTH - RIGHT) / 2
+    hint += ", log scale" if y.log else ""
+    middle = f"{(LEFT + x.end) / 2:.1f}"
     parts.append(
         f'<text class="name" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">'
         f"{escape(series.x_label)}</text>"
@@ -121,17 +142,16 @@ def _level(level: Point, x: Axis, y: Axis) -> list[str]:
     if level.stderr:
         top, bottom = y.at(level.y + level.stderr), y.at(level.y - level.stderr)
         parts.append(
-            f'<rect class="band" x="{LEFT}" width="{WIDTH - RIGHT - LEFT}" y="{top:.1f}" '
+            f'<rect class="band" x="{LEFT}" width="{x.end - LEFT:.1f}" y="{top:.1f}" '
             f'height="{bottom - top:.1f}"/>'
         )
     place = f"{y.at(level.y):.1f}"
     parts.append(
-        f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place}" y2="{place}">'
+        f'<line class="level" x1="{LEFT}" x2="{x.end:.1f}" y1="{place}" y2="{place}">'
         f"<title>{escape(level.label)} {level.y:.4g}</title></line>"
     )
     parts.append(
-        f'<text x="{WIDTH - RIGHT}" y="{place}" dy="-4" text-anchor="end">'
-        f"{escape(level.label)}</text>"
+        f'<text class="name" x="{x.end + 4:.1f}" y="{place}" dy="4">{escape(level.label)}</text>'
     )
     return parts
 

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from ggsurgery.cli.run import _table
-from ggsurgery.evaluate.results import ModelFacts, Results
+from ggsurgery.evaluate.facts import ModelFacts
+from ggsurgery.evaluate.results import Results
 from ggsurgery.evaluate.score import Score
 
 from .._gguf import big_llama

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ggsurgery.evaluate.controls import Control, Outcome, corrected, verdict
-from ggsurgery.evaluate.results import ModelFacts, Results
+from ggsurgery.evaluate.facts import ModelFacts
+from ggsurgery.evaluate.results import Results
 from ggsurgery.evaluate.score import Score, mean_score
 from ggsurgery.evaluate.suite.result import Part, SurgeryScore, compare_surgery
 

@@ -1,0 +1,54 @@
+"""What a model file is, for tables: counted from its header."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from gguf import LlamaFileType
+
+from ..ggufio.header import read_header
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model file is: counted from its header, never scaled.
+
+    Args:
+        name: short name for tables.
+        file: as given; bytes: of the whole file.
+        layers, parameters: None where the results do not tell.
+        quantization: llama.cpp's name of the file type (`Q4_K_M`), None where the file has none.
+    """
+
+    name: str
+    file: str
+    bytes: int | None = None
+    layers: int | None = None
+    parameters: int | None = None
+    quantization: str | None = None
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        if not self.bytes or not self.parameters:
+            return None
+        return 8 * self.bytes / self.parameters
+
+    def filled_from(self, other: ModelFacts) -> ModelFacts:
+        """With what the other knows where this knows nothing."""
+        gaps = {k: getattr(other, k) for k, v in asdict(self).items() if v is None}
+        return replace(self, **gaps)
+
+
+def model_facts(path: str | Path, name: str | None = None) -> ModelFacts:
+    """Read what a table says about a model from its header."""
+    header = read_header(path)
+    kind = header.get("general.file_type")
+    try:
+        quantization = LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        quantization = None
+    return ModelFacts(
+        name or Path(path).stem, str(path), sum(header.file_size), header.n_layers,
+        header.n_parameters, quantization,
+    )  # fmt: skip
