@@ -171,6 +171,24 @@ def test_unknown_tasks_missing_data_and_too_few_examples(data, tmp_path):
     assert set(TASKS) >= {"mmlu", "gsm8k", "hellaswag", "piqa", "boolq", "arc_challenge"}
 
 
+def test_own_task_files_work_beside_local_ones_without_a_network(model, data, tmp_path):
+    needs_package("lm_eval", extra="bench")
+    (tmp_path / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\ntest_split: test\noutput_type: multiple_choice\n"
+        f"dataset_kwargs: {{data_files: {{test: {data / 'hellaswag.jsonl'}}}}}\n"
+        'doc_to_text: "{{query}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: "{{answer}}"\n'
+        "metric_list: [{metric: acc}]\n"
+    )
+    found = worker.run(
+        bench_run.run_bench, model, ["mine", "hellaswag"], data=data, include_path=tmp_path,
+        n_ctx=512, limit=4,
+    )  # fmt: skip
+    mine, theirs = (next(s for s in found.scores if s.task == t) for t in ("mine", "hellaswag"))
+    assert (mine.metric, mine.items) == (theirs.metric, theirs.items)
+    with pytest.raises(GGSurgeryError, match=r"nowhere: no such folder of task files"):
+        bench_run.run_bench(model, ["mine"], data=data, include_path=tmp_path / "nowhere")
+
+
 def test_without_the_extra_the_error_names_it(monkeypatch):
     import sys
 

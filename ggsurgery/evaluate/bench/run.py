@@ -16,7 +16,7 @@ from ...runtime.engine import Engine
 from ..results import lm_eval_scores
 from ..score import Score, provenance
 from .model import harness_model
-from .tasks import write_tasks
+from .tasks import TASKS, write_tasks
 
 Progress = Callable[[int, int], None]
 
@@ -68,6 +68,8 @@ def run_bench(
         MissingExtraError: lm-eval is not installed.
         GGSurgeryError: unknown tasks, missing data, no chat template.
     """
+    if include_path is not None and not Path(include_path).is_dir():
+        raise GGSurgeryError("no such folder of task files", file=include_path)
     if data is not None:  # before the harness reads them: nothing may ask the network
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     with tempfile.TemporaryDirectory(prefix="ggsurgery-bench-") as scratch:
@@ -76,7 +78,9 @@ def run_bench(
         folder = Path(scratch, "tasks")
         folder.mkdir()
         if data is not None:
-            write_tasks(tasks, Path(data), folder, shots=shots)
+            # names without a local form may be tasks of the user's own
+            local = [t for t in tasks if t in TASKS or include_path is None]
+            write_tasks(local, Path(data), folder, shots=shots)
         with Engine.open(file, n_ctx=n_ctx) as engine:
             if chat and not engine.chat_template:
                 raise GGSurgeryError(
