@@ -59,7 +59,7 @@ def generate(
 def _finite(
     engine: Engine, logits: NDArray[np.float32], tokens: Sequence[int]
 ) -> NDArray[np.float32]:
-    """The logits after `tokens`, if they are numbers: greedy decoding would say token 0 for ever."""
+    """The logits after `tokens`, if they are numbers: of others the first token is the largest."""
     if not np.isfinite(logits.max()):  # NaN passes through a maximum
         raise not_finite(engine, tokens, f"generating behind {len(tokens)} tokens")
     return logits
