@@ -9,7 +9,7 @@ greedy      cut the layer missed least, measure again, n times (SLEB)     ≈ n 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from .runtime.engine import Engine
 
 By = Literal["influence", "angular", "greedy", "scan"]
 Progress = Callable[[int, int], object]
+Rounds = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,15 @@ class Choice:
 
     `rounds` tells of every cut in its order: the layer (as numbered in the file), and the
     figure that spoke for it (`score`: influence, distance, or the metric after the cut).
+    `before` and `after` are the metric of the uncut model and of the whole cut, on the text
+    or the questions that it was chosen on.
     """
 
     by: By
     layers: tuple[int, ...]
-    rounds: tuple[tuple[int, float], ...]
+    rounds: Rounds
+    before: float
+    after: float
     sink: int | None = None
 
     @property
@@ -51,6 +56,8 @@ class Choice:
             "by": self.by,
             "layers": sorted(self.layers),
             "rounds": [{"layer": layer, "score": score} for layer, score in self.rounds],
+            "before": self.before,
+            "after": self.after,
             "sink": self.sink,
         }
 
@@ -79,37 +86,68 @@ def choose(
     count: int,
     journal: Path | None = None,
     progress: Progress | None = None,
+    *,
+    keep: Collection[int] = (),
+    tokens: Literal["last", "all"] = "last",
 ) -> Choice:
     """Choose `count` layers to cut; made to be run by `runtime.worker.run`.
 
     Args:
-        setup: the model, and for `scan` and `greedy` the metric.
+        setup: the model, and the metric that the cut is measured with.
         journal: keeps the measurements of `scan` and `greedy`; they go on where they stopped.
+        keep: layers that stay.
+        tokens: where `angular` takes its distance.
 
     Raises:
+        PlanError: too few layers are left to choose from.
         GGSurgeryError: the model cannot be measured.
     """
+    found = None
     if by in ("influence", "angular"):
-        return _from_states(setup, by, count, progress)
+        found = measure_influence(setup, progress, tokens)
     with Measurer(setup) as measurer:
-        table = _Table(measurer, journal)
-        one_by_one = by == "scan"
-        return _scan(table, count, progress) if one_by_one else _greedy(table, count, progress)
+        table = _Table(measurer, journal, keep)
+        if len(table.free) < count:
+            raise _too_few(setup, count, len(table.free))
+        if found is not None:
+            rounds = (
+                _by_influence(found, table, count)
+                if by == "influence"
+                else _by_span(found, table, count)
+            )
+        else:
+            rounds = (_scan if by == "scan" else _greedy)(table, count, progress)
+        layers = tuple(layer for layer, _ in rounds)
+        after = table.shown(table.figure(layers))
+        sink = None if found is None else found.sink
+        return Choice(by, layers, rounds, measurer.base.value, after, sink)
 
 
-def _from_states(setup: Setup, by: By, count: int, progress: Progress | None) -> Choice:
-    found = measure_influence(setup, progress)
-    if by == "influence":
-        layers = found.ranked()[:count]
-        rounds = tuple((i, float(found.block[i])) for i in layers)
-    else:
-        first, distance = found.spans(count)[0]
-        layers = list(range(first, first + count))
-        rounds = tuple((i, distance) for i in layers)
-    return Choice(by, tuple(layers), rounds, found.sink)
+def _too_few(setup: Setup, count: int, found: int) -> PlanError:
+    return PlanError(
+        "too many layers are kept", file=setup.path, expected=f"{count} that may go", found=found
+    )
 
 
-def measure_influence(setup: Setup, progress: Progress | None = None) -> Influence:
+def _by_influence(found: Influence, table: _Table, count: int) -> Rounds:
+    layers = [i for i in found.ranked() if i in table.free][:count]
+    return tuple((i, float(found.block[i])) for i in layers)
+
+
+def _by_span(found: Influence, table: _Table, count: int) -> Rounds:
+    for first, distance in found.spans(count):
+        layers = range(first, first + count)
+        if table.free.issuperset(layers):
+            return tuple((i, distance) for i in layers)
+    raise PlanError(
+        f"no span of {count} layers is without a kept one", file=found.file,
+        hint="`--by influence` takes single layers.",
+    )  # fmt: skip
+
+
+def measure_influence(
+    setup: Setup, progress: Progress | None = None, tokens: Literal["last", "all"] = "last"
+) -> Influence:
     """Influence on a setup's windows.
 
     Raises:
@@ -123,15 +161,20 @@ def measure_influence(setup: Setup, progress: Progress | None = None) -> Influen
     size = max(64, setup.n_ctx)
     with Engine.open(setup.path, n_ctx=size, n_batch=size, n_threads=setup.n_threads) as engine:
         windows = Windows.of_text(engine, read_text(setup.text), setup.n_ctx, setup.n_windows)
-        return influence(engine, windows.inputs, progress=progress)
+        return influence(engine, windows.inputs, tokens=tokens, progress=progress)
 
 
 class _Table:
     """Figures of cut sets, measured once each; smaller is better."""
 
-    def __init__(self, measurer: Measurer, journal: Path | None) -> None:
+    def __init__(self, measurer: Measurer, journal: Path | None, keep: Collection[int]) -> None:
         self.measurer = measurer
         self.identity = measurer.session.identity
+        n_layers = len(self.identity.blocks)
+        for layer in keep:
+            if not 0 <= layer < n_layers:
+                raise PlanError(f"layer {layer} does not exist", expected=f"0 to {n_layers - 1}")
+        self.free = frozenset(range(n_layers)) - frozenset(keep)
         setup = measurer.setup
         self.book: Journal | None = None
         if journal is not None:
@@ -159,28 +202,32 @@ class _Table:
         value = float(known["value"])
         return value if self.measurer.setup.lower_is_better else -value
 
+    def shown(self, figure: float) -> float:
+        """The metric itself again."""
+        return figure if self.measurer.setup.lower_is_better else -figure
 
-def _scan(table: _Table, count: int, progress: Progress | None) -> Choice:
-    n = len(table.identity.blocks)
-    figures = []
-    for layer in range(n):
-        figures.append(table.figure((layer,)))
+
+def _scan(table: _Table, count: int, progress: Progress | None) -> Rounds:
+    layers = sorted(table.free)
+    figures = {}
+    for number, layer in enumerate(layers, 1):
+        figures[layer] = table.figure((layer,))
         if progress is not None:
-            progress(layer + 1, n)
-    order = sorted(range(n), key=lambda i: _worst_last(figures[i]))[:count]
-    return Choice("scan", tuple(order), tuple((i, _shown(table, figures[i])) for i in order))
+            progress(number, len(layers))
+    order = sorted(layers, key=lambda i: _worst_last(figures[i]))[:count]
+    return tuple((i, table.shown(figures[i])) for i in order)
 
 
-def _greedy(table: _Table, count: int, progress: Progress | None) -> Choice:
-    n = len(table.identity.blocks)
-    total = sum(n - k for k in range(count))
+def _greedy(table: _Table, count: int, progress: Progress | None) -> Rounds:
+    free = sorted(table.free)
+    total = sum(len(free) - k for k in range(count))
     cut: tuple[int, ...] = ()
     rounds, done = [], 0
     for number in range(count):
         if number:
             table.start_from(tuple(sorted(cut)))
         best: tuple[float, int] | None = None
-        for layer in (i for i in range(n) if i not in cut):
+        for layer in (i for i in free if i not in cut):
             found = (_worst_last(table.figure((*cut, layer))), layer)
             best = found if best is None or found < best else best
             done += 1
@@ -188,13 +235,9 @@ def _greedy(table: _Table, count: int, progress: Progress | None) -> Choice:
                 progress(done, total)
         assert best is not None
         cut = (*cut, best[1])
-        rounds.append((best[1], _shown(table, best[0])))
-    return Choice("greedy", cut, tuple(rounds))
+        rounds.append((best[1], table.shown(best[0])))
+    return tuple(rounds)
 
 
 def _worst_last(figure: float) -> float:
     return math.inf if math.isnan(figure) else figure
-
-
-def _shown(table: _Table, figure: float) -> float:
-    return figure if table.measurer.setup.lower_is_better else -figure

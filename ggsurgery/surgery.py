@@ -185,8 +185,13 @@ def prepare(
     return Operation(recipe, inputs, given=given)
 
 
-def prepare_replay(made: str | Path, inputs: Sequence[str | Path]) -> Operation:
+def prepare_replay(
+    made: str | Path, inputs: Sequence[str | Path], *, given: Mapping[str, Any] | None = None
+) -> Operation:
     """The operation that made a file, on the same inputs once more.
+
+    Args:
+        given: arrays that its recipe names (those of `heal`).
 
     Raises:
         FormatError: `made` has no provenance, or the inputs are not those it came from.
@@ -210,7 +215,7 @@ def prepare_replay(made: str | Path, inputs: Sequence[str | Path]) -> Operation:
                 found=found,
             )
     # The names as they were: an input that was renamed since is still the same input.
-    return Operation(known.recipe, inputs, version=known.version, names=known.sources)
+    return Operation(known.recipe, inputs, version=known.version, names=known.sources, given=given)
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,10 @@ class Qwen3:
             x = self.layer(index, x)["l_out"]
             found.append(x)
         return np.stack(found)
+
+    def last_hidden(self, tokens: NDArray[Any], layers: Iterable[int]) -> F64:
+        """Behind the final norm, [n, width], with only some of the layers."""
+        x = self.w["token_embd.weight"][tokens]
+        for index in layers:
+            x = self.layer(index, x)["l_out"]
+        return self.norm(x, self.w["output_norm.weight"])

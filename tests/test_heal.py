@@ -11,11 +11,14 @@ from click.testing import CliRunner
 from gguf import GGUFReader
 
 from ggsurgery.cli import cli
-from ggsurgery.errors import ArchitectureError, FormatError, PlanError
+from ggsurgery.errors import ArchitectureError, FormatError, GGSurgeryError, PlanError
 from ggsurgery.evaluate.perplexity import perplexity_of_file, read_text
-from ggsurgery.heal import Cut, cuts_of, heal
-from ggsurgery.heal_sidecar import Sidecar
+from ggsurgery.healing.fit import Settings, heal, heal_again
+from ggsurgery.healing.regression import Regression
+from ggsurgery.healing.sidecar import Sidecar
+from ggsurgery.plan.heal import Cut, cuts_of
 from ggsurgery.plan.recipe import Recipe, step
+from ggsurgery.plan.types import Plan
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.surgery import prepare
 from tests._numpy_qwen3 import Qwen3
@@ -54,17 +57,25 @@ def expected_correction(method: str, cut: Cut, ridge: float, n_ctx: int, n: int)
     return d.T @ oracle.w[f"blk.{cut.carrier}.ffn_down.weight"]
 
 
-@pytest.mark.parametrize("method", ["refit", "tw"])
-def test_fit_against_numpy(method: str) -> None:
-    found = heal(MODEL, [4, 5], read_text(SEARCH_TEXT), method=method, n_tokens=512, n_ctx=64,  # type: ignore[arg-type]
-                 ridge=0.05, first=FIRST, n_threads=1)  # fmt: skip
-    expected = expected_correction(method, Cut(4, 5), 0.05, 64, 8)
+@pytest.mark.parametrize(
+    ("method", "cut"), [("refit", Cut(4, 5)), ("tw", Cut(4, 5)), ("refit", Cut(8, N_LAYERS - 1))]
+)
+def test_fit_against_numpy(method: str, cut: Cut) -> None:
+    settings = Settings(method, tokens=512, ctx=64, ridge=0.05, first=FIRST)  # type: ignore[arg-type]
+    found = heal(MODEL, [cut.first, cut.last], read_text(SEARCH_TEXT), settings, n_threads=1)
+    expected = expected_correction(method, cut, 0.05, 64, 8)
     (array,) = found.sidecar.values()
     assert array.shape == expected.shape
     error = np.linalg.norm(array - expected) / np.linalg.norm(expected)
     assert error < 0.03  # llama.cpp keeps K and V in F16
     assert found.fits[0].after < found.fits[0].before
-    assert [s.operation for s in found.recipe.steps] == ["delete", "add_weights"]
+    assert [s.operation for s in found.recipe.steps] == ["heal"]
+    assert found.recipe.describe() == f"heal {cut.first}-{cut.last}"
+
+
+def test_heal_again_needs_a_healed_recipe() -> None:
+    with pytest.raises(PlanError, match="by itself"):
+        heal_again(Recipe((step("delete", layer="1"),)), MODEL, "x")
 
 
 def test_healing_mends_the_written_file(tmp_path: Path) -> None:
@@ -80,8 +91,8 @@ def test_healing_mends_the_written_file(tmp_path: Path) -> None:
         operation.write(bare)
     losses = {"bare": measured(bare) - base}
     for method in ("tw", "refit"):
-        found = heal(MODEL, [1, 2], read_text(SEARCH_TEXT), method=method,  # type: ignore[arg-type]
-                     n_tokens=12288, n_ctx=128, n_threads=1)  # fmt: skip
+        settings = Settings(method, tokens=12288, ctx=128)  # type: ignore[arg-type]
+        found = heal(MODEL, [1, 2], read_text(SEARCH_TEXT), settings, n_threads=1)
         out = tmp_path / f"{method}.gguf"
         with prepare(found.recipe, [MODEL], given=found.sidecar) as operation:
             operation.write(out)
@@ -96,7 +107,7 @@ def test_healing_mends_the_written_file(tmp_path: Path) -> None:
 
 def test_two_cuts_are_healed_one_after_the_other() -> None:
     text = read_text(SEARCH_TEXT)
-    found = heal(MODEL, [2, 6, 7], text, n_tokens=1024, n_ctx=64, n_threads=1)
+    found = heal(MODEL, [2, 6, 7], text, Settings(tokens=1024, ctx=64), n_threads=1)
     assert [fit.cut for fit in found.fits] == [Cut(2, 2), Cut(6, 7)]
     assert set(found.sidecar) == {"heal.blk.1.ffn_down.weight", "heal.blk.5.ffn_down.weight"}
     assert len(found.plan.blocks) == N_LAYERS - 3
@@ -106,7 +117,7 @@ def test_two_cuts_are_healed_one_after_the_other() -> None:
 def test_digest_tells_arrays_apart() -> None:
     text = read_text(SEARCH_TEXT)
     plans = [
-        heal(MODEL, [4], text, n_tokens=256, n_ctx=64, ridge=ridge, n_threads=1).plan.digest
+        heal(MODEL, [4], text, Settings(tokens=256, ctx=64, ridge=ridge), n_threads=1).plan.digest
         for ridge in (0.1, 0.1, 0.2)
     ]
     assert plans[0] == plans[1] != plans[2]
@@ -122,7 +133,7 @@ def test_cuts() -> None:
 def test_refusals(tmp_path: Path) -> None:
     moe = write_small_model(tmp_path / "moe.gguf", n_layers=4, n_experts=4, vocabulary_of=MODEL)
     with pytest.raises(ArchitectureError, match="cannot take over"):
-        heal(moe, [2], read_text(SEARCH_TEXT), n_tokens=256, n_ctx=64, n_threads=1)
+        heal(moe, [2], read_text(SEARCH_TEXT), Settings(tokens=256, ctx=64), n_threads=1)
     text = tmp_path / "no.npz"
     text.write_text("hello")
     with pytest.raises(FormatError, match="not a sidecar"):
@@ -146,3 +157,83 @@ def test_command_and_sidecar(tmp_path: Path) -> None:
     with prepare(recipe, [MODEL], given=sidecar) as operation:
         operation.write(again)
     assert again.read_bytes() == out.read_bytes()
+
+
+def test_residual_from_the_sums_is_the_residual() -> None:
+    """`solve` never sees the tokens again, and says the same as going over them."""
+    rng = np.random.default_rng(5)
+    shapes = ((6, 9), (6, 4), (6, 4), (6, 4))
+    windows = [[rng.standard_normal(s).astype(np.float32) for s in shapes] for _ in range(4)]
+    sums = Regression(9, 4, first=7.0)
+    for window in windows:
+        sums.add(*window)
+    d, after = sums.solve(0.1)
+    expected = 0.0
+    for f, r, z, _ in windows:
+        w = 1 / np.square(z.astype(float)).sum(1)
+        w[0] *= 7
+        expected += float((w * np.square(r - f @ d).sum(1)).sum())
+    assert after == pytest.approx(expected, rel=1e-5)
+    assert sums.n == 24
+
+
+def test_replay_of_a_healed_file(tmp_path: Path) -> None:
+    """The header's recipe, the source and the text give the same bytes; the sidecar too."""
+    text, out, side = tmp_path / "t.txt", tmp_path / "healed.gguf", tmp_path / "healed.npz"
+    text.write_text(read_text(SEARCH_TEXT)[:9000])
+    run = CliRunner().invoke
+    made = run(cli, ["heal", str(MODEL), str(out), "--layer", "2,6-7", "--text", str(text),
+                     "--tokens", "512", "--ctx", "64", "--sidecar", str(side)])  # fmt: skip
+    assert made.exit_code == 0, (made.output, made.exception)
+    again = ["replay", str(out), str(MODEL)]
+    for number, more in enumerate((["--text", str(text)], ["--sidecar", str(side)])):
+        new = tmp_path / f"new{number}.gguf"
+        result = run(cli, [*again, str(new), *more])
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert "identical" in result.stderr and new.read_bytes() == out.read_bytes()
+    new = tmp_path / "no.gguf"
+    with pytest.raises(GGSurgeryError, match="--text, the calibration text"):
+        run(cli, [*again, str(new)], catch_exceptions=False)
+    other = tmp_path / "other.txt"
+    other.write_text("Another text. " * 500)
+    with pytest.raises(PlanError, match="not the text"):
+        run(cli, [*again, str(new), "--text", str(other)], catch_exceptions=False)
+    arrays = {key: 1.0001 * array for key, array in Sidecar.load(side).items()}
+    wrong = tmp_path / "wrong.npz"
+    Sidecar(arrays).save(wrong)
+    with pytest.raises(FormatError, match="other corrections"):
+        run(cli, [*again, str(new), "--sidecar", str(wrong)], catch_exceptions=False)
+    assert not new.exists()
+
+
+def test_recipe_of_a_healed_cut_is_applied_with_its_sidecar(tmp_path: Path) -> None:
+    found = heal(MODEL, [4], read_text(SEARCH_TEXT), Settings(tokens=256, ctx=64), n_threads=1)
+    recipe, side, out = tmp_path / "r.json", tmp_path / "s.npz", tmp_path / "out.gguf"
+    recipe.write_text(json.dumps(found.recipe.to_json()))
+    found.sidecar.save(side)
+    arguments = ["apply", str(recipe), str(MODEL), str(out)]
+    result = CliRunner().invoke(cli, [*arguments, "--sidecar", str(side)])
+    assert result.exit_code == 0, (result.output, result.exception)
+    with prepare(found.recipe, [MODEL], given=found.sidecar) as operation:
+        operation.write(tmp_path / "library.gguf")
+    assert out.read_bytes() == (tmp_path / "library.gguf").read_bytes()
+    with pytest.raises(GGSurgeryError, match="not in the recipe"):
+        CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def test_a_step_without_its_arrays_is_refused() -> None:
+    plan = Plan.identity(10)
+    for fit in ({}, {"arrays": {}}, {"arrays": ["x"]}):
+        with pytest.raises(PlanError, match="not named"):
+            step("heal", layer="4", fit=fit).apply(plan)
+    with pytest.raises(PlanError, match="mapping"):
+        step("heal", layer="4", fit="yes").apply(plan)
+
+
+def test_threads_do_not_change_the_fit() -> None:
+    text = read_text(SEARCH_TEXT)
+    one, two = (
+        heal(MODEL, [4], text, Settings(tokens=256, ctx=64), n_threads=n).sidecar.digest
+        for n in (1, 2)
+    )
+    assert one == two

@@ -11,11 +11,13 @@ from click.testing import CliRunner
 from gguf import GGUFReader
 
 from ggsurgery.cli import cli
+from ggsurgery.collapse import Settings, collapse, cosine, laco
 from ggsurgery.errors import PlanError
 from ggsurgery.evaluate.perplexity import read_text
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.laco import Settings, collapse, cosine, laco
 from ggsurgery.plan.types import Plan
+from ggsurgery.runtime.engine import Engine
+from tests._numpy_qwen3 import Qwen3
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 
 
@@ -49,10 +51,12 @@ def test_similarity_is_the_mean_and_nan_is_no_similarity() -> None:
     result = collapse(Plan.identity(8), settings, lambda plan: parts)
     assert result.attempts[0].similarity == pytest.approx(0.8) and result.attempts[0].accepted
     assert result.to_json()["similarity"] == {
-        "mean": pytest.approx(0.8), "min": 0.7, "max": 0.9, "texts": 3,
+        "mean": pytest.approx(0.8), "min": 0.7, "max": 0.9, "texts": 3, "values": parts,
     }  # fmt: skip
     result = collapse(Plan.identity(8), settings, lambda plan: [float("nan")])
     assert not result.accepted and result.to_json()["similarity"] is None
+    json.dumps(result.to_json(), allow_nan=False)
+    assert "no numbers" in result.attempts[0].note and result.to_json()["rejected"] == 1
 
 
 def test_fewer_layers_at_the_end_of_the_stack() -> None:
@@ -76,6 +80,7 @@ def test_fewer_layers_at_the_end_of_the_stack() -> None:
         ({"max_compression": 1.0}, "--max-compression"),
         ({"highest": 6}, "--highest minus"),
         ({"threshold": 2.0}, "--threshold"),
+        ({"factor": 0.5}, "--factor"),
     ],
 )
 def test_impossible_settings(change: dict[str, float], message: str) -> None:
@@ -102,6 +107,38 @@ def test_variants_on_the_tiny_model(variant: str) -> None:
     assert all(-1 <= s <= 1 for a in result.accepted for s in a.per_text)
     first = result.accepted[0].similarity
     assert first is not None and first > 0.1  # one merge of ten layers keeps something
+    assert result.perplexity is not None and 1 < result.perplexity[0] < result.perplexity[1]
+
+
+@pytest.mark.parametrize("variant", ["paper", "reference", "damped"])
+def test_first_similarity_against_numpy(variant: str) -> None:
+    """Merged by hand in float64, run by a float64 network, compared as the formula says."""
+    text = read_text(SEARCH_TEXT)
+    pieces = [text[:400], text[6000:6400]]
+    settings = Settings(
+        merge_layers=3, lowest=5, highest=9, threshold=-1, max_compression=0.25, variant=variant,  # type: ignore[arg-type]
+    )  # fmt: skip
+    result = laco(MODEL, pieces, settings, n_ctx=48, n_threads=1)
+    (attempt,) = result.accepted
+    assert (attempt.base, attempt.merged) == (6, (7, 8))
+    base, merged = Qwen3(MODEL), Qwen3(MODEL)
+    for name in [n for n in base.w if n.startswith("blk.6.")]:
+        own, *others = (base.w[name.replace("blk.6.", f"blk.{i}.")] for i in (6, 7, 8))
+        if variant == "reference":
+            merged.w[name] = own if "norm" in name else others[-1]
+        else:
+            factor = 1.0 if variant == "paper" else 0.5
+            merged.w[name] = own + factor * sum(o - own for o in others)
+    rest = [i for i in range(N_LAYERS) if i not in (7, 8)]
+    with Engine.open(MODEL, n_ctx=64, n_threads=1) as engine:
+        rows = [engine.tokenize_array(piece)[:48] for piece in pieces]
+    for row, found in zip(rows, attempt.per_text, strict=True):
+        a, b = (
+            net.last_hidden(row, layers).ravel()
+            for net, layers in ((base, range(N_LAYERS)), (merged, rest))
+        )
+        expected = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        assert found == pytest.approx(expected, abs=2e-3)
 
 
 def test_command_writes_what_the_loop_found(tmp_path: Path) -> None:
@@ -132,7 +169,9 @@ def test_nothing_kept_writes_nothing(tmp_path: Path) -> None:
         cli,
         ["laco", str(MODEL), str(out), "--merge-layers", "2", "--lowest", "6", "--highest", "9",
          "--threshold", "0.9999999", "--text", str(SEARCH_TEXT), "--texts", "1", "--ctx", "32",
-         "--threads", "1"],
+         "--threads", "1", "--json"],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "no merge was kept" in result.stderr and not out.exists()
+    facts = json.loads(result.stdout)
+    assert facts["out"] is None and facts["laco"]["merges"] == 0

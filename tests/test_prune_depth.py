@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from ggsurgery.analyze.scan import scan
 from ggsurgery.candidates.measure import Setup
 from ggsurgery.cli import cli
-from ggsurgery.errors import PlanError
+from ggsurgery.errors import OutputError, PlanError
 from ggsurgery.evaluate.perplexity import perplexity_of_file, read_text
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.prune_depth import choose, how_many, measure_influence
+from ggsurgery.prune_depth import By, choose, how_many, measure_influence
+from ggsurgery.surgery import prepare
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 
 SETUP = Setup(MODEL, text=SEARCH_TEXT, n_ctx=64, n_windows=3, n_threads=1)
@@ -34,6 +35,34 @@ def test_by_influence_and_angular() -> None:
     span = choose(SETUP, "angular", 3).layers
     assert span == tuple(range(span[0], span[0] + 3))
     assert span[0] == found.spans(3)[0][0]
+
+
+@pytest.mark.parametrize("by", ["influence", "angular", "scan", "greedy"])
+def test_kept_layers_stay_and_the_cut_is_measured(by: By, tmp_path: Path) -> None:
+    """Every way leaves them, and says what the whole cut costs on the same windows."""
+    free = choose(SETUP, by, 2)
+    kept = choose(SETUP, by, 2, keep=free.layers[:1])
+    assert free.layers[0] not in kept.layers and len(set(kept.layers)) == 2
+    out = tmp_path / "cut.gguf"
+    with prepare(kept.recipe, [MODEL]) as operation:
+        operation.write(out)
+    text = read_text(SEARCH_TEXT)
+    for path, value in ((MODEL, kept.before), (out, kept.after)):
+        file = perplexity_of_file(path, text, n_ctx=64, n_chunks=3, n_threads=1)
+        assert value == pytest.approx(file.value, rel=1e-4)
+
+
+def test_too_many_kept() -> None:
+    for keep, message in ((range(N_LAYERS - 1), "too many"), ([N_LAYERS], "does not exist")):
+        with pytest.raises(PlanError, match=message):
+            choose(SETUP, "influence", 2, keep=keep)
+    with pytest.raises(PlanError, match="no span of 3"):
+        choose(SETUP, "angular", 3, keep=range(0, N_LAYERS, 3))
+
+
+def test_angular_at_all_tokens() -> None:
+    found = measure_influence(SETUP, tokens="all")
+    assert choose(SETUP, "angular", 3, tokens="all").layers[0] == found.spans(3)[0][0]
 
 
 def test_by_scan_is_the_scans_ranking(tmp_path: Path) -> None:
@@ -68,8 +97,24 @@ def test_command(tmp_path: Path) -> None:
     text = read_text(SEARCH_TEXT)
     file = perplexity_of_file(out, text, n_ctx=64, n_chunks=3, n_threads=1)
     assert facts["choice"]["rounds"][-1]["score"] == pytest.approx(file.value, rel=1e-4)
+    # an output in the way is refused before anything is measured
+    text_gone = ["--text", str(tmp_path / "none.txt")]
+    result = CliRunner().invoke(cli, [*arguments[:3], "--layers", "2", *text_gone])
+    assert isinstance(result.exception, OutputError) and "exists" in str(result.exception)
+    out.unlink()
     result = CliRunner().invoke(cli, [*arguments[:3], "--layers", "10"])
     assert isinstance(result.exception, PlanError)
+
+
+def test_a_cut_that_leaves_nothing_usable_is_called_so(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        cli,
+        ["prune-depth", str(MODEL), str(tmp_path / "cut.gguf"), "--layers", str(N_LAYERS - 1),
+         "--by", "influence", "--text", str(SEARCH_TEXT), "--ctx", "64", "--windows", "2",
+         "--threads", "1"],
+    )  # fmt: skip
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "uncut" in result.stdout and "not usable without further training" in result.stderr
 
 
 def test_missing_text() -> None:

@@ -81,6 +81,10 @@ class Influence:
         column = self.angular[: self.n_layers - n + 1, n]
         return [(int(i), float(column[i])) for i in np.argsort(column, kind="stable")]
 
+    def cuts_sink(self, first: int, n: int) -> bool:
+        """Whether the layer that makes the attention sink is among `n` layers from `first` on."""
+        return self.sink is not None and first <= self.sink < first + n
+
     def to_json(self, span: int | None = None) -> dict[str, Any]:
         layers = [
             {
@@ -103,7 +107,12 @@ class Influence:
         }
         if span is not None:
             document["spans"] = [
-                {"first": first, "last": first + span - 1, "angular": distance}
+                {
+                    "first": first,
+                    "last": first + span - 1,
+                    "angular": distance,
+                    "cuts_sink": self.cuts_sink(first, span),
+                }
                 for first, distance in self.spans(span)
             ]
         return document

@@ -32,8 +32,8 @@ def render_influence(found: Influence, path: Path, span: int | None = None) -> N
     """Block influence by layer, the sink marked; with `span`, its angular distances below."""
     figure, axes = _figure(1 if span is None else 2, 3.2)
     layers = np.arange(found.n_layers)
-    colours = ["tab:red" if i == found.sink else "tab:blue" for i in layers]
     errors = None if found.n_windows < 2 else found.block_stderr
+    colours = ["tab:red" if i == found.sink else "tab:blue" for i in layers]
     axes[0].bar(layers, found.block, yerr=errors, color=colours, ecolor="0.3", capsize=2)
     axes[0].set_yscale("log")
     title = f"Block influence, {found.file.name} ({found.n_tokens:,} tokens)"
@@ -42,10 +42,22 @@ def render_influence(found: Influence, path: Path, span: int | None = None) -> N
     axes[0].set_title(title, fontsize=10)
     axes[0].set(xlabel="layer", ylabel="1 − cos(input, output)")
     if span is not None:
-        column = found.angular[: found.n_layers - span + 1, span]
-        axes[1].plot(layers[: len(column)], column, marker="o", markersize=3)
-        axes[1].set(xlabel=f"first of {span} layers", ylabel="angular distance / π")
+        firsts = layers[: found.n_layers - span + 1]
+        distances = found.angular[firsts, span]
+        colours = ["tab:red" if found.cuts_sink(i, span) else "tab:blue" for i in firsts]
+        axes[1].plot(firsts, distances, color="0.7", zorder=1)
+        axes[1].scatter(firsts, distances, c=colours, s=16, zorder=2)
+        best = int(np.argmin(distances))
+        axes[1].annotate(
+            f"{best}-{best + span - 1}", (best, distances[best]), xytext=(0, -12),
+            textcoords="offset points", ha="center", fontsize=8,
+        )  # fmt: skip
+        at = {"last": "last token", "all": "all tokens"}[found.tokens]
+        axes[1].set(xlabel=f"first of {span} layers", ylabel=f"angular distance / π ({at})")
         axes[1].set_ylim(bottom=0)
+    for axis in axes:
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlim(-1, found.n_layers)
     _save(figure, path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,11 +93,17 @@ def in_out(function: F) -> F:
     return click.argument("source", metavar="IN", type=FILE)(function)
 
 
-def operate(recipe: Recipe, inputs: Sequence[Path], out: Path, options: Options) -> None:
-    """Prepare, then show or write, and say what was done."""
+def operate(
+    recipe: Recipe,
+    inputs: Sequence[Path],
+    out: Path,
+    options: Options,
+    given: Mapping[str, Any] | None = None,
+) -> None:
+    """Prepare, then show or write, and say what was done; `given` are arrays it names."""
     if not options.dry_run:
         check_output(out, inputs, force=options.force)  # before a checksum over all bytes
-    with prepare(recipe, inputs) as operation:
+    with prepare(recipe, inputs, given=given) as operation:
         run(operation, out, options)
 
 

@@ -6,10 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..ggufio.atomic import check_output
 from ..plan.recipe import Recipe
+from ..release.sections import HOPELESS
 from ..surgery import prepare
 from ._output import human_bytes, human_count, note, print_json, warn
 from ._surgery import Options, show, summary, write_with_bar
+
+
+def check_early(source: Path, out: Path, options: Options, *others: Path | None) -> None:
+    """Refuse outputs before the work for them; `others` are files written beside `out`."""
+    if options.dry_run:
+        return
+    for path in (out, *(p for p in others if p is not None)):
+        check_output(path, (source,), force=options.force)
+
+
+def say_loss(before: float, after: float) -> None:
+    """Say aloud when a cut leaves no usable model."""
+    if not after <= HOPELESS * before:  # NaN too
+        warn(f"on the calibration text the cut model's perplexity is {after / before:.1f} times "
+             "the uncut one's: it is not usable without further training")  # fmt: skip
 
 
 def write_recipe(

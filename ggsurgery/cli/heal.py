@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from ..evaluate.perplexity import read_text
-from ..heal import FIRST, RIDGE, Healed, Method
-from ..heal import heal as run_heal
+from ..healing.fit import Healed, Method, Settings
+from ..healing.fit import heal as run_heal
 from ..plan.text import parse_layers
 from ..runtime import worker
 from ._files import FILE
 from ._output import note, table
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options
-from ._writing import write_recipe
+from ._writing import check_early, write_recipe
+
+DEFAULT = Settings()
 
 
 @click.command()
@@ -27,24 +28,25 @@ from ._writing import write_recipe
 )
 @click.option(
     "--method",
-    default="refit",
+    default=DEFAULT.method,
     show_default=True,
     type=click.Choice(["refit", "tw"]),
     help="refit: solve for ffn_down itself. tw: a linear map folded into it (ReplaceMe).",
 )
 @click.option(
-    "--tokens", default=32768, show_default=True, type=click.IntRange(64), help="Tokens to fit on."
-)
+    "--tokens", default=DEFAULT.tokens, show_default=True, type=click.IntRange(64),
+    help="Tokens to fit on. Memory does not grow with them.",
+)  # fmt: skip
 @click.option(
-    "--ctx", default=512, show_default=True, type=click.IntRange(8), help="Tokens of a window."
-)
+    "--ctx", default=DEFAULT.ctx, show_default=True, type=click.IntRange(8),
+    help="Tokens of a window.",
+)  # fmt: skip
 @click.option(
-    "--ridge",
-    type=click.FloatRange(0, min_open=True),
-    help=f"λ relative to the Gram matrix's mean diagonal; default {RIDGE['refit']:g}.",
-)
+    "--ridge", default=DEFAULT.ridge, show_default=True, type=click.FloatRange(0, min_open=True),
+    help="λ relative to the Gram matrix's mean diagonal: more keeps closer to the bare cut.",
+)  # fmt: skip
 @click.option(
-    "--first", default=FIRST, show_default=True, type=click.FloatRange(0, min_open=True),
+    "--first", default=DEFAULT.first, show_default=True, type=click.FloatRange(0, min_open=True),
     help="How many times the first position of a window counts (the attention sink).",
 )  # fmt: skip
 @click.option("--sidecar", type=FILE, help="Write the fitted arrays here too (.npz).")
@@ -59,7 +61,7 @@ def heal(
     method: Method,
     tokens: int,
     ctx: int,
-    ridge: float | None,
+    ridge: float,
     first: float,
     sidecar: Path | None,
     threads: int | None,
@@ -74,12 +76,13 @@ def heal(
     Example:
       ggsurgery heal --layer 12-16 --text calibration.txt in.gguf out.gguf
     """
+    check_early(source, out, options, sidecar)
     layers = parse_layers(layer)
     words = read_text(text)
     with progress_bar("heal", "window") as progress:
         found = worker.run(
-            heal_of_file, source, layers, words, method, tokens, ctx, ridge, first, threads,
-            options.allow_unknown_arch, progress=progress,
+            run_heal, source, layers, words, Settings(method, tokens, ctx, ridge, first),
+            n_threads=threads, allow_unknown_arch=options.allow_unknown_arch, progress=progress,
         )  # fmt: skip
     if sidecar is not None and not options.dry_run:
         found.sidecar.save(sidecar, force=options.force)
@@ -88,27 +91,6 @@ def heal(
     write_recipe(
         found.recipe, source, out, options, figures={"heal": found.to_json()}, given=found.sidecar
     )
-
-
-def heal_of_file(
-    path: Path,
-    layers: tuple[int, ...],
-    text: str,
-    method: Method,
-    n_tokens: int,
-    n_ctx: int,
-    ridge: float | None,
-    first: float,
-    n_threads: int | None,
-    allow_unknown_arch: bool,
-    progress: Callable[[int, int], object] | None = None,
-) -> Healed:
-    """Made to be run by `runtime.worker.run`."""
-    return run_heal(
-        path, layers, text, method=method, n_tokens=n_tokens, n_ctx=n_ctx, ridge=ridge,
-        first=first, n_threads=n_threads, allow_unknown_arch=allow_unknown_arch,
-        progress=progress,
-    )  # fmt: skip
 
 
 def _show(found: Healed) -> None:

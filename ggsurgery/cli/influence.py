@@ -28,7 +28,8 @@ from ._progress import progress_bar
     default="last",
     show_default=True,
     type=click.Choice(["last", "all"]),
-    help="Where the angular distance is taken: at the last token of a window, or at all.",
+    help="Where the angular distance is taken: at the last token of each window (as published; "
+    "few samples, so give many windows), or at all.",
 )
 @click.option(
     "--ctx", default=512, show_default=True, type=click.IntRange(8), help="Tokens of a window."
@@ -119,5 +120,12 @@ def _show(found: Influence, span: int | None) -> None:
     click.echo(table(rows, header))
     if span is not None:
         click.echo()
-        spans = [(f"{a}-{a + span - 1}", f"{d:.4f}") for a, d in found.spans(span)[:10]]
-        click.echo(table(spans, (f"span of {span}", "angular/π")))
+        spans = [
+            (
+                f"{first}-{first + span - 1}",
+                f"{distance:.4f}",
+                "cuts the attention sink" if found.cuts_sink(first, span) else "",
+            )
+            for first, distance in found.spans(span)[:10]
+        ]
+        click.echo(table(spans, (f"span of {span}", "angular/π", "")))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..collapse import METHODS, Attempt, Result, Settings, laco_of_file, split_text
 from ..evaluate.perplexity import read_text
-from ..laco import METHODS, Attempt, Result, Settings, laco_of_file, split_text
+from ..ggufio.atomic import atomic_path
 from ..runtime import worker
 from ._files import FILE
 from ._output import note, print_json, table
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options
-from ._writing import write_recipe
+from ._writing import check_early, say_loss, write_recipe
 
 
 @click.command()
@@ -65,14 +67,17 @@ def laco(
     """Collapse layers step by step (LaCo), as long as the output stays similar.
 
     Every attempt is shown: base layer, layers merged into it, cosine of the last hidden
-    state with the original's over the calibration texts, kept or not. The settings' order
-    of magnitude: at most 30 % of the layers. Whether plain deletion would have been better
-    is for `scan` and `evaluate --baseline` to say.
+    state with the original's over the calibration texts, kept or not. Base layers are
+    numbered as the stack stands at that attempt. The defaults are those of a published prune
+    of a model of 36 layers. Whether plain deletion would have been better is for
+    `prune-depth` and `evaluate --baseline` to say.
 
     \b
     Example:
       ggsurgery laco in.gguf out.gguf --text calibration.txt --highest 28 --variant reference
+      ggsurgery laco in.gguf out.gguf --text calibration.txt --threshold 0.7 --log laco.json
     """
+    check_early(source, out, options, log)
     settings = Settings(**numbers)
     pieces = split_text(read_text(text), texts)
     with progress_bar("laco", "attempt") as progress:
@@ -80,35 +85,40 @@ def laco(
             laco_of_file, source, pieces, settings, ctx, threads, options.allow_unknown_arch,
             progress=progress,
         )  # fmt: skip
-    if log is not None:
-        log.write_text(_json(result), encoding="utf-8")
+    if log is not None and not options.dry_run:
+        with atomic_path(log, force=options.force) as temporary:
+            temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
     if not result.steps:
         note("no merge was kept: nothing to write. Lower --threshold, or try another --variant.")
         if options.as_json:
-            print_json(result.to_json())
+            print_json({"laco": result.to_json(), "out": None})
         else:
             _show(result)
         return
     if not options.as_json:
         _show(result)
+    if result.perplexity is not None:
+        say_loss(*result.perplexity)
     write_recipe(result.recipe, source, out, options, figures={"laco": result.to_json()})
-
-
-def _json(result: Result) -> str:
-    import json
-
-    return json.dumps(result.to_json(), indent=2) + "\n"
 
 
 def _show(result: Result) -> None:
     click.echo(table([_row(a) for a in result.attempts],
                      ("iteration", "base", "merged", "layers", "similarity", "")))  # fmt: skip
     facts = result.to_json()
+    similarity, perplexity = facts["similarity"], result.perplexity
     click.echo(
         f"\n{facts['merges']} merges, {facts['rejected']} rejected, {facts['iterations']} "
         f"iterations: {facts['layers'][0]} → {facts['layers'][1]} layers "
         f"({100 * facts['removed_share']:.1f} % removed), variant {result.settings.variant}"
     )
+    if similarity is not None:
+        click.echo(
+            f"similarity with the original over {similarity['texts']} texts: mean "
+            f"{similarity['mean']:.4f}, min {similarity['min']:.4f}, max {similarity['max']:.4f}"
+        )
+    if perplexity is not None:
+        click.echo(f"perplexity of these texts: {perplexity[0]:.2f} uncut, {perplexity[1]:.2f} cut")
 
 
 def _row(attempt: Attempt) -> tuple[Any, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from ..arch import rules_for
 from ..errors import GGSurgeryError
 from ..ggufio.header import read_header
+from ..plan.text import parse_layers
 from ..prune_depth import By, Choice, choose, how_many
 from ..runtime import worker
 from ._files import FILE
@@ -17,7 +18,7 @@ from ._measuring import METRIC_HELP, measuring_options, setup_of
 from ._output import note, table, warn
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options
-from ._writing import write_recipe
+from ._writing import check_early, say_loss, write_recipe
 
 
 @click.command("prune-depth")
@@ -33,8 +34,15 @@ from ._writing import write_recipe
     "scan: missed least one by one. greedy: measured again after every cut.",
 )
 @click.option(
-    "--metric", default="perplexity", show_default=True, help="Of scan and greedy: " + METRIC_HELP
-)
+    "--metric", default="perplexity", show_default=True,
+    help="What scan and greedy choose by, and what the cut is measured with: " + METRIC_HELP,
+)  # fmt: skip
+@click.option("--keep", metavar="LIST", help="Layers that stay, such as the attention sink's.")
+@click.option(
+    "--tokens", default="last", show_default=True, type=click.Choice(["last", "all"]),
+    help="Of angular: at the last token of each window (few samples: give many windows), or "
+    "at all tokens.",
+)  # fmt: skip
 @click.option(
     "--journal",
     type=FILE,
@@ -52,6 +60,8 @@ def prune_depth(
     share: float | None,
     by: By,
     metric: str,
+    keep: str | None,
+    tokens: Literal["last", "all"],
     journal: Path | None,
 ) -> None:
     """Cut whole layers, chosen by measurement.
@@ -63,7 +73,10 @@ def prune_depth(
     Example:
       ggsurgery prune-depth --share 0.25 --by greedy --text calibration.txt in.gguf out.gguf
       ggsurgery prune-depth --layers 4 --by influence --text calibration.txt in.gguf out.gguf
+      ggsurgery prune-depth --layers 8 --by angular --keep 11 --text cal.txt in.gguf out.gguf
     """
+    check_early(source, out, options)
+    kept = () if keep is None else parse_layers(keep)
     header = read_header(source)
     n_layers = header.n_layers - rules_for(header, allow_unknown=True).n_tail(header)
     count = how_many(n_layers, layers, share)
@@ -72,20 +85,27 @@ def prune_depth(
         raise GGSurgeryError("a text is needed", hint="Give one with --text FILE")
     with progress_bar(f"prune-depth by {by}", "candidate") as progress:
         choice = worker.run(
-            choose, setup, by, count, journal, progress=progress, file=source
+            choose, setup, by, count, journal, progress=progress, file=source,
+            keep=kept, tokens=tokens,
         )  # fmt: skip
     if not options.as_json:
-        _show(choice)
+        _show(choice, metric)
     if choice.sink in choice.layers:
-        warn(f"layer {choice.sink}, which makes the attention sink, is among them")
+        warn(f"layer {choice.sink}, which makes the attention sink, is among them: cutting it "
+             f"usually breaks the model. --keep {choice.sink} leaves it")  # fmt: skip
+    if metric == "perplexity":
+        say_loss(choice.before, choice.after)
     write_recipe(choice.recipe, source, out, options, figures={"choice": choice.to_json()})
 
 
-def _show(choice: Choice) -> None:
-    what = {"influence": "influence", "angular": "angular/π of the span"}
-    header = ("cut", "layer", what.get(choice.by, "metric after the cut"))
-    if choice.by == "scan":
-        header = ("cut", "layer", "metric without it alone")
+def _show(choice: Choice, metric: str) -> None:
+    what = {
+        "influence": "influence",
+        "angular": "angular/π of the span",
+        "scan": f"{metric} without it alone",
+        "greedy": f"{metric} after the cut",
+    }
     rows = [(i + 1, layer, f"{score:.5f}") for i, (layer, score) in enumerate(choice.rounds)]
-    click.echo(table(rows, header))
+    click.echo(table(rows, ("cut", "layer", what[choice.by])))
+    click.echo(f"{metric}: {choice.before:.4f} uncut, {choice.after:.4f} cut")
     note("figures are of the calibration text: measure the result on another one")

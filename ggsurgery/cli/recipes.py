@@ -9,22 +9,33 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from ..errors import OutputError
+from ..errors import GGSurgeryError, OutputError
+from ..evaluate.perplexity import read_text
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
-from ..plan.recipe import load_recipe
+from ..healing.fit import check_arrays, fit_of, heal_again
+from ..healing.sidecar import Sidecar
+from ..plan.recipe import Recipe, load_recipe
 from ..provenance import read_provenance
+from ..runtime import worker
 from ..surgery import prepare_replay
 from ._blend import force_kinds_option, out_type_option
 from ._files import FILE
 from ._output import json_option, note, print_json, warn
+from ._progress import progress_bar
 from ._surgery import Options, operate, surgery_options, write_with_bar
+
+sidecar_option = click.option(
+    "--sidecar", type=FILE, metavar="NPZ",
+    help="The corrections of a healed cut, as `heal --sidecar` wrote them.",
+)  # fmt: skip
 
 
 @click.command()
 @click.argument("recipe", metavar="RECIPE", type=FILE)
 @out_type_option
 @force_kinds_option
+@sidecar_option
 @surgery_options
 @click.argument("sources", metavar="IN…", nargs=-1, required=True, type=FILE)
 @click.argument("out", metavar="OUT", type=FILE)
@@ -33,13 +44,15 @@ def apply(
     recipe: Path,
     out_type: str | None,
     force_kinds: bool | None,
+    sidecar: Path | None,
     sources: tuple[Path, ...],
     out: Path,
 ) -> None:
     """Apply the operations of a recipe file, in their order.
 
     Layers are numbered as they stand after the step before. A recipe that
-    blends models takes all of them, a base first.
+    blends models takes all of them, a base first. One of `heal` needs its
+    --sidecar: the fitted arrays are too large for a recipe.
 
     \b
     Example:
@@ -56,26 +69,41 @@ def apply(
         name=options.name or loaded.name,
         options=tuple((dict(loaded.options) | dict(extra.options)).items()),
     )
-    operate(merged, sources, out, options)
+    given = None if fit_of(merged) is None else _given(merged, sources[0], sidecar, None, recipe)
+    operate(merged, sources, out, options, given=given)
 
 
 @click.command()
 @click.argument("made", metavar="OUT", type=FILE)
 @click.argument("sources", metavar="IN…", nargs=-1, required=True, type=FILE)
 @click.argument("new", metavar="NEW", type=FILE)
+@sidecar_option
+@click.option(
+    "--text", type=FILE, help="Or the text that a cut was healed on: the fit is made again."
+)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--sync", is_flag=True, help="Wait until the data is on the disk.")
 @json_option
 def replay(
-    made: Path, sources: tuple[Path, ...], new: Path, force: bool, sync: bool, as_json: bool
+    made: Path,
+    sources: tuple[Path, ...],
+    new: Path,
+    sidecar: Path | None,
+    text: Path | None,
+    force: bool,
+    sync: bool,
+    as_json: bool,
 ) -> None:
     """Make a file once more from the recipe in its header, and compare the bytes.
 
-    A file made from several inputs needs all of them, in the same order.
+    A file made from several inputs needs all of them, in the same order. A file made by
+    `heal` needs the calibration text too (its checksum stands in the header), or the
+    sidecar with the fitted arrays.
 
     \b
     Example:
       ggsurgery replay out.gguf in.gguf new.gguf
+      ggsurgery replay healed.gguf in.gguf new.gguf --text calibration.txt
     """
     known = read_provenance(read_header(made))
     if known.version != __version__:
@@ -83,7 +111,12 @@ def replay(
     if new.exists() and new.samefile(made):
         raise OutputError("the new file would replace the one to compare with", file=new)
     check_output(new, sources, force=force)  # before a checksum over all bytes
-    with prepare_replay(made, sources) as operation:
+    given = None
+    if fit_of(known.recipe) is not None:
+        with prepare_replay(made, sources):
+            pass  # the inputs are checked before the fit
+        given = _given(known.recipe, sources[0], sidecar, text, made)
+    with prepare_replay(made, sources, given=given) as operation:
         write_with_bar(operation, new, force=force, sync=sync)
     same = filecmp.cmp(made, new, shallow=False)
     if as_json:
@@ -96,3 +129,23 @@ def replay(
             hint="`ggsurgery diff` shows where. Was one of them edited later?",
         )
     note(f"{new}: identical to {made}")
+
+
+def _given(
+    recipe: Recipe, source: Path, sidecar: Path | None, text: Path | None, named: Path
+) -> Sidecar:
+    """The arrays of a healed cut, from their file or fitted once more."""
+    if sidecar is not None:
+        found = Sidecar.load(sidecar)
+        check_arrays(recipe, found, str(sidecar))
+        return found
+    fit = fit_of(recipe) or {}
+    if text is None:
+        raise GGSurgeryError(
+            "the corrections of a healed cut are not in the recipe", file=named,
+            hint="`apply` and `replay` take what `heal --sidecar` wrote; `replay` also takes "
+            f"--text, the calibration text (sha256 {str(fit.get('text'))[:16]}…), and fits again.",
+        )  # fmt: skip
+    words = read_text(text)
+    with progress_bar("heal", "window") as progress:
+        return worker.run(heal_again, recipe, source, words, progress=progress, file=source)

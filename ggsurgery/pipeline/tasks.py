@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..collapse import Settings, laco_of_file, split_text
 from ..errors import EngineError, PlanError
 from ..evaluate.perplexity import read_text
 from ..evaluate.results import read_json
 from ..ggufio.atomic import atomic_path
 from ..ggufio.reader import Source
-from ..laco import Settings, laco_of_file, split_text
 from ..plan.recipe import Recipe
 from ..quantize.like import with_pins
 from ..release.request import safe_name

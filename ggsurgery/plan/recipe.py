@@ -22,9 +22,9 @@ import yaml
 from ..errors import FormatError, PlanError
 from . import ops
 from .blend_steps import STEPS, whole
+from .heal import heal
 from .text import parse_layers, parse_pair
 from .types import Plan
-from .weights import add_weights
 
 #: Keys of a recipe document that belong to the pipeline (`ggsurgery run`), not to surgery.
 PIPELINE_KEYS: tuple[str, ...] = (
@@ -57,6 +57,12 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a mapping, found {value!r}")
+    return value
+
+
 #: Every operation that a recipe may name.
 OPERATIONS: dict[str, Operation] = {
     "delete": Operation(ops.delete, {"layer": parse_layers}, ("layer",)),
@@ -73,11 +79,7 @@ OPERATIONS: dict[str, Operation] = {
     "set": Operation(ops.set_metadata, {"key": str, "value": _same, "type": str}, ("key", "value")),
     "unset": Operation(ops.unset_metadata, {"key": str}, ("key",)),
     **{name: Operation(*parts) for name, parts in STEPS.items()},
-    "add_weights": Operation(
-        add_weights,
-        {"layer": whole, "key": str, "tensor": str, "sha256": str},
-        ("layer", "key"),
-    ),
+    "heal": Operation(heal, {"layer": parse_layers, "fit": _mapping}, ("layer", "fit")),
 }
 
 #: Steps that change the header only: the model keeps its name.
@@ -115,8 +117,9 @@ class Step:
         return found.apply(plan, **read)
 
     def describe(self) -> str:
-        """As a person would say it: `delete 10`."""
-        return " ".join([self.operation, *(_short(k, v) for k, v in self.arguments)])
+        """As a person would say it: `delete 10`. Mappings, which are bookkeeping, stay out."""
+        said = (_short(k, v) for k, v in self.arguments if not isinstance(v, dict))
+        return " ".join([self.operation, *said])
 
 
 def step(operation: str, **arguments: Any) -> Step:

@@ -1,6 +1,6 @@
 """The card's sections on LaCo: settings, statistics, similarity, as the published card has them.
 
-They come from the document that `laco --log` and `run` write (`ggsurgery.laco.Result.to_json`),
+They come from the document that `laco --log` and `run` write (`ggsurgery.collapse.Result.to_json`),
 which has to be about the files of the release: its merges stand in their headers.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..collapse.types import FORMAT
 from ..errors import FormatError, GGSurgeryError
 from ..ggufio.types import Header
-from ..laco import FORMAT
 from ..plan.recipe import HEADER_STEPS, Recipe
 from ..provenance import PREFIX, read_provenance
 from .markdown import table

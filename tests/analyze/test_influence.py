@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,8 @@ def test_against_numpy() -> None:
         expected = np.mean(last if tokens == "last" else every, axis=0)
         for a in range(N_LAYERS):
             for b in range(a + 1, N_LAYERS + 1):
-                assert found.angular[a, b - a] == pytest.approx(expected[a, b], abs=2e-3)
-        assert found.block == pytest.approx(np.mean(block, axis=0), abs=2e-3)
+                assert found.angular[a, b - a] == pytest.approx(expected[a, b], rel=0.01)
+        assert found.block == pytest.approx(np.mean(block, axis=0), rel=0.01)
         assert found.ranked() == [int(i) for i in np.argsort(found.block)]
     assert np.isnan(found.angular[N_LAYERS - 1, 2])
 
@@ -68,6 +69,14 @@ def test_sink_is_where_the_first_norm_explodes() -> None:
     assert find_sink(norms, np.array([12.0, 14.0, 15.0, 16.0])) is None
     # a slow rise is no single layer's work
     assert find_sink(np.ones(5), np.array([2.0, 4.0, 8.0, 16.0, 32.0])) is None
+
+
+def test_spans_that_cut_the_sink_are_named() -> None:
+    found = replace(measured(MODEL)[0], sink=4)
+    assert [found.cuts_sink(first, 2) for first in (2, 3, 4, 5)] == [False, True, True, False]
+    spans = found.to_json(2)["spans"]
+    assert {s["first"] for s in spans if s["cuts_sink"]} == {3, 4}
+    assert not replace(found, sink=None).cuts_sink(4, 1)
 
 
 def test_spans_out_of_range() -> None:

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from ggsurgery.cli import cli
+from ggsurgery.collapse import collapse
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.laco import collapse
 from ggsurgery.pipeline.document import load_document
 from ggsurgery.pipeline.run import Pipeline
 from ggsurgery.pipeline.tasks import laco_settings

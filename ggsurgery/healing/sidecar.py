@@ -10,15 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FormatError
-from .ggufio.atomic import atomic_path, check_output
+from ..errors import FormatError
+from ..ggufio.atomic import atomic_path, check_output
 
 F32 = NDArray[np.float32]
-
-
-def key_of(layer: int) -> str:
-    """The name of the correction of a layer of the uncut model."""
-    return f"heal.blk.{layer}.ffn_down.weight"
 
 
 class Sidecar(Mapping[str, F32]):

@@ -1,0 +1,136 @@
+"""A quarter of a model's layers removed in every way the tool knows, side by side.
+
+    python -m benchmarks.depth MODEL-F16.gguf --calibrate valid.raw --report test.raw \
+        --questions arc_easy.jsonl --folder out
+
+Layers are chosen, merged and healed on the calibration text alone; perplexity and accuracy
+are of the reporting text and the questions. Every command is printed as it runs, and what
+is in the folder already is not made again. The tables go into the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: Thresholds tried for LaCo, highest first: the first that gets down to --layers counts.
+THRESHOLDS = ("0.85", "0.8", "0.75", "0.7", "0.65", "0.6", "0.55", "0.5", "0.4", "0.3", "0.2",
+              "0.1", "0", "-1")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things are, and how to make and measure a file."""
+
+    model: Path
+    calibrate: Path
+    report: Path
+    questions: Path
+    folder: Path
+    chunks: int
+    limit: int
+
+    def command(self, *arguments: object) -> str:
+        """Run `ggsurgery …` and return what it prints."""
+        words = [str(a) for a in arguments]
+        print("$ ggsurgery", *words, flush=True, file=sys.stderr)
+        run = [sys.executable, "-m", "ggsurgery", *words]
+        return subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    def make(self, name: str, command: str, *arguments: object, text: bool = True) -> Path:
+        out, kept = self.folder / f"{name}.gguf", self.folder / f"{name}.made.json"
+        if not kept.exists():  # a LaCo run that merges nothing leaves no file
+            more = ("--text", self.calibrate) if text else ()
+            figures = self.command(command, *arguments, *more, "--force", "--json",
+                                   self.model, out)  # fmt: skip
+            kept.write_text(figures, encoding="utf-8")
+        return out
+
+    def measure(self, path: Path) -> tuple[str, str]:
+        """Perplexity and accuracies as the table shows them."""
+        kept = self.folder / f"{path.stem}.measured.json"
+        if not kept.exists():
+            found = [
+                json.loads(self.command("perplexity", path, "--text", self.report, "--ctx", 512,
+                                        "--chunks", self.chunks, "--json")),
+                json.loads(self.command("choices", path, "--data", self.questions, "--limit",
+                                        self.limit, "--json")),
+            ]  # fmt: skip
+            kept.write_text(json.dumps(found), encoding="utf-8")
+        perplexity, scores = json.loads(kept.read_text(encoding="utf-8"))
+        accuracy = {s["metric"]: s for s in scores}["acc_norm"]
+        digits = 1 if perplexity["value"] < 1000 else 0
+        return (f"{perplexity['value']:,.{digits}f} ± {perplexity['stderr']:,.{digits}f}",
+                f"{100 * accuracy['value']:.1f} ± {100 * accuracy['stderr']:.1f}")  # fmt: skip
+
+    def facts(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / f"{name}.made.json").read_text())
+        return found
+
+
+def main() -> None:
+    """Make the cuts, measure them, print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("model", type=Path)
+    for name in ("calibrate", "report", "questions", "folder"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--chunks", type=int, default=16)
+    parser.add_argument("--limit", type=int, default=200)
+    given = parser.parse_args()
+    bench = Bench(given.model, given.calibrate, given.report, given.questions, given.folder,
+                  given.chunks, given.limit)  # fmt: skip
+    given.folder.mkdir(parents=True, exist_ok=True)
+    print("| removed by | what went | perplexity | accuracy, % |\n|---|---|---|---|")
+    _row(bench, "nothing", "–", given.model)
+    best = _deletions(bench, given.layers)
+    for method in ("tw", "refit"):
+        healed = bench.make(f"healed-{method}", "heal", "--layer", best, "--method", method)
+        _row(bench, f"the best of these, healed (`{method}`)", best, healed)
+    for variant in ("reference", "damped", "paper"):
+        _laco(bench, variant, given.layers)
+
+
+def _deletions(bench: Bench, layers: int) -> str:
+    """Rows of plain deletion; the list of layers whose choice did best on the calibration text."""
+    ways = {
+        "influence": ("--windows", 16),
+        "angular": ("--windows", 16),
+        "scan": ("--ctx", 256, "--windows", 4),
+        "greedy": ("--ctx", 256, "--windows", 4),
+    }
+    found = []
+    for by, more in ways.items():
+        journal = ("--journal", bench.folder / "journal.jsonl") if by in ("scan", "greedy") else ()
+        made = bench.make(by, "prune-depth", "--layers", layers, "--by", by, *more, *journal)
+        choice = bench.facts(by)["choice"]
+        gone = ",".join(map(str, choice["layers"]))
+        found.append((choice["after"] / choice["before"], gone))
+        _row(bench, f"`prune-depth --by {by}`", gone, made)
+    return min(found)[1]
+
+
+def _laco(bench: Bench, variant: str, layers: int) -> None:
+    for threshold in THRESHOLDS:
+        name = f"laco-{variant}-{threshold}"
+        made = bench.make(name, "laco", "--variant", variant, "--threshold", threshold, "--ctx", 64)
+        log = bench.facts(name)["laco"]
+        if log["removed"] >= layers:
+            merges = [f"{a['base']}←{a['merged'][0]}–{a['merged'][-1]}"
+                      for a in log["attempts"] if a["accepted"]]  # fmt: skip
+            _row(bench, f"`laco --variant {variant} --threshold {threshold}`",
+                 ", ".join(merges), made)  # fmt: skip
+            return
+
+
+def _row(bench: Bench, how: str, what: str, path: Path) -> None:
+    print(f"| {how} | {what} | " + " | ".join(bench.measure(path)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""Heal a cut without training: refit the projection in front of it by least squares.
+
+Layers i+1 … i+n go. Layer i then has to say what they would have said (see `nodes`):
+
+    tw      T = argmin Σ_t w_t ‖M_t T + Y_t − Z_t‖² + λ‖T − I‖²,   W' = Tᵀ W
+            (ReplaceMe, Shopkhoev et al. 2025, least squares)
+    refit   Δ = argmin Σ_t w_t ‖G_t Δᵀ + M_t + Y_t − Z_t‖² + λ‖Δ‖²,  W' = W + Δ
+
+Both are one ridge regression of the residual Z − Y − M, on the features M or G.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..candidates import Candidates, Windows
+from ..errors import FormatError, PlanError
+from ..plan.heal import Cut, cuts_of, mend
+from ..plan.recipe import Recipe, Step, step
+from ..plan.text import format_layers, parse_layers
+from ..plan.types import Plan
+from ..runtime.engine import Engine
+from .nodes import Nodes, check_carrier, nodes, weights
+from .regression import Regression
+from .sidecar import Sidecar
+
+F32 = NDArray[np.float32]
+Method = Literal["tw", "refit"]
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a fit is made.
+
+    Attributes:
+        method: what is solved for: a map folded into `ffn_down` (tw), or itself (refit).
+        tokens: how many of the text's tokens at most.
+        ctx: tokens of a window.
+        ridge: λ relative to the mean diagonal of the Gram matrix.
+        first: how many times the first position of a window counts.
+    """
+
+    method: Method = "refit"
+    tokens: int = 32768
+    ctx: int = 512
+    ridge: float = 1e-2
+    first: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well one cut could be mended.
+
+    `before` and `after` are Σ w‖residual‖² / Σ w‖Z − Y‖² without and with the correction, on
+    the tokens that it was fitted on (a share of what the removed layers and the carrier's
+    own feed-forward did).
+    """
+
+    cut: Cut
+    tokens: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Healed:
+    """A cut with its correction: the recipe and the arrays that it names."""
+
+    recipe: Recipe
+    plan: Plan
+    sidecar: Sidecar
+    fits: tuple[Fit, ...]
+    settings: Settings
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "method": self.settings.method,
+            "recipe": self.recipe.to_json(),
+            "sidecar": self.sidecar.digest,
+            "cuts": [
+                {
+                    "removed": [fit.cut.first, fit.cut.last],
+                    "carrier": fit.cut.carrier,
+                    "tokens": fit.tokens,
+                    "residual_before": fit.before,
+                    "residual_after": fit.after,
+                }
+                for fit in self.fits
+            ],
+        }
+
+
+def heal(
+    path: str | Path,
+    layers: Sequence[int],
+    text: str,
+    settings: Settings = Settings(),
+    *,
+    n_threads: int | None = None,
+    allow_unknown_arch: bool = False,
+    progress: Progress | None = None,
+) -> Healed:
+    """Remove layers of a model and fit what is left; nothing is written.
+
+    Args:
+        layers: those to remove, as numbered in the file.
+        text: calibration text; not the one that the result is reported on.
+        progress: called with (windows done, windows in all).
+
+    Returns:
+        The recipe, and the arrays for `prepare(recipe, [path], given=healed.sidecar)`.
+
+    Raises:
+        PlanError: layer 0 or a layer that does not exist.
+        ArchitectureError: a carrier whose output is not ffn_inp + ffn_out, or without a
+            plain `ffn_down`.
+    """
+    count = max(1, settings.tokens // settings.ctx)
+    with Engine.open(path, n_ctx=64, n_threads=n_threads) as engine:
+        windows = Windows.of_text(engine, text, settings.ctx, count)
+    arrays: dict[str, F32] = {}
+    with Candidates(
+        path, windows, cache_bytes=0, n_threads=n_threads, given=arrays,
+        allow_unknown_arch=allow_unknown_arch,
+    ) as session:  # fmt: skip
+        uncut = session.identity
+        cuts = cuts_of(layers, len(uncut.blocks))
+        for cut in cuts:
+            check_carrier(session, cut)
+        plan, fits, removed = uncut, [], 0
+        for number, cut in enumerate(cuts):
+            tick = _stepped(progress, number, len(cuts))
+            fit, arrays[cut.key] = _fit(session, plan, cut, removed, settings, tick)
+            plan = mend(plan, cut, removed)
+            removed += len(cut)
+            fits.append(fit)
+    sidecar = Sidecar(arrays)
+    recipe = Recipe((_step(layers, settings, text, sidecar),))
+    return Healed(recipe, recipe.apply(uncut), sidecar, tuple(fits), settings)
+
+
+def _step(layers: Sequence[int], settings: Settings, text: str, sidecar: Sidecar) -> Step:
+    """The step that a header keeps: enough to fit again, and to know the result again."""
+    sums = {key: sidecar.checksum(key) for key in sidecar}
+    fit = {**asdict(settings), "text": sha256_of(text), "arrays": sums}
+    return step("heal", layer=format_layers(sorted(set(layers))), fit=fit)
+
+
+def sha256_of(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def heal_again(
+    recipe: Recipe, path: str | Path, text: str, progress: Progress | None = None
+) -> Sidecar:
+    """The arrays of a recipe, fitted once more from the text that they came from.
+
+    Raises:
+        PlanError: it is not a recipe of `heal`, or the text is another.
+        FormatError: this machine's arithmetic gives other last digits.
+    """
+    fit = fit_of(recipe)
+    if fit is None or len(recipe.steps) != 1:
+        raise PlanError("only what `ggsurgery heal` wrote by itself can be fitted again")
+    if sha256_of(text) != fit.get("text"):
+        raise PlanError(
+            "not the text that the cut was healed on", expected=f"sha256 {fit.get('text')}",
+            found=sha256_of(text),
+        )  # fmt: skip
+    method = fit["method"]
+    if method not in get_args(Method):
+        raise PlanError("unknown method of healing", found=method)
+    settings = Settings(
+        cast(Method, method), int(fit["tokens"]), int(fit["ctx"]), float(fit["ridge"]),
+        float(fit["first"]),
+    )  # fmt: skip
+    layers = parse_layers(dict(recipe.steps[0].arguments)["layer"])
+    unknown = bool(dict(recipe.options).get("allow_unknown_arch"))
+    found = heal(path, layers, text, settings, allow_unknown_arch=unknown, progress=progress)
+    check_arrays(recipe, found.sidecar, "the fit on this machine")
+    return found.sidecar
+
+
+def fit_of(recipe: Recipe) -> dict[str, Any] | None:
+    """How the arrays of a recipe's `heal` step were found; None without such a step."""
+    for one in recipe.steps:
+        if one.operation == "heal":
+            return dict(dict(one.arguments).get("fit") or {})
+    return None
+
+
+def check_arrays(recipe: Recipe, sidecar: Sidecar, what: str) -> None:
+    """Refuse arrays that are not those which a recipe names.
+
+    Args:
+        what: where they come from, for the message.
+
+    Raises:
+        FormatError: one is missing or has other values.
+    """
+    for one in recipe.steps:
+        fit = dict(one.arguments).get("fit") if one.operation == "heal" else None
+        for key, expected in (fit or {}).get("arrays", {}).items():
+            found = sidecar.checksum(key) if key in sidecar else "none"
+            if found != expected:
+                raise FormatError(
+                    f"{what} has other corrections than the file", tensor=key,
+                    expected=f"sha256 {expected}", found=found,
+                    hint="Processors and numpy builds differ in the last digits: keep the "
+                    "arrays with `heal --sidecar`, or heal anew.",
+                )  # fmt: skip
+
+
+def _stepped(progress: Progress | None, number: int, total: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, n: progress(number * n + done, total * n)
+
+
+def _fit(
+    session: Candidates, plan: Plan, cut: Cut, removed: int, settings: Settings,
+    progress: Progress | None,
+) -> tuple[Fit, F32]:  # fmt: skip
+    """The correction of one carrier, float32 in numpy's shape [n_embd, d_ff]."""
+    sums: Regression | None = None
+    refit = settings.method == "refit"
+    for number, seen in enumerate(nodes(session, plan, cut, removed)):
+        features = seen.g if refit else seen.m
+        if sums is None:
+            sums = Regression(features.shape[1], seen.m.shape[1], settings.first)
+        sums.add(features, *_residual(seen))
+        if progress is not None:
+            progress(number + 1, len(session.windows))
+    assert sums is not None
+    d, after = sums.solve(settings.ridge)
+    fit = Fit(cut, sums.n, sums.before / sums.scale, after / sums.scale)
+    delta = d.T if refit else d.T @ weights(session, cut.carrier)
+    return fit, np.ascontiguousarray(delta, np.float32)
+
+
+def _residual(seen: Nodes) -> tuple[F32, F32, F32]:
+    """R, Z and Z − Y."""
+    did = seen.z - seen.y
+    return did - seen.m, seen.z, did

@@ -1,0 +1,65 @@
+"""Weighted ridge regression from running sums: memory does not grow with the tokens.
+
+    D = argmin Σ_t w_t ‖F_t D − R_t‖² + λ‖D‖²,     λ = ridge · mean diagonal of Σ w FᵀF
+
+w_t is 1/‖Z_t‖² (Z: the state that is wanted), so that no position drowns the others; the
+first position of a window, where attention puts what it does not need, counts `first` times
+as much. Unweighted fits can explode.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
+
+
+class Regression:
+    """Gram matrix and right side in float64; of two windows' features at most in memory.
+
+    Attributes:
+        n: tokens seen.
+        before: Σ w‖R‖², the residual without any correction.
+        scale: Σ w‖Z − Y‖², what `before` and `after` are shares of.
+    """
+
+    def __init__(self, n_features: int, width: int, first: float) -> None:
+        self._gram = np.zeros((n_features, n_features))
+        self._right = np.zeros((n_features, width))
+        self.first, self.n = first, 0
+        self.before = self.scale = 0.0
+
+    def add(self, features: F32, residual: F32, wanted: F32, did: F32) -> None:
+        """One window, its first token first.
+
+        Args:
+            features: F, [tokens, n_features].
+            residual: R, [tokens, width].
+            wanted: Z, [tokens, width].
+            did: Z − Y, [tokens, width].
+        """
+        w = 1.0 / np.maximum(np.square(wanted, dtype=np.float64).sum(axis=1), 1e-30)
+        w[0] *= self.first
+        root = np.sqrt(w).astype(np.float32)[:, None]
+        f, r = features * root, residual * root
+        self._gram += f.T @ f
+        self._right += f.T @ r
+        self.before += float(np.square(r, dtype=np.float64).sum())
+        self.scale += float(np.square(did * root, dtype=np.float64).sum())
+        self.n += len(f)
+
+    def solve(self, ridge: float) -> tuple[F64, float]:
+        """D [n_features, width], and Σ w‖R − F D‖² with it. May be called once.
+
+        Raises:
+            LinAlgError: the features are all zero.
+        """
+        gram, right = self._gram, self._right
+        load = ridge * float(np.trace(gram)) / len(gram)
+        gram.flat[:: len(gram) + 1] += load  # in place: the matrix is the largest thing here
+        d = np.asarray(np.linalg.solve(gram, right), np.float64)
+        # (G + λ) D = right, so Σ w‖R − F D‖² needs no product with G again
+        after = self.before - float((d * right).sum()) - load * float(np.square(d).sum())
+        return d, max(0.0, after)
