@@ -148,7 +148,7 @@ class Recipe:
         """
         for number, one in enumerate(self.steps, 1):
             try:
-                plan = one.apply(plan)
+                plan = _behind_no_prune(plan, one.apply(plan))
             except PlanError as error:
                 if len(self.steps) == 1:
                     raise
@@ -195,6 +195,16 @@ class Recipe:
             raise FormatError("options must be a mapping", file=where)
         name = document.get("name")
         return cls(steps, None if name is None else str(name), tuple(options.items()))
+
+
+def _behind_no_prune(before: Plan, after: Plan) -> Plan:
+    """`after`, unless its layers changed behind a prune, which sees the finished stack only."""
+    if after.blocks != before.blocks and any(e.kind == "mask" for e in before.edits):
+        raise PlanError(
+            "a prune works on the finished stack of layers",
+            hint="Move it behind the steps that change layers.",
+        )
+    return after
 
 
 def load_recipe(path: str | Path) -> Recipe:

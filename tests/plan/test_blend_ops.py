@@ -126,6 +126,14 @@ def test_refused(name: str, arguments: dict[str, object], match: str) -> None:
         step(name, **arguments).apply(Plan.identity(10))
 
 
+def test_a_prune_stands_behind_what_changes_layers() -> None:
+    prune, delete = step("prune", sparsity=0.5), step("delete", layer=1)
+    unset = step("unset", key="general.url")
+    assert Recipe((delete, prune, prune, unset)).apply(Plan.identity(4)).n_layers == 3
+    with pytest.raises(PlanError, match=r"step 2 \(delete 1\): a prune works on the finished"):
+        Recipe((prune, delete)).apply(Plan.identity(4))
+
+
 def test_models_are_blended_before_anything_else() -> None:
     changed = ops.delete(Plan.identity(4), [1])
     with pytest.raises(PlanError, match="before all other operations"):
