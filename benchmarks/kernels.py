@@ -233,7 +233,11 @@ def threshold(folder: Path, runs: int, count: int) -> dict[str, Any]:
 MERGE = """
 import sys
 from ggsurgery.cli import main
-main(["merge", "--layers", "12-14", sys.argv[1], sys.argv[2]])
+try:
+    main(["merge", "--layers", "12-14", sys.argv[1], sys.argv[2]])
+except SystemExit as done:
+    if done.code:
+        raise
 """
 
 
