@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
+from ..chat.families import family
+from ..errors import FormatError, MissingExtraError
 from ..evaluate.results import load_results, merge_results, read_json
+from ..release.modelfile import check_parameters
 from ..release.request import Request
 from ..runtime import worker
 from ..runtime.memory import peak_memory
 from .document import Document
 from .evaluation import measurements, results_of
-from .tasks import Places
+from .places import Places
+
+
+def check_release(document: Document, types: Sequence[str]) -> None:
+    """Refuse before the work what the release at its end could not be made with.
+
+    Raises:
+        FormatError: no such file, family, type or PARAMETER.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    section = document.section("release") or {}
+    wanted = section.get("recommended")
+    if wanted is not None and wanted not in types:
+        raise FormatError("release.recommended", file=document.path, found=wanted,
+                          expected=f"one of quantize.types: {', '.join(types)}")  # fmt: skip
+    for name in (*section.get("results", ()), *filter(None, [section.get("license")])):
+        document.file(name)
+    if "family" in section:
+        family(section["family"])
+    check_parameters(section.get("parameters") or {})
+    if find_spec("huggingface_hub") is None:
+        raise MissingExtraError("huggingface_hub", "hub", "a model card")
 
 
 def bundle_request(

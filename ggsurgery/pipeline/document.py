@@ -176,12 +176,11 @@ def _check(node: yaml.MappingNode, schema: Schema, where: str, path: Path) -> No
         key = str(key_node.value)
         line = key_node.start_mark.line + 1
         if key not in schema:
-            near = get_close_matches(key, schema, n=1)
             raise FormatError(
                 f"line {line}: unknown key {where}{key}",
                 file=path,
                 expected=f"one of {', '.join(schema)}",
-                hint=f"Did you mean {near[0]}?" if near else None,
+                hint=_nearest(key, schema),
             )
         if key in seen:
             raise FormatError(f"line {line}: {where}{key} stands there twice", file=path)
@@ -195,6 +194,15 @@ def _check(node: yaml.MappingNode, schema: Schema, where: str, path: Path) -> No
             for needed in _REQUIRED.get(key, ()):
                 if needed not in given:
                     raise FormatError(f"line {line}: {where}{key} needs {needed}", file=path)
+
+
+def _nearest(key: str, schema: Schema) -> str | None:
+    """The known key that was meant, one of this section's or a section of its own."""
+    if near := get_close_matches(key, schema, n=1):
+        return f"Did you mean {near[0]}?"
+    if near := get_close_matches(key, SCHEMA, n=1):
+        return f"Did you mean the section {near[0]}? It stands at the left margin."
+    return None
 
 
 def _check_value(value: yaml.Node, wanted: Any, where: str, path: Path) -> None:

@@ -20,9 +20,10 @@ from ..runtime.quantize import plan
 from ..surgery import prepare
 from .document import Document, load_document
 from .evaluation import measurements, results_of
+from .places import Places
 from .source import find_source
 from .state import State, locked
-from .tasks import Places, Task, quantize_options, recipe_of, tasks_of
+from .tasks import Task, quantize_options, recipe_of, tasks_of
 
 
 @dataclass(frozen=True)

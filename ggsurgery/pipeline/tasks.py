@@ -7,7 +7,7 @@ source ─ [laco] ─ cut ─┬─ imatrix ─┐
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from ..runtime.binding import installed_version
 from ..runtime.filetypes import file_type
 from ..runtime.quantize import quantize
 from ..surgery import prepare
+from .bundle_inputs import bundle_request, check_release
 from .document import Document
 from .evaluation import Measurement, measurements, sha256_of
+from .places import Places
 from .saying import say
 from .state import Progress, key_of
 
@@ -43,44 +45,6 @@ class Task:
     make: Callable[[Progress], Any]
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where a run keeps things below its folder."""
-
-    folder: Path
-    name: str
-
-    @property
-    def cut(self) -> Path:
-        return self.folder / f"{self.name}.gguf"
-
-    @property
-    def imatrix(self) -> Path:
-        return self.folder / f"{self.name}.imatrix.gguf"
-
-    @property
-    def bundle(self) -> Path:
-        return self.folder / "bundle"
-
-    def quantized(self, ftype: str) -> Path:
-        return self.folder / f"{self.name}-{ftype}.gguf"
-
-    @property
-    def said(self) -> Path:
-        return self.folder / "results" / "said.json"
-
-    @property
-    def laco(self) -> Path:
-        return self.folder / "results" / "laco.json"
-
-    def result(self, file: str, measurement: str) -> Path:
-        """Where a measurement of a file is kept; `file` is `source`, `cut` or a type."""
-        return self.folder / "results" / f"{file}.{measurement}.json"
-
-    def results(self, file: str, asked: Sequence[Measurement]) -> Iterator[Path]:
-        return (self.result(file, m.name) for m in asked)
-
-
 def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
     """All tasks of a recipe in their order.
 
@@ -88,6 +52,8 @@ def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
         EngineError: an unknown file type, or one that needs an imatrix the recipe lacks.
     """
     types = _types(document)
+    if document.section("release") is not None:
+        check_release(document, types)
     with Source(source) as opened:
         checksum, n_layers = opened.checksum(), opened.header.n_layers
     tasks = []
@@ -309,7 +275,6 @@ def _release(
 
     def make(progress: Progress) -> Any:
         from ..release.bundle import build_bundle
-        from .bundle_inputs import bundle_request
 
         made = build_bundle(
             bundle_request(document, places, source, files), places.bundle, force=True,

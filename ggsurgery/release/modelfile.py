@@ -142,14 +142,22 @@ def parameters_of(
     declared = {name: value for name, value in declared.items() if value is not None}
     published = dict(chat.match.family.parameters) if chat.match else {}
     found |= {name: _rounded(value) for name, value in (declared or published).items()}
-    for name, value in (given or {}).items():
+    check_parameters(given or {})
+    return found | dict(given or {})
+
+
+def check_parameters(given: Mapping[str, float]) -> None:
+    """Refuse what Ollama would not take behind PARAMETER.
+
+    Raises:
+        FormatError: a parameter that Ollama does not know, or that is no number.
+    """
+    for name, value in given.items():
         if name not in PARAMETERS:
             raise FormatError(f"Ollama knows no PARAMETER {name}",
                               expected=f"one of {', '.join(sorted(PARAMETERS))}")  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise FormatError(f"PARAMETER {name}", expected="a number", found=repr(value))
-        found[name] = value
-    return found
 
 
 def _rounded(value: float) -> float:

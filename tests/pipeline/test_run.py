@@ -208,6 +208,25 @@ def test_bad_measurements_are_told_before_the_work(
     assert not (folder / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("recommended: Q2_K", "release.recommended: expected one of quantize.types: Q8_0, Q4_K_M"),
+        ("license: no.txt", r"no file no\.txt"),
+        ("results: [no.json]", r"no file no\.json"),
+        ("family: qwen-3", "Did you mean qwen3"),
+        ("parameters: {temperatur: 1}", "no PARAMETER temperatur"),
+    ],
+)
+def test_a_release_that_cannot_be_made_is_told_before_the_work(
+    folder: Path, section: str, message: str
+) -> None:
+    change(folder, "quantize:", f"release: {{{section}}}\nquantize:")
+    with pytest.raises(GGSurgeryError, match=message):
+        run(folder)
+    assert not (folder / "out").exists()
+
+
 def test_laco_finds_the_operations(folder: Path) -> None:
     laco = """laco:
   {text: text.txt, texts: 2, ctx: 32, merge_layers: 2, lowest: 1, highest: 4, threshold: 1.0}"""
