@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from ggsurgery.cli import cli
 from ggsurgery.errors import FormatError, OutputError
-from ggsurgery.evaluate.results import load_results, merge_results
+from ggsurgery.evaluate.results import load_results, load_with_base, merge_results
 from ggsurgery.evaluate.score import Score
+from ggsurgery.evaluate.suite.result import compare_surgery
 from ggsurgery.report.compute import Point, Series, compute_report, retention, scan_series
 from ggsurgery.report.html import render_html
 from ggsurgery.report.markdown import render_markdown
@@ -120,6 +121,18 @@ def test_drawings_place_points_where_their_figures_are():
     assert "no finite figure" in draw(Series("t", "x", "y", (Point(0, math.nan, None, "a"),)))
 
 
+def test_one_ruinous_layer_does_not_flatten_the_others():
+    points = tuple(Point(i, y, y / 5, str(i)) for i, y in enumerate([50_000.0, 30.0, 90.0, 270.0]))
+    level = Point(0, 25.0, None, "uncut")
+    drawing = draw(Series("t", "layer", "perplexity", points, level, True, lower_is_better=True))
+    ys = [float(c.get("cy", "")) for c in ET.fromstring(drawing).iter("circle")]
+    assert "log scale" in drawing
+    # three times as much is one distance everywhere; places are rounded to 0.1
+    assert ys[1] - ys[2] == pytest.approx(ys[2] - ys[3], abs=0.11) and ys[1] - ys[2] > 20
+    gentle = Series("t", "layer", "perplexity", points[1:3], level, True, lower_is_better=True)
+    assert "log scale" not in draw(gentle)
+
+
 def test_axes_have_round_ticks_within_their_span():
     found = axis([0.31, 0.47], 0, 100)
     assert found.ticks == pytest.approx([0.35, 0.4, 0.45])
@@ -187,6 +200,29 @@ def test_lm_eval_files_and_bare_scores_are_read(tmp_path):
     merged = merge_results([found, *load_results(write(tmp_path, "p.json", bare))])
     assert [s.metric for s in merged[0].all_scores][-1] == "perplexity"
     assert len(merged) == 1
+
+
+def test_a_baseline_comes_along_and_facts_fill_each_other(tmp_path):
+    base, cut = three_models()[:2]
+    both = write(tmp_path, "cut.json", {**cut.to_json(), "base": base.to_json()})
+    found = load_with_base(both)
+    assert [r.model.name for r in found] == [base.model.name, cut.model.name]
+    assert [r.model.name for r in load_results(both)] == [cut.model.name]
+    done = CliRunner().invoke(cli, ["compare", both])
+    assert f"{cut.model.name} against {base.model.name}" in done.output
+    assert "paired bootstrap" in done.output
+    bare = Score("perplexity", 23.7, 0.2, 5, {"file": cut.model.file}).to_json()
+    (merged,) = merge_results([*load_results(write(tmp_path, "p.json", bare)), cut])
+    assert merged.model == cut.model
+
+
+def test_suites_in_a_report_are_compared_by_the_paired_test():
+    base, cut = three_models()[:2]
+    rows = {r.label: r for r in compute_report([base, cut]).rows}
+    wanted = {c.label: c.verdict for c in compare_surgery(base.suite, cut.suite)}
+    for label in ("surgery", "surgery_facts"):
+        cell = rows[label].cells[1]
+        assert cell is not None and cell.verdict == wanted[label]
 
 
 def test_results_survive_their_file(tmp_path):
