@@ -22,10 +22,10 @@ from .ggufio.types import Header, Value, type_id
 from .header_edit import edited, is_header_edit
 from .identity import counted_size_label, new_identity
 from .layout import lay_out
+from .look.verify import verify
 from .plan.recipe import HEADER_STEPS, Recipe, Step
 from .plan.types import Plan
 from .provenance import PADDING_KEY, PREFIX, entries, read_provenance
-from .verify import verify
 
 #: Options of a recipe that change the resulting bytes, with what they must be.
 OPTIONS: dict[str, type] = {

@@ -9,14 +9,14 @@ from pathlib import Path
 import click
 
 from ..arch import Finding
-from ..difference import Difference, LayerOrigin, compare
 from ..errors import printable
 from ..ggufio.header import read_header
 from ..ggufio.reader import Source
 from ..ggufio.types import Header
+from ..look.difference import Difference, LayerOrigin, compare
+from ..look.summary import Summary, summarize
+from ..look.verify import verify as find_faults
 from ..plan.text import format_layers
-from ..summary import Summary, summarize
-from ..verify import verify as find_faults
 from ._files import FILE
 from ._output import human_bytes, human_count, json_option, print_json, table
 

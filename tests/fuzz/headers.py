@@ -21,11 +21,11 @@ from gguf import GGUFValueType as V
 from ggsurgery.arch import rules_for
 from ggsurgery.errors import GGSurgeryError
 from ggsurgery.ggufio.reader import Source
+from ggsurgery.look.summary import summarize
+from ggsurgery.look.verify import verify
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.report_plan import changes
-from ggsurgery.summary import summarize
 from ggsurgery.surgery import prepare
-from ggsurgery.verify import verify
 
 from .._gguf import Raw, kv, kv_array, kv_text, kv_u32, tensor, text
 

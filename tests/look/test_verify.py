@@ -6,12 +6,12 @@ import pytest
 from gguf import GGUFValueType as V
 
 from ggsurgery.ggufio.header import read_header
+from ggsurgery.look.verify import verify
 from ggsurgery.plan.recipe import step
-from ggsurgery.verify import verify
 
-from ._gguf import Raw, kv, kv_array, kv_text, kv_u32, tensor, text, tiny_llama
-from ._needs import needs_smollm2
-from .test_surgery import operate
+from .._gguf import Raw, kv, kv_array, kv_text, kv_u32, tensor, text, tiny_llama
+from .._needs import needs_smollm2
+from ..test_surgery import operate
 
 
 def findings(path):

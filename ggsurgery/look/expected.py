@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSOR, MODEL_TENSORS, TENSOR_NAMES
 
-from .arch import Finding, LayerKind
-from .ggufio.types import Header
+from ..arch import Finding, LayerKind
+from ..ggufio.types import Header
 
 _ARCHITECTURES: dict[str, MODEL_ARCH] = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
 

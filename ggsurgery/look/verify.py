@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .arch import Finding, rules_for
-from .errors import ArchitectureError
+from ..arch import Finding, rules_for
+from ..errors import ArchitectureError
+from ..ggufio.types import Header, ggml_type
+from ..ggufio.writer import padded
 from .expected import foreign_tensors, missing_tensors
-from .ggufio.types import Header, ggml_type
-from .ggufio.writer import padded
 
 _SPECIAL = ("bos", "eos", "unknown", "padding", "eot", "eom", "seperator", "mask")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.summary import summarize
+from ggsurgery.look.summary import summarize
 
 from ..fixtures import families, llama
 from ..fixtures.network import Network

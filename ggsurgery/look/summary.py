@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .arch import LayerKind, rules_for
-from .ggufio.types import Header
-from .ggufio.writer import padded
+from ..arch import LayerKind, rules_for
+from ..ggufio.types import Header
+from ..ggufio.writer import padded
 
 #: Bytes of one key or value element in llama.cpp's default cache type, f16.
 CACHE_ELEMENT = 2

@@ -7,9 +7,9 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .ggufio.reader import SAMPLE, Source
-from .ggufio.types import TensorInfo
-from .report_plan import Change, changes
+from ..ggufio.reader import SAMPLE, Source
+from ..ggufio.types import TensorInfo
+from ..report_plan import Change, changes
 
 _STEP = 1 << 22  # bytes compared at a time
 

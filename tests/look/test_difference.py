@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from gguf import GGMLQuantizationType as T
 
-from ggsurgery.difference import compare
 from ggsurgery.ggufio.reader import Source
+from ggsurgery.look.difference import compare
 from ggsurgery.plan.recipe import step
 
-from ._gguf import Raw, kv_text, kv_u32, tensor, tiny_llama
-from .test_surgery import operate
+from .._gguf import Raw, kv_text, kv_u32, tensor, tiny_llama
+from ..test_surgery import operate
 
 
 def difference(a, b):
