@@ -121,7 +121,7 @@ def patiently(action: Callable[[], T], url: str, kept: Callable[[], int]) -> T:
                 raise
             if pause is None:
                 raise GGSurgeryError(
-                    f"the study's storage went away: {_first_line(error)}", file=shown(url),
+                    f"the study's storage went away: {_first_line(_root(error))}", file=shown(url),
                     hint=f"All {kept()} results measured here are kept in the local journal; run "
                     "the same command when the storage is back: nothing is measured twice.",
                 ) from error  # fmt: skip
@@ -130,7 +130,11 @@ def patiently(action: Callable[[], T], url: str, kept: Callable[[], int]) -> T:
 
 
 def lost_storage(error: BaseException) -> bool:
-    """Whether an exception means that the storage does not answer."""
+    """Whether an exception means that the storage does not answer.
+
+    Those that it was raised from or during count too: when a trial cannot be told, Optuna
+    stumbles over its own clean-up.
+    """
     module = optuna()
     kinds: list[type[BaseException]] = [module.exceptions.StorageInternalError, ConnectionError]
     try:
@@ -141,7 +145,17 @@ def lost_storage(error: BaseException) -> bool:
         pass
     with suppress(ImportError):
         kinds.append(import_module("grpc").RpcError)
-    return isinstance(error, tuple(kinds))
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, tuple(kinds)):
+        found = found.__cause__ or found.__context__
+    return found is not None
+
+
+def _root(error: BaseException) -> BaseException:
+    """The exception that began it."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
 
 
 def _first_line(error: BaseException) -> str:

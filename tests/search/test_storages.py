@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ggsurgery.candidates.measure import Setup
+from ggsurgery.candidates.measure import Measurer, Setup
 from ggsurgery.errors import GGSurgeryError
 from ggsurgery.search import storage as storages
 from ggsurgery.search.optimize import Budget, Work, run_worker
@@ -30,8 +30,8 @@ run_grpc_proxy_server(get_storage(sys.argv[1]), host="127.0.0.1", port=int(sys.a
 
 
 @contextmanager
-def proxy(database: Path) -> Iterator[str]:
-    """Optuna's own server on a free port; yields its URL."""
+def proxy(database: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Optuna's own server on a free port; yields its URL and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -41,7 +41,7 @@ def proxy(database: Path) -> Iterator[str]:
             from optuna.storages import GrpcStorageProxy
 
             GrpcStorageProxy(host="127.0.0.1", port=port).wait_server_ready(timeout=60)
-            yield f"grpc://127.0.0.1:{port}"
+            yield f"grpc://127.0.0.1:{port}", process
         finally:
             process.kill()
 
@@ -67,7 +67,7 @@ def test_a_silent_workers_candidate_is_given_back(kind: str, one: Work, tmp_path
         give_back(one)
         return
     needs_package("grpc", extra="search")
-    with proxy(tmp_path / "behind.db") as url:
+    with proxy(tmp_path / "behind.db") as (url, _):
         give_back(replace(one, storage=url))
 
 
@@ -87,14 +87,26 @@ def give_back(one: Work) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_proxy_that_goes_away(one: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_goes_away_in_the_middle(
+    one: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needs_package("grpc", extra="search")
     monkeypatch.setattr(storages, "PAUSES", (0.1, 0.1))
-    with proxy(tmp_path / "behind.db") as url:
-        gone = replace(one, storage=url)
-        run_worker(replace(gone, budget=Budget(count=3)), "run")
-    with pytest.raises(GGSurgeryError, match=r"went away.*All 3 results .* are kept"):
-        run_worker(gone, "again")
-    with proxy(tmp_path / "behind.db") as url:  # it comes back, perhaps elsewhere
+    measured: list[Any] = []
+    real = Measurer.measure
+    with proxy(tmp_path / "behind.db") as (url, process):
+
+        def measure(self: Measurer, plan: Any, progress: Any = None) -> Any:
+            measured.append(plan)
+            if len(measured) == 3:
+                process.kill()
+                process.wait()
+            return real(self, plan, progress)
+
+        monkeypatch.setattr(Measurer, "measure", measure)
+        with pytest.raises(GGSurgeryError, match=r"went away.*All 3 results .* are kept"):
+            run_worker(replace(one, storage=url), "run")
+    with proxy(tmp_path / "behind.db") as (url, _):  # it comes back, perhaps elsewhere
         run_worker(replace(one, storage=url), "later")
         assert outcome(replace(one, storage=url)).tried == N_LAYERS
+    assert len(measured) == N_LAYERS == len({plan.digest for plan in measured})
