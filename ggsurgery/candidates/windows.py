@@ -19,6 +19,7 @@ from ..runtime.engine import Engine, Outputs
 from ..runtime.scoring import log_softmax_at
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 Tokens = NDArray[np.int32]
 
 #: Bytes of logits computed at once, but at least so many rows: with fewer, llama.cpp's
@@ -117,7 +118,12 @@ class Decoder(Protocol):
 
 
 def window_nll(candidate: Decoder, index: int) -> float:
-    """Mean negative log-likelihood (nats a token) over the second half of a window.
+    """Mean negative log-likelihood (nats a token) over the second half of a window."""
+    return float(window_losses(candidate, index).mean())
+
+
+def window_losses(candidate: Decoder, index: int) -> F64:
+    """Negative log-likelihood of each token in the second half of a window, nats.
 
     The logits come in pieces: all at once, twice (in the graph and in its output), would be
     the largest thing in memory beside the model. NaN logits give NaN: a broken candidate is
@@ -130,20 +136,20 @@ def window_nll(candidate: Decoder, index: int) -> float:
     if pieces < 2:
         # llama-perplexity asks for one output more than it scores; the same keeps figures equal
         logits = candidate.feed(index, slice(0, n), logits=slice(half, n))
-        return _nll(logits, target[half + 1 :]) / (n - half - 1)
+        return _losses(logits, target[half + 1 :])
     candidate.feed(index, slice(0, half), logits="none")
-    total = 0.0
+    parts = []
     for piece in range(pieces):
         begin, end = (half + (n - half) * i // pieces for i in (piece, piece + 1))
         logits = candidate.feed(index, slice(begin, end), logits="all")
-        total += _nll(logits, target[begin + 1 : end + 1])
-    return total / (n - half - 1)
+        parts.append(_losses(logits, target[begin + 1 : end + 1]))
+    return np.concatenate(parts)
 
 
-def _nll(logits: F32, following: Tokens) -> float:
-    """Sum over the rows whose next token is known."""
+def _losses(logits: F32, following: Tokens) -> F64:
+    """Of the rows whose next token is known."""
     with np.errstate(all="ignore"):
-        return -float(log_softmax_at(logits[: len(following)], following).sum())
+        return -log_softmax_at(logits[: len(following)], following)
 
 
 def facts(windows: Windows) -> dict[str, Any]:

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..candidates import window_nll
+import numpy as np
+from numpy.typing import NDArray
+
+from ..candidates import window_losses
 from ..candidates.journal import Journal
 from ..candidates.measure import Measurer, Setup, summary
 from ..candidates.scratch import candidate_layout
@@ -30,6 +33,7 @@ from .storage import optuna, patiently
 from .study import Question, Second, open_study
 
 Progress = Callable[[int, int], object]
+F64 = NDArray[np.float64]
 
 #: Candidates in a row that were known before: the space has nothing new to give.
 STALE = 300
@@ -96,6 +100,7 @@ class _Worker:
     def __init__(self, work: Work, measurer: Measurer, run: str, progress: Progress | None) -> None:
         self.work, self.measurer, self.run, self.progress = work, measurer, run, progress
         self.begin = time.monotonic()
+        self.best: list[F64] | None = None  # losses by window of the best candidate so far
         self.question = question_of(work, measurer)
         self.space = self.question.space
         allowed = self.space.check(measurer.session.source.header, measurer.session.rules)
@@ -297,18 +302,32 @@ class _Worker:
         return entry
 
     def _halved(self, trial: Any, plan: Plan) -> Any:
-        """Window after window, as long as the candidate stays in the better half."""
+        """Window after window, as long as the candidate may still be the best.
+
+        It goes when it is in the worse half of those seen and clearly worse than the best:
+        where few were seen, or all are alike, the half alone would throw good ones away.
+        """
         total = len(self.measurer.windows)
-        items: list[float] = []
+        losses: list[F64] = []
         with self.measurer.session.open(plan) as candidate:
-            for index in range(total):
-                items.append(window_nll(candidate, index))
-                count = index + 1
+            for count in range(1, total + 1):
+                losses.append(window_losses(candidate, count - 1))
                 if count & (count - 1) == 0 and count < total:  # 1, 2, 4, 8 …
-                    trial.report(sum(items) / count, step=count)
-                    if trial.should_prune():
+                    trial.report(float(np.mean([row.mean() for row in losses])), step=count)
+                    if trial.should_prune() and self._clearly_worse(losses):
                         raise GGSurgeryError(f"halved away after {count} windows")
-        return summary("perplexity", items)
+        found = np.concatenate(losses)
+        if self.best is None or found.mean() < np.concatenate(self.best).mean():
+            self.best = losses
+        return summary("perplexity", [float(row.mean()) for row in losses])
+
+    def _clearly_worse(self, losses: list[F64]) -> bool:
+        """Than this worker's best: token by token, by two standard errors."""
+        if self.best is None:
+            return False
+        difference = np.concatenate(losses) - np.concatenate(self.best[: len(losses)])
+        error = difference.std(ddof=1) / math.sqrt(len(difference))
+        return not difference.mean() <= 2 * error  # NaN is worse, too
 
     def _second(self, plan: Plan) -> float:
         session = self.measurer.session

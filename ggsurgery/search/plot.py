@@ -40,9 +40,11 @@ def render_outcome(found: Outcome, path: Path, objective: str, second: str | Non
         ):
             axis.plot(*zip(*map(across, chosen), strict=True), style, color=colour,
                       markersize=5, label=label)  # fmt: skip
-        for row in front:
-            axis.annotate(row.recipe.describe() or "uncut", across(row), xytext=(4, 4),
-                          textcoords="offset points", fontsize=7)  # fmt: skip
+        for row in front:  # the last one's name goes to the left, into the picture
+            side = -1 if row is front[-1] else 1
+            axis.annotate(row.recipe.describe() or "uncut", across(row), xytext=(5 * side, -10),
+                          textcoords="offset points", fontsize=7,
+                          ha="left" if side > 0 else "right")  # fmt: skip
         axis.set(xlabel="file size (MiB)" if second == "size" else "tokens/s", ylabel=objective,
                  title=f"{found.tried} configurations")  # fmt: skip
         axis.legend()

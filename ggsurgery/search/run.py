@@ -16,7 +16,7 @@ from ..errors import EngineError, GGSurgeryError
 from ..evaluate.controls import N_RANDOM, Control, choose_controls
 from ..ggufio.header import read_header
 from ..plan.recipe import Recipe, step
-from ..plan.types import Plan
+from ..plan.types import Plan, main_reference
 from ..runtime import worker
 from ..runtime.quantize import quantize
 from ..surgery import prepare
@@ -231,7 +231,11 @@ def report(
         for ftype in LADDER:
             done = quantize(setup.path, None, ftype, allow_requantize=True, dry_run=True)
             sizes[ftype] = done.n_bytes
-    controls = choose_controls(n_trunk, removed, cut_bytes, sizes, base_bytes=base_bytes, seed=seed)
+    kept = {main_reference(block).index for block in after.blocks}
+    controls = choose_controls(
+        n_trunk, removed, cut_bytes, sizes, base_bytes=base_bytes, seed=seed,
+        removed=[layer for layer in range(n_trunk) if layer not in kept],
+    )  # fmt: skip
     named = [(c.name, _delete(c)) for c in controls if c.layers]
     if removed <= 0:  # nothing to cut at random: the same operations at random places
         others = alike(winner.recipe, n_trunk, N_RANDOM, seed)

@@ -159,5 +159,6 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    details = getattr(error, "details", None)  # gRPC's own words stand there
+    lines = str(details() if callable(details) else error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -295,6 +295,8 @@ def test_command_reports_winner_and_controls(
     names = [c["name"] for c in facts["report"]["controls"]]
     assert any("random" in n for n in names) and any("last layers" in n for n in names)
     assert any("uncut" in n for n in names)
+    cut = facts["report"]["winner"]["operation"].removeprefix("delete ")
+    assert f"random {cut}" not in names  # the winner is no control of itself
     assert all(c["error"] is None for c in facts["report"]["controls"])
     recipes = sorted((tmp_path / "recipes").iterdir())
     out = tmp_path / "best.gguf"
