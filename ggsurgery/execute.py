@@ -25,10 +25,12 @@ Progress = Callable[[int], object]
 
 def unsettled_bytes(layout: FileLayout) -> int:
     """How much `settle` would have to read at least; 0 where nothing is to be found."""
+    exprs = [p.job.expr for p in layout.pieces if isinstance(p.job, Compute)]
+    if not exprs:
+        return 0  # plain copying loads none of the arithmetic
     from .blend.together import pending
     from .expr import reads
 
-    exprs = [p.job.expr for p in layout.pieces if isinstance(p.job, Compute)]
     return sum(r.tensor.nbytes for e in exprs if pending([e]) for r in set(reads(e)))
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from . import __version__
 from .arch import rules_for
-from .blend.models import check_alike
 from .errors import FormatError, PlanError, printable
 from .execute import Progress, execute, settle
 from .ggufio.reader import Source
@@ -65,6 +64,8 @@ class Operation:
     def _prepare(self, version: str) -> None:
         headers = self.headers
         if len(headers) > 1:
+            from .blend.models import check_alike
+
             check_alike(headers)
         rules = rules_for(headers[0], allow_unknown=self.options.get("allow_unknown_arch", False))
         self.rules = rules

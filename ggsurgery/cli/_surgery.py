@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,12 +19,14 @@ from ..plan.recipe import HEADER_STEPS, Recipe, Step
 from ..plan.text import format_layers
 from ..plan.types import references
 from ..provenance import PREFIX
-from ..prune import Zeros, masked, measure
 from ..report_plan import Change, changes, layer_map, short
 from ..surgery import Operation, prepare
 from ._files import FILE
 from ._output import human_bytes, human_count, note, print_json, table, warn
 from ._progress import bytes_bar
+
+if TYPE_CHECKING:
+    from ..prune import Zeros
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -140,6 +142,10 @@ def run(operation: Operation, out: Path, options: Options) -> None:
 
 def zeros_of(operation: Operation, out: Path) -> list[Zeros]:
     """What a prune among the steps came to, counted in the file; empty where there is none."""
+    if not any(isinstance(p.job, Compute) for p in operation.layout.pieces):
+        return []
+    from ..prune import masked, measure
+
     names = list(masked(operation.layout))
     if not names:
         return []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -195,3 +197,17 @@ def test_bytes_that_are_no_text_become_valid_json(tmp_path):
     raw = Raw([kv_text("general.architecture", "llama"), kv_array("t", 8, 1, text(b"\xff"))])
     path = raw.write(tmp_path / "a.gguf")
     assert json.loads(run("meta", "get", "t", path).stdout) == ["\udcff"]
+
+
+def test_plain_copying_loads_none_of_the_arithmetic(tmp_path, model):
+    """A cut of a small file should take no longer than starting Python and copying."""
+    code = (
+        "import sys; from ggsurgery.cli import cli; "
+        f"cli(['delete', '--layer', '1', {str(model)!r}, {str(tmp_path / 'out.gguf')!r}], "
+        "standalone_mode=False); "
+        "print(sorted(m for m in sys.modules if m.startswith('ggsurgery.')), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ggsurgery.execute" in done.stderr
+    for module in ("blend", "compute", "kernels", "prune", "runtime"):
+        assert f"'ggsurgery.{module}" not in done.stderr
