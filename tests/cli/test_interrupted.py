@@ -91,7 +91,7 @@ def test_stopped_while_writing(tmp_path, model, number, code):
             continue
         stopped += 1
         assert process.returncode == code
-        assert errors.strip() == "ggsurgery: interrupted; inputs untouched, no output left behind"
+        assert errors.strip() == "ggsurgery: interrupted; inputs untouched, nothing half-written left behind"
         assert not out.exists()
     assert stopped, "no signal met a run that was writing"
 
