@@ -6,6 +6,7 @@ consumes: metadata, and for each tensor its place and the job that makes its byt
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -332,20 +333,23 @@ def _header(
     """The encoded header, made as long as needed for copies to stand block-aligned.
 
     Extents can be shared only where source and target positions agree modulo the block
-    size, so a header gets some filler where the first copied tensor would allow sharing.
+    size, so a header gets some filler that lets as many copied bytes as possible agree.
     """
     infos = [p.info for p in pieces]
     plain = encode_header(metadata, infos, shell.order, shell.alignment)
-    copied = next((p for p in pieces if isinstance(p.job, Copy)), None)
-    if copied is None or copied.info.nbytes < SHARE_BLOCK:
+    shifts: Counter[int] = Counter()
+    for piece in pieces:
+        match piece.job:
+            case Copy(number, origin) if origin.nbytes >= SHARE_BLOCK:
+                source = headers[number].data_offset[origin.shard] + origin.offset
+                shifts[(source - piece.info.offset) % SHARE_BLOCK] += origin.nbytes
+    if not shifts:
         return metadata, plain
-    assert isinstance(copied.job, Copy)
-    origin = copied.job.tensor
-    source = headers[copied.job.source].data_offset[origin.shard] + origin.offset
-    if (source - copied.info.offset - len(plain)) % SHARE_BLOCK == 0:
+    ((shift, _),) = shifts.most_common(1)
+    if (shift - len(plain)) % SHARE_BLOCK == 0:
         return metadata, plain
     filled = metadata | {PADDING_KEY: Value.of("", GGUFValueType.STRING, order=shell.order)}
     start = len(encode_header(filled, infos, shell.order, 1))
-    missing = (source - copied.info.offset - start) % SHARE_BLOCK
+    missing = (shift - start) % SHARE_BLOCK
     filled[PADDING_KEY] = Value.of(" " * missing, GGUFValueType.STRING, order=shell.order)
     return filled, encode_header(filled, infos, shell.order, shell.alignment)

@@ -112,6 +112,11 @@ def big_llama(path: Path, layers: int, nbytes: int, *, sparse: bool = False) -> 
     kvs = [kv_text("general.architecture", "llama"), kv_u32("llama.block_count", layers)]
     width = nbytes // 4
     infos = [tensor(f"blk.{i}.ffn_up.weight", (width,), T.F32, i * nbytes) for i in range(layers)]
+    end = layers * nbytes
+    infos += [  # what `verify` asks of a llama model
+        tensor("token_embd.weight", (WIDTH,), T.F32, end),
+        tensor("output_norm.weight", (WIDTH,), T.F32, end + 4 * WIDTH),
+    ]
     head = Raw(kvs, infos, b"").build()
     with path.open("wb") as file:
         file.write(head)
@@ -121,7 +126,7 @@ def big_llama(path: Path, layers: int, nbytes: int, *, sparse: bool = False) -> 
                 block = rng.bytes(1 << 20)
                 for at in range(0, nbytes, len(block)):
                     file.write(block[: nbytes - at])
-        file.truncate(len(head) + layers * nbytes)
+        file.truncate(len(head) + end + 8 * WIDTH)
     return path
 
 

@@ -63,8 +63,10 @@ def test_big_copies_keep_their_place_within_a_block(tmp_path):
     source = big_llama(tmp_path / "in.gguf", 4, 1 << 20)
     out = operate(source, tmp_path / "out.gguf", step("delete", layer="0"))
     with Source(source) as a, Source(out) as b:
-        at = [a.position(t) % 4096 for t in a.header.tensors]
-        assert {b.position(t) % 4096 for t in b.header.tensors} == {at[0]}
+        at, made_at = (
+            {f.position(t) % 4096 for t in f.header.tensors if t.nbytes >= 4096} for f in (a, b)
+        )
+        assert made_at == at and len(at) == 1  # though small tensors stand in front of them
     again = operate(out, tmp_path / "again.gguf", step("delete", layer="0"))
     with Source(again) as made:
         assert len(made.header.metadata.get("ggsurgery.padding", "")) < 4096 + 8

@@ -145,7 +145,9 @@ def main(args: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt) as stop:
         cause = stop.__cause__ if isinstance(stop, click.Abort) else stop
         number = cause.number if isinstance(cause, _Stopped) else signal.SIGINT
-        click.echo("ggsurgery: interrupted; inputs untouched, nothing half-written left behind", err=True)
+        click.echo(
+            "ggsurgery: interrupted; inputs untouched, nothing half-written left behind", err=True
+        )
         sys.exit(128 + number)
     except BrokenPipeError:  # `| head` closed the pipe: not an error of ours
         sys.stderr.close()

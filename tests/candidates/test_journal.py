@@ -39,7 +39,8 @@ def test_another_subject_is_refused_and_the_file_left_alone(tmp_path: Path) -> N
     path = tmp_path / "j.jsonl"
     Journal(path, SUBJECT).finished({"digest": "a", "value": 1.0})
     before = path.read_bytes()
-    with pytest.raises(FormatError, match=r"another source file: expected sha256:2, found sha256:1"):
+    told = r"another source file: expected sha256:2, found sha256:1"
+    with pytest.raises(FormatError, match=told):
         Journal(path, {**SUBJECT, "source": "sha256:2"})
     notes = tmp_path / "notes.txt"
     notes.write_text(json.dumps({"my": "notes"}))

@@ -91,7 +91,9 @@ def test_stopped_while_writing(tmp_path, model, number, code):
             continue
         stopped += 1
         assert process.returncode == code
-        assert errors.strip() == "ggsurgery: interrupted; inputs untouched, nothing half-written left behind"
+        assert errors.strip() == (
+            "ggsurgery: interrupted; inputs untouched, nothing half-written left behind"
+        )
         assert not out.exists()
     assert stopped, "no signal met a run that was writing"
 
@@ -138,7 +140,7 @@ def test_no_room_is_seen_before_writing(tmp_path):
     source = big_llama(tmp_path / "in.gguf", 4, MIB)
     with tmpfs(tmp_path, "size=2m") as disk:
         line = error_line("delete", "--layer", "1", source, disk / "out.gguf")
-        assert "not enough room on the disk: expected 3,150,144 bytes, found 2,097,152" in line
+        assert "not enough room on the disk: expected 3,150,240 bytes, found 2,097,152" in line
         assert list(disk.iterdir()) == []
 
 
