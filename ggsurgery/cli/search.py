@@ -253,3 +253,8 @@ def _show_verdict(verdict: Verdict, objective: str) -> None:
         )
     click.echo(table(rows, ("on the reporting set", objective, what, "")))
     note(f"the winner of {verdict.tried} configurations; errors are paired")
+    if verdict.unbeaten:
+        names = "; ".join(verdict.unbeaten)
+        note(f"not shown to be better (two standard errors) than: {names}")
+    elif verdict.controls:
+        note("better than every control by two standard errors")

@@ -179,6 +179,17 @@ class Verdict:
     to_base: Difference
     controls: tuple[tuple[str, Measured | None, Difference | None, str | None], ...]
     tried: int
+    lower_is_better: bool
+
+    @property
+    def unbeaten(self) -> tuple[str, ...]:
+        """Controls that the winner does not beat by two standard errors of the difference."""
+        sign = 1 if self.lower_is_better else -1
+        return tuple(
+            name
+            for name, _, d, _ in self.controls
+            if d is not None and not (d.stderr is not None and sign * d.value > 2 * d.stderr)
+        )
 
     def to_json(self) -> dict[str, Any]:
         def figures(m: Measured | None) -> dict[str, Any] | None:
@@ -201,6 +212,7 @@ class Verdict:
                 }
                 for name, m, d, error in self.controls
             ],
+            "unbeaten_controls": list(self.unbeaten),
         }
 
 
@@ -251,7 +263,9 @@ def report(
     ]
     for control in (c for c in controls if c.ftype is not None and not c.layers):
         rows.append(_quantized(setup, control, first.measured, scratch))
-    return Verdict(winner, base, first.measured, first.difference, tuple(rows), tried)
+    return Verdict(
+        winner, base, first.measured, first.difference, tuple(rows), tried, setup.lower_is_better
+    )
 
 
 def _delete(control: Control) -> Recipe:

@@ -298,6 +298,9 @@ def test_command_reports_winner_and_controls(
     cut = facts["report"]["winner"]["operation"].removeprefix("delete ")
     assert f"random {cut}" not in names  # the winner is no control of itself
     assert all(c["error"] is None for c in facts["report"]["controls"])
+    differences = {c["name"]: c["difference_to_winner"] for c in facts["report"]["controls"]}
+    beaten = {n for n, d in differences.items() if d["value"] > 2 * d["stderr"]}
+    assert set(facts["report"]["unbeaten_controls"]) == set(differences) - beaten
     recipes = sorted((tmp_path / "recipes").iterdir())
     out = tmp_path / "best.gguf"
     applied = CliRunner().invoke(cli, ["apply", str(recipes[0]), str(MODEL), str(out)])
@@ -305,3 +308,5 @@ def test_command_reports_winner_and_controls(
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
     assert "on the reporting set" in result.stdout and "10 configurations tried" in result.stderr
+    unbeaten = "; ".join(facts["report"]["unbeaten_controls"])
+    assert unbeaten and f"(two standard errors) than: {unbeaten}" in result.stderr
