@@ -20,6 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks._inputs import data, smollm2_f16  # noqa: E402
 from ggsurgery.evaluate.choices import Answered, encode_pair, score_question  # noqa: E402
 from ggsurgery.evaluate.questions import (  # noqa: E402
     Prompted,
@@ -29,7 +30,6 @@ from ggsurgery.evaluate.questions import (  # noqa: E402
 )
 from ggsurgery.runtime.engine import Engine  # noqa: E402
 from ggsurgery.runtime.scoring import log_softmax_at  # noqa: E402
-from tests._needs import needs_shared  # noqa: E402
 
 
 def score_whole(engine: Engine, prompted: Prompted) -> Answered:
@@ -65,14 +65,15 @@ def measure(engine: Engine, asked: list[Prompted]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--file", type=Path, required=True)
+    parser.add_argument("--file", type=Path, help="SmolLM2 in F16 if none is named")
     parser.add_argument("--limit", type=int, default=40)
     parser.add_argument("--data", nargs="*", default=["hellaswag", "arc_easy_test", "piqa_valid"])
     options = parser.parse_args()
+    options.file = options.file or smollm2_f16()
     print(f"{'':16} {'n':>4} {'whole s':>8} {'shared s':>9} {'ratio':>6} {'max |Δ|':>8}  same")
     with Engine.open(options.file, n_ctx=2048) as engine:
         for name in options.data:
-            questions = load_questions(needs_shared("data", f"{name}.jsonl"), limit=options.limit)
+            questions = load_questions(data(f"{name}.jsonl"), limit=options.limit)
             found = measure(engine, prompts(questions, guess_style(questions)))
             print(f"{name:16} {len(questions):4} {found['whole']:8.2f} {found['shared']:9.2f} "
                   f"{found['ratio']:6.2f} {found['largest difference']:8.4f}  "

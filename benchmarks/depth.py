@@ -1,7 +1,7 @@
 """A quarter of a model's layers removed in every way the tool knows, side by side.
 
-    python -m benchmarks.depth MODEL-F16.gguf --calibrate valid.raw --report test.raw \
-        --questions arc_easy.jsonl --folder out
+    python benchmarks/depth.py [--model M.gguf --calibrate valid.raw --report test.raw
+                                --questions arc_easy.jsonl --folder out]
 
 Layers are chosen, merged and healed on the calibration text alone; perplexity and accuracy
 are of the reporting text and the questions. Every command is printed as it runs, and what
@@ -17,6 +17,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks._inputs import data, smollm2_f16  # noqa: E402
 
 #: Thresholds tried for LaCo, highest first: the first that gets down to --layers counts.
 THRESHOLDS = ("0.85", "0.8", "0.75", "0.7", "0.65", "0.6", "0.55", "0.5", "0.4", "0.3", "0.2",
@@ -76,18 +81,23 @@ class Bench:
 def main() -> None:
     """Make the cuts, measure them, print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("model", type=Path)
-    for name in ("calibrate", "report", "questions", "folder"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="SmolLM2 in F16 if none is named")
+    for name in ("calibrate", "report", "questions"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("build/depth"))
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--chunks", type=int, default=16)
     parser.add_argument("--limit", type=int, default=200)
     given = parser.parse_args()
-    bench = Bench(given.model, given.calibrate, given.report, given.questions, given.folder,
-                  given.chunks, given.limit)  # fmt: skip
+    model = given.model or smollm2_f16()
+    bench = Bench(
+        model, given.calibrate or data("wikitext2.valid.raw"),
+        given.report or data("wikitext2.test.raw"),
+        given.questions or data("arc_easy_test.jsonl"), given.folder, given.chunks, given.limit,
+    )  # fmt: skip
     given.folder.mkdir(parents=True, exist_ok=True)
     print("| removed by | what went | perplexity | accuracy, % |\n|---|---|---|---|")
-    _row(bench, "nothing", "–", given.model)
+    _row(bench, "nothing", "–", model)
     best = _deletions(bench, given.layers)
     for method in ("tw", "refit"):
         healed = bench.make(f"healed-{method}", "heal", "--layer", best, "--method", method)

@@ -1,6 +1,6 @@
 """KL and HellaSwag of ggsurgery beside llama-perplexity's, on one pair of models.
 
-    python benchmarks/evaluate_parity.py --base smollm2-f16.gguf --file smollm2-q4_1.gguf
+    python benchmarks/evaluate_parity.py [--base smollm2-f16.gguf --file smollm2-q4_1.gguf]
 
 Text and questions come from ../shared/data; the tools are llama.cpp's own, built from the
 source distribution of the installed llama-cpp-python. Prints both figures and their ratio.
@@ -21,11 +21,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks._inputs import data, smollm2, smollm2_f16  # noqa: E402
 from ggsurgery.evaluate.questions import load_questions, prompts  # noqa: E402
 from ggsurgery.evaluate.runs import choices_of_file, kl_of_files  # noqa: E402
 from ggsurgery.runtime import machine, worker  # noqa: E402
 from tests._llama_tools import llama_tool  # noqa: E402
-from tests._needs import needs_shared  # noqa: E402
 
 THREADS = str(machine.n_threads())
 
@@ -91,20 +91,18 @@ def hellaswag_rows(file: Path, data: Path, n: int) -> list[tuple[str, float, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--file", type=Path, required=True)
+    parser.add_argument("--base", type=Path, help="SmolLM2 in F16 if none is named")
+    parser.add_argument("--file", type=Path, help="SmolLM2 as shipped if none is named")
     parser.add_argument("--chunks", type=int, default=8)
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--skip-kl", action="store_true")
     options = parser.parse_args()
+    base, file = options.base or smollm2_f16(), options.file or smollm2()
     rows = []
     if not options.skip_kl:
-        text = needs_shared("data", "wikitext2.test.raw")
-        rows += kl_rows(options.base, options.file, text, options.chunks)
+        rows += kl_rows(base, file, data("wikitext2.test.raw"), options.chunks)
     if options.questions:
-        rows += hellaswag_rows(
-            options.base, needs_shared("data", "hellaswag.jsonl"), options.questions
-        )
+        rows += hellaswag_rows(base, data("hellaswag.jsonl"), options.questions)
     print(f"{'':22} {'llama-perplexity':>18} {'ggsurgery':>12} {'ratio':>8}")
     for name, theirs, ours in rows:
         print(f"{name:22} {theirs:18.6f} {ours:12.6f} {ours / theirs:8.4f}")

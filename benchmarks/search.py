@@ -1,7 +1,7 @@
 """Leave-one-out scan and halving against the plain loop: write each file, run llama-perplexity.
 
-    python benchmarks/search.py --file smollm2-f16.gguf --text ../shared/data/wikitext2.valid.raw
-    python benchmarks/search.py … --every 5 --windows 4     # a sample of the layers
+    python benchmarks/search.py                           # SmolLM2 in F16 on wikitext-2 valid
+    python benchmarks/search.py --every 5 --windows 4     # a sample of the layers
 
 The plain loop and the scan take turns, layer by layer, with as many threads each, so that the
 machine's speed falls out of the ratio. Printed are wall time and processor time: on a machine
@@ -30,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks._inputs import data, smollm2_f16  # noqa: E402
 from ggsurgery.candidates.measure import Measurer, Setup  # noqa: E402
 from ggsurgery.plan.recipe import Recipe, step  # noqa: E402
 from ggsurgery.runtime.machine import n_threads  # noqa: E402
@@ -100,13 +101,15 @@ def peak_of_scan(setup: Setup, layers: list[int], results: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--file", type=Path, required=True)
-    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--file", type=Path, help="SmolLM2 in F16 if none is named")
+    parser.add_argument("--text", type=Path, help="wikitext-2 valid if none is named")
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--ctx", type=int, default=512)
     parser.add_argument("--every", type=int, default=1, help="sample every K-th layer")
     parser.add_argument("--threads", type=int, default=n_threads(), help="of both sides")
     args = parser.parse_args()
+    args.file = args.file or smollm2_f16()
+    args.text = args.text or data("wikitext2.valid.raw")
     warnings.simplefilter("ignore")
     setup = Setup(
         args.file, text=args.text, n_ctx=args.ctx, n_windows=args.windows, n_threads=args.threads
