@@ -37,7 +37,7 @@ _HOMES: dict[str, str] = {
     "prepare_replay": "surgery",
     "read_header": "ggufio.header",
     "step": "plan.recipe",
-    "summarize": "summary",
+    "summarize": "look.summary",
 }
 
 __all__ = [*sorted(_HOMES)]  # noqa: PLE0604 – the keys are strings

@@ -52,13 +52,15 @@ def server(folder: Path) -> Iterator[str]:
             if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
                 parent.chmod(parent.stat().st_mode | 0o011)
     data = folder / "data"
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
-    subprocess.run([binaries / "initdb", "-D", data, "-U", "me", "-A", "trust", "-N"],
-                   check=True, cwd=folder, **quiet)  # fmt: skip
-    process = subprocess.Popen(
-        [binaries / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1",
-         "-k", str(folder), "-F"], cwd=folder, **quiet,
-    )  # fmt: skip
+    log = folder.with_suffix(".log")
+    with log.open("wb") as told:
+        quiet: dict[str, Any] = {"stdout": told, "stderr": told, **user}
+        subprocess.run([binaries / "initdb", "-D", data, "-U", "me", "-A", "trust", "-N"],
+                       check=True, cwd=folder, **quiet)  # fmt: skip
+        process = subprocess.Popen(
+            [binaries / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1",
+             "-k", str(folder), "-F"], cwd=folder, start_new_session=True, **quiet,
+        )  # fmt: skip
     try:
         for _ in range(600):
             ready = subprocess.run(
@@ -71,5 +73,7 @@ def server(folder: Path) -> Iterator[str]:
             time.sleep(0.1)
         yield f"postgresql://me@127.0.0.1:{port}/postgres"
     finally:
+        # a server that died by itself explains what the test ran into
+        assert process.poll() is None, f"postgres ended by itself:\n{log.read_text()[-2000:]}"
         process.terminate()
         process.wait(timeout=60)
