@@ -304,30 +304,33 @@ class _Worker:
     def _halved(self, trial: Any, plan: Plan) -> Any:
         """Window after window, as long as the candidate may still be the best.
 
-        It goes when it is in the worse half of those seen and clearly worse than the best:
-        where few were seen, or all are alike, the half alone would throw good ones away.
+        It goes when it is in the worse half of those seen (after 1, 2, 4 … windows) and two
+        standard errors worse than the best, or three wherever it stands: where few were seen,
+        or all are alike, the half alone would throw good ones away.
         """
         total = len(self.measurer.windows)
         losses: list[F64] = []
+        behind = False
         with self.measurer.session.open(plan) as candidate:
             for count in range(1, total + 1):
                 losses.append(window_losses(candidate, count - 1))
                 if count & (count - 1) == 0 and count < total:  # 1, 2, 4, 8 …
                     trial.report(float(np.mean([row.mean() for row in losses])), step=count)
-                    if trial.should_prune() and self._clearly_worse(losses):
-                        raise GGSurgeryError(f"halved away after {count} windows")
+                    behind = trial.should_prune()
+                if count < total and self._worse(losses, 2.0 if behind else 3.0):
+                    raise GGSurgeryError(f"halved away after {count} windows")
         found = np.concatenate(losses)
         if self.best is None or found.mean() < np.concatenate(self.best).mean():
             self.best = losses
         return summary("perplexity", [float(row.mean()) for row in losses])
 
-    def _clearly_worse(self, losses: list[F64]) -> bool:
-        """Than this worker's best: token by token, by two standard errors."""
+    def _worse(self, losses: list[F64], errors: float) -> bool:
+        """Than this worker's best, token by token, by so many standard errors."""
         if self.best is None:
             return False
         difference = np.concatenate(losses) - np.concatenate(self.best[: len(losses)])
         error = difference.std(ddof=1) / math.sqrt(len(difference))
-        return not difference.mean() <= 2 * error  # NaN is worse, too
+        return not difference.mean() <= errors * error  # NaN is worse, too
 
     def _second(self, plan: Plan) -> float:
         session = self.measurer.session
