@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+import pytest
 
 from ggsurgery.runtime import machine
 from ggsurgery.runtime.quantize import quantize
@@ -25,4 +28,7 @@ def smollm2_f16() -> Path:
 
 def data(name: str) -> Path:
     """A file of the evaluation data beside the project."""
-    return needs_shared("data", name)
+    try:
+        return needs_shared("data", name)
+    except pytest.skip.Exception as missing:
+        sys.exit(f"{missing}: name a file of your own (--help)")

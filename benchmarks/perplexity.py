@@ -22,9 +22,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks._inputs import data, smollm2
 from ggsurgery.runtime import machine
 from tests._llama_tools import llama_tool
-from tests._needs import needs_shared, needs_smollm2
 
 NAMES = ("ggsurgery", "llama-perplexity")
 
@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=machine.n_threads())
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    model = args.model or needs_smollm2()
-    text = args.text or needs_shared("data", "wikitext2.test.raw")
+    model = args.model or smollm2()
+    text = args.text or data("wikitext2.test.raw")
     tokens = (args.many - args.few) * args.ctx
     wall: dict[str, list[float]] = {n: [] for n in NAMES}
     cpu: dict[str, list[float]] = {n: [] for n in NAMES}

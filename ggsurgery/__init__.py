@@ -6,13 +6,17 @@
         operation.write("out.gguf")
 
 The names below are the library; each is imported when it is first used, so that
-`import ggsurgery` costs nothing and llama.cpp is loaded only by what runs a model.
+`import ggsurgery` costs next to nothing and llama.cpp is loaded only by what runs a model.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
+
+from ._gguf import load_constants
+
+load_constants()  # before any module below imports from gguf.constants
 
 __version__ = "0.1.0"
 

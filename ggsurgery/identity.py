@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable
 
 from gguf.constants import GGUFValueType, Keys
-from gguf.utility import size_label
 
 from .ggufio.types import TensorInfo, Value
 from .plan.recipe import OPERATIONS
+
+#: Beyond how many a unit is used, its factor and its letter; thousands serve what is smaller.
+_UNITS = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (0, 1e-3, "K"))
 
 _DONE = re.compile(r"^(?P<name>.*) \((?P<done>\S[^()]*)\)$")
 
@@ -23,7 +25,21 @@ def counted_size_label(tensors: Iterable[TensorInfo], n_experts: int) -> str:
             expert += tensor.n_elements // tensor.shape[-1]
         else:
             shared += tensor.n_elements
-    return str(size_label(total, shared, expert, n_experts if expert else 0))
+    if expert and n_experts:
+        return f"{n_experts}x{_rounded(shared + expert)}"
+    return _rounded(total)
+
+
+def _rounded(count: int) -> str:
+    """A number of parameters in the unit below it, with two digits at least.
+
+    As gguf-py's `size_label`, which takes numpy to import: a test compares the two.
+    """
+    factor, unit = next(u[1:] for u in _UNITS if count > u[0] or not u[0])
+    scaled = count * factor
+    whole = round(scaled)
+    decimals = 0 if whole >= 10 else 1 if whole else 2
+    return f"{scaled:.{decimals}f}{unit}"
 
 
 def new_identity(
