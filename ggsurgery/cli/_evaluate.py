@@ -11,7 +11,18 @@ from ..evaluate.controls import Outcome
 from ..evaluate.results import Results
 from ..evaluate.suite.result import SurgeryScore
 from ..ggufio.atomic import atomic_path, check_output
-from ._output import human_bytes, note, table
+from ..ggufio.header import read_header
+from ._output import human_bytes, note, table, warn
+
+
+def warn_beyond_training(file: Path, ctx: int) -> None:
+    """Say before the work, not after it, that a context is larger than the trained one."""
+    trained = read_header(file).number("{arch}.context_length")
+    if trained is not None and 0 < trained < ctx:
+        warn(
+            f"{file}: --ctx {ctx} is more than the context the model was trained with "
+            f"({trained:,.0f} tokens)"
+        )
 
 
 def save_text(out: Path, text: str, *, force: bool, inputs: Sequence[Path] = ()) -> None:

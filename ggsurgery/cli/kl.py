@@ -10,6 +10,7 @@ from ..evaluate import runs
 from ..evaluate.perplexity import read_text
 from ..evaluate.score import Score
 from ..runtime import worker
+from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._output import human_bytes, json_option, note, print_json, table, warn
 from ._progress import progress_bar
@@ -67,6 +68,8 @@ def kl(
         )
     if text is None and base_file is None:
         raise click.UsageError("--text is needed (or --base-file, which holds its own)")
+    if base_file is None:
+        warn_beyond_training(files[-1], ctx)
     with progress_bar("kl", "window") as progress:
         if base_file is not None:
             scores = worker.run(
@@ -86,7 +89,7 @@ def kl(
                 runs.kl_of_files, files[0], files[1], words, n_ctx=ctx, n_windows=chunks,
                 progress=progress,
             )  # fmt: skip
-    if scores[0].provenance.get("over_trained"):
+    if base_file is not None and scores[0].provenance.get("over_trained"):
         warn(f"{files[-1]}: the window is larger than the context the model was trained with")
     if as_json:
         print_json([s.to_json() for s in scores])

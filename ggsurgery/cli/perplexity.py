@@ -8,8 +8,9 @@ import click
 
 from ..evaluate.perplexity import Perplexity, perplexity_of_file, read_text
 from ..runtime import worker
+from ._evaluate import warn_beyond_training
 from ._files import FILE
-from ._output import json_option, print_json, table, warn
+from ._output import json_option, print_json, table
 from ._progress import progress_bar
 
 
@@ -43,6 +44,8 @@ def perplexity(
       ggsurgery perplexity in.gguf out.gguf --text wiki.test.raw --ctx 1024 --chunks 20
     """
     words = read_text(text)
+    for file in files:
+        warn_beyond_training(file, ctx)
     found = []
     for file in files:
         with progress_bar(file.name, "chunk") as progress:
@@ -52,8 +55,6 @@ def perplexity(
                     n_threads=threads, progress=progress,
                 )
             )  # fmt: skip
-        if found[-1].over_trained:
-            warn(f"{file}: --ctx {ctx} is more than the context the model was trained with")
     if as_json:
         results = [{**f.to_json(), "text": text.name} for f in found]
         print_json(results[0] if len(results) == 1 else results)

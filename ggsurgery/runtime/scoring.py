@@ -31,7 +31,7 @@ def log_softmax_at(logits: F32, targets: NDArray[Any]) -> F64:
 
     Returns:
         float64 [n]; NaN for a row that holds NaN. Exponentials are summed as llama.cpp does
-        it: float32 terms relative to the maximum, the logarithm in float64.
+        it: float32 terms relative to the maximum, their sum and its logarithm in float64.
     """
     n, n_vocab = logits.shape
     out = np.empty(n, np.float64)
@@ -56,6 +56,6 @@ def _piece(logits: F32, targets: NDArray[Any], out: F64, scratch: F32) -> None:
     with np.errstate(invalid="ignore", over="ignore"):
         np.subtract(logits, top[:, None], out=scratch)
         np.exp(scratch, out=scratch)
-        total = scratch.sum(axis=1).astype(np.float64)  # pairwise: as exact as float64 here
+        total = scratch.sum(axis=1, dtype=np.float64)
         chosen = logits[np.arange(len(targets)), targets]
         out[:] = (chosen - top).astype(np.float64) - np.log(total)

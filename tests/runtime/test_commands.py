@@ -68,7 +68,18 @@ def test_a_context_beyond_training_is_warned_of(
 ) -> None:
     text.write_text(WORDS * 7)
     run("perplexity", small, "--text", text, "--ctx", 2100, "--chunks", 1)
-    assert "more than the context the model was trained with" in capsys.readouterr().err
+    assert "more than the context the model was trained with (2,048" in capsys.readouterr().err
+
+
+def test_it_is_warned_of_before_the_work(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What stops right afterwards has said it."""
+    (tmp_path / "short.txt").write_text("short")
+    run("perplexity", small, "--text", tmp_path / "short.txt", "--ctx", 2100, code=1)
+    assert "more than the context" in capsys.readouterr().err
+    run("kl", small, small, "--text", tmp_path / "short.txt", "--ctx", 2100, code=1)
+    assert "more than the context" in capsys.readouterr().err
 
 
 def test_a_model_that_llama_cpp_refuses(
