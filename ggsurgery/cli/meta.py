@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ..report_plan import short
 from ._files import FILE
 from ._output import json_option, print_json, table
 from ._surgery import Options, in_out, operate, surgery_options
+
+_NEGATIVE = re.compile(r"-[\d.]|-inf\b")
 
 
 @click.group()
@@ -72,7 +75,15 @@ def get(key: str, file: Path, as_json: bool) -> None:
         click.echo(value.value)
 
 
-@meta.command("set")
+class _Signed(click.Command):
+    """Takes a negative number for a value, where click would look for an option `-1`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.ignore_unknown_options = any(_NEGATIVE.match(arg) for arg in args)
+        return super().parse_args(ctx, args)
+
+
+@meta.command("set", cls=_Signed)
 @click.argument("key", metavar="KEY")
 @click.argument("value", metavar="VALUE")
 @click.option(

@@ -23,7 +23,7 @@ from ._blend import force_kinds_option, out_type_option
 from ._files import FILE
 from ._output import json_option, note, print_json, warn
 from ._progress import progress_bar
-from ._surgery import Options, operate, surgery_options, write_with_bar
+from ._surgery import Options, operate, show, surgery_options, write_with_bar
 
 sidecar_option = click.option(
     "--sidecar", type=FILE, metavar="NPZ",
@@ -81,6 +81,7 @@ def apply(
 @click.option(
     "--text", type=FILE, help="Or the text that a cut was healed on: the fit is made again."
 )
+@click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--sync", is_flag=True, help="Wait until the data is on the disk.")
 @json_option
@@ -90,6 +91,7 @@ def replay(
     new: Path,
     sidecar: Path | None,
     text: Path | None,
+    dry_run: bool,
     force: bool,
     sync: bool,
     as_json: bool,
@@ -110,6 +112,10 @@ def replay(
         warn(f"{made} was made by version {known.version}, this is {__version__}")
     if new.exists() and new.samefile(made):
         raise OutputError("the new file would replace the one to compare with", file=new)
+    if dry_run:
+        with prepare_replay(made, sources) as operation:
+            show(operation, as_json)
+        return
     check_output(new, sources, force=force)  # before a checksum over all bytes
     given = None
     if fit_of(known.recipe) is not None:

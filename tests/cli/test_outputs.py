@@ -84,6 +84,23 @@ def test_apply_and_replay(tmp_path, model):
     assert peer_metadata(tmp_path / "b.gguf")["general.name"] == "Given"
 
 
+def test_replay_shows_first_what_it_would_do(tmp_path, model):
+    out, again = tmp_path / "out.gguf", tmp_path / "again.gguf"
+    call("delete", "--layer", "1", model, out)
+    shown = call("replay", "--dry-run", out, model, again)
+    assert "left out: 1" in shown.out
+    assert "nothing was written" in shown.err
+    assert not again.exists()
+
+
+def test_a_negative_number_is_a_value(tmp_path, model):
+    out = tmp_path / "out.gguf"
+    call("meta", "set", "x.y", "-3", "--type", "int32", model, out)
+    assert read_header(out).metadata["x.y"].value == -3
+    call("meta", "set", "--type", "float32", "x.y", "-.5e1", model, out, "--force")
+    assert read_header(out).metadata["x.y"].value == -5
+
+
 def test_replay_of_an_edited_file_says_that_it_differs(tmp_path, model):
     out = tmp_path / "out.gguf"
     call("delete", "--layer", "0", model, out)
