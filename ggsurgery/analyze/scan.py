@@ -46,10 +46,20 @@ class Scan:
         sign = 1 if self.lower_is_better else -1
         return sorted(good, key=lambda t: sign * _value(t))
 
+    @property
+    def guessing(self) -> bool:
+        """Whether the uncut model's accuracy is within two standard errors of guessing.
+
+        Then its layers have nothing to lose, and their ranking is noise.
+        """
+        chance = self.base.detail.get("chance")
+        return chance is not None and self.base.value - 2 * (self.base.stderr or 0) <= chance
+
     def to_json(self) -> dict[str, Any]:
         return {
             "operation": self.operation,
             "metric": self.metric,
+            "guessing": self.guessing,
             "base": {"value": self.base.value, "stderr": self.base.stderr, "n": self.base.n},
             "rows": [
                 {"position": p, **t.to_json()}

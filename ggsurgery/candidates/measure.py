@@ -226,7 +226,7 @@ class Measurer:
         ) as engine:
             right = solve(engine, self._problems)
         score = mean_score("gsm8k", [float(r) for r in right], {}, [p.id for p in self._problems])
-        return Measured(score.value, score.stderr, score.items, score.n)
+        return Measured(score.value, score.stderr, score.items, score.n, {"chance": 0.0})
 
     def _suite(self, path: Path) -> Measured:
         with Engine.open(path, n_ctx=N_CTX, n_threads=self.setup.n_threads) as engine:

@@ -19,7 +19,7 @@ from ._measuring import (
     setup_of,
     unknown_arch_option,
 )
-from ._output import json_option, note, print_json, table
+from ._output import json_option, note, print_json, table, warn
 from ._progress import progress_bar
 
 
@@ -132,10 +132,15 @@ def _show(found: Scan) -> None:
             )
         )
     what = "log ratio to uncut" if found.metric == "perplexity" else "difference to uncut"
-    click.echo(table(rows, ("operation", found.metric, what, "rank", "time", "")))
+    metric, _, data = found.metric.partition(":")
+    measured = f"{metric} {Path(data).stem}" if data else metric
+    click.echo(table(rows, ("operation", measured, what, "rank", "time", "")))
     base = plus_minus(found.base.value, found.base.stderr)
     note(f"uncut: {base} (n = {found.base.n}); errors are paired, window by window or "
          "question by question")  # fmt: skip
+    if found.guessing:
+        warn(f"the uncut model does no better than guessing ({found.base.detail['chance']:.2f}): "
+             "what its layers lose or win here is noise")  # fmt: skip
     best = next(iter(found.ranked()), None)
     if best is not None:
         note(

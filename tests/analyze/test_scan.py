@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from ggsurgery.analyze.scan import Scan, scan
 from ggsurgery.candidates import worker as scan_worker
-from ggsurgery.candidates.measure import Measurer, Setup
+from ggsurgery.candidates.measure import Measured, Measurer, Setup
 from ggsurgery.cli import cli
 from ggsurgery.errors import FormatError, GGSurgeryError, PlanError
 from ggsurgery.evaluate.perplexity import perplexity_of_file, read_text
@@ -159,6 +159,36 @@ def test_kl_and_choices(tmp_path: Path) -> None:
     base, trials = scan_worker.measure_all(setup, two, tmp_path / "g.jsonl")
     assert base.n == 2 and trials[0].measured is not None
     assert base.items[1] == 0 and trials[0].measured.items[1] == 0  # nobody says x
+
+
+def test_a_model_that_guesses_is_called_so(tmp_path: Path) -> None:
+    """Its layers have nothing to lose, so their ranking means nothing."""
+    choices = [f" {word}" for word in ("zqj", "qqq", "jjk", "xqz")]
+    rows = [{"query": "q", "choices": choices, "answer": i % 4} for i in range(12)]
+    (tmp_path / "guess.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["scan", str(MODEL), "--metric", f"choices:{tmp_path / 'guess.jsonl'}"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert "no better than guessing (0.25)" in result.stderr
+    assert "choices guess" in result.stdout
+    assert json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)["guessing"] is True
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "detail", "guessing"),
+    [
+        (0.30, 0.03, {"chance": 0.25}, True),
+        (0.32, 0.03, {"chance": 0.25}, False),
+        (0.0, None, {"chance": 0.0}, True),
+        (0.2, 0.05, {"chance": 0.0}, False),
+        (20.0, 1.0, {}, False),
+    ],
+)
+def test_guessing_is_within_two_errors_of_chance(
+    value: float, stderr: float | None, detail: dict[str, float], guessing: bool
+) -> None:
+    base = Measured(value, stderr, (), 60, detail)
+    assert Scan("delete", "x", False, base, (), ()).guessing is guessing
 
 
 def test_wrong_metric_and_operation(tmp_path: Path) -> None:
