@@ -17,7 +17,7 @@ PACKAGE = ROOT / "ggsurgery"
 #: in the highest row that holds for it; an arrow that does not fit means that something
 #: stands in the wrong place.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("errors", "__version__"),
+    ("errors", "_gguf", "__version__"),
     ("ggufio", "kernels", "plan", "shipped"),
     ("chat", "expr", "header_edit", "identity", "imatrix", "provenance"),
     ("report_plan",),
