@@ -21,7 +21,7 @@ def warn_beyond_training(file: Path, ctx: int) -> None:
     if trained is not None and 0 < trained < ctx:
         warn(
             f"{file}: --ctx {ctx} is more than the context the model was trained with "
-            f"({trained:,.0f} tokens)"
+            f"({trained:,} tokens)"
         )
 
 

@@ -68,8 +68,8 @@ def kl(
         )
     if text is None and base_file is None:
         raise click.UsageError("--text is needed (or --base-file, which holds its own)")
-    if base_file is None:
-        warn_beyond_training(files[-1], ctx)
+    for file in files if base_file is None else ():
+        warn_beyond_training(file, ctx)
     with progress_bar("kl", "window") as progress:
         if base_file is not None:
             scores = worker.run(
