@@ -139,8 +139,9 @@ def _show(found: Scan) -> None:
     note(f"uncut: {base} (n = {found.base.n}); errors are paired, window by window or "
          "question by question")  # fmt: skip
     if found.guessing:
-        warn(f"the uncut model does no better than guessing ({found.base.detail['chance']:.2f}): "
-             "what its layers lose or win here is noise")  # fmt: skip
+        warn("the uncut model is within two standard errors of guessing "
+             f"({found.base.detail['chance']:.2f}): what a layer loses or wins here is noise"
+             )  # fmt: skip
     best = next(iter(found.ranked()), None)
     if best is not None:
         note(

@@ -169,7 +169,7 @@ def test_a_model_that_guesses_is_called_so(tmp_path: Path) -> None:
     arguments = ["scan", str(MODEL), "--metric", f"choices:{tmp_path / 'guess.jsonl'}"]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
-    assert "no better than guessing (0.25)" in result.stderr
+    assert "two standard errors of guessing (0.25)" in result.stderr
     assert "choices guess" in result.stdout
     assert json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)["guessing"] is True
 
