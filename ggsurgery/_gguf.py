@@ -1,7 +1,7 @@
 """`gguf.constants` without the rest of the package gguf.
 
 Reading headers and copying tensors takes gguf's enumerations and nothing else of it, while
-`import gguf` loads numpy, sentencepiece and urllib: a third of the start of a cut that copies
+`import gguf` loads numpy, sentencepiece and urllib: much of the time of a cut that copies
 for a second. So the one module is put where Python looks first, under its own name, and
 `import gguf`, where somebody needs it, finds it there and goes on as ever.
 """
@@ -38,7 +38,7 @@ class _WholePackage(MetaPathFinder):
         execute = spec.loader.exec_module
 
         def exec_module(package: ModuleType) -> None:
-            package.constants = self.module  # type: ignore[attr-defined]
+            setattr(package, "constants", self.module)  # noqa: B010 – mypy knows no such attribute
             execute(package)
 
         setattr(spec.loader, "exec_module", exec_module)  # noqa: B010 – of this one loader
