@@ -18,7 +18,7 @@ PIECE = 1 << 18  # floats a thread works on at once: 1 MB, about what a core's c
 
 #: Terms above it are exponentiated in float64: numpy's float32 exponential errs to one side, by
 #: 3e-9 of a perplexity, which a printed fourth decimal can show. The many below weigh little.
-NEAR = np.float32(-10)
+NEAR = np.float32(-4)
 
 
 @cache
