@@ -27,7 +27,7 @@ from ..plan.recipe import Recipe
 from ..plan.types import Plan
 from ..runtime.engine import Engine
 from .enqueue import GIVEN
-from .silence import Silence, has_heartbeat
+from .silence import Silence
 from .space import Space
 from .storage import optuna, patiently
 from .study import Question, Second, open_study
@@ -119,9 +119,7 @@ class _Worker:
             work.storage, self._kept,
         )  # fmt: skip
         self.states = optuna().trial.TrialState
-        self.silence = (
-            None if has_heartbeat(self.study) else Silence(self.study, 3.0 * work.heartbeat)
-        )
+        self.silence = Silence(self.study, 3.0 * work.heartbeat)
 
     def _kept(self) -> int:
         return len(self.book.results)
@@ -198,7 +196,10 @@ class _Worker:
             self.progress(min(spent, int(budget.seconds)), int(budget.seconds))
 
     def _counts(self) -> tuple[int, int, int]:
-        """Configurations measured (each once), queued, and being measured, by all workers."""
+        """Configurations measured (each once), queued, and being measured, by all workers.
+
+        Those that a dead worker had count as being measured until they are queued again.
+        """
         trials = patiently(
             lambda: self.study.get_trials(deepcopy=False), self.work.storage, self._kept
         )
@@ -209,16 +210,13 @@ class _Worker:
             and "same_as" not in t.user_attrs
             for t in trials
         )
-        if (silence := self.silence) is not None:
-            patiently(lambda: silence.give_back(trials), self.work.storage, self._kept)
+        lost = patiently(lambda: self.silence.give_back(trials), self.work.storage, self._kept)
         waiting = sum(t.state == s.WAITING for t in trials)
         running = sum(t.state == s.RUNNING for t in trials)
-        return done, waiting, running
+        return done, waiting, max(running, lost)
 
     def _revive(self) -> None:
-        """Give back the candidates of workers that are silent."""
-        if self.silence is not None:
-            return  # done with every look at the trials
+        """Give back the candidates of workers whose heartbeat stopped."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             patiently(

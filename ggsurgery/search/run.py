@@ -22,8 +22,9 @@ from ..runtime.quantize import quantize
 from ..surgery import prepare
 from .enqueue import HAND_MADE
 from .optimize import Work, crashed, question_of, run_worker
+from .silence import failed, given_up
 from .space import alike
-from .storage import close_storage, open_storage, optuna, patiently
+from .storage import RETRIES, close_storage, open_storage, optuna, patiently
 
 Progress = Callable[[int, int], None]
 
@@ -130,16 +131,18 @@ def outcome(work: Work) -> Outcome:
 
     trials = patiently(read, work.storage, lambda: 0)
     states = module.trial.TrialState
+    lost = {t.number for t in failed(trials) if given_up(t)}
     rows = []
     for t in trials:
         a = t.user_attrs
         if not ("digest" in a or HAND_MADE in a) or "same_as" in a:
             continue  # a point that is no recipe, or a plan that stands in another row
-        if t.state not in (states.COMPLETE, states.PRUNED):
+        if t.state not in (states.COMPLETE, states.PRUNED) and t.number not in lost:
             continue
         # Optuna gives a pruned trial its last intermediate value, which is of fewer windows
         values = tuple(t.values or ()) if t.state == states.COMPLETE else ()
-        error = None if values else str(a.get("error", "pruned"))
+        why = f"its worker died {RETRIES + 1} times" if t.number in lost else "pruned"
+        error = None if values else str(a.get("error", why))
         rows.append(
             Row(t.number, Recipe.from_json(a.get("recipe") or a[HAND_MADE]),
                 a.get("digest", ""), values, a.get("stderr"),

@@ -1,8 +1,12 @@
-"""Give back the candidates of dead workers where the storage has no heartbeat.
+"""Give back the candidates of dead workers, where Optuna's heartbeat does not.
 
-PostgreSQL and SQLite know which workers are alive (Optuna's heartbeat). A journal file and
-a gRPC proxy do not: there a candidate that has been on its way for far longer than any was
-measured in counts as lost. Each worker times that by its own clock.
+SQLite and PostgreSQL know by the heartbeat which workers are alive. Three cases are left:
+
+- A journal file and a gRPC proxy have no heartbeat: a candidate that has been on its way for
+  far longer than any was measured in counts as lost. Each worker times that by its own clock.
+- A worker that dies between taking a candidate and its first sign of life leaves one that
+  Optuna never calls stale, for it looks at trials with a heartbeat only.
+- One that dies between calling a candidate failed and queueing it again.
 """
 
 from __future__ import annotations
@@ -14,37 +18,70 @@ from typing import Any
 
 from .storage import RETRIES, optuna
 
-#: How many times the longest measurement so far a candidate may take.
+#: How many times the longest measurement so far a candidate may take, without a heartbeat.
 PATIENCE = 10.0
+#: Seconds in which a living worker queues a failed candidate again.
+MOMENT = 5.0
 
 
 class Silence:
-    """Watches the running trials of one study.
+    """Watches the trials of one study.
 
     Args:
-        least: seconds that any candidate may take.
+        least: seconds that a worker may be silent.
     """
 
     def __init__(self, study: Any, least: float) -> None:
         self.study, self.least = study, least
-        self._since: dict[int, float] = {}
+        self._since: dict[tuple[int, Any], float] = {}
 
-    def give_back(self, trials: Sequence[Any]) -> list[int]:
-        """Queue lost trials again; returns their numbers."""
+    def give_back(self, trials: Sequence[Any]) -> int:
+        """Queue lost trials again; returns how many are watched, on their way or to be queued."""
         states = optuna().trial.TrialState
         now = time.monotonic()
-        longest = max((float(t.user_attrs.get("seconds") or 0) for t in trials), default=0.0)
-        limit = max(self.least, PATIENCE * longest)
-        running = [t for t in trials if t.state == states.RUNNING]
-        self._since = {t.number: self._since.get(t.number, now) for t in running}
-        lost = [t for t in running if now - self._since[t.number] > limit]
+        silent = self._silent([t for t in trials if t.state == states.RUNNING])
+        watched = [(t, self._limit(trials)) for t in silent]
+        watched += [(t, MOMENT) for t in failed(trials) if not given_up(t)]
+        self._since = {(key := (t.number, t.state)): self._since.get(key, now) for t, _ in watched}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental
             again = optuna().storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
-            for trial in lost:
-                self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
-                again(self.study, trial)
-        return [t.number for t in lost]
+            for trial, limit in watched:
+                if now - self._since[trial.number, trial.state] > limit:
+                    if trial.state == states.RUNNING:
+                        self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
+                    again(self.study, trial)
+        return len(watched)
+
+    def _limit(self, trials: Sequence[Any]) -> float:
+        if has_heartbeat(self.study):
+            return self.least
+        longest = max((float(t.user_attrs.get("seconds") or 0) for t in trials), default=0.0)
+        return max(self.least, PATIENCE * longest)
+
+    def _silent(self, running: Sequence[Any]) -> list[Any]:
+        """Those that gave no sign of life; without a heartbeat, that is all of them."""
+        if not running or not has_heartbeat(self.study):
+            return list(running)
+        from sqlalchemy import text
+
+        database = getattr(self.study._storage, "_backend", self.study._storage)  # behind a cache
+        with database.engine.connect() as connection:
+            rows = connection.execute(text("SELECT trial_id FROM trial_heartbeats"))
+            heard = {row[0] for row in rows}
+        return [t for t in running if t._trial_id not in heard]
+
+
+def failed(trials: Sequence[Any]) -> list[Any]:
+    """Trials whose worker died and that no other trial repeats."""
+    fail = optuna().trial.TrialState.FAIL
+    repeated = {n for t in trials for n in t.system_attrs.get("retry_history", ())}
+    return [t for t in trials if t.state == fail and t.number not in repeated]
+
+
+def given_up(trial: Any) -> bool:
+    """Whether a failed trial was repeated so often that it is not queued again."""
+    return len(trial.system_attrs.get("retry_history", ())) >= RETRIES
 
 
 def has_heartbeat(study: Any) -> bool:

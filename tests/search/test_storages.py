@@ -1,4 +1,4 @@
-"""Storages without a heartbeat: a journal file, and Optuna's gRPC proxy in front of SQLite."""
+"""Lost candidates in every storage: SQLite, a journal file, Optuna's gRPC proxy before SQLite."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import pytest
 
 from ggsurgery.candidates.measure import Measurer, Setup
 from ggsurgery.errors import GGSurgeryError
+from ggsurgery.plan.recipe import Recipe, step
+from ggsurgery.search import silence
 from ggsurgery.search import storage as storages
 from ggsurgery.search.optimize import Budget, Work, run_worker
 from ggsurgery.search.run import outcome
@@ -61,8 +63,11 @@ def joined(work: Work) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["journal", "grpc"])
+@pytest.mark.parametrize("kind", ["sqlite", "journal", "grpc"])
 def test_a_silent_workers_candidate_is_given_back(kind: str, one: Work, tmp_path: Path) -> None:
+    if kind == "sqlite":  # `ask` alone leaves no heartbeat, as if killed just before the first
+        give_back(replace(one, storage=str(tmp_path / "s.db")))
+        return
     if kind == "journal":
         give_back(one)
         return
@@ -84,6 +89,44 @@ def give_back(one: Work) -> None:
     assert joined(one).metric_names == ["perplexity"]
     found = outcome(one)
     assert found.tried == N_LAYERS == len({r.digest for r in found.rows})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_candidate_that_failed_is_queued_again(
+    one: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "MOMENT", 0.1)
+    one = replace(one, storage=str(tmp_path / "s.db"))
+    run_worker(replace(one, budget=Budget(count=2)), "run")
+    states = storages.optuna().trial.TrialState
+    study = joined(one)
+    lost = study.ask()
+    study.tell(lost, state=states.FAIL)  # the worker died before it queued it again
+    run_worker(one, "again")
+    again = [t for t in joined(one).get_trials() if t.system_attrs.get("retry_history")]
+    assert [t.system_attrs["retry_history"] for t in again] == [[lost.number]]
+    assert again[0].state == states.COMPLETE
+    assert outcome(one).tried == N_LAYERS
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_candidate_that_kills_its_workers_is_a_row(
+    one: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "MOMENT", 0.1)
+    one = replace(one, storage=str(tmp_path / "s.db"))
+    run_worker(replace(one, budget=Budget(count=2)), "run")
+    states = storages.optuna().trial.TrialState
+    study = joined(one)
+    lost = study.ask()
+    lost.set_user_attr("digest", "0" * 64)
+    lost.set_user_attr("recipe", Recipe((step("delete", layer="2"),)).to_json())
+    lost.storage.set_trial_system_attr(lost._trial_id, "retry_history", [7, 8, 9])
+    study.tell(lost, state=states.FAIL)
+    run_worker(one, "again")
+    found = outcome(one)
+    assert [r.error for r in found.rows if r.error] == ["its worker died 4 times"]
+    assert found.tried == N_LAYERS  # the others were measured
 
 
 @pytest.mark.filterwarnings("ignore")
