@@ -85,7 +85,7 @@ def hellaswag_rows(file: Path, data: Path, n: int) -> list[tuple[str, float, flo
     start = time.perf_counter()
     ours = worker.run(choices_of_file, file, prompts(questions, "plain"))
     ours_s = time.perf_counter() - start
-    rows = [(f"hellaswag {s.metric}", float(last) / 100, s.value) for s in ours.scores]
+    rows = [(f"hellaswag {s.metric}", float(last) / 100, s.value) for s in ours]
     return [*rows, ("hellaswag seconds", theirs_s, ours_s)]
 
 

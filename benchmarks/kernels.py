@@ -226,7 +226,9 @@ def threshold(folder: Path, runs: int, count: int) -> dict[str, Any]:
         "read s": statistics.median(times["read"]),
         "time / reading": ratio(times, "threshold", "read"),
         "peak MB": max(peaks),
-        f"concatenate + quantile in {LIMIT_GB} GB": text.strip().splitlines()[-1] if code else text.strip(),  # noqa: E501
+        f"concatenate + quantile in {LIMIT_GB} GB": (
+            text.strip().splitlines()[-1] if code else text.strip()
+        ),
     }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("compute", "evaluate", "layout", "look", "tokenizer"),
     ("execute", "prune", "quantize", "report"),
     ("candidates", "surgery"),
-    ("analyze", "collapse", "healing", "repair"),
+    ("alternatives", "analyze", "collapse", "healing", "repair"),
     ("release",),
     ("pipeline", "prune_depth", "search"),
     ("cli",),

@@ -77,7 +77,9 @@ def prunable(name: str, shape: tuple[int, ...], only: str | None) -> bool:
     """
     if only is None:
         router = "ffn_gate_inp" in name
-        return name.startswith("blk.") and name.endswith(".weight") and len(shape) > 1 and not router  # noqa: E501  # fmt: skip
+        return (
+            name.startswith("blk.") and name.endswith(".weight") and len(shape) > 1 and not router
+        )
     try:
         return re.search(only, name) is not None
     except re.error as error:

@@ -28,8 +28,10 @@ _PROJECTIONS: Final = frozenset(
 )  # fmt: skip
 
 _INTEGERS: Final = frozenset(
-    int(GGMLQuantizationType[n]) for n in ("I8", "I16", "I32", "I64") if n in GGMLQuantizationType.__members__  # noqa: E501
-)  # fmt: skip
+    int(GGMLQuantizationType[n])
+    for n in ("I8", "I16", "I32", "I64")
+    if n in GGMLQuantizationType.__members__
+)
 
 
 def in_part(suffix: str, part: str, has: Has) -> bool:

@@ -12,7 +12,7 @@ from ..evaluate.bench.run import N_CTX, require_harness, run_bench
 from ..evaluate.score import Score
 from ..ggufio.atomic import check_output
 from ..runtime import worker
-from ._evaluate import save_text
+from ._evaluate import save_text, warn_beyond_training
 from ._files import FILE
 from ._output import json_option, print_json, table, warn
 from ._progress import progress_bar
@@ -61,6 +61,7 @@ def bench(
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise click.UsageError("--tasks names no task")
+    warn_beyond_training(file, ctx)
     with progress_bar("bench", "request") as progress:
         found = worker.run(
             run_bench, file, names, data=data, include_path=include_path, limit=limit,
@@ -68,8 +69,6 @@ def bench(
         )  # fmt: skip
     if found.n_truncated:
         warn(f"{found.n_truncated} prompts were longer than --ctx {ctx} and lost their beginning")
-    if found.over_trained:
-        warn(f"{file}: --ctx {ctx} is more than the context the model was trained with")
     if out is not None:
         text = json.dumps(found.document, indent=1, ensure_ascii=False) + "\n"
         save_text(out, text, force=force, inputs=(file,))

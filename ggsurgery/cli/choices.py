@@ -70,19 +70,22 @@ def choices(
     prompted = prompts(questions, chosen, shots=shots, examples=examples)
     facts = {"task": data.stem, "style": chosen, "shots": shots, "limit": limit,
              "chance": sum(1 / len(q.choices) for q in questions) / len(questions)}  # fmt: skip
+    longest, trained = worker.run(runs.longest_of_file, file, prompted)
+    if 0 < trained < longest:
+        warn(f"{file}: the longest prompt has {longest:,} tokens, more than the context the model "
+             f"was trained with ({trained:,})")  # fmt: skip
     with progress_bar("choices", "question") as progress:
-        found = worker.run(
-            runs.choices_of_file, file, prompted, facts=facts, n_ctx=ctx, progress=progress
-        )
-    if found.over_trained:
-        warn(f"{file}: some prompts are longer than the context the model was trained with")
+        scores = worker.run(
+            runs.choices_of_file, file, prompted, facts=facts, n_ctx=ctx, longest=longest,
+            progress=progress,
+        )  # fmt: skip
     if out is not None:
-        save_results(out, Results(model_facts(file), found.scores), force=force)
+        save_results(out, Results(model_facts(file), scores), force=force)
     if as_json:
-        print_json([s.to_json() for s in found.scores])
+        print_json([s.to_json() for s in scores])
         return
     header = ("metric", "value", "error", "95 % interval")
-    click.echo(table(map(_row, found.scores), header))
+    click.echo(table(map(_row, scores), header))
     click.echo(
         f"\nn = {len(questions)}, style {chosen}, {shots} shots, chance {facts['chance']:.4f}"
     )

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..alternatives import alternatives, measure_alternatives
 from ..evaluate import runs
-from ..evaluate.controls import LADDER, Control, Outcome, choose_controls, measure_controls, verdict
+from ..evaluate.controls import Control, Outcome, verdict
 from ..evaluate.facts import model_facts
 from ..evaluate.results import Results
 from ..evaluate.suite.data import load_weights
 from ..evaluate.suite.result import SurgeryScore, compare_surgery
 from ..ggufio.atomic import check_output
-from ..ggufio.header import read_header
-from ..plan.recipe import Recipe, step
-from ..plan.types import Plan, references
-from ..provenance import PREFIX, read_provenance
 from ..runtime import worker
-from ..runtime.quantize import plan as plan_quantization
-from ..runtime.quantize import quantize
-from ..surgery import prepare
 from ._evaluate import comparison_table, control_table, save_results, suite_table
 from ._files import FILE
 from ._output import json_option, print_json, warn
@@ -98,7 +91,8 @@ def evaluate(
         outcomes: list[Outcome] = []
         line = None
         if not no_controls:
-            outcomes = _controls(file, baseline, score, settings, n_random, seed)
+            controls = alternatives(file, baseline, n_random=n_random, seed=seed)
+            outcomes = _outcomes(score, controls, baseline, settings)
             line = verdict(score, outcomes)
             if not as_json:
                 click.echo(f"\n{control_table(outcomes)}\n\n{line}")
@@ -123,64 +117,16 @@ def _measure(
         return worker.run(runs.suite_of_file, file, progress=progress, **settings)
 
 
-def _controls(
-    file: Path,
-    baseline: Path,
-    score: SurgeryScore,
-    settings: dict[str, Any],
-    n_random: int,
-    seed: int,
+def _outcomes(
+    score: SurgeryScore, controls: list[Control], baseline: Path, settings: dict[str, Any]
 ) -> list[Outcome]:
-    """Choose the controls from the headers, build each in a scratch folder, measure it."""
-    cut, base = model_facts(file), model_facts(baseline)
-    assert cut.layers is not None and base.layers is not None
-    assert cut.bytes is not None and base.bytes is not None
-    planned = plan_quantization(baseline, list(LADDER), allow_requantize=True)
-    controls = choose_controls(
-        base.layers, base.layers - cut.layers, cut.bytes,
-        {p.result.ftype: p.result.n_bytes for p in planned}, base_bytes=base.bytes,
-        ftype=cut.quantization if cut.quantization != base.quantization else None,
-        removed=_removed(file, base.layers), n_random=n_random, seed=seed,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="ggsurgery-") as scratch, named_progress_bar() as tell:
-        name = [""]
+    name = [""]
+    with named_progress_bar() as tell:
 
-        def build(control: Control) -> Path:
-            name[0] = control.name
-            return _build(control, baseline, Path(scratch))
+        def start(control: str, done: int, total: int) -> None:
+            name[0] = control
 
         def measure(path: Path) -> SurgeryScore:
             return _measure(path, settings, lambda done, total: tell(name[0], done, total))
 
-        def remove(path: Path) -> None:
-            if path.parent == Path(scratch):  # never a file of the user's
-                path.unlink()
-
-        return measure_controls(score, controls, build=build, measure=measure, done=remove)
-
-
-def _build(control: Control, baseline: Path, folder: Path) -> Path:
-    """Write a control: delete its layers, then quantize."""
-    path = baseline
-    if control.layers:
-        path = folder / "layers.gguf"
-        recipe = Recipe((step("delete", layer=",".join(map(str, control.layers))),))
-        with prepare(recipe, [baseline]) as operation:
-            operation.write(path)
-    if control.ftype is None:
-        return path
-    out = folder / "control.gguf"
-    quantize(path, out, control.ftype, allow_requantize=True)
-    if path != baseline:
-        path.unlink()
-    return out
-
-
-def _removed(file: Path, n_layers: int) -> tuple[int, ...]:
-    """The base's layers that a file made by ggsurgery lacks; empty if its header does not say."""
-    header = read_header(file)
-    if f"{PREFIX}recipe" not in header.metadata:
-        return ()
-    plan = read_provenance(header).recipe.apply(Plan.identity(n_layers))
-    kept = {ref.index for block in plan.stack for ref in references(block)}
-    return tuple(i for i in range(n_layers) if i not in kept)
+        return measure_alternatives(score, controls, baseline, measure, start)

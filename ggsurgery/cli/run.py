@@ -42,7 +42,8 @@ def run(recipe: Path, source: Path | None, out: Path | None, dry_run: bool, as_j
       evaluate:   {perplexity: {text: F, ctx: 512, chunks: 20}, kl: {text: F, …},
                    choices: [{data: q.jsonl, shots: 5, from: dev.jsonl, limit: 100}],
                    bench: {tasks: [hellaswag], data: FOLDER, limit: 100},
-                   suite: {length: default}, say: {prompt: "Hello"}}
+                   suite: {length: default, controls: true, random: 3, seed: 0},
+                   say: {prompt: "Hello"}}
       release:    {base_model: org/name, license: LICENSE, languages: [en], tags: [a],
                    family: qwen3, system: TEXT, parameters: {temperature: 0.6},
                    recommended: Q4_K_M, results: [r.json], memory: true}
@@ -186,6 +187,9 @@ def _say_more(pipeline: Pipeline) -> None:
     if before and after and after > HOPELESS * before:
         warn(f"the cut model's perplexity is {after / before:.1f} times the original's: it is not "
              "usable without further training")  # fmt: skip
+    for results in map(pipeline.results, pipeline.files):
+        if results is not None and results.verdict:
+            click.echo(f"\n{Path(results.model.file).name}: {results.verdict}")
     if places.said.is_file():
         said = read_json(places.said)
         answer = " ".join(str(said["text"]).split())

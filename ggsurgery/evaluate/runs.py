@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,6 @@ from .suite.result import SurgeryScore
 from .suite.run import N_CTX, run_suite
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """What `choices_of_file` found, and whether the prompts were longer than trained."""
-
-    scores: tuple[Score, ...]
-    n_ctx: int
-    over_trained: bool
 
 
 def kl_of_files(
@@ -90,37 +80,44 @@ def save_base_file(
         )  # fmt: skip
 
 
+def longest_of_file(file: str | Path, prompted: Sequence[Prompted]) -> tuple[int, int]:
+    """Tokens of the longest prompt with its choice, and the context that the model was trained
+    with (0 if the file does not say)."""
+    with Engine.open(file, n_ctx=64) as engine:
+        longest = max((longest_prompt(engine, [p]) for p in prompted), default=0)
+        return longest, engine.n_ctx_train
+
+
 def choices_of_file(
     file: str | Path,
     prompted: Sequence[Prompted],
     *,
     facts: dict[str, Any] | None = None,
     n_ctx: int | None = None,
+    longest: int | None = None,
     metrics: Sequence[str] = METRICS,
     progress: Progress | None = None,
-) -> Choices:
+) -> tuple[Score, ...]:
     """Accuracies of a file on questions; the context is as large as the longest one needs.
+
+    Args:
+        longest: what `longest_of_file` found, if that is known.
 
     Raises:
         EngineError: a given `n_ctx` is too small for the longest question.
     """
-    with Engine.open(file, n_ctx=64) as engine:
-        longest = max((longest_prompt(engine, [p]) for p in prompted), default=0)
-        trained = engine.n_ctx_train
-    # room for all choices of a question beside their prefix
-    needed = longest + 512
+    if longest is None:
+        longest, _ = longest_of_file(file, prompted)
     if n_ctx is not None and n_ctx < longest:
         raise EngineError(
             "the context is too small for the longest question", file=file,
             expected=f"at least {longest} tokens", found=n_ctx,
             hint=f"Use --ctx {longest} or fewer --shots",
         )  # fmt: skip
-    with Engine.open(file, n_ctx=n_ctx or needed) as engine:
+    # room for all choices of a question beside their prefix
+    with Engine.open(file, n_ctx=n_ctx or longest + 512) as engine:
         answered = score_choices(engine, prompted, progress=progress)
-    where = provenance(file, **(facts or {}))
-    return Choices(
-        tuple(accuracy(answered, where, metrics)), n_ctx or needed, 0 < trained < longest
-    )
+    return tuple(accuracy(answered, provenance(file, **(facts or {})), metrics))
 
 
 def suite_of_file(

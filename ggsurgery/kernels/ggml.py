@@ -60,7 +60,13 @@ class Ggml:
         self.path = path
         self._traits.argtypes = [ctypes.c_int]
         self._traits.restype = ctypes.POINTER(_TypeTraits)
-        self._quantize.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *3 * [ctypes.c_int64], ctypes.c_void_p]  # fmt: skip  # noqa: E501
+        self._quantize.argtypes = [
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            *3 * [ctypes.c_int64],
+            ctypes.c_void_p,
+        ]
         self._quantize.restype = ctypes.c_size_t
         self._needs_imatrix.restype = ctypes.c_bool
         self._check_layout()

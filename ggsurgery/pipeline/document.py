@@ -68,7 +68,13 @@ SCHEMA: Schema = {
             "chat": bool,
             "ctx": int,
         },
-        "suite": {"length": str, "limit": int},
+        "suite": {
+            "length": str,
+            "limit": int,
+            "controls": bool,
+            "random": int,
+            "seed": int,
+        },
         "say": {"prompt": str, "max_tokens": int},
     },
     "release": {

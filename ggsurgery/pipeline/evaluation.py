@@ -2,7 +2,7 @@
 
     perplexity: {text: test.txt}                  kl:    {text: test.txt}      against the source
     choices:    [{data: piqa.jsonl, limit: 200}]  bench: {tasks: [hellaswag], data: questions}
-    suite:      {}
+    suite:      {}                                with its controls, of the recommended file
 
 Every one is a step of its own for every file, so that one that changes is made again alone.
 """
@@ -15,21 +15,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from ..alternatives import alternatives, measure_alternatives
 from ..errors import FormatError
 from ..evaluate import runs
 from ..evaluate.bench.run import N_CTX, require_harness, run_bench
+from ..evaluate.controls import N_RANDOM, verdict
 from ..evaluate.facts import model_facts
 from ..evaluate.perplexity import perplexity_of_file, read_text
 from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
 from ..evaluate.results import Results, load_results, merge_results
 from ..evaluate.score import Score
 from ..evaluate.suite.data import Length
-from ..evaluate.suite.result import compare_surgery
+from ..evaluate.suite.result import SurgeryScore, compare_surgery
 from ..runtime import worker
 from .document import Document
 from .state import Progress
 
-Measure = Callable[[Path, Progress], Results]
+#: Called with the file, a progress and, where the measurement `needs` another one, its results.
+Measure = Callable[..., Results]
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,15 @@ class Measurement:
 
     `name` is part of the step's and the file's name; `settings` is all that the figures depend
     on besides the model; `of_source` is False where the source is what others are compared with.
+    `needs` names a measurement of the same file whose results this one starts from; one of those
+    is made of the recommended file only.
     """
 
     name: str
     settings: Any
     measure: Measure
     of_source: bool = True
+    needs: str | None = None
 
 
 def measurements(document: Document, source: Path) -> list[Measurement]:
@@ -66,7 +72,10 @@ def measurements(document: Document, source: Path) -> list[Measurement]:
     if asked := section.get("bench"):
         found.append(_bench(document, asked))
     if "suite" in section:
-        found.append(_suite(document, section["suite"] or {}))
+        asked = section["suite"] or {}
+        found.append(_suite(document, asked))
+        if asked.get("controls", True):
+            found.append(_controls(asked, source))
     return found
 
 
@@ -136,7 +145,7 @@ def _choices(document: Document, asked: Mapping[str, Any]) -> Measurement:
             runs.choices_of_file, path, prompted, facts=facts, n_ctx=asked.get("ctx"),
             progress=progress,
         )  # fmt: skip
-        return Results(model_facts(path), found.scores)
+        return Results(model_facts(path), found)
 
     sums = [sha256_of(f) for f in (data, dev) if f is not None]
     return Measurement(f"choices-{data.stem}", {**asked, "sha256": sums}, measure)
@@ -166,12 +175,42 @@ def _suite(document: Document, asked: Mapping[str, Any]) -> Measurement:
                           expected=" or ".join(get_args(Length)), found=length)  # fmt: skip
 
     def measure(path: Path, progress: Progress) -> Results:
-        found = worker.run(
-            runs.suite_of_file, path, length=length, limit=asked.get("limit"), progress=progress
-        )
+        found = worker.run(runs.suite_of_file, path, progress=progress, **_suite_settings(asked))
         return Results(model_facts(path), suite=found)
 
-    return Measurement("suite", {"length": length, "limit": asked.get("limit")}, measure)
+    return Measurement("suite", _suite_settings(asked), measure)
+
+
+def _suite_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {"length": asked.get("length", "default"), "limit": asked.get("limit")}
+
+
+def _controls(asked: Mapping[str, Any], source: Path) -> Measurement:
+    settings = _suite_settings(asked)
+    chosen = {"n_random": asked.get("random", N_RANDOM), "seed": asked.get("seed", 0)}
+
+    def measure(path: Path, progress: Progress, of_file: Results) -> Results:
+        assert of_file.suite is not None
+        controls = alternatives(path, source, **chosen)
+        done = 0
+
+        def start(name: str, number: int, total: int) -> None:
+            nonlocal done
+            done = number
+
+        def told(step: int, steps: int) -> None:
+            progress(done * steps + step, len(controls) * steps)
+
+        def suite(file: Path) -> SurgeryScore:
+            return worker.run(runs.suite_of_file, file, progress=told, **settings)
+
+        outcomes = measure_alternatives(of_file.suite, controls, source, suite, start)
+        return Results(
+            model_facts(path), controls=tuple(o.to_json() for o in outcomes),
+            verdict=verdict(of_file.suite, outcomes), baseline=source.name,
+        )  # fmt: skip
+
+    return Measurement("controls", chosen, measure, of_source=False, needs="suite")
 
 
 def _text(

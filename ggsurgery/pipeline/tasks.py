@@ -15,7 +15,7 @@ from typing import Any
 from ..collapse import Settings, laco_of_file, split_text
 from ..errors import EngineError, PlanError
 from ..evaluate.perplexity import read_text
-from ..evaluate.results import read_json
+from ..evaluate.results import load_results, read_json
 from ..ggufio.atomic import atomic_path
 from ..ggufio.reader import Source
 from ..plan.recipe import Recipe
@@ -71,13 +71,17 @@ def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
         tasks.append(task)
         made[ftype] = (task.files[0], task.key)
     original = (source, key_of("source", checksum, []))
+    chosen = _recommended(document, made)
     for asked in measurements(document, source):
         if asked.of_source:
             tasks.append(_measure(places, asked, "source", *original, []))
-        compared = [] if asked.of_source else [original[1]]
-        tasks += [_measure(places, asked, name, *one, compared) for name, one in made.items()]
+        on = [] if asked.of_source else [original[1]]
+        if asked.needs:
+            on += [t.key for t in tasks if t.name == f"{asked.needs} {chosen}"]
+        names = [chosen] if asked.needs else made
+        tasks += [_measure(places, asked, name, *made[name], on) for name in names]
     if (document.section("evaluate") or {}).get("say"):
-        tasks.append(_say(document, places, *_speaker(document, made)))
+        tasks.append(_say(document, places, *made[chosen]))
     if document.section("release") is not None:
         keys = [task.key for task in tasks]
         tasks.append(_release(document, places, source, {n: p for n, (p, _) in made.items()}, keys))
@@ -233,19 +237,21 @@ def _measure(
     out = places.result(name, asked.name)
 
     def make(progress: Progress) -> Any:
-        results = asked.measure(path, progress)
+        needed = [places.result(name, asked.needs)] if asked.needs else []
+        results = asked.measure(path, progress, *(load_results(p)[0] for p in needed))
         _write_json(out, results.to_json())
-        return {s.label: [s.value, s.stderr, s.n] for s in results.all_scores}
+        figures: dict[str, Any] = {s.label: [s.value, s.stderr, s.n] for s in results.all_scores}
+        return figures | ({"verdict": results.verdict} if results.verdict else {})
 
     settings = {"name": asked.name, "settings": asked.settings}
     key = key_of("measure", settings, [key, *on], llama_cpp=installed_version())
     return Task(f"{asked.name} {name}", path.name, key, (out,), make)
 
 
-def _speaker(document: Document, made: Mapping[str, tuple[Path, str]]) -> tuple[Path, str]:
-    """The file that says something: the recommended one, Q4_K_M, or the cut itself."""
-    wanted = (document.section("release") or {}).get("recommended", "Q4_K_M")
-    return made.get(wanted, made["cut"])
+def _recommended(document: Document, made: Mapping[str, object]) -> str:
+    """The file that the controls are for and that says something: Q4_K_M, or the cut itself."""
+    wanted = str((document.section("release") or {}).get("recommended", "Q4_K_M"))
+    return wanted if wanted in made else "cut"
 
 
 def _say(document: Document, places: Places, path: Path, key: str) -> Task:

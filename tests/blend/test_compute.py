@@ -52,7 +52,11 @@ def linear(inputs: list[Expr], factors: list[float]) -> Combine:
     return Combine(tuple(inputs), "linear", params(weights=tuple(factors)))
 
 
-@pytest.mark.parametrize("kind", [F32, F16, BF16, *(T.Q8_0, T.Q4_0, T.Q5_1, T.Q4_K, T.Q6_K, T.IQ4_XS, T.MXFP4)], ids=lambda k: T(k).name)  # fmt: skip  # noqa: E501
+@pytest.mark.parametrize(
+    "kind",
+    [F32, F16, BF16, *(T.Q8_0, T.Q4_0, T.Q5_1, T.Q4_K, T.Q6_K, T.IQ4_XS, T.MXFP4)],
+    ids=lambda k: T(k).name,
+)
 class TestEveryType:
     def test_linear_into_f32(self, tmp_path: Path, kind: int) -> None:
         source = model(tmp_path, kind)

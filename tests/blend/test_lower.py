@@ -133,7 +133,12 @@ def test_damping_scales_only_what_writes_into_the_stream(source: Source) -> None
 
 
 def test_damping_with_norms_behind_the_projections(tmp_path: Path) -> None:
-    names = ("attn_output.weight", "ffn_down.weight", "post_attention_norm.weight", "post_ffw_norm.weight")  # fmt: skip  # noqa: E501
+    names = (
+        "attn_output.weight",
+        "ffn_down.weight",
+        "post_attention_norm.weight",
+        "post_ffw_norm.weight",
+    )
     tensors = {f"blk.0.{n}": (weights((64,) if "norm" in n else (8, 64), 1), F32) for n in names}
     with write_file(tmp_path / "m.gguf", tensors) as source:
         block = Edited(take(0), (Edit("damp", (), params(factor=0.5)),))

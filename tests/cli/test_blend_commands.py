@@ -99,7 +99,10 @@ def test_out_types_that_cannot_be_written(run: Run, model: Path, tmp_path: Path)
     for kind in ("iq2_xxs", "i32"):
         code, _, err = run("merge", "--layers", "1-3", "--out-type", kind, model, out)
         assert code == 1 and f"cannot be written as {kind}: expected f32, f16" in err
-    assert "did you mean 'q4_k'?" in run("merge", "--layers", "1-3", "--out-type", "Q4_K_M", model, out)[2]  # fmt: skip  # noqa: E501
+    assert (
+        "did you mean 'q4_k'?"
+        in run("merge", "--layers", "1-3", "--out-type", "Q4_K_M", model, out)[2]
+    )
     assert not out.exists()
 
 
@@ -246,7 +249,11 @@ def test_prune_counts_over_the_new_stack(
 ) -> None:
     """Deleted layers do not count, copies do, and a second prune sees what the first left."""
     recipe, before, out = tmp_path / "r.yaml", tmp_path / "before.gguf", tmp_path / "out.gguf"
-    steps = ["- delete: 0", "- duplicate: {layer: 1, times: 2}", "- bridge: {layer: 4, at: 1, scale: 0.5}"]  # fmt: skip  # noqa: E501
+    steps = [
+        "- delete: 0",
+        "- duplicate: {layer: 1, times: 2}",
+        "- bridge: {layer: 4, at: 1, scale: 0.5}",
+    ]
     recipe.write_text("\n".join(steps))
     assert run("apply", recipe, model, before)[0] == 0
     flag = str(largest).lower()
@@ -309,12 +316,18 @@ def test_prune_refuses(run: Run, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     assert "no tensor to prune" in run("prune", "--sparsity", "0.5", "--only", "xyz", model, out)[2]
     assert "no regular expression" in run("prune", "--sparsity", ".5", "--only", "(", model, out)[2]
-    assert "needs an imatrix" in run("prune", "--sparsity", ".5", "--score", "wanda", "--scope", "row", model, out)[2]  # fmt: skip  # noqa: E501
+    assert (
+        "needs an imatrix"
+        in run("prune", "--sparsity", ".5", "--score", "wanda", "--scope", "row", model, out)[2]
+    )
     assert run("prune", "--sparsity", "50", model, out)[0] == 2
     assert "either a sparsity or a pattern" in run("prune", model, out)[2]
     assert "groups of 7" in run("prune", "--pattern", "3:7", "--dry-run", model, out)[2]
     wanda = ("--score", "wanda", "--imatrix", tmp_path / "none.gguf")
-    assert "none.gguf: cannot be read" in run("prune", "--sparsity", ".5", "--dry-run", *wanda, model, out)[2]  # fmt: skip  # noqa: E501
+    assert (
+        "none.gguf: cannot be read"
+        in run("prune", "--sparsity", ".5", "--dry-run", *wanda, model, out)[2]
+    )
     assert "needs an imatrix" in run("prune", "--sparsity", ".5", *wanda[:2], model, out)[2]
     assert not out.exists()
 
@@ -339,7 +352,10 @@ def test_wanda_weighs_by_the_inputs(run: Run, model: Path, tmp_path: Path) -> No
             for n in names:
                 assert ((found[n] == 0).sum(axis=1) == 32).all()
                 limit = np.sort(scores[n], axis=1)[:, 31:32]
-                assert (scores[n][found[n] == 0] <= np.broadcast_to(limit, scores[n].shape)[found[n] == 0]).all()  # fmt: skip  # noqa: E501
+                assert (
+                    scores[n][found[n] == 0]
+                    <= np.broadcast_to(limit, scores[n].shape)[found[n] == 0]
+                ).all()
         groups = [[n] for n in names] if scope != "global" else [names]
         for group in groups if scope != "row" else []:
             score = np.concatenate([scores[n].ravel() for n in group])

@@ -99,7 +99,7 @@ def test_choices_agree_with_the_harness_question_by_question(found, model, data)
                               ("boolq", "boolq", "boolq.jsonl"),
                               ("winogrande", "blank", "winogrande.jsonl")):  # fmt: skip
         asked = prompts(load_questions(data / file), style)
-        ours = {s.metric: s for s in choices_of_file(model, asked, n_ctx=512).scores}
+        ours = {s.metric: s for s in choices_of_file(model, asked, n_ctx=512)}
         for metric in ("acc", "acc_norm"):
             if f"{task} {metric}" in got:
                 assert ours[metric].ids == got[f"{task} {metric}"].ids

@@ -68,7 +68,23 @@ def edge_values() -> Values:
         middle = (halves.astype(np.float64) + np.roll(halves, -1)) / 2
         middle = middle.astype(np.float32)
     bits = random_bits(F32, 1 << 16, 1).view(np.float32)
-    limits = np.array([65504, 65519.996, 65520, 65536, 3.4e38, np.inf, -np.inf, np.nan, -0.0, 2.0**-25, 2.0**-24, 1.4e-45], np.float32)  # fmt: skip  # noqa: E501
+    limits = np.array(
+        [
+            65504,
+            65519.996,
+            65520,
+            65536,
+            3.4e38,
+            np.inf,
+            -np.inf,
+            np.nan,
+            -0.0,
+            2.0**-25,
+            2.0**-24,
+            1.4e-45,
+        ],
+        np.float32,
+    )
     return np.concatenate([halves, up, middle, bits, limits, -limits])
 
 

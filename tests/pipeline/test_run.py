@@ -141,7 +141,7 @@ def test_every_measurement_is_a_step_of_its_own(folder: Path) -> None:
     kinds = ["perplexity", "kl", "choices-quiz", "choices-shots", "suite"]
     names = ["source", "cut"]
     measured = [f"{k} {n}" for k in kinds for n in names if (k, n) != ("kl", "source")]
-    assert run(folder) == ["cut", *measured, "release"]
+    assert run(folder) == ["cut", *measured, "controls cut", "release"]
     assert run(folder) == []
     pipeline = Pipeline(folder / "recipe.yaml", folder / "out")
     found = pipeline.results("cut")
@@ -154,18 +154,31 @@ def test_every_measurement_is_a_step_of_its_own(folder: Path) -> None:
     assert len(entry["results"]["scores"]) == len(found.scores)
     assert entry["results"]["comparisons"][0]["label"] == "surgery"
     card = (folder / "out/bundle/README.md").read_text(encoding="utf-8")
-    for section in ("## Perplexity", "## Divergence from the original", "## Score of 100"):
+    for section in ("## Perplexity", "## Divergence from the original", "## Score of 100",
+                    "## Was it worth it?\n\n- `Small-cut-BF16.gguf`: Verdict: "):  # fmt: skip
         assert section in card
+    assert {c["kind"] for c in found.controls} == {"same bytes", "random layers", "last layers"}
+    assert all(c["score"] is not None for c in found.controls)
     table = CliRunner().invoke(cli, ["run", str(folder / "recipe.yaml"), "--out",
                                      str(folder / "out")]).stdout  # fmt: skip
     assert "KL" in table and "score of 100" in table and "quiz acc" in table
+    assert "Small-cut.gguf: Verdict: " in table
+    change(folder, "suite: {limit: 1}", "suite: {limit: 1, random: 1}")
+    assert run(folder) == ["controls cut", "release"]
+    found = pipeline.results("cut")
+    assert found is not None and len([c for c in found.controls if c["layers"]]) == 2
+    change(folder, "random: 1", "controls: false")  # what is not asked for is no longer told
+    assert run(folder) == ["release"]
+    assert "worth it" not in (folder / "out/bundle/README.md").read_text(encoding="utf-8")
     change(folder, "kl: {text: text.txt, ctx: 64", "kl: {text: text.txt, ctx: 32")
     assert run(folder) == ["kl cut", "release"]
     (folder / "quiz.jsonl").write_text("".join(QUESTION % i for i in range(5)), encoding="utf-8")
     assert run(folder) == [
         f"choices-{q} {n}" for q in ("quiz", "shots") for n in names
     ] + ["release"]  # fmt: skip
-    change(folder, "  suite: {limit: 1}\n", "")  # what is no longer asked for is no longer told
+    change(
+        folder, "  suite: {limit: 1, controls: false}\n", ""
+    )  # what is no longer asked for is no longer told
     assert run(folder) == ["release"]
     assert "Score of 100" not in (folder / "out/bundle/README.md").read_text(encoding="utf-8")
 

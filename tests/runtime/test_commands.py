@@ -80,6 +80,12 @@ def test_it_is_warned_of_before_the_work(
     assert "more than the context" in capsys.readouterr().err
     run("kl", small, small, "--text", tmp_path / "short.txt", "--ctx", 2100, code=1)
     assert "more than the context" in capsys.readouterr().err
+    line = json.dumps({"id": "1", "query": WORDS * 7, "choices": ["a", "b"], "answer": 0})
+    (tmp_path / "long.jsonl").write_text(line + "\n")
+    run("choices", small, "--data", tmp_path / "long.jsonl", "--ctx", 1000, code=1)
+    error = capsys.readouterr().err
+    assert "more than the context the model was trained with (2,048)" in error
+    assert "too small for the longest question" in error
 
 
 def test_a_model_that_llama_cpp_refuses(

@@ -31,7 +31,6 @@ class Bench:
     document: Mapping[str, Any]
     scores: tuple[Score, ...]
     n_truncated: int
-    over_trained: bool
 
 
 def require_harness() -> None:
@@ -139,8 +138,7 @@ def _run(
         "model_name": str(engine.path),
         "ggsurgery_scores": [s.to_json() for s in scores],
     }
-    trained = engine.n_ctx_train
-    return Bench(document, tuple(scores), model.n_truncated, 0 < trained < engine.n_ctx)
+    return Bench(document, tuple(scores), model.n_truncated)
 
 
 def _scores(
