@@ -17,6 +17,7 @@ import click
 
 from .. import __version__
 from ..errors import GGSurgeryError, printable
+from ._signals import Stopped, stop_like_ctrl_c
 
 #: command → module below ggsurgery.cli and the name of the click command in it.
 COMMANDS: dict[str, str] = {
@@ -130,7 +131,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if args is None else args
     debug = "--debug" in arguments
-    _stop_like_ctrl_c()
+    stop_like_ctrl_c()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8, a plain C locale
             stream.reconfigure(errors="backslashreplace")
@@ -144,7 +145,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as stop:
         cause = stop.__cause__ if isinstance(stop, click.Abort) else stop
-        number = cause.number if isinstance(cause, _Stopped) else signal.SIGINT
+        number = cause.number if isinstance(cause, Stopped) else signal.SIGINT
         click.echo(
             "ggsurgery: interrupted; inputs untouched, nothing half-written left behind", err=True
         )
@@ -157,25 +158,6 @@ def main(args: list[str] | None = None) -> NoReturn:
             raise
         click.echo(f"ggsurgery: error: {_one_line(error)}", err=True)
         sys.exit(error.exit_code if isinstance(error, GGSurgeryError) else 1)
-
-
-class _Stopped(KeyboardInterrupt):
-    """A signal that asks to end: handled like Ctrl-C, so that temporary files are removed."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-def _stop_like_ctrl_c() -> None:
-    def stop(number: int, frame: object) -> None:
-        raise _Stopped(number)
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        # A signal that the parent has switched off (nohup) stays off.
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, stop)
 
 
 def _one_line(error: Exception) -> str:

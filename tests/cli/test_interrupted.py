@@ -7,6 +7,7 @@ import random
 import resource
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from ggsurgery.ggufio.atomic import MARK
 
-from .._command import command, environment, error_line, run, start
+from .._command import command, environment, error_line, heed_signals, run, start
 from .._gguf import big_llama
 from .._mount import tmpfs
 
@@ -96,6 +97,43 @@ def test_stopped_while_writing(tmp_path, model, number, code):
         )
         assert not out.exists()
     assert stopped, "no signal met a run that was writing"
+
+
+LOSING = """
+import ctypes, os, sys, time
+from ggsurgery import cli
+
+class Thing:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+
+@ctypes.CFUNCTYPE(None)
+def callback():
+    os.kill(os.getpid(), {number})
+
+def work(**_):
+    {where}
+    time.sleep(20)  # what a program does that did not hear of it
+    print("went on")
+
+cli.cli.main = work
+cli.main([])
+"""
+
+
+@pytest.mark.parametrize("where", ["Thing()", "callback()"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_where_python_drops_exceptions(where, number, code):
+    """In a destructor, such as a finished bar's, or in a C library's callback."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOSING.format(number=int(number), where=where)],
+        env=environment(), capture_output=True, text=True, check=False, preexec_fn=heed_signals,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr == (
+        "ggsurgery: interrupted; inputs untouched, nothing half-written left behind\n"
+    )
 
 
 def test_an_old_output_survives_an_interrupted_force(tmp_path, model):
