@@ -19,18 +19,21 @@ def check_plot(path: Path) -> None:
     """Refuse a plot before any work is done for it.
 
     Raises:
-        OutputError: a kind of file that is not known.
+        OutputError: a kind of file that is not known, or no such folder.
         MissingExtraError: matplotlib is not installed.
     """
     if path.suffix.lower() not in KINDS:
         raise OutputError("cannot plot as this kind of file", file=path,
                           expected=" or ".join(KINDS), found=path.suffix)  # fmt: skip
-    _figure(1, 1.0)
+    if not path.parent.is_dir():
+        raise OutputError("the plot's folder does not exist", file=path.parent,
+                          hint=f"Create it with: mkdir -p {path.parent}")  # fmt: skip
+    new_figure(1, 1.0)
 
 
 def render_influence(found: Influence, path: Path, span: int | None = None) -> None:
     """Block influence by layer, the sink marked; with `span`, its angular distances below."""
-    figure, axes = _figure(1 if span is None else 2, 3.2)
+    figure, axes = new_figure(1 if span is None else 2, 3.2)
     layers = np.arange(found.n_layers)
     errors = None if found.n_windows < 2 else found.block_stderr
     colours = ["tab:red" if i == found.sink else "tab:blue" for i in layers]
@@ -58,12 +61,12 @@ def render_influence(found: Influence, path: Path, span: int | None = None) -> N
     for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlim(-1, found.n_layers)
-    _save(figure, path)
+    save(figure, path)
 
 
 def render_scan(found: Scan, path: Path) -> None:
     """The metric against the layer (or the pruned share), the uncut model as a line."""
-    figure, axes = _figure(1, 3.6)
+    figure, axes = new_figure(1, 3.6)
     drawn = [(p, t) for p, t in zip(found.positions, found.trials, strict=True) if t.measured]
     x = [p for p, _ in drawn]
     y = [t.measured.value for _, t in drawn if t.measured]
@@ -83,10 +86,15 @@ def render_scan(found: Scan, path: Path) -> None:
     what = f"{metric} {Path(data).stem}" if data else metric
     axis.set_title(f"{found.operation}: {what} (bars: one standard error)", fontsize=10)
     axis.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _figure(rows: int, height: float) -> tuple[Any, list[Any]]:
+def new_figure(rows: int, height: float) -> tuple[Any, list[Any]]:
+    """A figure with axes one below the other.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -98,7 +106,12 @@ def _figure(rows: int, height: float) -> tuple[Any, list[Any]]:
     return figure, list(axes[:, 0])
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

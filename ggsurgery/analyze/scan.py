@@ -7,6 +7,7 @@ stopped, continued and extended.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Scan:
         """Measured trials, the least harmful first."""
         good = [t for t in self.trials if t.measured is not None]
         sign = 1 if self.lower_is_better else -1
-        return sorted(good, key=lambda t: sign * _value(t))
+        return sorted(good, key=lambda t: (math.isnan(_value(t)), sign * _value(t)))
 
     @property
     def guessing(self) -> bool:
@@ -83,7 +84,7 @@ def operations(
         distance: how far apart the layers are that `swap` exchanges.
 
     Raises:
-        PlanError: an unknown operation.
+        PlanError: an unknown operation, or no two layers so far apart.
     """
     header = read_header(path)
     n = header.n_layers - rules_for(header, allow_unknown=True).n_tail(header)
@@ -93,6 +94,11 @@ def operations(
         case "duplicate":
             steps = [step("duplicate", layer=str(i)) for i in range(n)]
         case "swap":
+            if distance >= n:
+                raise PlanError(
+                    "no two layers are so far apart", file=path,
+                    expected=f"a --distance below {n}, the layers there are", found=distance,
+                )  # fmt: skip
             steps = [step("swap", layers=f"{i},{i + distance}") for i in range(n - distance)]
         case "prune":
             cuts = [step("prune", sparsity=share / 100) for share in shares]

@@ -14,6 +14,14 @@ from typing import Any
 
 from ..errors import FormatError, OutputError
 
+#: What the keys of a subject are called where two of them differ.
+TOPICS = {
+    "windows": "text",
+    "source": "source file",
+    "questions": "set of questions",
+    "what": "kind of work",
+}
+
 
 class Journal:
     """Results by digest, in a file that grows line by line.
@@ -38,7 +46,7 @@ class Journal:
     def _read(self, subject: dict[str, Any]) -> None:
         lines = self._lines()
         first = next(lines, None)
-        if not isinstance(first, dict) or "subject" not in first:
+        if first is None or not isinstance(first.get("subject"), dict):
             raise FormatError(
                 "not a journal of measurements", file=self.path,
                 hint="Name another file; this one is left as it is.",
@@ -46,7 +54,7 @@ class Journal:
         wanted = json.loads(json.dumps(subject))
         for key, value in wanted.items():
             if first["subject"].get(key) != value:
-                what = {"windows": "text", "source": "source file"}.get(key, key)
+                what = TOPICS.get(key, key)
                 raise FormatError(
                     f"this journal is about another {what}", file=self.path, expected=value,
                     found=first["subject"].get(key),
@@ -63,9 +71,11 @@ class Journal:
         for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
             if line.strip():
                 try:
-                    yield json.loads(line)
+                    entry = json.loads(line)
                 except ValueError:  # a process died while it wrote: that result is measured again
                     continue
+                if isinstance(entry, dict):
+                    yield entry
 
     def started(self, digest: str, label: str) -> None:
         self._append({"started": digest, "label": label})

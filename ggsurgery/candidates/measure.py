@@ -9,6 +9,7 @@ suite          the surgery suite's score out of 100    value total
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import GGSurgeryError
+from ..errors import FormatError, GGSurgeryError
 from ..evaluate.choices import accuracy, longest_prompt, score_choices
 from ..evaluate.perplexity import read_text
 from ..evaluate.problems import TOGETHER, Problem, load_problems, room, solve
@@ -73,15 +74,30 @@ class Setup:
         return self.metric in ("perplexity", "kl")
 
     def facts(self) -> dict[str, Any]:
-        """What makes two measurements comparable; goes into journals and studies."""
+        """What makes two measurements comparable; goes into journals and studies.
+
+        Texts and questions count by their content: paths differ by machine, and files change.
+
+        Raises:
+            FormatError: the text or the questions cannot be read.
+        """
+        kind, _, data = self.metric.partition(":")
         return {
-            "metric": self.metric,
-            "text": None if self.text is None else str(self.text),
+            "metric": kind,
+            "text": _content(self.text) if self.needs_text and self.text is not None else None,
+            "questions": _content(Path(data)) if data else None,
             "n_ctx": self.n_ctx,
             "n_windows": self.n_windows,
             "limit": self.limit,
             "score": self.score if self.metric.startswith("choices:") else None,
         }
+
+
+def _content(path: Path) -> str:
+    try:
+        return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", file=path) from error
 
 
 @dataclass(frozen=True)
@@ -133,7 +149,7 @@ class Measurer:
             self._questions = load_questions(data, limit=setup.limit)
         elif self._kind == "gsm8k":
             self._problems = load_problems(data, limit=setup.limit)
-        windows = self._windows()
+        windows = windows_of(setup)
         self.session = Candidates(
             setup.path, windows, cache_bytes=setup.cache_bytes if setup.needs_text else 0,
             route=setup.route, n_threads=setup.n_threads,
@@ -149,15 +165,6 @@ class Measurer:
     @property
     def windows(self) -> Windows:
         return self.session.windows
-
-    def _windows(self) -> Windows:
-        setup = self.setup
-        if not setup.needs_text:
-            return Windows((np.zeros(2, np.int32),), (np.zeros(2, np.int32),))
-        if setup.text is None:
-            raise GGSurgeryError(f"{setup.metric} needs a text", hint="Give one with --text FILE")
-        with Engine.open(setup.path, n_ctx=64, n_threads=setup.n_threads) as engine:
-            return Windows.of_text(engine, read_text(setup.text), setup.n_ctx, setup.n_windows)
 
     def _measure_base(self, progress: Progress | None) -> Measured:
         if not self.setup.needs_text:
@@ -253,6 +260,36 @@ class Measurer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def windows_of(setup: Setup) -> Windows:
+    """The text of a setup, cut; two tokens for a metric that needs none.
+
+    Raises:
+        GGSurgeryError: no text, or too short a one.
+    """
+    if not setup.needs_text:
+        return Windows((np.zeros(2, np.int32),), (np.zeros(2, np.int32),))
+    if setup.text is None:
+        raise GGSurgeryError(f"{setup.metric} needs a text", hint="Give one with --text FILE")
+    with Engine.open(setup.path, n_ctx=64, n_threads=setup.n_threads) as engine:
+        return Windows.of_text(engine, read_text(setup.text), setup.n_ctx, setup.n_windows)
+
+
+def check_data(setup: Setup) -> None:
+    """Refuse a text that is too short or questions that are none before work is done for them.
+
+    Made to be run by `runtime.worker.run`.
+
+    Raises:
+        GGSurgeryError: what is wrong with them.
+    """
+    kind, _, data = setup.metric.partition(":")
+    if kind == "choices":
+        load_questions(data, limit=setup.limit)
+    elif kind == "gsm8k":
+        load_problems(data, limit=setup.limit)
+    windows_of(setup)
 
 
 def summary(kind: str, items: Sequence[float]) -> Measured:

@@ -26,6 +26,8 @@ Tokens = NDArray[np.int32]
 #: attention takes another path, which rounds to 16 bits.
 LOGIT_BYTES = 12 << 20
 LEAST_ROWS = 64
+#: The smallest window that the commands take, in tokens.
+LEAST = 8
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ class Windows:
         text = np.ascontiguousarray(tokens, np.int32)
         count = len(text) // n_ctx
         if count < 1:
+            smaller = f", or a smaller --ctx (at most {len(text)})" if len(text) >= LEAST else ""
             raise GGSurgeryError(
                 "the text is too short", expected=f"at least {n_ctx} tokens (one window)",
-                found=f"{len(text)} tokens",
-                hint=f"Give more text, or a smaller --ctx (at most {max(4, len(text))}).",
+                found=f"{len(text)} tokens", hint=f"Give more text{smaller}.",
             )  # fmt: skip
         count = count if limit is None else min(count, limit)
         rows = text[: count * n_ctx].reshape(count, n_ctx)
@@ -92,12 +94,12 @@ class Windows:
         """Whole texts, each cut off after `longest` tokens: calibration sentences.
 
         Raises:
-            GGSurgeryError: no text has a token.
+            GGSurgeryError: no text has a token that can be scored.
         """
         rows = [engine.tokenize_array(text)[:longest] for text in texts]
-        rows = [row for row in rows if len(row) > 1]
+        rows = [row for row in rows if len(row) > 2]  # of two, the second half predicts nothing
         if not rows:
-            raise GGSurgeryError("no calibration text", expected="at least one with two tokens")
+            raise GGSurgeryError("no calibration text", expected="at least one with three tokens")
         return cls(tuple(rows), tuple(rows))
 
     def part(self, indices: Sequence[int] | range) -> Windows:

@@ -10,12 +10,13 @@ journal the crash as a row, start again with the rest
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError, GGSurgeryError
+from ..errors import EngineError, GGSurgeryError, OutputError
 from ..ggufio.reader import Source
 from ..plan.recipe import Recipe
 from ..plan.types import Plan
@@ -101,14 +102,16 @@ def measure_all(
         left = [r for r, k in zip(recipes, keys, strict=True) if k not in book.results]
         if not left and BASE in book.results:
             break
+        run = uuid.uuid4().hex
         try:
             tick = _shifted(progress, len(recipes) - len(left), len(recipes))
             worker.run(
-                _work, setup, left, str(journal), subject, file=setup.path, progress=tick
+                _work, setup, left, str(journal), subject, run, file=setup.path, progress=tick
             )  # fmt: skip
         except EngineError as error:
             book = Journal(journal, subject)
-            crashed = [e for e in book.unfinished.values() if e["started"] != BASE]
+            # of this child: what an earlier one left when it was stopped is not to blame
+            crashed = [e for e in book.unfinished.values() if e["label"].startswith(run)]
             if not crashed:
                 raise
             for entry in crashed:
@@ -152,9 +155,14 @@ def _work(
     recipes: Sequence[Recipe],
     journal: str,
     subject: dict[str, Any],
+    run: str,
     progress: Progress | None = None,
 ) -> None:
-    """The child: measures and journals; only a crash or a broken base ends it early."""
+    """The child: measures and journals; only a crash, a broken base or a full disk ends it early.
+
+    Args:
+        run: a word that marks this child's lines in the journal.
+    """
     book = Journal(journal, subject)
     with Measurer(setup) as measurer:
         if BASE not in book.results:
@@ -163,19 +171,25 @@ def _work(
         for number, recipe in enumerate(recipes):
             key = key_of(setup, recipe)
             if key not in book.results:  # equal plans in one list are measured once
-                book.started(key, recipe.describe())
+                book.started(key, f"{run} {recipe.describe()}")
                 book.finished(try_one(measurer, recipe, key).to_json())
             if progress is not None:
                 progress(number + 1, len(recipes))
 
 
 def try_one(measurer: Measurer, recipe: Recipe, key: str) -> Trial:
-    """Measure one recipe; a refusal is a trial with its reason."""
+    """Measure one recipe; a refusal is a trial with its reason.
+
+    Raises:
+        OutputError: no room for the candidate's file, which says nothing about the candidate.
+    """
     begin = time.monotonic()
     try:
         plan = recipe.apply(measurer.session.identity)
         measured = measurer.measure(plan)
         difference = measurer.difference(measured)
+    except OutputError:
+        raise
     except GGSurgeryError as error:
         return Trial(recipe, key, None, None, time.monotonic() - begin, str(error))
     return Trial(recipe, key, measured, difference, time.monotonic() - begin)

@@ -10,8 +10,11 @@ import click
 
 from ..analyze.influence import Influence
 from ..analyze.influence import influence as measure
+from ..arch import rules_for
 from ..candidates.windows import Windows
+from ..errors import PlanError
 from ..evaluate.perplexity import read_text
+from ..ggufio.header import read_header
 from ..runtime import worker
 from ..runtime.engine import Engine
 from ._files import FILE
@@ -66,6 +69,10 @@ def influence(
 
     if plot is not None:
         check_plot(plot)
+    header = read_header(file)
+    n_layers = header.n_layers - rules_for(header, allow_unknown=True).n_tail(header)
+    if span is not None and span > n_layers:
+        raise PlanError("no such span", file=file, expected=f"1 to {n_layers} layers", found=span)
     words = read_text(text)
     with progress_bar(file.name, "window") as progress:
         found = worker.run(

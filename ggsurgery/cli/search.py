@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,11 @@ from typing import Any
 import click
 import yaml
 
+from ..candidates.measure import check_data
+from ..errors import OutputError
+from ..ggufio.reader import Source
 from ..plan.recipe import load_recipe
+from ..runtime import worker
 from ..runtime.machine import cache_folder
 from ..search.disjoint import check_disjoint
 from ..search.optimize import Budget, Work
@@ -51,7 +56,8 @@ from ._progress import progress_bar
 )
 @click.option(
     "--budget", default="200", show_default=True, metavar="N|TIME",
-    help="Configurations in all (200), or time of this worker (90s, 30m, 2h).",
+    help="Configurations in all (200; with several workers it may be a few more), or time of "
+    "this worker (90s, 30m, 2h).",
 )  # fmt: skip
 @click.option(
     "--storage", metavar="URL",
@@ -67,8 +73,10 @@ from ._progress import progress_bar
 @click.option("--enqueue", multiple=True, type=FILE, metavar="RECIPE",
               help="A hand-made recipe (YAML or JSON) as a configuration of the study; may be "
               "repeated.")  # fmt: skip
-@click.option("--report-text", type=FILE, help="Measure the winner again on this other text.")
-@click.option("--report-data", type=FILE, help="Or on these other questions (choices).")
+@click.option("--report-text", type=FILE, help="Measure the winner again on this other text: "
+              "perplexity, or KL if that was the objective.")  # fmt: skip
+@click.option("--report-data", type=FILE, help="Or on these other questions: choices, or "
+              "problems if gsm8k was the objective.")  # fmt: skip
 @click.option("--recipes", type=FILE, metavar="FOLDER", help="Write the best recipes here.")
 @click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Rows shown.")
 @click.option("--seed", default=0, show_default=True, help="Of the sampler and the controls.")
@@ -123,9 +131,13 @@ def search(
         from ..analyze.plot import check_plot
 
         check_plot(plot)
+    if recipes is not None and recipes.exists() and not recipes.is_dir():
+        raise OutputError("not a folder", file=recipes)
     url = storage or f"{study}.db"
     place = url if "://" in url else str(Path(url).absolute())
-    book = _journal(study, place, file.absolute(), setup.facts(), space, max_ops, second)
+    with Source(file) as source:
+        checksum = source.checksum()
+    book = _journal(study, place, checksum, setup.facts(), space, max_ops, second)
     work = Work(
         study, setup, url, book, parse_kinds(space), max_ops, parse_budget(budget),
         second=second, sampler=sampler, seed=seed, halving=halving, heartbeat=heartbeat,
@@ -154,6 +166,8 @@ def search(
             {
                 "study": study,
                 "storage": shown(url),
+                "objective": objective,
+                "second": second,
                 "tried": found.tried,
                 "rows": [r.to_json() for r in found.rows],
                 "pareto": [r.number for r in found.front],
@@ -164,7 +178,9 @@ def search(
     _show(found, top, objective, second)
     if verdict is not None:
         click.echo()
-        _show_verdict(verdict, objective)
+        _show_verdict(verdict)
+    elif reporting is not None:
+        warn("no configuration could be measured: there is no winner to report on")
     else:
         warn("these figures are of the text that the winner was chosen on; --report-text gives "
              "figures to rely on")  # fmt: skip
@@ -175,7 +191,10 @@ def parse_budget(text: str) -> Budget:
     units = {"s": 1, "m": 60, "h": 3600}
     try:
         if text[-1:] in units:
-            return Budget(seconds=float(text[:-1]) * units[text[-1]])
+            seconds = float(text[:-1]) * units[text[-1]]
+            if not math.isfinite(seconds):
+                raise ValueError
+            return Budget(seconds=seconds)
         return Budget(count=int(text))
     except ValueError:
         raise click.BadParameter(
@@ -193,10 +212,18 @@ def _journal(study: str, *question: Any) -> Path:
 
 
 def _reporting(setup: Any, text: Path | None, data: Path | None) -> Any:
+    """The reporting set, looked at before the search that it waits for."""
     if text is None and data is None:
         return None
-    metric = setup.metric if data is None else f"choices:{data}"
-    other = replace(setup, metric=metric, text=text or setup.text)
+    if text is not None and data is not None:
+        raise click.UsageError("the winner is reported on --report-text or on --report-data")
+    if text is not None:
+        metric = setup.metric if setup.needs_text else "perplexity"
+    else:
+        kind = setup.metric.partition(":")[0]
+        metric = f"{'gsm8k' if kind == 'gsm8k' else 'choices'}:{data}"
+    other = replace(setup, metric=metric, text=text)
+    worker.run(check_data, other, file=setup.path)
     check_disjoint(setup, other)
     return other
 
@@ -221,7 +248,7 @@ def _show(found: Outcome, top: int, objective: str, second: str | None) -> None:
             cells.append(f"{row.values[1]:,.0f}")
             notes += ["front"] * (row.number in front)
         rows.append([*cells, ", ".join(notes)])
-    header = ["rank", "operations", objective, "trial"]
+    header = ["rank", "operations", objective.partition(":")[0], "trial"]
     if second is not None:
         header.append("bytes" if second == "size" else "tokens/s")
     for row in found.rows:
@@ -234,8 +261,9 @@ def _show(found: Outcome, top: int, objective: str, second: str | None) -> None:
     note(f"{found.tried} configurations tried, {failed} of them refused, halved away or crashed")
 
 
-def _show_verdict(verdict: Verdict, objective: str) -> None:
-    what = "log ratio to winner" if objective == "perplexity" else "difference to winner"
+def _show_verdict(verdict: Verdict) -> None:
+    metric = verdict.metric.partition(":")[0]
+    what = "log ratio to winner" if metric == "perplexity" else "difference to winner"
     rows: list[tuple[Any, ...]] = [
         ("winner: " + verdict.winner.recipe.describe(),
          plus_minus(verdict.measured.value, verdict.measured.stderr), "", "")
@@ -251,10 +279,12 @@ def _show_verdict(verdict: Verdict, objective: str) -> None:
                 error or "",
             )
         )
-    click.echo(table(rows, ("on the reporting set", objective, what, "")))
+    click.echo(table(rows, ("on the reporting set", metric, what, "")))
     note(f"the winner of {verdict.tried} configurations; errors are paired")
     if verdict.unbeaten:
         names = "; ".join(verdict.unbeaten)
         note(f"not shown to be better (two standard errors) than: {names}")
-    elif verdict.controls:
+    elif len(verdict.controls) > len(verdict.unmeasured):
         note("better than every control by two standard errors")
+    if verdict.unmeasured:
+        note(f"could not be measured: {'; '.join(verdict.unmeasured)}")

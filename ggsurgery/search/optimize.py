@@ -22,7 +22,7 @@ from ..candidates import window_losses
 from ..candidates.journal import Journal
 from ..candidates.measure import Measurer, Setup, summary
 from ..candidates.scratch import candidate_layout
-from ..errors import EngineError, GGSurgeryError
+from ..errors import EngineError, GGSurgeryError, OutputError
 from ..plan.recipe import Recipe
 from ..plan.types import Plan
 from ..runtime.engine import Engine
@@ -72,18 +72,19 @@ class Work:
             )
 
 
-def run_worker(work: Work, run: str, progress: Progress | None = None) -> None:
+def run_worker(work: Work, run: str, spent: float = 0.0, progress: Progress | None = None) -> None:
     """Work on a study until its budget is spent; made to be run by `runtime.worker.run`.
 
     Args:
         run: a word that marks this child's lines in the journal.
+        spent: seconds of the budget that children before this one have used.
 
     Raises:
         GGSurgeryError: another study of that name, an impossible space or budget, a storage
             that is gone for good.
     """
     with Measurer(work.setup) as measurer:
-        _Worker(work, measurer, run, progress).loop()
+        _Worker(work, measurer, run, spent, progress).loop()
 
 
 def question_of(work: Work, measurer: Measurer) -> Question:
@@ -97,15 +98,18 @@ def question_of(work: Work, measurer: Measurer) -> Question:
 
 
 class _Worker:
-    def __init__(self, work: Work, measurer: Measurer, run: str, progress: Progress | None) -> None:
+    def __init__(
+        self, work: Work, measurer: Measurer, run: str, spent: float, progress: Progress | None
+    ) -> None:
         self.work, self.measurer, self.run, self.progress = work, measurer, run, progress
-        self.begin = time.monotonic()
+        self.begin = time.monotonic() - spent
         self.best: list[F64] | None = None  # losses by window of the best candidate so far
         self.question = question_of(work, measurer)
         self.space = self.question.space
         allowed = self.space.check(measurer.session.source.header, measurer.session.rules)
         self.book = Journal(work.journal, self.question.to_json())
-        self._check_budget()
+        if not spent:
+            self._check_budget()
         count = work.budget.count
         singles = allowed if work.max_ops == 1 or count is None else (count + 1) // 2
         if work.sampler == "grid":
@@ -138,9 +142,10 @@ class _Worker:
         if self.work.setup.needs_text:  # that reused all layers but the last: not a fair price
             start = time.monotonic()
             point = self.space.single(self.work.kinds[0], 0, 0)
-            plan = self.space.recipe(point).apply(self.measurer.session.identity)
-            self.measurer.measure(plan)
-            estimate = time.monotonic() - start
+            with suppress(GGSurgeryError):  # refused: others of the space may be allowed
+                plan = self.space.recipe(point).apply(self.measurer.session.identity)
+                self.measurer.measure(plan)
+            estimate = max(estimate, time.monotonic() - start)
         if estimate > seconds:
             raise GGSurgeryError(
                 "the budget is too small for one candidate",
@@ -293,6 +298,8 @@ class _Worker:
                       "n": found.n, "detail": dict(found.detail)}  # fmt: skip
             if not all(math.isfinite(v) for v in values):
                 entry["error"] = f"not a number: {values}"
+        except OutputError:  # no room for its file, which says nothing about the candidate
+            raise
         except GGSurgeryError as error:
             entry["error"] = str(error)
         entry["seconds"] = time.monotonic() - begin
@@ -317,8 +324,8 @@ class _Worker:
                     behind = trial.should_prune()
                 if count < total and self._worse(losses, 2.0 if behind else 3.0):
                     raise GGSurgeryError(f"halved away after {count} windows")
-        found = np.concatenate(losses)
-        if self.best is None or found.mean() < np.concatenate(self.best).mean():
+        mean = np.concatenate(losses).mean()
+        if math.isfinite(mean) and (self.best is None or mean < np.concatenate(self.best).mean()):
             self.best = losses
         return summary("perplexity", [float(row.mean()) for row in losses])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import MissingExtraError
+from ..analyze.plot import new_figure, save
 from .run import Outcome, Row
 
 
@@ -13,14 +13,9 @@ def render_outcome(found: Outcome, path: Path, objective: str, second: str | Non
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+        OutputError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plot", "a plot") from None
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axis = figure.subplots()
-    axis.grid(visible=True, alpha=0.3)
+    figure, (axis,) = new_figure(1, 4.5)
     rows = found.ranked
     if not rows:
         axis.set_title(f"{found.tried} configurations, none of which could be measured")
@@ -52,4 +47,4 @@ def render_outcome(found: Outcome, path: Path, objective: str, second: str | Non
         figures = [r.values[0] for r in rows]
         if 0 < 5 * min(figures) < max(figures):
             axis.set_yscale("log")
-    figure.savefig(path, dpi=150)
+    save(figure, path)

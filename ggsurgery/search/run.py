@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..arch import rules_for
 from ..candidates.journal import Journal
-from ..candidates.measure import Difference, Measured, Measurer, Setup, paired
+from ..candidates.measure import Difference, Measured, Setup, paired
 from ..candidates.worker import Trial, measure_all
 from ..errors import EngineError, GGSurgeryError
 from ..evaluate.controls import N_RANDOM, Control, choose_controls
@@ -21,8 +24,8 @@ from ..runtime import worker
 from ..runtime.quantize import quantize
 from ..surgery import prepare
 from .enqueue import HAND_MADE
-from .optimize import Work, crashed, question_of, run_worker
-from .silence import failed, given_up
+from .optimize import Work, crashed, run_worker
+from .silence import failed, given_up, queue_again
 from .space import alike
 from .storage import RETRIES, close_storage, open_storage, optuna, patiently
 
@@ -88,29 +91,47 @@ def search(work: Work, progress: Progress | None = None) -> Outcome:
     Raises:
         GGSurgeryError: see `optimize.run_worker`.
     """
+    begin, spent = time.monotonic(), 0.0
     while True:
         run = uuid.uuid4().hex
         try:
-            worker.run(run_worker, work, run, progress=progress, file=work.setup.path)
+            worker.run(run_worker, work, run, spent, progress=progress, file=work.setup.path)
             break
+        except KeyboardInterrupt:
+            with suppress(Exception):  # a storage that is gone must not hide the interruption
+                _give_back(work, _unfinished(work, run).values(), max_retry=None)
+            raise
         except EngineError as error:
-            if not crashed(error) or not _mark_crash(work, run, str(error)):
+            lost = _unfinished(work, run) if crashed(error) else {}
+            if not lost:
                 raise
+            book = Journal(work.journal, {})
+            for digest, number in lost.items():  # nobody here tries it again
+                book.finished({"digest": digest, "label": f"{run} {number}", "error": str(error)})
+            patiently(partial(_give_back, work, lost.values()), work.storage, book.results.__len__)
+            spent = time.monotonic() - begin
     return outcome(work)
 
 
-def _mark_crash(work: Work, run: str, message: str) -> bool:
-    """Journal the candidate that the child died on, so that nobody here tries it again."""
-    with Measurer(replace(work.setup, n_windows=1)) as measurer:
-        subject = question_of(work, measurer).to_json()
-    subject.pop("windows"), subject.pop("n_windows")
-    book = Journal(work.journal, subject)
-    found = False
-    for digest, entry in list(book.unfinished.items()):
-        if entry["label"].startswith(run):
-            book.finished({"digest": digest, "label": entry["label"], "error": message})
-            found = True
-    return found
+def _unfinished(work: Work, run: str) -> dict[str, int]:
+    """What a child of ours died on: digests, and the numbers of their trials."""
+    if not work.journal.exists():
+        return {}
+    found = Journal(work.journal, {}).unfinished
+    labels = {digest: entry["label"].partition(" ") for digest, entry in found.items()}
+    return {digest: int(number) for digest, (word, _, number) in labels.items() if word == run}
+
+
+def _give_back(work: Work, numbers: Collection[int], max_retry: int | None = RETRIES) -> None:
+    """Queue the trials of a dead child at once: nobody must wait for its heartbeat to be missed."""
+    storage = open_storage(work.storage, work.heartbeat)
+    try:
+        study = optuna().load_study(study_name=work.name, storage=storage)
+        for trial in study.get_trials(deepcopy=False):
+            if trial.number in numbers and not trial.state.is_finished():
+                queue_again(study, trial, max_retry)
+    finally:
+        close_storage(storage)
 
 
 def outcome(work: Work) -> Outcome:
@@ -183,6 +204,12 @@ class Verdict:
     controls: tuple[tuple[str, Measured | None, Difference | None, str | None], ...]
     tried: int
     lower_is_better: bool
+    metric: str = "perplexity"
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Controls that could not be measured, of which nothing can be said."""
+        return tuple(name for name, measured, _, _ in self.controls if measured is None)
 
     @property
     def unbeaten(self) -> tuple[str, ...]:
@@ -199,6 +226,7 @@ class Verdict:
             return None if m is None else {"value": m.value, "stderr": m.stderr, "n": m.n}
 
         return {
+            "metric": self.metric,
             "winner": self.winner.to_json(),
             "configurations_tried": self.tried,
             "uncut": figures(self.base),
@@ -238,7 +266,9 @@ def report(
     after = winner.recipe.apply(before)
     n_trunk = len(before.blocks)
     removed = n_trunk - len(after.blocks)
-    with prepare(winner.recipe, [setup.path]) as operation:
+    options = {"allow_unknown_arch": True} if setup.allow_unknown_arch else {}
+    options |= dict(winner.recipe.options)
+    with prepare(replace(winner.recipe, options=tuple(options.items())), [setup.path]) as operation:
         cut_bytes = operation.layout.n_bytes
     base_bytes = sum(header.file_size)
     sizes = {}
@@ -267,8 +297,9 @@ def report(
     for control in (c for c in controls if c.ftype is not None and not c.layers):
         rows.append(_quantized(setup, control, first.measured, scratch))
     return Verdict(
-        winner, base, first.measured, first.difference, tuple(rows), tried, setup.lower_is_better
-    )
+        winner, base, first.measured, first.difference, tuple(rows), tried, setup.lower_is_better,
+        setup.metric,
+    )  # fmt: skip
 
 
 def _delete(control: Control) -> Recipe:

@@ -43,14 +43,9 @@ class Silence:
         watched = [(t, self._limit(trials)) for t in silent]
         watched += [(t, MOMENT) for t in failed(trials) if not given_up(t)]
         self._since = {(key := (t.number, t.state)): self._since.get(key, now) for t, _ in watched}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental
-            again = optuna().storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
-            for trial, limit in watched:
-                if now - self._since[trial.number, trial.state] > limit:
-                    if trial.state == states.RUNNING:
-                        self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
-                    again(self.study, trial)
+        for trial, limit in watched:
+            if now - self._since[trial.number, trial.state] > limit:
+                queue_again(self.study, trial)
         return len(watched)
 
     def _limit(self, trials: Sequence[Any]) -> float:
@@ -70,6 +65,20 @@ class Silence:
             rows = connection.execute(text("SELECT trial_id FROM trial_heartbeats"))
             heard = {row[0] for row in rows}
         return [t for t in running if t._trial_id not in heard]
+
+
+def queue_again(study: Any, trial: Any, max_retry: int | None = RETRIES) -> None:
+    """Call a dead worker's trial failed, and queue another of the same candidate.
+
+    Args:
+        max_retry: how often a candidate is queued again; None for ever.
+    """
+    states = optuna().trial.TrialState
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # experimental
+        if trial.state == states.RUNNING:
+            study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
+        optuna().storages.RetryHeartbeatStaleTrialCallback(max_retry)(study, trial)
 
 
 def failed(trials: Sequence[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+from ..candidates.journal import TOPICS
 from ..errors import GGSurgeryError
 from ..plan.recipe import Recipe
 from .enqueue import enqueue
@@ -19,8 +21,10 @@ Second = Literal["size", "speed"]
 #: Configurations of one generation of NSGA-II: budgets are hundreds, not thousands.
 POPULATION = 20
 SAMPLERS = ("tpe", "nsga2", "random", "grid")
-#: Seconds that a worker waits for another one to finish setting a study up.
-SET_UP = 60.0
+#: Seconds without a further queued candidate after which another worker sets the study up.
+SET_UP = 10.0
+#: Points of a grid at most: Optuna lists them all, again for every candidate.
+GRID = 100_000
 
 
 @dataclass(frozen=True)
@@ -104,24 +108,39 @@ def open_study(
         if made:
             study.set_user_attr("question", question.to_json())
             study.set_metric_names(question.objectives)
-            enqueue(study, question.space, recipes)
-            for point in islice(question.space.singles(), exhaustive):
-                study.enqueue_trial(point)
-            study.set_user_attr("ready", True)
         else:
             _join(study, question, url)
-            enqueue(study, question.space, recipes)
+        enqueue(study, question.space, recipes)
+        if "ready" not in study.user_attrs:  # new, or its maker was stopped while it set it up
+            _enqueue_singles(study, question.space, exhaustive)
+            study.set_user_attr("ready", True)
     return study
 
 
+def _enqueue_singles(study: Any, space: Space, count: int) -> None:
+    """Queue the first single operations that are not queued yet."""
+    trials = study.get_trials(deepcopy=False)
+    held = {tuple(sorted(t.system_attrs.get("fixed_params", {}).items())) for t in trials}
+    for point in islice(space.singles(), count):
+        if tuple(sorted(point.items())) not in held:
+            study.enqueue_trial(point)
+
+
 def _join(study: Any, question: Question, url: str) -> None:
-    end = time.monotonic() + SET_UP
-    while "ready" not in study.user_attrs and time.monotonic() < end:
+    queued, since = -1, time.monotonic()
+    while "ready" not in study.user_attrs and time.monotonic() - since < SET_UP:
+        if (now := len(study.get_trials(deepcopy=False))) != queued:
+            queued, since = now, time.monotonic()
         time.sleep(0.2)
-    theirs = study.user_attrs.get("question", {})
+    theirs = study.user_attrs.get("question")
+    if theirs is None:
+        raise GGSurgeryError(
+            f"the study {question.name!r} is not one of `ggsurgery search`", file=shown(url),
+            hint="Name another study.",
+        )  # fmt: skip
     for key, ours in question.to_json().items():
         if theirs.get(key) != ours:
-            what = {"source": "source file", "windows": "text"}.get(key, key)
+            what = TOPICS.get(key, key)
             raise GGSurgeryError(
                 f"the study {question.name!r} is about another {what}", file=shown(url),
                 expected=theirs.get(key), found=ours,
@@ -133,7 +152,7 @@ def make_sampler(name: str, question: Question, seed: int) -> Any:
     """An Optuna sampler by name; each worker draws differently unless the seed is fixed.
 
     Raises:
-        GGSurgeryError: an unknown name.
+        GGSurgeryError: an unknown name, or a grid with too many points.
     """
     samplers = optuna().samplers
     number = None if seed < 0 else seed
@@ -152,7 +171,15 @@ def make_sampler(name: str, question: Question, seed: int) -> Any:
             case "random":
                 return samplers.RandomSampler(seed=number)
             case "grid":
-                return samplers.GridSampler(question.space.axes(), seed=number)
+                axes = question.space.axes()
+                points = math.prod(len(values) for values in axes.values())
+                if points > GRID:
+                    raise GGSurgeryError(
+                        "the grid of this space is too large", expected=f"{GRID:,} points at most",
+                        found=f"{points:,}",
+                        hint="Give fewer --max-ops or a smaller --space, or another --sampler.",
+                    )  # fmt: skip
+                return samplers.GridSampler(axes, seed=number)
             case _:
                 raise GGSurgeryError("unknown sampler", expected=" or ".join(SAMPLERS), found=name)
     # A recipe from outside the space is a trial without parameters. Optuna infers the space

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from ggsurgery.analyze.influence import Influence, find_sink, influence
 from ggsurgery.candidates.windows import Windows
 from ggsurgery.cli import cli
-from ggsurgery.errors import EngineError, GGSurgeryError
+from ggsurgery.errors import EngineError, GGSurgeryError, PlanError
 from ggsurgery.evaluate.perplexity import read_text
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.runtime.engine import Engine
@@ -108,4 +108,7 @@ def test_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, [*arguments, "--plot", str(plot)])
     assert result.exit_code == 0, result.output
     assert "influence" in result.stdout and "span of 3" in result.stdout
+    wide = [*arguments[:-3], str(N_LAYERS + 1), "--plot", str(tmp_path / "wide.png")]
+    result = CliRunner().invoke(cli, wide)
+    assert isinstance(result.exception, PlanError) and "1 to 10 layers" in str(result.exception)
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and plot.stat().st_size > 5000

@@ -17,7 +17,7 @@ from ggsurgery.analyze.scan import Scan, scan
 from ggsurgery.candidates import worker as scan_worker
 from ggsurgery.candidates.measure import Measured, Measurer, Setup
 from ggsurgery.cli import cli
-from ggsurgery.errors import FormatError, GGSurgeryError, PlanError
+from ggsurgery.errors import FormatError, GGSurgeryError, OutputError, PlanError
 from ggsurgery.evaluate.perplexity import perplexity_of_file, read_text
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.surgery import prepare
@@ -86,6 +86,55 @@ def test_a_journal_of_other_settings_is_refused(deletions: tuple[Scan, Path]) ->
     _, journal = deletions
     with pytest.raises(FormatError, match="another text"):
         scan(replace(SETUP, text=REPORT_TEXT), "delete", journal)
+
+
+def test_a_journal_knows_its_text_by_content(tmp_path: Path) -> None:
+    text, journal = tmp_path / "a.txt", tmp_path / "j.jsonl"
+    text.write_bytes(SEARCH_TEXT.read_bytes())
+    setup = replace(SETUP, text=text, n_windows=1)
+    found = scan(setup, "prune", journal, shares=(50,))
+    text = text.rename(tmp_path / "b.txt")
+    assert scan(replace(setup, text=text), "prune", journal, shares=(50,)).trials == found.trials
+    text.write_bytes(REPORT_TEXT.read_bytes())
+    with pytest.raises(FormatError, match="another text"):
+        scan(replace(setup, text=text), "prune", journal, shares=(50,))
+    with pytest.raises(FormatError, match=r"none.txt: cannot be read"):
+        scan(replace(setup, text=tmp_path / "none.txt"), "delete", tmp_path / "k.jsonl")
+
+
+def test_only_what_ran_is_to_blame_for_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what an earlier process had begun when it was stopped."""
+    monkeypatch.setenv("GGSURGERY_TEST_CRASH", "delete 5")
+    recipes = [Recipe((step("delete", layer=str(i)),)) for i in (5, 6)]
+    journal = tmp_path / "j.jsonl"
+    scan_worker.measure_all(SETUP, [], journal)
+    stopped = [scan_worker.key_of(SETUP, recipes[1]), "0" * 64]
+    with journal.open("a") as file:
+        for key in stopped:
+            file.write(json.dumps({"started": key, "label": "delete 6"}) + "\n")
+    monkeypatch.setattr(scan_worker, "_work", crashing_work)
+    _, trials = scan_worker.measure_all(SETUP, recipes, journal)
+    assert [t.error is None for t in trials] == [False, True]
+
+
+def test_no_room_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Measurer, plan: Any, progress: Any = None) -> Any:
+        raise OutputError("the disk ran full while writing")
+
+    with Measurer(SETUP) as measurer:
+        monkeypatch.setattr(Measurer, "measure", full)
+        with pytest.raises(OutputError, match="ran full"):
+            scan_worker.try_one(measurer, Recipe((step("delete", layer="3"),)), "key")
+
+
+def test_what_is_no_number_ranks_last(deletions: tuple[Scan, Path]) -> None:
+    found, _ = deletions
+    trials = [replace(t, measured=Measured(float("nan"), None, (), 4)) for t in found.trials[:2]]
+    mixed = replace(found, trials=(trials[0], *found.trials[2:5], trials[1], *found.trials[5:]))
+    values = [t.measured.value for t in mixed.ranked() if t.measured]
+    assert values[:-2] == sorted(values[:-2]) and np.isnan(values[-2:]).all()
 
 
 def test_a_crash_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +248,8 @@ def test_wrong_metric_and_operation(tmp_path: Path) -> None:
         Measurer(replace(SETUP, text=None))
     with pytest.raises(PlanError, match="unknown operation"):
         scan(SETUP, "rotate", tmp_path / "j.jsonl")
+    with pytest.raises(PlanError, match=f"so far apart: expected a --distance below {N_LAYERS}"):
+        scan(SETUP, "swap", tmp_path / "j.jsonl", distance=N_LAYERS)
 
 
 def test_command(deletions: tuple[Scan, Path], tmp_path: Path) -> None:
@@ -216,3 +267,5 @@ def test_command(deletions: tuple[Scan, Path], tmp_path: Path) -> None:
     assert "<svg" in plot.read_text()
     result = CliRunner().invoke(cli, [*arguments, "--plot", "scan.gif"])
     assert "cannot plot" in str(result.exception)
+    result = CliRunner().invoke(cli, [*arguments, "--plot", str(tmp_path / "no" / "scan.svg")])
+    assert "folder does not exist" in str(result.exception) and not result.stdout

@@ -47,3 +47,14 @@ def test_another_subject_is_refused_and_the_file_left_alone(tmp_path: Path) -> N
     with pytest.raises(FormatError, match="not a journal"):
         Journal(notes, SUBJECT)
     assert path.read_bytes() == before
+
+
+def test_lines_that_are_no_entries_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    Journal(path, SUBJECT).finished({"digest": "a", "value": 1.0})
+    with path.open("a") as file:
+        file.write('17\n["digest"]\nnull\n')
+    assert set(Journal(path, SUBJECT).results) == {"a"}
+    path.write_text('{"subject": 5}\n')
+    with pytest.raises(FormatError, match="not a journal"):
+        Journal(path, SUBJECT)

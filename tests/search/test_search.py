@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 import warnings
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from ggsurgery.analyze.scan import scan
-from ggsurgery.candidates.measure import Setup, paired
+from ggsurgery.candidates.journal import Journal
+from ggsurgery.candidates.measure import Difference, Measured, Measurer, Setup, paired
 from ggsurgery.cli import cli
 from ggsurgery.cli.search import parse_budget
-from ggsurgery.errors import ArchitectureError, GGSurgeryError, PlanError
+from ggsurgery.errors import (
+    ArchitectureError,
+    EngineError,
+    GGSurgeryError,
+    OutputError,
+    PlanError,
+)
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.plan.types import Plan
+from ggsurgery.search import optimize, silence
+from ggsurgery.search import run as runs
 from ggsurgery.search import storage as storages
 from ggsurgery.search import study as studies
 from ggsurgery.search.disjoint import check_disjoint
 from ggsurgery.search.enqueue import point_of
 from ggsurgery.search.optimize import Budget, Work, run_worker
-from ggsurgery.search.run import Row, outcome, pareto
+from ggsurgery.search.run import Row, Verdict, outcome, pareto, search
 from ggsurgery.search.space import KINDS, Space, alike
 from tests._needs import needs_package
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
+
+search_command = import_module("ggsurgery.cli.search")
 
 SETUP = Setup(MODEL, text=SEARCH_TEXT, n_ctx=64, n_windows=4, n_threads=1)
 
@@ -128,6 +143,25 @@ def test_halving_finds_one_as_good_for_less(tmp_path: Path) -> None:
     assert all("halved away" in str(r.error) for r in found.rows[len(found.ranked) :])
 
 
+def test_halving_survives_a_candidate_without_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is worse than it, so it must not become what others are compared with."""
+    real, calls = optimize.window_losses, []
+
+    def losses(candidate: Any, index: int) -> Any:
+        calls.append(index)
+        found = real(candidate, index)
+        return found * float("nan") if len(calls) <= 4 else found
+
+    monkeypatch.setattr(optimize, "window_losses", losses)
+    one = work(tmp_path, halving=True)
+    run_worker(one, "run")
+    found = outcome(one)
+    assert found.tried == N_LAYERS and found.ranked
+    assert "not a number" in str(next(r.error for r in found.rows if r.number == 0))
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "grid"])
 def test_samplers_never_measure_a_plan_twice(sampler: str, tmp_path: Path) -> None:
     one = work(
@@ -224,6 +258,138 @@ def test_a_budget_too_small_says_what_one_candidate_costs(tmp_path: Path) -> Non
     assert parse_budget("2h") == Budget(seconds=7200) and parse_budget("200") == Budget(count=200)
 
 
+def test_time_that_was_spent_counts(tmp_path: Path) -> None:
+    """A child that takes over from a crashed one has what is left, not all over again."""
+    one = work(tmp_path, budget=Budget(seconds=1000))
+    run_worker(one, "run", 1001)
+    assert outcome(one).tried == 0
+    for endless in ("nans", "infh", "1e999m"):
+        with pytest.raises(click.BadParameter):
+            parse_budget(endless)
+
+
+def test_the_price_of_a_candidate_where_the_first_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Measurer.measure
+    first = Recipe((step("delete", layer="0"),)).apply(Plan.identity(N_LAYERS))
+
+    def strict(self: Measurer, plan: Plan, progress: Any = None) -> Any:
+        if plan == first:
+            raise ArchitectureError("layer 0 stays")
+        return real(self, plan, progress)
+
+    monkeypatch.setattr(Measurer, "measure", strict)
+    one = work(tmp_path, budget=Budget(seconds=1000), setup=replace(SETUP, n_windows=1))
+    run_worker(one, "run")
+    found = outcome(one)
+    assert found.tried == N_LAYERS and [r.error for r in found.rows if r.error] == ["layer 0 stays"]
+
+
+def test_a_grid_that_is_too_large(tmp_path: Path) -> None:
+    with pytest.raises(
+        GGSurgeryError, match=r"grid .* too large: expected 100,000 .* found 18,000,000"
+    ):
+        run_worker(work(tmp_path, kinds=("delete", "swap"), max_ops=3, sampler="grid"), "run")
+
+
+def test_a_study_whose_maker_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker queues what is missing."""
+    monkeypatch.setattr(studies, "SET_UP", 0.3)
+    one = work(tmp_path, setup=replace(SETUP, n_windows=1))
+    real, calls = studies.Space.singles, []
+
+    def stopped(self: Space) -> Any:
+        for number, point in enumerate(real(self)):
+            if number == 3 and len(calls) == 1:  # the first call counts what the rules allow
+                raise KeyboardInterrupt
+            yield point
+        calls.append(1)
+
+    monkeypatch.setattr(studies.Space, "singles", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_worker(one, "run")
+    calls.append(1)
+    run_worker(one, "again")
+    found = outcome(one)
+    assert found.tried == N_LAYERS == len(storages_trials(one))
+
+
+def storages_trials(one: Work) -> list[Any]:
+    storage = storages.open_storage(one.storage, 60)
+    found: list[Any] = storages.optuna().load_study(study_name=one.name, storage=storage).trials
+    return found
+
+
+def test_a_study_of_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "SET_UP", 0.3)
+    one = work(tmp_path)
+    storages.optuna().create_study(
+        study_name=one.name, storage=storages.open_storage(one.storage, 60)
+    )
+    with pytest.raises(GGSurgeryError, match="not one of `ggsurgery search`"):
+        run_worker(one, "run")
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, None])
+def test_a_lost_candidate_is_queued_at_once(
+    end: signal.Signals | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its process crashed or Ctrl-C stopped it, nobody waits for its heartbeat."""
+    one = work(tmp_path, setup=replace(SETUP, n_windows=1), heartbeat=600)
+    ends = [end]
+
+    def child(function: Any, work: Work, run: str, spent: float, **more: Any) -> None:
+        if not ends:
+            run_worker(work, run, spent)
+            return
+        real = Measurer.measure
+
+        def dies(self: Measurer, plan: Plan, progress: Any = None) -> Any:
+            if len(Journal(work.journal, {}).results) == 3:
+                raise SystemExit
+            return real(self, plan, progress)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Measurer, "measure", dies)
+            with pytest.raises(SystemExit):
+                run_worker(work, run, spent)
+        assert storages_trials(work)[3].state.name == "RUNNING"
+        if ends.pop() is None:
+            raise KeyboardInterrupt
+        raise EngineError("llama.cpp crashed (SIGKILL)")
+
+    monkeypatch.setattr(runs.worker, "run", child)
+    begin = time.monotonic()
+    if end is None:
+        with pytest.raises(KeyboardInterrupt):
+            search(one)
+    found = search(one)
+    assert time.monotonic() - begin < 60
+    assert found.tried == N_LAYERS
+    crashes = [r.error for r in found.rows if r.error]
+    assert crashes == ([] if end is None else ["llama.cpp crashed (SIGKILL)"])
+
+
+def test_no_room_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = work(tmp_path, setup=replace(SETUP, n_windows=1))
+    real, calls = Measurer.measure, []
+
+    def full(self: Measurer, plan: Plan, progress: Any = None) -> Any:
+        calls.append(plan)
+        if len(calls) == 3:
+            raise OutputError("the disk ran full while writing")
+        return real(self, plan, progress)
+
+    monkeypatch.setattr(Measurer, "measure", full)
+    monkeypatch.setattr(silence, "MOMENT", 0.1)
+    with pytest.raises(OutputError, match="ran full"):
+        run_worker(one, "run")
+    run_worker(one, "again")
+    found = outcome(one)
+    assert found.tried == N_LAYERS == len(found.ranked)
+
+
 def test_halving_needs_windows(tmp_path: Path) -> None:
     setup = replace(SETUP, metric="kl", n_windows=2)
     with pytest.raises(GGSurgeryError, match="halving works with"):
@@ -310,3 +476,57 @@ def test_command_reports_winner_and_controls(
     assert "on the reporting set" in result.stdout and "10 configurations tried" in result.stderr
     unbeaten = "; ".join(facts["report"]["unbeaten_controls"])
     assert unbeaten and f"(two standard errors) than: {unbeaten}" in result.stderr
+
+
+def test_reporting_sets_are_looked_at_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GGSURGERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(search_command, "run_search", lambda *a: pytest.fail("searched"))
+    short = tmp_path / "short.txt"
+    short.write_text("hello")
+    arguments = ["search", str(MODEL), "--study", "s", "--text", str(SEARCH_TEXT), "--threads",
+                 "1", "--storage", str(tmp_path / "s.db")]  # fmt: skip
+    for more, message in (
+        (["--report-text", str(tmp_path / "none.txt")], "none.txt: cannot be read"),
+        (["--report-text", str(short)], "too short"),
+        (["--report-data", str(short)], "not JSON"),
+        (["--report-text", str(SEARCH_TEXT)], "is the search set"),
+        (["--report-text", str(short), "--report-data", str(short)], "--report-text or on"),
+        (["--plot", str(tmp_path / "no" / "x.png")], "folder does not exist"),
+        (["--recipes", str(short)], "not a folder"),
+        (["--text", str(tmp_path / "none.txt")], "none.txt: cannot be read"),
+    ):
+        result = CliRunner().invoke(cli, [*arguments, *more])
+        told = str(result.exception) + result.stderr
+        assert result.exit_code and message in told, (more, told)
+
+
+def test_what_the_winner_is_reported_on(tmp_path: Path) -> None:
+    data = tmp_path / "q.jsonl"
+    data.write_text('{"query": "import", "choices": [" sys", " zqj"], "answer": 0}\n')
+    problems = tmp_path / "p.jsonl"
+    problems.write_text('{"question": "1 + 1?", "final": "2"}\n')
+    reporting = search_command._reporting
+    for metric, text, questions, expected in (
+        ("perplexity", REPORT_TEXT, None, "perplexity"),
+        ("kl", REPORT_TEXT, None, "kl"),
+        ("suite", REPORT_TEXT, None, "perplexity"),
+        ("perplexity", None, data, f"choices:{data}"),
+        ("gsm8k:other.jsonl", None, problems, f"gsm8k:{problems}"),
+    ):
+        setup = replace(SETUP, metric=metric)
+        assert reporting(setup, text, questions).metric == expected
+
+
+def test_a_verdict_names_what_it_could_not_measure(capsys: pytest.CaptureFixture[str]) -> None:
+    row = Row(0, Recipe((step("delete", layer="1"),)), "d", (1.0,), None, (), None)
+    good, worse = Measured(0.5, 0.01, (), 9), Measured(0.2, 0.01, (), 9)
+    controls = (("random 3", worse, Difference(-0.3, 0.01), None), ("Q8_0", None, None, "no room"))
+    verdict = Verdict(row, good, good, Difference(0, 0.01), controls, 4, False, "choices:x")
+    search_command._show_verdict(verdict)
+    told = capsys.readouterr()
+    assert "better than every control" in told.err and "could not be measured: Q8_0" in told.err
+    assert "choices" in told.out and "log ratio" not in told.out
+    search_command._show_verdict(replace(verdict, controls=controls[1:]))
+    assert "better than" not in capsys.readouterr().err
