@@ -17,7 +17,7 @@ from typing import Any, Literal
 from .analyze.influence import Influence, influence
 from .candidates.journal import Journal
 from .candidates.measure import Measurer, Setup
-from .errors import GGSurgeryError, PlanError
+from .errors import ArchitectureError, GGSurgeryError, OutputError, PlanError
 from .ggufio.reader import Source
 from .plan import ops
 from .plan.recipe import Recipe, step
@@ -100,6 +100,7 @@ def choose(
 
     Raises:
         PlanError: too few layers are left to choose from.
+        ArchitectureError: the rules refuse the cut, or too many of the single ones.
         GGSurgeryError: the model cannot be measured.
     """
     found = None
@@ -176,6 +177,7 @@ class _Table:
                 raise PlanError(f"layer {layer} does not exist", expected=f"0 to {n_layers - 1}")
         self.free = frozenset(range(n_layers)) - frozenset(keep)
         setup = measurer.setup
+        self.refused: GGSurgeryError | None = None
         self.book: Journal | None = None
         if journal is not None:
             with Source(setup.path) as source:
@@ -202,6 +204,23 @@ class _Table:
         value = float(known["value"])
         return value if self.measurer.setup.lower_is_better else -value
 
+    def tried(self, cut: tuple[int, ...]) -> float | None:
+        """The figure of one candidate among others; None where it is refused."""
+        try:
+            return self.figure(cut)
+        except OutputError:  # no room for its file
+            raise
+        except GGSurgeryError as error:
+            self.refused = error
+            return None
+
+    def refusal(self, count: int, found: int) -> GGSurgeryError:
+        """The error of too few candidates that are not refused."""
+        return ArchitectureError(
+            "too few layers may go", file=self.measurer.setup.path, expected=count,
+            found=f"{found}; another is refused: {self.refused}",
+        )  # fmt: skip
+
     def shown(self, figure: float) -> float:
         """The metric itself again."""
         return figure if self.measurer.setup.lower_is_better else -figure
@@ -211,10 +230,14 @@ def _scan(table: _Table, count: int, progress: Progress | None) -> Rounds:
     layers = sorted(table.free)
     figures = {}
     for number, layer in enumerate(layers, 1):
-        figures[layer] = table.figure((layer,))
+        found = table.tried((layer,))
+        if found is not None:
+            figures[layer] = found
         if progress is not None:
             progress(number, len(layers))
-    order = sorted(layers, key=lambda i: _worst_last(figures[i]))[:count]
+    if len(figures) < count:
+        raise table.refusal(count, len(figures))
+    order = sorted(figures, key=lambda i: _worst_last(figures[i]))[:count]
     return tuple((i, table.shown(figures[i])) for i in order)
 
 
@@ -228,12 +251,15 @@ def _greedy(table: _Table, count: int, progress: Progress | None) -> Rounds:
             table.start_from(tuple(sorted(cut)))
         best: tuple[float, int] | None = None
         for layer in (i for i in free if i not in cut):
-            found = (_worst_last(table.figure((*cut, layer))), layer)
-            best = found if best is None or found < best else best
+            figure = table.tried((*cut, layer))
+            if figure is not None:
+                found = (_worst_last(figure), layer)
+                best = found if best is None or found < best else best
             done += 1
             if progress is not None:
                 progress(done, total)
-        assert best is not None
+        if best is None:
+            raise table.refusal(count, number)
         cut = (*cut, best[1])
         rounds.append((best[1], table.shown(best[0])))
     return tuple(rounds)

@@ -11,7 +11,13 @@ from click.testing import CliRunner
 from gguf import GGUFReader
 
 from ggsurgery.cli import cli
-from ggsurgery.errors import ArchitectureError, FormatError, GGSurgeryError, PlanError
+from ggsurgery.errors import (
+    ArchitectureError,
+    EngineError,
+    FormatError,
+    GGSurgeryError,
+    PlanError,
+)
 from ggsurgery.evaluate.perplexity import perplexity_of_file, read_text
 from ggsurgery.healing.fit import Settings, heal, heal_again
 from ggsurgery.healing.regression import Regression
@@ -138,6 +144,25 @@ def test_refusals(tmp_path: Path) -> None:
     text.write_text("hello")
     with pytest.raises(FormatError, match="not a sidecar"):
         Sidecar.load(text)
+
+
+@pytest.mark.parametrize("method", ["tw", "refit"])
+def test_nothing_to_fit_is_said(method: str, tmp_path: Path) -> None:
+    """A carrier whose feed-forward says nothing gives no features."""
+    silent = tmp_path / "silent.gguf"
+    data = bytearray(MODEL.read_bytes())
+    for tensor in GGUFReader(MODEL).tensors:
+        if tensor.name in ("blk.3.ffn_down.weight", "blk.3.ffn_up.weight"):
+            data[tensor.data_offset : tensor.data_offset + tensor.n_bytes] = bytes(tensor.n_bytes)
+    silent.write_bytes(data)
+    settings = Settings(method, tokens=128, ctx=64)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=r"layer 3 cannot take over: the states .* are zero"):
+        heal(silent, [4], read_text(SEARCH_TEXT), settings, n_threads=1)
+
+
+def test_fewer_tokens_than_a_window() -> None:
+    with pytest.raises(PlanError, match=r"--ctx \(512\) or more --tokens, found 256"):
+        heal(MODEL, [4], read_text(SEARCH_TEXT), Settings(tokens=256), n_threads=1)
 
 
 def test_command_and_sidecar(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 from gguf import GGUFReader
 
+from ggsurgery.candidates import Windows
 from ggsurgery.cli import cli
-from ggsurgery.collapse import Settings, collapse, cosine, laco
-from ggsurgery.errors import PlanError
+from ggsurgery.collapse import Settings, collapse, cosine, laco, split_text
+from ggsurgery.errors import GGSurgeryError, OutputError, PlanError
 from ggsurgery.evaluate.perplexity import read_text
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.plan.types import Plan
@@ -87,6 +88,27 @@ def test_impossible_settings(change: dict[str, float], message: str) -> None:
     settings = Settings(**{"lowest": 4, "highest": 28, **change})  # type: ignore[arg-type]
     with pytest.raises(PlanError, match=message):
         collapse(Plan.identity(36), settings, lambda plan: [1.0])
+
+
+def test_calibration_texts_are_parts_of_the_text() -> None:
+    """None repeats another, wherever the lines end."""
+    line = "".join(chr(0x4E00 + i) for i in range(1000))
+    for text in (line, line[:900] + "\n" + line[900:], line[:10] + "\n" + line[10:], "ab"):
+        for pieces in (1, 2, 3, 10):
+            found = split_text(text, pieces)
+            assert len(set("".join(found))) == sum(map(len, found)), (len(text), pieces)
+            assert 1 <= len(found) <= pieces
+    lines = "\n".join(line[i : i + 20] for i in range(0, 1000, 20))
+    assert all(piece in lines and lines[lines.index(piece) - 1] == "\n"
+               for piece in split_text(lines, 10)[1:])  # fmt: skip
+
+
+def test_a_text_of_two_tokens_predicts_nothing() -> None:
+    with Engine.open(MODEL, n_ctx=64, n_threads=1) as engine:
+        longest = 2  # cuts the texts to two tokens
+        with pytest.raises(GGSurgeryError, match="three tokens"):
+            Windows.of_texts(engine, ["import sys\nimport os\n"], longest)
+        assert len(Windows.of_texts(engine, ["", "import sys\nimport os\n"], 64)) == 1
 
 
 def test_cosine() -> None:
@@ -175,3 +197,6 @@ def test_nothing_kept_writes_nothing(tmp_path: Path) -> None:
     assert "no merge was kept" in result.stderr and not out.exists()
     facts = json.loads(result.stdout)
     assert facts["out"] is None and facts["laco"]["merges"] == 0
+    arguments = ["laco", str(MODEL), str(out), "--text", str(SEARCH_TEXT), "--log", str(out)]
+    result = CliRunner().invoke(cli, arguments)
+    assert isinstance(result.exception, OutputError) and "same name" in str(result.exception)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from ggsurgery.analyze.scan import scan
-from ggsurgery.candidates.measure import Setup
+from ggsurgery.candidates.measure import Measurer, Setup
 from ggsurgery.cli import cli
-from ggsurgery.errors import OutputError, PlanError
+from ggsurgery.errors import ArchitectureError, OutputError, PlanError
 from ggsurgery.evaluate.perplexity import perplexity_of_file, read_text
 from ggsurgery.ggufio.header import read_header
+from ggsurgery.plan.types import BlockRef, Plan, Take
 from ggsurgery.prune_depth import By, choose, how_many, measure_influence
 from ggsurgery.surgery import prepare
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
@@ -120,3 +122,23 @@ def test_a_cut_that_leaves_nothing_usable_is_called_so(tmp_path: Path) -> None:
 def test_missing_text() -> None:
     with pytest.raises(Exception, match="--text"):
         choose(replace(SETUP, text=None), "influence", 2)
+
+
+@pytest.mark.parametrize("by", ["scan", "greedy"])
+def test_a_refused_candidate_is_not_chosen(by: By, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where layers must stay in phase, some cuts are refused: the others are still measured."""
+    setup = replace(SETUP, n_windows=1)
+    first = choose(setup, by, 1).layers[0]
+    real = Measurer.measure
+
+    def strict(self: Measurer, plan: Plan, progress: Any = None) -> Any:
+        if Take(BlockRef(0, first)) not in plan.blocks or not allowed:
+            raise ArchitectureError("layers stay in fours")
+        return real(self, plan, progress)
+
+    allowed = True
+    monkeypatch.setattr(Measurer, "measure", strict)
+    assert first not in choose(setup, by, 2).layers
+    allowed = False
+    with pytest.raises(ArchitectureError, match=r"too few layers may go.*layers stay in fours"):
+        choose(setup, by, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -21,7 +22,16 @@ def json_option(function: F) -> F:
 
 
 def print_json(result: Any) -> None:
-    click.echo(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=True))
+    """One JSON document; a figure that is no number, for which JSON has no word, is null."""
+    click.echo(json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def note(text: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import OutputError
 from ..ggufio.atomic import check_output
 from ..plan.recipe import Recipe
 from ..release.sections import HOPELESS
@@ -18,8 +19,13 @@ def check_early(source: Path, out: Path, options: Options, *others: Path | None)
     """Refuse outputs before the work for them; `others` are files written beside `out`."""
     if options.dry_run:
         return
+    seen: set[Path] = set()
     for path in (out, *(p for p in others if p is not None)):
         check_output(path, (source,), force=options.force)
+        if path.absolute() in seen:
+            raise OutputError("two outputs have the same name", file=path,
+                              hint="Name another file.")  # fmt: skip
+        seen.add(path.absolute())
 
 
 def say_loss(before: float, after: float) -> None:

@@ -94,17 +94,21 @@ def laco_of_file(
 
 
 def split_text(text: str, pieces: int) -> list[str]:
-    """Evenly spread calibration texts that begin at a line's start."""
+    """Evenly spread calibration texts, none of which repeats a part of another.
+
+    They begin at a line's start where one is near.
+
+    Example:
+        >>> split_text("one\\ntwo three", 2)
+        ['one', 'two three']
+    """
     size = max(1, len(text) // pieces)
-    found = []
-    for number in range(pieces):
-        start = number * size
-        if start:
-            start = text.find("\n", start) + 1 or start
-        piece = text[start : start + size].strip()
-        if piece:
-            found.append(piece)
-    return found
+    starts = [0]
+    for start in range(size, min(len(text), pieces * size), size):
+        starts.append(text.find("\n", start, start + size) + 1 or start)
+    ends = [*starts[1:], len(text)]
+    found = [text[a : min(b, a + size)].strip() for a, b in zip(starts, ends, strict=True)]
+    return [piece for piece in found if piece]
 
 
 def last_hidden(candidate: Candidate) -> list[NDArray[np.float32]]:

@@ -12,6 +12,7 @@ Both are one ridge regression of the residual Z − Y − M, on the features M o
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..candidates import Candidates, Windows
-from ..errors import FormatError, PlanError
+from ..errors import EngineError, FormatError, PlanError
 from ..plan.heal import Cut, cuts_of, mend
 from ..plan.recipe import Recipe, Step, step
 from ..plan.text import format_layers, parse_layers
@@ -119,11 +120,17 @@ def heal(
         The recipe, and the arrays for `prepare(recipe, [path], given=healed.sidecar)`.
 
     Raises:
-        PlanError: layer 0 or a layer that does not exist.
+        PlanError: layer 0 or a layer that does not exist, or fewer tokens than a window.
         ArchitectureError: a carrier whose output is not ffn_inp + ffn_out, or without a
             plain `ffn_down`.
+        EngineError: the model's states around a cut give nothing to fit.
     """
-    count = max(1, settings.tokens // settings.ctx)
+    if settings.tokens < settings.ctx:
+        raise PlanError(
+            "fewer tokens than one window", expected=f"--ctx ({settings.ctx}) or more --tokens",
+            found=settings.tokens,
+        )  # fmt: skip
+    count = settings.tokens // settings.ctx
     with Engine.open(path, n_ctx=64, n_threads=n_threads) as engine:
         windows = Windows.of_text(engine, text, settings.ctx, count)
     arrays: dict[str, F32] = {}
@@ -240,6 +247,11 @@ def _fit(
         if progress is not None:
             progress(number + 1, len(session.windows))
     assert sums is not None
+    if not 0 < sums.scale < math.inf or not sums.fits:
+        raise EngineError(
+            f"layer {cut.carrier} cannot take over: the states around the cut are zero or not "
+            "numbers", file=session.path, hint="`delete` without healing, or another --layer.",
+        )  # fmt: skip
     d, after = sums.solve(settings.ridge)
     fit = Fit(cut, sums.n, sums.before / sums.scale, after / sums.scale)
     delta = d.T if refit else d.T @ weights(session, cut.carrier)

@@ -9,6 +9,8 @@ as much. Unweighted fits can explode.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,11 +52,16 @@ class Regression:
         self.scale += float(np.square(did * root, dtype=np.float64).sum())
         self.n += len(f)
 
+    @property
+    def fits(self) -> bool:
+        """Whether there are features, and numbers all of them."""
+        size = float(np.trace(self._gram))
+        return 0 < size < math.inf and bool(np.isfinite(self._right).all())
+
     def solve(self, ridge: float) -> tuple[F64, float]:
         """D [n_features, width], and Σ w‖R − F D‖² with it. May be called once.
 
-        Raises:
-            LinAlgError: the features are all zero.
+        Only where it `fits`.
         """
         gram, right = self._gram, self._right
         load = ridge * float(np.trace(gram)) / len(gram)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from ggsurgery.cli._output import print_json
 from ggsurgery.ggufio.header import read_header
 
 from .._command import call
@@ -230,3 +231,12 @@ def test_plain_copying_loads_none_of_the_arithmetic(tmp_path, model):
         assert f"'ggsurgery.{module}" not in done.stderr
     for package in ("numpy", "yaml", "sentencepiece", "urllib.request"):
         assert f"'{package}'" not in done.stderr
+
+
+def test_json_has_no_word_for_infinity(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    print_json({"a": float("inf"), "b": [float("nan"), 1.5], "c": (2, "x", None)})
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found == {"a": None, "b": [None, 1.5], "c": [2, "x", None]}
