@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from gguf.constants import GGUFValueType
 
@@ -64,13 +66,26 @@ def entries(
     }
     history = [_earlier(h) for h in headers]
     if any(history):
-        found["history"] = Value.of(json.dumps(history, separators=(",", ":")), text)
+        found["history"] = Value.of(_told(history), text)
     return {PREFIX + key: value for key, value in found.items()}
 
 
-def _earlier(header: Header) -> dict[str, object]:
+def _earlier(header: Header) -> dict[str, Any]:
     keys = (*_OWN, "history")
-    return {k: header.metadata[PREFIX + k].value for k in keys if PREFIX + k in header.metadata}
+    found = {k: header.metadata[PREFIX + k].value for k in keys if PREFIX + k in header.metadata}
+    if "history" in found:
+        # Nested as values: text within text would double its backslashes with every operation.
+        with suppress(TypeError, ValueError, RecursionError):
+            found["history"] = json.loads(found["history"])
+    return found
+
+
+def _told(history: Sequence[dict[str, Any]]) -> str:
+    try:
+        return json.dumps(history, separators=(",", ":"))
+    except RecursionError:  # hundreds of operations one after the other: the last ones stay
+        shorter = [{k: v for k, v in one.items() if k != "history"} for one in history]
+        return json.dumps(shorter, separators=(",", ":"))
 
 
 def read_provenance(header: Header) -> Provenance:

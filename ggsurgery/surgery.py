@@ -22,7 +22,8 @@ from .header_edit import edited, is_header_edit
 from .identity import counted_size_label, new_identity
 from .layout import lay_out
 from .look.verify import verify
-from .plan.recipe import HEADER_STEPS, Recipe, Step
+from .plan.ops import drop_tail
+from .plan.recipe import HEADER_STEPS, Recipe
 from .plan.types import Plan
 from .provenance import PADDING_KEY, PREFIX, entries, read_provenance
 
@@ -48,6 +49,7 @@ class Operation:
         names: Sequence[str] | None = None,
         given: Mapping[str, Any] | None = None,
     ) -> None:
+        _check_text(recipe)
         self.recipe = recipe
         self.options = _options(recipe)
         self.given = given
@@ -70,10 +72,7 @@ class Operation:
         rules = rules_for(headers[0], allow_unknown=self.options.get("allow_unknown_arch", False))
         self.rules = rules
         self.before = Plan.identity(headers[0].n_layers, rules.n_tail(headers[0]))
-        plan = self._planned()
-        if self.options.get("drop_mtp"):
-            plan = Recipe((Step("drop_mtp"),)).apply(plan)
-        self.plan = plan
+        plan = self.plan = self._planned(self.recipe)
         if plan.n_sources != len(headers):
             raise PlanError(
                 "another number of inputs than the recipe blends", file=headers[0].path,
@@ -92,20 +91,22 @@ class Operation:
         label = counted_size_label(
             layout.tensor_infos(), n_experts if isinstance(n_experts, int) else 0
         )
-        done = "; ".join(s.describe() for s in self.recipe.steps if s.operation not in HEADER_STEPS)
-        metadata.update(new_identity(metadata, label, done, self.recipe.name))
+        told = self.recipe.without_folders()
+        done = "; ".join(s.describe() for s in told.steps if s.operation not in HEADER_STEPS)
+        metadata.update(new_identity(metadata, label, done, told.name))
         metadata = edited(headers[plan.shell], metadata, filter(is_header_edit, plan.edits))
         full = self.options.get("full_checksum", False)
         sums = [source.checksum(full=full) for source in self.sources]
-        metadata.update(entries(plan, self.recipe, self.names, headers, sums, version))
+        metadata.update(entries(self._planned(told), told, self.names, headers, sums, version))
         # Laid out again: name and provenance changed the header's length, not the pieces.
         self.layout = lay_out(plan, headers, change, metadata, out_type=kind)
 
-    def _planned(self) -> Plan:
+    def _planned(self, recipe: Recipe) -> Plan:
         try:
-            return self.recipe.apply(self.before)
+            plan = recipe.apply(self.before)
         except PlanError as error:  # operations know layers, not files
             raise error.at(file=self.headers[0].path) from error
+        return drop_tail(plan) if self.options.get("drop_mtp") else plan
 
     def settle(self, *, progress: Progress | None = None) -> None:
         """Find the thresholds of global prunes now (otherwise `write` does it).
@@ -215,8 +216,18 @@ def prepare_replay(
                 expected=f"{name} with {expected}",
                 found=found,
             )
+    recipe = known.recipe.with_files_of([Path(), *(Path(p).parent for p in (made, *inputs))])
     # The names as they were: an input that was renamed since is still the same input.
-    return Operation(known.recipe, inputs, version=known.version, names=known.sources, given=given)
+    return Operation(recipe, inputs, version=known.version, names=known.sources, given=given)
+
+
+def _check_text(recipe: Recipe) -> None:
+    """It will stand in a header, whose strings are UTF-8."""
+    try:
+        recipe.dumps().encode()
+    except UnicodeEncodeError as error:
+        found = repr(error.object[max(0, error.start - 20) : error.end])
+        raise PlanError("a name or argument is no valid Unicode", found=found) from None
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:

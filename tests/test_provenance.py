@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 
 import pytest
 from gguf import GGUFWriter
@@ -81,6 +82,32 @@ def test_replay_of_a_second_operation_keeps_the_history(tmp_path, model):
     (history,) = json.loads(peer_metadata(twice)["ggsurgery.history"])
     assert history["recipe"] == '{"operations":[{"delete":{"layer":"1"}}]}'
     assert replay(twice, once, tmp_path / "new.gguf") == twice.read_bytes()
+
+
+def test_the_history_grows_by_the_same_size_each_time(tmp_path, model):
+    """Text within text would double its backslashes: 20 operations made a header of 100 MB."""
+    sizes, path = [], model
+    for n in range(14):
+        path = operate(path, tmp_path / f"{n}.gguf", step("swap", layers="0,1"), name="x")
+        sizes.append(len(peer_metadata(path).get("ggsurgery.history", "")))
+    growth = {b - a for a, b in pairwise(sizes[1:])}
+    assert max(growth) - min(growth) <= 2  # "9.gguf", "10.gguf"
+    (last,) = json.loads(peer_metadata(path)["ggsurgery.history"])
+    for n in range(12, 0, -1):
+        assert last["sources"] == [f"{n - 1}.gguf"]
+        (last,) = last["history"]
+    assert last["sources"] == ["in.gguf"]
+    assert replay(path, tmp_path / "12.gguf", tmp_path / "new.gguf") == path.read_bytes()
+
+
+@pytest.mark.parametrize("history", ["[" * 5000, "[" * 900 + "]" * 900, "no JSON"])
+def test_an_odd_history_does_not_stop_an_operation(tmp_path, history):
+    def meta(writer: GGUFWriter) -> None:
+        writer.add_string("ggsurgery.history", history)
+
+    source = tiny_llama(tmp_path / "in.gguf", 3, meta=meta)
+    out = operate(source, tmp_path / "out.gguf", step("delete", layer="1"))
+    assert len(json.loads(peer_metadata(out)["ggsurgery.history"])) == 1
 
 
 def test_replay_on_another_file_is_refused(tmp_path, model):

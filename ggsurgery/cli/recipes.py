@@ -15,7 +15,7 @@ from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..healing.fit import check_arrays, fit_of, heal_again
 from ..healing.sidecar import Sidecar
-from ..plan.recipe import Recipe, load_recipe
+from ..plan.recipe import Recipe, read_document
 from ..provenance import read_provenance
 from ..runtime import worker
 from ..surgery import prepare_replay
@@ -62,7 +62,11 @@ def apply(
       #     - delete: {layer: 10}
       #     - swap: {layers: "11,12"}
     """
-    loaded = load_recipe(recipe)
+    document = read_document(recipe)
+    loaded = Recipe.from_json(document, recipe)
+    left = [k for k in ("header", "template") if isinstance(document, dict) and document.get(k)]
+    if left:
+        warn(f"{recipe}: {' and '.join(left)}: for `ggsurgery run`; apply does the operations only")
     extra = options.recipe((), out_type=out_type, force_kinds=force_kinds)
     merged = replace(
         loaded,

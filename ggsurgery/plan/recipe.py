@@ -11,8 +11,8 @@ The same document, as JSON, stands in the header of every file made here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,9 @@ OPERATIONS: dict[str, Operation] = {
 
 #: Steps that change the header only: the model keeps its name.
 HEADER_STEPS = ("set", "unset")
+
+#: Arguments that name a file, by operation.
+FILE_ARGUMENTS = {"prune": "imatrix"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,28 @@ class Recipe:
     def describe(self) -> str:
         return "; ".join(one.describe() for one in self.steps)
 
+    def without_folders(self) -> Recipe:
+        """As it goes into a header: files that it names without the folders of this machine."""
+        return self._with_files(lambda name: Path(name).name)
+
+    def with_files_of(self, folders: Sequence[Path]) -> Recipe:
+        """The files that it names in the first of the folders that has them."""
+
+        def found(name: str) -> str:
+            return next((str(f / name) for f in folders if (f / name).is_file()), name)
+
+        return self._with_files(found)
+
+    def _with_files(self, place: Callable[[str], str]) -> Recipe:
+        def changed(one: Step) -> Step:
+            named = FILE_ARGUMENTS.get(one.operation)
+            return Step(
+                one.operation,
+                tuple((k, place(str(v)) if k == named else v) for k, v in one.arguments),
+            )
+
+        return replace(self, steps=tuple(changed(one) for one in self.steps))
+
     def to_json(self) -> dict[str, Any]:
         document: dict[str, Any] = {}
         if self.name is not None:
@@ -211,21 +236,51 @@ def load_recipe(path: str | Path) -> Recipe:
     Raises:
         FormatError: the file is missing, no YAML or no recipe.
     """
+    return Recipe.from_json(read_document(path), path)
+
+
+def read_document(path: str | Path) -> Any:
+    """The document in a recipe file, which `Recipe.from_json` reads.
+
+    Raises:
+        FormatError: the file is missing, no YAML, names a key twice, or is one for
+            `ggsurgery run`.
+    """
     import yaml  # 30 ms that a plain cut does not need
 
     path = Path(path)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise FormatError(error.strerror or "cannot be read", file=path) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise FormatError(f"no valid YAML: {error}", file=path) from None
+    _check_keys(tree, path, set())
     if isinstance(document, dict) and document.get("laco"):
         raise FormatError(
             "the recipe finds its operations by running LaCo on the model", file=path,
             hint=f"Run it with: ggsurgery run {path} --source IN",
         )  # fmt: skip
-    return Recipe.from_json(document, path)
+    return document
+
+
+def _check_keys(node: Any, path: Path, seen: set[int]) -> None:
+    """YAML's reader lets the last of two equal keys win: a step would be lost in silence."""
+    if id(node) in seen or not isinstance(getattr(node, "value", None), list):
+        return
+    seen.add(id(node))
+    names: set[str] = set()
+    for item in node.value:
+        key, *values = item if isinstance(item, tuple) else (None, item)
+        if key is not None and isinstance(key.value, str):
+            if key.value in names:
+                line = key.start_mark.line + 1
+                raise FormatError(f"line {line}: {key.value} stands there twice", file=path)
+            names.add(key.value)
+        for value in values:
+            _check_keys(value, path, seen)
 
 
 def _step(entry: Any, number: int, where: str | Path) -> Step:

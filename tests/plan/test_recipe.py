@@ -83,6 +83,8 @@ def test_the_failing_step_is_named():
         ("!!python/object/apply:os.system [true]", "no valid YAML"),
         ("operations: []\noptions: 3", "options must be a mapping"),
         ("[" * 5000, "no valid YAML"),
+        ("operations: []\noperations: []", "line 2: operations stands there twice"),
+        ("- delete: {layer: 1,\n    layer: 2}", "line 2: layer stands there twice"),
     ],
 )
 def test_no_recipe(tmp_path, text, message):
