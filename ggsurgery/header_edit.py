@@ -76,8 +76,10 @@ def new_value(value: Any, old: Value | None, type_text: str | None, header: Head
     if kind is GGUFValueType.ARRAY:
         if not isinstance(value, list):
             raise PlanError(
-                "an array is needed", expected="JSON such as [1, 2, 3]", found=repr(value)[:60]
-            )
+                "an array is needed", expected="JSON such as [1, 2, 3]", found=repr(value)[:60],
+                hint="`ggsurgery meta set --as-json` reads the value as JSON."
+                if isinstance(value, str) else None,
+            )  # fmt: skip
         assert item is not None
         return Value.of([_fit(v, item) for v in value], kind, item, header.order)
     return Value.of(_fit(value, kind), kind, None, header.order)

@@ -85,6 +85,11 @@ class FileLayout:
         last = self.pieces[-1].info
         return len(self.header) + padded(last.offset + last.nbytes, self.alignment)
 
+    @property
+    def computes(self) -> bool:
+        """Whether any tensor is computed and not only copied."""
+        return any(isinstance(p.job, Compute) for p in self.pieces)
+
     def tensor_infos(self) -> tuple[TensorInfo, ...]:
         return tuple(p.info for p in self.pieces)
 

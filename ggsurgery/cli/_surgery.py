@@ -89,6 +89,21 @@ def surgery_options(function: F) -> F:
     return command  # type: ignore[no-any-return]
 
 
+def list_option(name: str, metavar: str, help: str) -> Callable[[F], F]:
+    """A required list of layers; given several times, the lists stand one behind the other.
+
+    click's own rule, that the last one counts, would leave the first layers out in silence.
+    """
+    return click.option(
+        name,
+        required=True,
+        multiple=True,
+        metavar=metavar,
+        help=help,
+        callback=lambda _context, _option, values: ",".join(values),
+    )
+
+
 def in_out(function: F) -> F:
     """The arguments IN and OUT."""
     function = click.argument("out", metavar="OUT", type=FILE)(function)
@@ -115,6 +130,8 @@ def run(operation: Operation, out: Path, options: Options) -> None:
         warn(text)
     if options.drop_mtp and not operation.before.tail:
         warn("--drop-mtp: the file has no layers behind the trunk")
+    if "out_type" in operation.options and not operation.layout.computes:
+        warn("--out-type: nothing is computed; the tensors keep their types")
     for text in operation.faults(out):
         warn(text)
     if options.dry_run:
@@ -122,12 +139,17 @@ def run(operation: Operation, out: Path, options: Options) -> None:
         return
     write_with_bar(operation, out, force=options.force, sync=options.sync)
     facts, zeros = summary(operation), zeros_of(operation, out)
+    header_only = operation.plan.stack == operation.before.stack and all(
+        s.operation in HEADER_STEPS for s in operation.recipe.steps
+    )
     n_zero, n_weights = sum(z.n_zero for z in zeros), sum(z.n_weights for z in zeros)
     if options.as_json:
-        more = {"sparsity": n_zero / n_weights} if zeros else {}
+        more: dict[str, Any] = {"sparsity": n_zero / n_weights} if zeros else {}
+        if header_only:
+            more["metadata"] = [c.to_json() for c in changed(operation)]
         print_json(facts | {"out": str(out)} | more)
         return
-    if all(s.operation in HEADER_STEPS for s in operation.recipe.steps):
+    if header_only:
         note(f"{out}: {_entries(operation)}; the weights are those of {operation.names[0]}")
         return
     note(
@@ -142,7 +164,7 @@ def run(operation: Operation, out: Path, options: Options) -> None:
 
 def zeros_of(operation: Operation, out: Path) -> list[Zeros]:
     """What a prune among the steps came to, counted in the file; empty where there is none."""
-    if not any(isinstance(p.job, Compute) for p in operation.layout.pieces):
+    if not operation.layout.computes:
         return []
     from ..prune import masked, measure
 

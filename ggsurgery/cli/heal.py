@@ -14,7 +14,7 @@ from ..runtime import worker
 from ._files import FILE
 from ._output import note, table
 from ._progress import progress_bar
-from ._surgery import Options, in_out, surgery_options
+from ._surgery import Options, in_out, list_option, surgery_options
 from ._writing import check_early, write_recipe
 
 DEFAULT = Settings()
@@ -22,7 +22,7 @@ DEFAULT = Settings()
 
 @click.command()
 @surgery_options
-@click.option("--layer", required=True, metavar="LIST", help="Layers to cut: 12-16 or 5,12-14.")
+@list_option("--layer", "LIST", "Layers to cut: 12-16 or 5,12-14.")
 @click.option(
     "--text", required=True, type=FILE, help="UTF-8 calibration text; report on another one."
 )

@@ -39,8 +39,8 @@ def inspect(file: Path, tensors: bool, ctx: int | None, as_json: bool) -> None:
     header = read_header(file)
     facts = summarize(header, ctx)
     if as_json:
-        listed = {"tensors": [asdict(t) for t in header.tensors]} if tensors else {}
-        print_json(facts.to_json() | listed)
+        rows = [asdict(t) | {"type_name": t.type_name} for t in header.tensors]
+        print_json(facts.to_json() | ({"tensors": rows} if tensors else {}))
         return
     click.echo(_facts(facts))
     click.echo()
@@ -67,8 +67,8 @@ def _facts(s: Summary) -> str:
         ),
         ("tensor data", f"{human_bytes(s.bytes)}, {s.bits_per_weight:.2f} bits per weight"),
         ("types", types),
-        ("embedding", f"{s.embedding}, vocabulary {s.vocabulary}"),
-        ("context", f"trained {s.context_trained}"),
+        ("embedding", f"{s.embedding or '–'}, vocabulary {s.vocabulary or '–'}"),
+        ("context", f"trained {s.context_trained or '–'}"),
         (
             "memory to run",
             f"{human_bytes(s.bytes + s.kv_bytes)} at {s.context} tokens "

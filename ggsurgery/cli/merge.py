@@ -9,7 +9,7 @@ import click
 from ..plan.blend_ops import INTERPOLATIONS, MERGES, PARTS
 from ..plan.recipe import step
 from ._blend import force_kinds_option, out_type_option
-from ._surgery import Options, in_out, operate, surgery_options
+from ._surgery import Options, in_out, list_option, operate, surgery_options
 
 SCALE_HELP = (
     "Damp the copy: scale what it adds to the residual stream (attn_output and ffn_down, or the "
@@ -18,7 +18,7 @@ SCALE_HELP = (
 
 
 @click.command()
-@click.option("--layers", required=True, metavar="A-B", help="Neighbours that collapse into A.")
+@list_option("--layers", "A-B", "Neighbours that collapse into A.")
 @click.option(
     "--method", type=click.Choice(MERGES), default="rdsc", show_default=True, help="See above."
 )
@@ -76,7 +76,7 @@ def merge(
 
 
 @click.command()
-@click.option("--layers", required=True, metavar="A,B", help="The two parents.")
+@list_option("--layers", "A,B", "The two parents.")
 @click.option(
     "--weight",
     type=click.FloatRange(0, 1),

@@ -16,10 +16,17 @@ from ..ggufio.types import Value
 from ..plan.recipe import step
 from ..report_plan import short
 from ._files import FILE
-from ._output import json_option, print_json, table
+from ._output import json_option, print_json, table, warn
 from ._surgery import Options, in_out, operate, surgery_options
 
 _NEGATIVE = re.compile(r"-[\d.]|-inf\b")
+#: What a value looks like, by the type that it is likely meant to have.
+_LOOKS = {
+    "uint32": re.compile(r"[0-9]+"),
+    "int32": re.compile(r"-[0-9]+"),
+    "float32": re.compile(r"-?([0-9]+\.[0-9]*|\.?[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE),
+    "bool": re.compile(r"true|false", re.IGNORECASE),
+}
 
 
 @click.group()
@@ -117,7 +124,12 @@ def set_(
       ggsurgery meta set general.tags '["pruned", "27 layers"]' --as-json in.gguf out.gguf
       ggsurgery meta set qwen3.rope.freq_base 5e6 in.gguf out.gguf
     """
-    one = step("set", key=key, value=_value(value, value_is_json), type=kind)
+    if key == "general.name" and options.name is not None:
+        raise click.UsageError("The name is given twice: as VALUE and with --name.")
+    given = _value(value, value_is_json)
+    one = step("set", key=key, value=given, type=kind)
+    if isinstance(given, str) and kind is None and not value_is_json:
+        _warn_of_text(key, given, source)
     operate(options.recipe((one,)), (source,), out, options)
 
 
@@ -135,16 +147,35 @@ def unset(options: Options, key: str, source: Path, out: Path) -> None:
     operate(options.recipe((step("unset", key=key),)), (source,), out, options)
 
 
+def _warn_of_text(key: str, text: str, source: Path) -> None:
+    """A number under a new key would be a string, which llama.cpp does not take for one.
+
+    Entries of `general.` are texts (a version, a name), whatever they look like.
+    """
+    header = read_header(source)
+    looks = [kind for kind, form in _LOOKS.items() if form.fullmatch(text)]
+    if (
+        looks
+        and not key.startswith("general.")
+        and key.replace("{arch}", header.architecture) not in header.metadata
+    ):
+        warn(f"{key} is new and becomes a string; --type {looks[0]} makes it another type")
+
+
 def _value(text: str, is_json: bool) -> Any:
-    if text == "-":
-        text = sys.stdin.read()
-    elif text.startswith("@"):
-        text = Path(text[1:]).read_text(encoding="utf-8")
+    where = text
+    try:
+        if text == "-":
+            text = sys.stdin.buffer.read().decode("utf-8")
+        elif text.startswith("@"):
+            text = Path(text[1:]).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise PlanError("the value is not UTF-8 text", file=where.lstrip("@")) from None
     if not is_json:
         return text
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"the value is no valid JSON: {error}") from None
 
 

@@ -12,15 +12,14 @@ from ..repair import prepare
 from ..report_plan import short
 from ._output import json_option, note, print_json, table, warn
 from ._progress import bytes_bar
-from ._surgery import in_out
+from ._surgery import in_out, list_option
 
 
 @click.command()
-@click.option(
+@list_option(
     "--removed",
-    required=True,
-    metavar="LIST",
-    help="The layers that were removed, numbered as in the whole model: 3, 3-5 or 0-9,11.",
+    "LIST",
+    "The layers that were removed, numbered as in the whole model: 3, 3-5 or 0-9,11.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would change; write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")

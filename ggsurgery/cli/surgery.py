@@ -8,13 +8,13 @@ import click
 
 from ..plan.recipe import step
 from ._blend import out_type_option
-from ._surgery import Options, in_out, operate, surgery_options
+from ._surgery import Options, in_out, list_option, operate, surgery_options
 
 LAYER_HELP = "Layers as in the file, from 0: 3, 3-5 or 0-9,11,13."
 
 
 @click.command()
-@click.option("--layer", required=True, metavar="LIST", help=LAYER_HELP)
+@list_option("--layer", "LIST", LAYER_HELP)
 @surgery_options
 @in_out
 def delete(options: Options, layer: str, source: Path, out: Path) -> None:
@@ -29,7 +29,7 @@ def delete(options: Options, layer: str, source: Path, out: Path) -> None:
 
 
 @click.command()
-@click.option("--layers", required=True, metavar="A,B", help="The two layers to exchange.")
+@list_option("--layers", "A,B", "The two layers to exchange.")
 @surgery_options
 @in_out
 def swap(options: Options, layers: str, source: Path, out: Path) -> None:
@@ -43,7 +43,7 @@ def swap(options: Options, layers: str, source: Path, out: Path) -> None:
 
 
 @click.command()
-@click.option("--layer", required=True, metavar="LIST", help=LAYER_HELP)
+@list_option("--layer", "LIST", LAYER_HELP)
 @click.option(
     "--to", required=True, type=int, metavar="N", help="The number that the first moved layer gets."
 )
@@ -60,12 +60,7 @@ def move(options: Options, layer: str, to: int, source: Path, out: Path) -> None
 
 
 @click.command()
-@click.option(
-    "--layers",
-    required=True,
-    metavar="LIST",
-    help="The new stack: any order, repeats allowed; all others leave.",
-)
+@list_option("--layers", "LIST", "The new stack: any order, repeats allowed; all others leave.")
 @surgery_options
 @in_out
 def keep(options: Options, layers: str, source: Path, out: Path) -> None:
@@ -80,7 +75,7 @@ def keep(options: Options, layers: str, source: Path, out: Path) -> None:
 
 
 @click.command()
-@click.option("--layer", required=True, metavar="LIST", help=LAYER_HELP)
+@list_option("--layer", "LIST", LAYER_HELP)
 @click.option(
     "--to",
     type=int,

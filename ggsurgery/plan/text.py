@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from ..errors import PlanError
 
-_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_RANGE = re.compile(r" *([0-9]{1,9}) *(?:- *([0-9]{1,9}) *)?")
 
-LONGEST_RANGE = 10_000
+LONGEST = 10_000
 
 
 def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
@@ -29,19 +29,22 @@ def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
     if not isinstance(text, str):
         text = ",".join(str(item) for item in text)
     layers: list[int] = []
-    for part in text.replace(" ", "").split(","):
+    for part in text.split(","):
         match = _RANGE.fullmatch(part)
         if match is None:
             raise _wrong(text)
         first, last = int(match[1]), int(match[2] or match[1])
-        if abs(last - first) >= LONGEST_RANGE:
-            raise PlanError(f"the range {part} is longer than any model")
+        if abs(last - first) >= LONGEST:
+            raise PlanError(f"the range {part.strip()} is longer than any model")
         if last < first:
             backwards = ",".join(str(n) for n in range(first, last - 1, -1))
             raise PlanError(
-                f"the range {part} runs backwards", hint=f"If that is meant, write {backwards}"
+                f"the range {part.strip()} runs backwards",
+                hint=f"If that is meant, write {backwards}",
             )
         layers.extend(range(first, last + 1))
+        if len(layers) > LONGEST:
+            raise PlanError("the list of layers is longer than any model")
     return tuple(layers)
 
 

@@ -64,6 +64,13 @@ def test_folded_runs_and_what_is_left_out(tmp_path, model):
     assert "left out: 2-3" in said
 
 
+def test_layers_named_one_by_one(tmp_path, model):
+    said = call("delete", "--layer", "1", "--layer", "3-4", model, tmp_path / "a.gguf").err
+    assert "layers 6 → 3" in said
+    call("swap", "--layers", "1", "--layers", "3", model, tmp_path / "b.gguf")
+    assert peer_metadata(tmp_path / "b.gguf")["general.name"].endswith("(swap 1,3)")
+
+
 def test_name_and_force(tmp_path, model):
     out = tmp_path / "out.gguf"
     out.write_bytes(b"old")
@@ -92,6 +99,33 @@ def test_replay_shows_first_what_it_would_do(tmp_path, model):
     assert "left out: 1" in shown.out
     assert "nothing was written" in shown.err
     assert not again.exists()
+
+
+def test_what_a_recipe_leaves_to_run_is_said(tmp_path, model):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("operations: [{delete: 0}]\nheader: {general.license: mit}\n")
+    said = call("apply", recipe, model, tmp_path / "out.gguf").err
+    assert f"warning: {recipe}: header: for `ggsurgery run`; apply does the operations" in said
+
+
+def test_an_edit_of_the_header_as_json(tmp_path, model):
+    out = tmp_path / "out.gguf"
+    said = call("meta", "set", "general.license", "mit", "--json", model, out).json
+    change = {"key": "general.license", "before": None, "after": "mit"}
+    assert change in said["metadata"]
+
+
+def test_a_new_entry_that_looks_like_a_number_is_said_to_be_text(tmp_path, model):
+    def said(key, value, *more):
+        return call("meta", "set", key, value, *more, "--force", model, tmp_path / "o.gguf").err
+
+    warning = "warning: llama.rope.freq_base is new and becomes a string; --type float32"
+    assert warning in said("llama.rope.freq_base", "5e6")
+    assert "--type uint32" in said("x.y", "3")
+    assert "--type bool" in said("x.y", "true")
+    for quiet in (("x.y", "3", "--type", "string"), ("x.y", "3", "--as-json"), ("x.y", "mit")):
+        assert "warning" not in said(*quiet)
+    assert "warning" not in said("llama.context_length", "64")
 
 
 def test_a_negative_number_is_a_value(tmp_path, model):
@@ -125,6 +159,7 @@ def test_inspect(model):
     # 6 layers, keys and values, 2 heads of 16, 100 tokens, 2 bytes
     assert facts["kv_bytes"] == 6 * 2 * 2 * 16 * 100 * 2
     assert [t["name"] for t in facts["tensors"]] == list(peer_tensors(model))
+    assert {t["type_name"] for t in facts["tensors"]} == {"f32"}
     said = call("inspect", "--tensors", model).out
     assert "6 (no" not in said
     assert "blk.5.ffn_down.weight" in said

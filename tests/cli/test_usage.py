@@ -16,7 +16,7 @@ from .._gguf import Raw, tensor, tiny_llama
 
 @pytest.fixture
 def model(tmp_path):
-    return tiny_llama(tmp_path / "in.gguf", 4)
+    return tiny_llama(tmp_path / "in.gguf", 4, meta=lambda w: w.add_array("x.list", [1, 2]))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,8 @@ def model(tmp_path):
         ["inspect", "--ctx", "0", "in.gguf"],
         ["meta", "set", "key", "in.gguf", "out.gguf"],
         ["meta", "sat"],
+        ["meta", "set", "general.name", "A", "--name", "B", "in.gguf", "out.gguf"],
+        ["template", "render", "--conversation", "single", "--messages", "m.json", "in.gguf"],
         ["--verbose"],
     ],
 )
@@ -110,6 +112,12 @@ def test_every_command_has_help(name):
         (["meta", "set", "a", "[1", "--as-json", "IN", "OUT"], "the value is no valid JSON"),
         (["meta", "set", "a", '"\\ud800"', "--as-json", "IN", "OUT"], "is no valid Unicode"),
         (["meta", "set", "", "x", "IN", "OUT"], "impossible length of a key"),
+        (["meta", "set", "x.list", "[5]", "IN", "OUT"], "set --as-json` reads the value as JSON"),
+        (["meta", "set", "a", "@in.gguf", "IN", "OUT"], "in.gguf: the value is not UTF-8 text"),
+        (["meta", "set", "a", "[" * 10**5, "--as-json", "IN", "OUT"], "the value is no valid JSON"),
+        (["meta", "set", "a", "1" * 5000, "--as-json", "IN", "OUT"], "the value is no valid JSON"),
+        (["delete", "--layer", "1 2", "IN", "OUT"], "not a list of layers"),
+        (["delete", "--layer", "1", "--name", "\udcff", "IN", "OUT"], "is no valid Unicode"),
     ],
 )
 def test_one_line_and_1(tmp_path, model, monkeypatch, arguments, message):
