@@ -64,9 +64,15 @@ def changes(before: dict[str, Value], after: dict[str, Value]) -> list[Change]:
             k not in before
             or k not in after
             or before[k].type != after[k].type
-            or before[k].raw != after[k].raw
+            or not _alike(before[k], after[k])
         )
     ]
+
+
+def _alike(a: Value, b: Value) -> bool:
+    if a.order == b.order:
+        return a.raw == b.raw
+    return a.item_type == b.item_type and bool(a.value == b.value)
 
 
 def short(value: Value | None, limit: int = 60) -> str | None:

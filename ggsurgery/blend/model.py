@@ -62,7 +62,9 @@ def check_masks(edits: Iterable[Edit], tensors: Sequence[TensorInfo], path: Path
     """
     for edit in edits:
         only = dict(edit.params).get("only")
-        if edit.kind == "mask" and not any(prunable(t.name, t.shape, only) for t in tensors):
+        if edit.kind == "mask" and not any(
+            prunable(t.name, t.shape, only) and not is_integer(t.type) for t in tensors
+        ):
             raise PlanError(
                 "no tensor to prune", file=path, found=None if only is None else f"only {only}",
                 hint="`ggsurgery inspect --tensors` lists the names.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import ArchitectureError
+from ..errors import ArchitectureError, FormatError
 from ..ggufio.types import Header
 from ..report_plan import short
 
@@ -22,6 +22,8 @@ def check_alike(headers: Sequence[Header]) -> None:
                 "the models are of different architectures", file=other.path,
                 expected=first.architecture, found=other.architecture,
             )  # fmt: skip
+        if other.order != first.order:
+            raise FormatError("byte order differs from the other source", file=other.path)
         _check_tensors(first, other)
         _check_tokenizer(first, other)
 
@@ -47,7 +49,9 @@ def _check_tokenizer(first: Header, other: Header) -> None:
     keys += [k for k in other.metadata if k.startswith("tokenizer.ggml.") and k not in keys]
     for key in keys:
         ours, theirs = first.metadata.get(key), other.metadata.get(key)
-        if ours is None or theirs is None or ours.raw != theirs.raw:
+        if ours is not None and theirs is not None and ours.raw == theirs.raw:
+            continue
+        if ours is None or theirs is None or ours.value != theirs.value:
             raise ArchitectureError(
                 "the models have different tokenizers", file=other.path, tensor=key,
                 expected=_entry(first, other, key), found=_entry(other, first, key),

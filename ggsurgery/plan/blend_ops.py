@@ -22,6 +22,7 @@ PARTS = ("all", "attn", "ffn")
 MODEL_METHODS = ("linear", "slerp", "task-arithmetic", "ties", "dare")
 #: Methods that add differences to a base model, which is the first source then.
 BASED = ("task-arithmetic", "ties", "dare")
+MAX_MODELS = 256
 SCOPES = ("global", "tensor", "row")
 SCORES = ("magnitude", "wanda")
 
@@ -148,6 +149,8 @@ def blend(
         raise PlanError("slerp blends two models", expected=2, found=count)
     if count < (1 if based else 2):
         raise PlanError("too few models to blend", expected="two or more", found=count)
+    if count > MAX_MODELS:
+        raise PlanError("too many models to blend", expected=f"at most {MAX_MODELS}", found=count)
     if plan != Plan.identity(plan.n_layers, len(plan.tail)):
         raise PlanError("a blend of models comes before all other operations")
     chosen = _blend_params(method, count, weights, density, scale, seed)
@@ -192,8 +195,10 @@ def _blend_params(
             raise PlanError("slerp takes one weight, that of the second model, from 0 to 1")
         return params(weight=given[0])
     each = [1 / count] * count if weights is None else [float(w) for w in weights]
-    if len(each) != count or not all(isfinite(w) for w in each):
+    if len(each) != count:
         raise PlanError("not one weight for each model", expected=count, found=len(each))
+    for weight in each:
+        _finite("a weight", weight)
     return params(
         weights=tuple(each),
         density=density,
@@ -227,6 +232,8 @@ def prune(
     n, m = (None, None) if pattern is None else parse_pattern(pattern)
     if (pattern is None) == (sparsity is None):
         raise PlanError("either a sparsity or a pattern N:M is needed")
+    if pattern is not None and scope != "global":
+        raise PlanError("a scope belongs to a sparsity; a pattern N:M holds in every row")
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise PlanError("sparsity out of range", expected="0 to 1", found=sparsity)
     options = params(

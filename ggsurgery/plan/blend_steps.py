@@ -44,6 +44,17 @@ def numbers(value: Any) -> tuple[float, ...]:
     return tuple(number(v) for v in value)
 
 
+def quoted(value: Any) -> str:
+    """Text that YAML takes for a number where it stands without quotes: 2:4 is 124.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f'expected text in quotes, such as "2:4", found {value!r}')
+    return value
+
+
 def flag(value: Any) -> bool:
     """True or false.
 
@@ -88,7 +99,7 @@ STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], t
     "prune": (
         blend_ops.prune,
         {
-            "sparsity": number, "scope": str, "pattern": str, "score": str, "imatrix": str,
+            "sparsity": number, "scope": str, "pattern": quoted, "score": str, "imatrix": str,
             "largest": flag, "only": str,
         },
         (),

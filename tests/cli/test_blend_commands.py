@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
-from gguf import GGUFReader, GGUFWriter, quants
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, quants
 
 from ggsurgery.cli import main
-from tests._gguf import tiny_llama
+from tests._gguf import Raw, kv_text, kv_u32, tiny_llama
+from tests._gguf import tensor as gguf_tensor
 from tests._needs import ROOT
 
 Run = Callable[..., tuple[int, str, str]]
@@ -362,6 +363,63 @@ def test_wanda_weighs_by_the_inputs(run: Run, model: Path, tmp_path: Path) -> No
             gone = np.concatenate([found[n].ravel() == 0 for n in group])
             assert gone.sum() == score.size // 2
             assert score[gone].max() <= score[~gone].min()
+
+
+def test_the_imatrix_is_recorded_by_its_name(run: Run, model: Path, tmp_path: Path) -> None:
+    from ggsurgery.imatrix import Entry, Imatrix, write_imatrix
+
+    entry = Entry(np.ones((1, 64), np.float32), np.array([1]))
+    (tmp_path / "folder").mkdir()
+    out, again, norms = (tmp_path / "folder" / n for n in ("out.gguf", "again.gguf", "i.gguf"))
+    write_imatrix(Imatrix({"blk.0.ffn_up.weight": entry}), norms)
+    wanda = ("--scope", "row", "--score", "wanda", "--imatrix", norms, "--only", r"\.0\.ffn_up")
+    assert run("prune", "--sparsity", "0.5", *wanda, model, out)[0] == 0
+    assert str(tmp_path).encode() not in out.read_bytes()
+    assert '"imatrix":"i.gguf"' in run("meta", "get", "ggsurgery.recipe", out)[1]
+    code, _, err = run("replay", out, model, again)  # found beside the file
+    assert code == 0, err
+    assert out.read_bytes() == again.read_bytes()
+
+
+def test_blends_refused_without_a_traceback(run: Run, tmp_path: Path) -> None:
+    """Token types may be written as int32 or uint32: with equal values it is one tokenizer."""
+
+    def tokens(kind: GGUFValueType, big: bool = False, last: int = 1) -> Path:
+        def meta(writer: GGUFWriter) -> None:
+            writer.add_key_value(
+                "tokenizer.ggml.token_type", [1] * 63 + [last], GGUFValueType.ARRAY, kind
+            )
+
+        name = f"{kind.name}{big}{last}.gguf"
+        return tiny_llama(tmp_path / name, 2, big_endian=big, meta=meta)
+
+    ours, out = tokens(GGUFValueType.INT32), tmp_path / "out.gguf"
+    err = run("blend", ours, tokens(GGUFValueType.INT32, big=True), out)[2]
+    assert "INT32True1.gguf: byte order differs from the other source" in err
+    err = run("blend", ours, tokens(GGUFValueType.UINT32, last=2), out)[2]
+    assert "different tokenizers: expected entry 63 1, found entry 63 2" in err
+    code, _, err = run("blend", ours, tokens(GGUFValueType.UINT32), out)
+    assert code == 0, err
+
+
+def test_only_index_tensors_to_prune(run: Run, tmp_path: Path) -> None:
+    raw = Raw(
+        [kv_text("general.architecture", "llama"), kv_u32("llama.block_count", 1)],
+        [gguf_tensor("blk.0.table", (8,), T.I32, 0)], bytes(32),
+    )  # fmt: skip
+    model, out = raw.write(tmp_path / "in.gguf"), tmp_path / "out.gguf"
+    code, _, err = run("prune", "--sparsity", "0.5", "--only", "table", model, out)
+    assert (code, "no tensor to prune" in err) == (1, True)
+    assert not out.exists()
+
+
+def test_an_out_type_without_a_computed_tensor_is_said(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    said = "warning: --out-type: nothing is computed; the tensors keep their types"
+    plain = ("duplicate", "--layer", "1", "--out-type", "f32", model)
+    assert said in run(*plain, tmp_path / "a.gguf")[2]
+    assert said not in run(*plain[:-1], "--scale", "0.5", model, tmp_path / "b.gguf")[2]
 
 
 def test_wanda_with_the_imatrix_of_another_model(run: Run, model: Path, tmp_path: Path) -> None:

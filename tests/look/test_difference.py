@@ -69,6 +69,15 @@ def test_added_removed_shape_and_type(tmp_path):
     }
 
 
+def test_the_byte_order_alone_is_no_change_of_an_entry(tmp_path, model):
+    big = tiny_llama(tmp_path / "big.gguf", 5, big_endian=True)
+    assert difference(model, big).metadata == ()
+    out = operate(big, tmp_path / "out.gguf", step("swap", layers="0,1"))
+    assert "general.size_label" in {c.key for c in difference(model, out).metadata}  # 300K → 230K
+    again = operate(out, tmp_path / "again.gguf", step("swap", layers="0,1"))
+    assert "general.size_label" not in {c.key for c in difference(out, again).metadata}
+
+
 def test_a_lie_about_the_layer_count_costs_nothing(tmp_path):
     kvs = [kv_text("general.architecture", "llama"), kv_u32("llama.block_count", 2**32 - 1)]
     path = Raw(kvs, [tensor("blk.3.a")]).write(tmp_path / "a.gguf")

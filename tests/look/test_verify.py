@@ -147,3 +147,10 @@ def test_tensors_that_llama_cpp_does_not_use(tmp_path):
 
 def test_the_model_that_everybody_has(tmp_path):
     assert findings(needs_smollm2()) == []
+
+
+def test_a_model_without_layers(tmp_path):
+    kvs = [kv_text("general.architecture", "gemma3n"), kv_u32("gemma3n.block_count", 0)]
+    table = tensor("per_layer_token_embd.weight", (32, 1))
+    found = findings(Raw(kvs, [table]).write(tmp_path / "a.gguf"))
+    assert ("error", "token_embd.weight", "missing in a gemma3n model") in found

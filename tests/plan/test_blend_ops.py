@@ -105,6 +105,7 @@ def wrong(name: str, match: str, **arguments: object) -> object:
         wrong("bridge", "layer 10 does not exist", layer=10, at=1),
         wrong("bridge", "scale is no number", layer=1, at=1, scale="inf"),
         wrong("blend", "too few models", models=1, method="linear"),
+        wrong("blend", "too many models", models=10**12, method="linear"),
         wrong("blend", "slerp blends two", models=3, method="slerp"),
         wrong("blend", "slerp takes one weight", models=2, method="slerp", weights="0.5,0.5"),
         wrong("blend", "one weight for each", models=2, method="linear", weights="1"),
@@ -119,6 +120,11 @@ def wrong(name: str, match: str, **arguments: object) -> object:
         wrong("prune", "not an N:M pattern", pattern="4:2"),
         wrong("prune", "wanda needs an imatrix", sparsity=0.5, scope="row", score="wanda"),
         wrong("prune", "unknown scope", sparsity=0.5, scope="layer"),
+        wrong("prune", "a scope belongs to a sparsity", pattern="2:4", scope="row"),
+        wrong("prune", 'text in quotes, such as "2:4", found 124', pattern=124),  # YAML's 2:4
+        wrong(
+            "blend", "a weight is no number: found inf", models=2, method="linear", weights="inf,1"
+        ),
     ],
 )
 def test_refused(name: str, arguments: dict[str, object], match: str) -> None:
