@@ -148,6 +148,8 @@ def _shared(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> I
 
 def _slabs(rules: ArchRules, header: Header) -> Iterator[Finding]:
     n_trunk = header.n_layers - reading.n_tail(header)
+    if not n_trunk:
+        return
     sizes = {}
     for rule in rules.rules.slab:
         tensor = header.by_name.get(rule.tensor)

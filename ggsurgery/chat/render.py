@@ -130,6 +130,8 @@ def compile_template(template: str) -> jinja2.Template:
             f"chat template, line {error.lineno}: {error.message}",
             found=_line(template, error.lineno),
         ) from error
+    except (SyntaxError, RecursionError, MemoryError) as error:  # what Jinja made is too deep
+        raise TemplateError(f"chat template nests too deep: {error}") from error
 
 
 def render(

@@ -50,10 +50,11 @@ class Vocabulary:
                 expected="an array of strings", found=type(tokens).__name__,
             )  # fmt: skip
         types = header.get(Keys.Tokenizer.TOKEN_TYPE) or [int(TokenType.NORMAL)] * len(tokens)
-        if len(types) != len(tokens):
+        if not isinstance(types, list) or len(types) != len(tokens):
             raise FormatError(
                 "the vocabulary's lists differ in length", file=header.path,
-                tensor=Keys.Tokenizer.TOKEN_TYPE, expected=len(tokens), found=len(types),
+                tensor=Keys.Tokenizer.TOKEN_TYPE, expected=len(tokens),
+                found=len(types) if isinstance(types, list) else repr(types),
             )  # fmt: skip
         return cls(
             header,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import click
 from ..chat.conversations import BY_ID, CONVERSATIONS
 from ..chat.families import families, family
 from ..chat.lint import Report, lint
-from ..chat.render import compile_template, render
+from ..chat.render import TemplateError, compile_template, render
 from ..chat.vocabulary import Vocabulary, chat_template, template_names
 from ..errors import FormatError
 from ..ggufio.header import read_header
@@ -73,7 +75,8 @@ def set_(
     if (source_file is None) == (family_name is None):
         raise click.UsageError("Name either --from FILE or --family NAME.")
     text = _read(source_file) if source_file is not None else family(str(family_name)).jinja
-    compile_template(text)
+    with _named(source_file):
+        compile_template(text)
     _warn_of_faults(text, source)
     one = step("set", key=KEY, value=text, type="string")
     operate(options.recipe((one,)), (source,), out, options)
@@ -137,6 +140,8 @@ def render_(
       ggsurgery template render model.gguf --conversation tool-result
       ggsurgery template render model.jinja --messages chat.json --tools tools.json
     """
+    if conversation is not None and messages is not None:
+        raise click.UsageError("Give either --conversation ID or --messages FILE.")
     source, vocabulary = _load(file, name)
     talk: list[dict[str, Any]] = []
     offered: list[dict[str, Any]] = _json_list(tools) if tools else []
@@ -156,16 +161,17 @@ def render_(
         talk = [*talk, {"role": "user", "content": user}]
     if not talk:
         raise click.UsageError("Give --user TEXT, --messages FILE or --conversation ID.")
-    prompt = render(
-        source,
-        talk,
-        tools=offered or None,
-        add_generation_prompt=not no_generation_prompt,
-        continue_final_message=go_on,
-        bos_token=vocabulary.bos if vocabulary else "",
-        eos_token=vocabulary.eos if vocabulary else "",
-        enable_thinking=None if thinking is None else thinking == "on",
-    )
+    with _named(file):
+        prompt = render(
+            source,
+            talk,
+            tools=offered or None,
+            add_generation_prompt=not no_generation_prompt,
+            continue_final_message=go_on,
+            bos_token=vocabulary.bos if vocabulary else "",
+            eos_token=vocabulary.eos if vocabulary else "",
+            enable_thinking=None if thinking is None else thinking == "on",
+        )
     if as_json:
         print_json({"prompt": prompt})
     else:
@@ -189,7 +195,8 @@ def lint_(ctx: click.Context, file: Path, name: str | None, as_json: bool) -> No
       ggsurgery template lint model.gguf
     """
     source, vocabulary = _load(file, name)
-    report = lint(source, vocabulary)
+    with _named(file):
+        report = lint(source, vocabulary)
     if as_json:
         print_json(report.to_json())
     else:
@@ -226,6 +233,15 @@ def _read(file: Path) -> str:
         raise FormatError(error.strerror or "cannot be read", file=file) from None
     except UnicodeDecodeError:
         raise FormatError("not UTF-8 text", file=file, expected="a Jinja template") from None
+
+
+@contextmanager
+def _named(file: Path | None) -> Iterator[None]:
+    """Errors of a template with the file that it stands in."""
+    try:
+        yield
+    except TemplateError as error:
+        raise error.at(file=file) from error
 
 
 def _load(file: Path, name: str | None) -> tuple[str, Vocabulary | None]:

@@ -58,7 +58,7 @@ def check_output(
         raise OutputError("the output is a folder", file=out, expected="a file name")
     if out.exists() and not out.is_file():
         raise OutputError("the output is no regular file", file=out, hint="Name another output.")
-    if out.exists() and not force:
+    if (out.exists() or out.is_symlink()) and not force:
         raise OutputError(
             "the output exists", file=out, hint="Name another file, or replace it with --force."
         )

@@ -12,6 +12,7 @@ from ggsurgery.chat.families import family
 from ggsurgery.cli import cli
 from ggsurgery.errors import FormatError
 from ggsurgery.ggufio.header import read_header
+from tests._gguf import Raw, kv_array, kv_text, kv_u32, text
 from tests._shapes import TINY, TOKENS, write_shapes
 
 
@@ -47,7 +48,8 @@ def test_set_from_a_file_refuses_one_that_does_not_compile(model: Path, tmp_path
     out = tmp_path / "out.gguf"
     result = run("set", "--from", broken, model, out)
     assert isinstance(result.exception, FormatError)
-    assert "line 1" in str(result.exception)
+    assert str(result.exception).startswith(f"{broken}: chat template, line 1: ")
+    assert str(run("lint", broken).exception).startswith(f"{broken}: chat template, line 1: ")
     assert not out.exists()
     assert run("set", model, out).exit_code == 2
     assert run("set", "--from", broken, "--family", "phi", model, out).exit_code == 2
@@ -65,6 +67,29 @@ def test_render_takes_messages_and_tools_from_files(model: Path, tmp_path: Path)
     assert run("render", model, "--conversation", "no-such").exit_code == 2
     prefix = run("render", model, "--conversation", "prefix").stdout
     assert prefix.endswith("The capital of France is\n")
+
+
+@pytest.mark.parametrize("deep", ["{% for x in y %}" * 30 + "{% endfor %}" * 30, "{{" + "(" * 9999])
+def test_a_template_that_nests_too_deep(model: Path, tmp_path: Path, deep: str) -> None:
+    """Python's compiler refuses what Jinja makes of it."""
+    path = tmp_path / "deep.jinja"
+    path.write_text(deep, encoding="utf-8")
+    result = run("set", "--from", path, model, tmp_path / "out.gguf")
+    assert isinstance(result.exception, FormatError)
+    assert str(result.exception).startswith(f"{path}: chat template nests too deep")
+
+
+def test_token_types_that_are_no_list(tmp_path: Path) -> None:
+    entries = [
+        kv_text("general.architecture", "llama"),
+        kv_array("tokenizer.ggml.tokens", 8, 1, text("a")),
+        kv_u32("tokenizer.ggml.token_type", 1),
+        kv_text("tokenizer.chat_template", "x"),
+    ]
+    result = run("lint", Raw(entries).write(tmp_path / "a.gguf"))
+    assert "token_type: the vocabulary's lists differ in length: expected 1, found 1" in str(
+        result.exception
+    )
 
 
 def test_lint_exits_with_1_when_something_goes_wrong(model: Path, tmp_path: Path) -> None:

@@ -132,7 +132,9 @@ def test_an_output_that_is_an_input(tmp_path):
 def test_outputs_that_cannot_be(tmp_path):
     (tmp_path / "old").write_bytes(b"")
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "broken link").symlink_to("none")
     cases = {
+        "broken link": r"broken link: the output exists\. .*--force",
         "old": r"old: the output exists\. .*--force",
         "pipe": "pipe: the output is no regular file",
         "none/out": r"none: the output's folder does not exist\. Create it with: mkdir -p",
