@@ -107,7 +107,9 @@ def _try(
             else:
                 message = "takes the arguments of tool calls as JSON text only, not as an object"
                 return prompt, [Finding("note", "tool arguments", message, conversation.id)]
-        level: Level = "warning" if error.refused or conversation.needs else "error"
+        # One may refuse odd conversations, but a single question is the least of a chat.
+        may_refuse = error.refused and conversation.id != "single"
+        level: Level = "warning" if may_refuse or conversation.needs else "error"
         word = "refuses" if error.refused else "fails on"
         message = f"{word} {conversation.what}: {error.problem}"
         return None, [Finding(level, "renders", message, conversation.id)]

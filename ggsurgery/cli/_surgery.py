@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..errors import printable
+from ..errors import OutputError, printable
 from ..execute import unsettled_bytes
 from ..ggufio.atomic import check_output
 from ..ggufio.reader import Source
+from ..ggufio.types import Value
 from ..layout import Compute
 from ..plan.recipe import HEADER_STEPS, Recipe, Step
 from ..plan.text import format_layers
@@ -116,10 +117,18 @@ def operate(
     out: Path,
     options: Options,
     given: Mapping[str, Any] | None = None,
+    *,
+    read: Sequence[Path | None] = (),
 ) -> None:
-    """Prepare, then show or write, and say what was done; `given` are arrays it names."""
+    """Prepare, then show or write, and say what was done.
+
+    Args:
+        given: arrays that the recipe names.
+        read: further files that were read, which the output must not replace either.
+    """
+    inputs_too = [*inputs, *(p for p in read if p is not None)]
     if not options.dry_run:
-        check_output(out, inputs, force=options.force)  # before a checksum over all bytes
+        check_output(out, inputs_too, force=options.force)  # before a checksum over all bytes
     with prepare(recipe, inputs, given=given) as operation:
         run(operation, out, options)
 
@@ -135,7 +144,7 @@ def run(operation: Operation, out: Path, options: Options) -> None:
     for text in operation.faults(out):
         warn(text)
     if options.dry_run:
-        show(operation, options.as_json)
+        show(operation, out, force=options.force, as_json=options.as_json)
         return
     write_with_bar(operation, out, force=options.force, sync=options.sync)
     facts, zeros = summary(operation), zeros_of(operation, out)
@@ -180,8 +189,12 @@ def zeros_of(operation: Operation, out: Path) -> list[Zeros]:
 def _entries(operation: Operation) -> str:
     """The entries that a header edit changes: `general.license apache-2.0 → mit`."""
     found = [c for c in changed(operation) if not c.key.startswith(PREFIX)]
-    texts = (f"{c.key} {short(c.before, 40) or '–'} → {short(c.after, 40) or '–'}" for c in found)
+    texts = (f"{c.key} {_said(c.before)} → {_said(c.after)}" for c in found)
     return printable(", ".join(texts)) or "no entry changes"
+
+
+def _said(value: Value | None) -> str:
+    return "–" if value is None else short(value, 40) or '""'
 
 
 def changed(operation: Operation) -> list[Change]:
@@ -217,9 +230,21 @@ def summary(operation: Operation) -> dict[str, Any]:
     }
 
 
-def show(operation: Operation, as_json: bool) -> None:
+def warn_of_refusal(out: Path, inputs: Sequence[Path], nbytes: int, *, force: bool) -> list[str]:
+    """Of a dry run: that the output could not be written so. Returns what was said."""
+    try:
+        check_output(out, inputs, force=force, nbytes=nbytes)
+    except OutputError as error:
+        warn(f"without --dry-run this is refused: {error}")
+        return [str(error)]
+    return []
+
+
+def show(operation: Operation, out: Path, *, force: bool, as_json: bool) -> None:
     """The dry run: layer map, counts and changed metadata."""
     facts = summary(operation)
+    paths = [path for header in operation.headers for path in header.paths]
+    facts["warnings"] += warn_of_refusal(out, paths, operation.layout.n_bytes, force=force)
     header = operation.headers[operation.plan.shell]
     altered = changed(operation)
     if as_json:

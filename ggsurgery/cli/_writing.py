@@ -54,7 +54,7 @@ def write_recipe(
         for text in operation.layout.warnings:
             warn(text)
         if options.dry_run and not options.as_json:
-            show(operation, as_json=False)
+            show(operation, out, force=options.force, as_json=False)
             return
         if not options.dry_run:
             write_with_bar(operation, out, force=options.force, sync=options.sync)

@@ -78,12 +78,13 @@ def prune(
         imatrix=None if imatrix is None else str(imatrix),
     )  # fmt: skip
     if not options.dry_run:
-        check_output(out, (source,), force=options.force)
+        read = (source,) if imatrix is None else (source, imatrix)
+        check_output(out, read, force=options.force)
     with prepare(options.recipe((one,), out_type=out_type), (source,)) as operation:
         for text in operation.layout.warnings:
             warn(text)
         if options.dry_run:
-            show(operation, options.as_json)
+            show(operation, out, force=options.force, as_json=options.as_json)
             return
         write_with_bar(operation, out, force=options.force, sync=options.sync)
         zeros = zeros_of(operation, out)

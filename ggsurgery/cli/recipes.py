@@ -74,7 +74,7 @@ def apply(
         options=tuple((dict(loaded.options) | dict(extra.options)).items()),
     )
     given = None if fit_of(merged) is None else _given(merged, sources[0], sidecar, None, recipe)
-    operate(merged, sources, out, options, given=given)
+    operate(merged, sources, out, options, given, read=(recipe, sidecar))
 
 
 @click.command()
@@ -118,7 +118,7 @@ def replay(
         raise OutputError("the new file would replace the one to compare with", file=new)
     if dry_run:
         with prepare_replay(made, sources) as operation:
-            show(operation, as_json)
+            show(operation, new, force=force, as_json=as_json)
         return
     check_output(new, sources, force=force)  # before a checksum over all bytes
     given = None

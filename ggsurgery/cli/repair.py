@@ -12,7 +12,7 @@ from ..repair import prepare
 from ..report_plan import short
 from ._output import json_option, note, print_json, table, warn
 from ._progress import bytes_bar
-from ._surgery import in_out, list_option
+from ._surgery import in_out, list_option, warn_of_refusal
 
 
 @click.command()
@@ -54,6 +54,9 @@ def repair(
         if not dry_run:
             with bytes_bar(out.name, found.layout.n_bytes) as bar:
                 found.write(out, force=force, progress=bar.update)
+        else:
+            paths = found.source.header.paths
+            warn_of_refusal(out, paths, found.layout.n_bytes, force=force)
         rows = [
             (key, "–" if old is None else short(old, 40), "–" if new is None else short(new, 40))
             for key, (old, new) in found.changes.items()

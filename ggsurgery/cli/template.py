@@ -79,7 +79,7 @@ def set_(
         compile_template(text)
     _warn_of_faults(text, source)
     one = step("set", key=KEY, value=text, type="string")
-    operate(options.recipe((one,)), (source,), out, options)
+    operate(options.recipe((one,)), (source,), out, options, read=(source_file,))
 
 
 def _warn_of_faults(text: str, model: Path) -> None:
@@ -228,7 +228,7 @@ def _is_gguf(file: Path) -> bool:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # a byte order mark is no part of a prompt
     except OSError as error:
         raise FormatError(error.strerror or "cannot be read", file=file) from None
     except UnicodeDecodeError:
@@ -257,7 +257,9 @@ def _load(file: Path, name: str | None) -> tuple[str, Vocabulary | None]:
             file=file,
             tensor=KEY if name is None else f"{KEY}.{name}",
             found=f"templates {', '.join(others)}" if others else None,
-            hint="A base model has none; `ggsurgery template set --family NAME` writes one.",
+            hint="A base model has none; `ggsurgery template set --family NAME` writes one."
+            if name is None
+            else "Without --name it is the default template.",
         )
     return found, _vocabulary(header)
 

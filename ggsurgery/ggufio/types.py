@@ -280,7 +280,7 @@ class Header:
                 expected=f"an integer from 0 to {MAX_LAYERS}",
                 found=count,
                 hint="Surgery works on language models with blk.N.* tensors; "
-                "`ggsurgery inspect` shows what this file is.",
+                "`ggsurgery meta show` lists what this file says of itself.",
             )
         return count
 

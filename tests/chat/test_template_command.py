@@ -65,6 +65,9 @@ def test_render_takes_messages_and_tools_from_files(model: Path, tmp_path: Path)
     )
     assert run("render", model).exit_code == 2
     assert run("render", model, "--conversation", "no-such").exit_code == 2
+    marked = tmp_path / "bom.jinja"
+    marked.write_bytes(b"\xef\xbb\xbf{{ messages[0].content }}")
+    assert run("render", marked, "--user", "x").stdout == "x\n"
     prefix = run("render", model, "--conversation", "prefix").stdout
     assert prefix.endswith("The capital of France is\n")
 
@@ -101,6 +104,8 @@ def test_lint_exits_with_1_when_something_goes_wrong(model: Path, tmp_path: Path
     result = run("lint", bad, "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["ok"] is False
+    bad.write_text("{{ raise_exception('never') }}", encoding="utf-8")
+    assert "errors found" in run("lint", bad).stdout
 
 
 def test_a_file_without_template_says_what_to_do(tmp_path: Path) -> None:

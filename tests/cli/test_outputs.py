@@ -56,6 +56,33 @@ def test_the_dry_run_for_people(tmp_path, model, operation, order):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_says_what_would_be_refused(tmp_path, model):
+    (tmp_path / "old.gguf").write_bytes(b"old")
+    made = tmp_path / "made.gguf"
+    call("delete", "--layer", "1", model, made)
+    refused = "warning: without --dry-run this is refused: "
+    for command in (["delete", "--layer", "1"], ["prune", "--sparsity", ".5"], ["replay", made]):
+        said = call(*command, "--dry-run", model, tmp_path / "old.gguf").err
+        assert f"{refused}{tmp_path}/old.gguf: the output exists" in said
+        assert refused not in call(*command, "--dry-run", model, tmp_path / "new.gguf").err
+    said = call("delete", "--layer", "1", "--dry-run", "--force", "--json", model, model)
+    assert "input and output are the same file" in said.json["warnings"][0]
+
+
+def test_other_files_that_were_read_are_inputs_too(tmp_path, model):
+    recipe, template = tmp_path / "r.yaml", tmp_path / "t.jinja"
+    recipe.write_text("- delete: 1")
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    for command, file in (
+        (["apply", recipe], recipe),
+        (["template", "set", "--from", template], template),
+    ):
+        text = file.read_text()
+        said = call(*command, "--force", model, file, code=1).err
+        assert "input and output are the same file" in said
+        assert file.read_text() == text
+
+
 def test_folded_runs_and_what_is_left_out(tmp_path, model):
     said = call("delete", "--layer", "2-3", "--dry-run", model, tmp_path / "out.gguf").out
     rows = [line.split() for line in said.splitlines()]
@@ -202,6 +229,7 @@ def test_meta_says_what_changed_and_what_it_broke(tmp_path, model):
     assert put("unset", "general.name") == (
         f"{name}: {label}, general.name Tiny 300K → –; the weights are those of in.gguf\n"
     )
+    assert 'general.name Tiny 300K → ""' in put("set", "general.name", "")
     tokens = put("set", "tokenizer.ggml.tokens", '["a"]', "--as-json")
     assert "warning: token_embd.weight: has 64 rows for 1 tokens" in tokens
     assert "warning" not in put("set", "general.name", "Mine")
