@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..evaluate.perplexity import read_text
+from ..ggufio.atomic import check_output
+from ..ggufio.header import read_header
 from ..quantize.ladder import Ladder, ladder
 from ..quantize.like import like as like_mix
 from ..quantize.like import with_pins
@@ -41,7 +44,10 @@ from ._progress import named_progress_bar, progress_bar
     help="Types as the uncut model would have had them; IN's header tells what was cut.",
 )
 @click.option("--target-size", metavar="SIZE", help="At most so large: 1.2GiB, 900MB …")
-@click.option("--target-bpw", type=float, metavar="BITS", help="At most so many bits per weight.")
+@click.option(
+    "--target-bpw", type=click.FloatRange(0, 32, min_open=True), metavar="BITS",
+    help="At most so many bits per weight.",
+)  # fmt: skip
 @click.option(
     "--text",
     type=FILE,
@@ -93,6 +99,9 @@ def quantize(
             "Give one of --type T, --types A,B,… with --out-dir, --like OTHER, "
             "--target-size SIZE, --target-bpw BITS."
         )
+    target = target_size is not None or target_bpw is not None
+    if text is not None and not target:
+        raise click.UsageError("--text goes with --target-size or --target-bpw.")
     if types is not None:
         if out_dir is None or out is not None:
             raise click.UsageError("--types needs --out-dir and no OUT.")
@@ -101,10 +110,15 @@ def quantize(
             raise click.UsageError("--types names no type")
         _ladder(ladder(source, names, out_dir, pin=pin, **options), dry_run, force, as_json)
         return
+    if out_dir is not None:
+        raise click.UsageError("--out-dir goes with --types.")
     if out is None and not dry_run:
         raise click.UsageError("OUT is missing.")
+    if out is not None and not dry_run:  # refused before the probes of a target, not after them
+        others = filter(None, [options["imatrix"], like, pin, text])
+        check_output(out, (*read_header(source).paths, *others), force=force)
     more: dict[str, Any] = {}
-    if target_size is not None or target_bpw is not None:
+    if target:
         budget = _budget(source, target_size, target_bpw)
         planned, more = _target(source, budget, text, out, options)
     else:
@@ -120,7 +134,11 @@ def quantize(
 
 
 def _budget(source: Path, size: str | None, bpw: float | None) -> int:
-    return parse_size(size) if size is not None else budget_of(source, bpw or 0.0)
+    if size is not None:
+        return parse_size(size)
+    if bpw is None or not math.isfinite(bpw):  # NaN is in every range
+        raise click.BadParameter(f"{bpw} is no number of bits", param_hint="--target-bpw")
+    return budget_of(source, bpw)
 
 
 def _target(
@@ -177,7 +195,7 @@ def _one(
 
 
 def _ladder(found: Ladder, dry_run: bool, force: bool, as_json: bool) -> None:
-    _requantized(found.rungs[0].result)
+    _requantized(max((r.result for r in found.rungs), key=lambda r: r.requantized))
     if dry_run:
         results = [r.result for r in found.rungs]
     else:

@@ -17,8 +17,9 @@ from typing import Any
 from ..errors import FormatError, OutputError
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
+from ..runtime.filetypes import file_type
 from ..runtime.quantize import Planned, plan
-from ..runtime.quantize_plan import QuantizeResult
+from ..runtime.quantize_plan import QuantizeResult, as_written
 from .like import with_pins
 
 #: The ladder of the published tiny models, from near lossless to small.
@@ -49,6 +50,7 @@ class Ladder:
 
     src: Path
     rungs: tuple[Rung, ...]
+    inputs: tuple[Path, ...] = ()
 
     @property
     def bytes_to_write(self) -> int:
@@ -90,7 +92,8 @@ class Ladder:
             folder = folder.parent
         for rung in missing:
             if rung.path.parent.exists():
-                check_output(rung.path, rung.planned.header.paths, force=force)
+                inputs = (*rung.planned.header.paths, *self.inputs)
+                check_output(rung.path, inputs, force=force)
         needed = sum(r.result.n_bytes for r in missing)
         free = shutil.disk_usage(folder).free
         if needed > free:
@@ -129,6 +132,7 @@ def ladder(
         raise OutputError("the output folder is a file", file=folder, expected="a folder")
     imatrix = options.get("imatrix")
     inputs = [src] if imatrix is None else [src, Path(imatrix)]
+    types = list(dict.fromkeys(file_type(name)[0] for name in types))
     rungs = []
     if pin is None:
         planned_files = plan(src, types, **options)
@@ -141,7 +145,7 @@ def ladder(
     for planned in planned_files:
         path = folder / f"{base_name(src)}-{planned.result.ftype}.gguf"
         rungs.append(Rung(path, planned, _is_there(path, planned, inputs)))
-    return Ladder(src, tuple(rungs))
+    return Ladder(src, tuple(rungs), (*inputs, *([] if pin is None else [Path(pin)])))
 
 
 def base_name(src: Path) -> str:
@@ -169,6 +173,8 @@ def _is_there(path: Path, planned: Planned, inputs: Sequence[Path]) -> bool:
     types = {t.name: t.new for t in planned.result.tensors}
     if {t.name: t.type_name for t in header.tensors} != types:
         return False
+    if any(header.get(key) != as_written(value) for key, value in planned.call.metadata):
+        return False  # of another importance matrix
     return all(
         header.metadata[key].raw == value.raw
         for key, value in planned.header.metadata.items()

@@ -16,7 +16,7 @@ from ..errors import PlanError
 from ..ggufio.header import read_header
 from ..ggufio.types import BLOCK_NAME, Header
 from ..plan.types import Plan, main_reference
-from ..runtime.filetypes import file_type_name
+from ..runtime.filetypes import file_type_name, file_types
 from ..runtime.quantize import plan as plan_quantization
 from .lineage import plan_of
 
@@ -100,13 +100,15 @@ def like(src: str | Path, other: str | Path) -> tuple[str, Patterns, str]:
             hint="--like takes the mix of a file of the same architecture.",
         )
     number = theirs.get("general.file_type")
-    ftype = file_type_name(number) if isinstance(number, int) else "Q8_0"
+    ftype = file_type_name(number) if number in file_types().values() else "Q8_0"
     missing = sum(len(t.shape) > 1 for t in ours.tensors) - len(found)
     words = f"the mix of {Path(other).name} ({ftype})"
     if n != m:
         words += f", {n} layers by the relative depth of its {m}"
     if missing:
         words += f"; {missing} tensors it lacks follow {ftype}"
+    if ftype in FLOAT_TYPES and {t.upper() for t in found.values()} <= set(FLOAT_TYPES):
+        return ftype, [], words  # no mix, and llama.cpp would ignore it
     return ftype, patterns(found), words
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -64,7 +65,7 @@ class Context(Vocabulary):
         parameters.use_extra_bufts = self.extra_buffers
         parameters.n_gpu_layers = 0
         with log.capture() as lines:
-            model = self._llama.llama_model_load_from_file(str(self.path).encode(), parameters)
+            model = self._llama.llama_model_load_from_file(os.fsencode(self.path), parameters)
         if not model:
             raise EngineError(
                 f"llama.cpp cannot load it: {lines.errors() or 'no reason given'}",

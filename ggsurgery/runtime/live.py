@@ -12,6 +12,7 @@ tensors it reads, so the first decode collects all weights that the model uses.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -58,7 +59,7 @@ class LiveModel(Engine):
         parameters.n_gpu_layers = 0
         parameters.load_mode = llama.LLAMA_LOAD_MODE_NONE
         with log.capture() as lines:
-            model = llama.llama_model_load_from_file(str(self.path).encode(), parameters)
+            model = llama.llama_model_load_from_file(os.fsencode(self.path), parameters)
         if not model:
             raise EngineError(
                 f"llama.cpp cannot load it: {lines.errors() or 'no reason given'}", file=self.path

@@ -7,6 +7,7 @@ lines are read here, and tests hold them against the tensors of the file that wa
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -94,7 +95,8 @@ def _call(call: Call, progress: Callable[[int, int], None] | None = None) -> Tol
                 progress(int(match[1]), int(match[2]))
 
     with log.capture(listen) as lines:
-        status = llama.llama_model_quantize(call.src.encode(), call.dst.encode(), ctypes.byref(p))
+        src, dst = os.fsencode(call.src), os.fsencode(call.dst)
+        status = llama.llama_model_quantize(src, dst, ctypes.byref(p))
     del keep
     if status != 0:
         raise EngineError(f"llama.cpp could not quantize it: {lines.errors(2)}", file=call.src)
@@ -133,7 +135,7 @@ def _parameters(call: Call) -> tuple[Any, list[Any]]:
             entry.key = key.encode()
             if isinstance(value, str):
                 entry.tag = llama.LLAMA_KV_OVERRIDE_TYPE_STR
-                entry.value.val_str = value.encode()[:127]
+                entry.value.val_str = os.fsencode(value)[:127]
             else:
                 entry.tag = llama.LLAMA_KV_OVERRIDE_TYPE_INT
                 entry.value.val_i64 = value

@@ -5,6 +5,7 @@ The types come from llama.cpp's own dry run; the size of the file is computed to
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,14 +113,16 @@ def _file_size(header: Header, tensors: list[QuantizedTensor], call: Call) -> in
     metadata["general.quantization_version"] = Value.of(2, u32)
     metadata["general.file_type"] = Value.of(0, u32)
     for key, value in call.metadata:
-        metadata[key] = (
-            Value.of(value.encode()[:127].decode(errors="ignore"), GGUFValueType.STRING)
-            if isinstance(value, str)
-            else Value.of(value, u32)
-        )
+        kind = GGUFValueType.STRING if isinstance(value, str) else u32
+        metadata[key] = Value.of(as_written(value), kind)
     infos = [TensorInfo(t.name, t.shape, 0, 0, 0) for t in tensors]
     head = len(encode_header(metadata, infos, "<", ALIGNMENT))
     return head + sum(padded(t.nbytes, ALIGNMENT) for t in tensors)
+
+
+def as_written(value: str | int) -> str | int:
+    """A header entry as llama.cpp writes it: of a text the first 127 bytes."""
+    return os.fsdecode(os.fsencode(value)[:127]) if isinstance(value, str) else value
 
 
 #: What llama.cpp refuses to make of a layer's tensor that has no entry (llama-quant.cpp,
@@ -141,6 +144,17 @@ def check(
             f"the type {planned.ftype} needs an importance matrix", file=header.path,
             hint="Make one with: ggsurgery imatrix MODEL OUT --text TEXT, then pass --imatrix OUT.",
         )  # fmt: skip
+    check_requantized(planned, header, allow_requantize)
+    if matrix is not None and path is not None:
+        check_imatrix(matrix, path, header, planned)
+
+
+def check_requantized(planned: QuantizeResult, header: Header, allow_requantize: bool) -> None:
+    """Refuse tensors that are quantized already, unless that is allowed.
+
+    Raises:
+        EngineError: names the first of them.
+    """
     if planned.requantized and not allow_requantize:
         first = next(t for t in planned.tensors if t.old != t.new and not _is_float(t.old))
         raise EngineError(
@@ -148,8 +162,6 @@ def check(
             tensor=first.name, expected="f32, f16 or bf16", found=first.old,
             hint="Quantize the original, or allow the second loss (allow_requantize=True).",
         )  # fmt: skip
-    if matrix is not None and path is not None:
-        check_imatrix(matrix, path, header, planned)
 
 
 def check_imatrix(

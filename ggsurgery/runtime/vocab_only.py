@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,7 @@ class VocabularyFile(Vocabulary):
         parameters = llama.llama_model_default_params()
         parameters.vocab_only = True
         with log.capture() as lines:
-            self._loaded = llama.llama_model_load_from_file(str(path).encode(), parameters)
+            self._loaded = llama.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self._loaded:
             raise EngineError(
                 f"llama.cpp cannot load the vocabulary: {lines.errors() or 'no reason given'}",

@@ -8,11 +8,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ggsurgery.cli import main
 from ggsurgery.errors import EngineError, OutputError, PlanError
 from ggsurgery.ggufio.header import read_header
+from ggsurgery.imatrix import Entry, Imatrix, write_imatrix
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.quantize.ladder import base_name, ladder
 from ggsurgery.quantize.like import like, patterns, pinned
@@ -20,6 +22,7 @@ from ggsurgery.quantize.mix import Choice, choose
 from ggsurgery.quantize.target import for_size, parse_size
 from ggsurgery.runtime.quantize import plan, quantize
 from ggsurgery.surgery import prepare
+from tests._command import call
 from tests._shapes import BYTES, small, write_shapes
 from tests._small_models import write_small_model
 
@@ -73,6 +76,60 @@ def test_other_options_are_another_rung(model: Path, tmp_path: Path) -> None:
     list(ladder(model, ["Q4_0"], tmp_path).make())
     assert ladder(model, ["Q4_0"], tmp_path).rungs[0].there
     assert not ladder(model, ["Q4_0"], tmp_path, pure=True).rungs[0].there
+
+
+def test_another_imatrix_is_another_rung(model: Path, tmp_path: Path) -> None:
+    names = [t.name for t in read_header(model).tensors if t.name.startswith("blk.")
+             and len(t.shape) > 1]  # fmt: skip
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        entries = {
+            n: Entry(np.full((1, read_header(model).by_name[n].shape[0]), value, np.float32),
+                     np.ones(1, np.int64))
+            for n in names
+        }  # fmt: skip
+        write_imatrix(Imatrix(entries, ("t.txt",), 1, 1), tmp_path / f"{name}.gguf")
+        os.utime(tmp_path / f"{name}.gguf", (1, 1))
+    out = tmp_path / "out"
+    list(ladder(model, ["Q4_0"], out, imatrix=tmp_path / "a.gguf").make())
+    assert ladder(model, ["Q4_0"], out, imatrix=tmp_path / "a.gguf").rungs[0].there
+    assert not ladder(model, ["Q4_0"], out, imatrix=tmp_path / "b.gguf").rungs[0].there
+
+
+def test_a_type_named_twice_is_made_once(model: Path, tmp_path: Path) -> None:
+    made = list(ladder(model, ["q4_k", "Q4_K_M", "Q4_0", "Q4_0"], tmp_path).make())
+    assert [r.ftype for r in made] == ["Q4_K_M", "Q4_0"]
+
+
+def test_inputs_survive_force_and_a_taken_name_is_told_before_the_work(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, text = shutil.copy2(model, tmp_path / "small-Q4_0.gguf"), tmp_path / "t.txt"
+    text.write_text(WORDS, encoding="utf-8")
+    for arguments in (
+        [other, "--like", other], [other, "--type", "Q4_0", "--pin", other],
+        [text, "--target-size", "1GB", "--text", text],
+    ):  # fmt: skip
+        said = call("quantize", model, *arguments, "--force", code=1).err
+        assert "input and output are the same file" in said
+    pinned = ("--types", "Q4_0", "--out-dir", tmp_path, "--pin", other)
+    cut = tmp_path / "small-F16.gguf"
+    prepare(Recipe((step("delete", layer="10"),)), [other]).write(cut)
+    assert "same file" in call("quantize", cut, *pinned, "--force", code=1).err
+    assert other.read_bytes() == model.read_bytes()
+    monkeypatch.setattr("ggsurgery.cli.quantize.for_size", lambda *_, **__: pytest.fail("worked"))
+    said = call("quantize", model, other, "--target-size", "9GB", "--text", text, code=1).err
+    assert "the output exists" in said
+
+
+def test_the_mix_of_a_float_file_is_its_float_type(model: Path, tmp_path: Path) -> None:
+    made = call("quantize", model, tmp_path / "o.gguf", "--like", model, "--json").json
+    assert made["type"] == "F16"
+
+
+def test_requantizing_is_said_whatever_the_first_rung_is(model: Path, tmp_path: Path) -> None:
+    quantize(model, tmp_path / "q.gguf", "Q8_0")
+    said = call("quantize", tmp_path / "q.gguf", "--types", "Q8_0,Q4_0", "--out-dir", tmp_path)
+    assert "rounded a second time" in said.err
 
 
 def test_room_for_all_is_needed_before_the_first_byte(
@@ -281,6 +338,10 @@ def test_commands(
         (["M", "O", "--type", "IQ2_M"], 1, "needs an importance matrix"),
         (["M", "M", "--type", "Q4_0", "--force"], 1, "same file"),
         (["nothing.gguf", "O", "--type", "Q4_0"], 1, "nothing.gguf"),
+        (["M", "O", "--type", "Q4_0", "--text", "M"], 2, "--text goes with"),
+        (["M", "O", "--type", "Q4_0", "--out-dir", "D"], 2, "--out-dir goes with"),
+        (["M", "O", "--target-bpw", "nan"], 2, "--target-bpw"),
+        (["M", "O", "--target-bpw", "-1"], 2, "--target-bpw"),
     ],
 )
 def test_wrong_usage(
