@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from .errors import GGSurgeryError
 from .evaluate.controls import LADDER, Control, Outcome, choose_controls, measure_controls
 from .evaluate.facts import model_facts
 from .evaluate.suite.result import SurgeryScore
@@ -89,6 +90,9 @@ def _removed(file: Path, n_layers: int) -> tuple[int, ...]:
     header = read_header(file)
     if f"{PREFIX}recipe" not in header.metadata:
         return ()
-    plan = read_provenance(header).recipe.apply(Plan.identity(n_layers))
+    try:
+        plan = read_provenance(header).recipe.apply(Plan.identity(n_layers))
+    except GGSurgeryError:  # made from something else than this base
+        return ()
     kept = {ref.index for block in plan.stack for ref in references(block)}
     return tuple(i for i in range(n_layers) if i not in kept)

@@ -6,6 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+from click.core import ParameterSource
+
 from ..evaluate.comparison import Comparison
 from ..evaluate.controls import Outcome
 from ..evaluate.results import Results
@@ -13,6 +16,12 @@ from ..evaluate.suite.result import SurgeryScore
 from ..ggufio.atomic import atomic_path, check_output
 from ..ggufio.header import read_header
 from ._output import human_bytes, note, table, warn
+
+
+def is_given(option: str) -> bool:
+    """Whether the running command's option was typed, and not filled with its default."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source not in (ParameterSource.DEFAULT, None)
 
 
 def warn_beyond_training(file: Path, ctx: int) -> None:
@@ -31,7 +40,7 @@ def save_text(out: Path, text: str, *, force: bool, inputs: Sequence[Path] = ())
     Raises:
         OutputError: it exists (without `force`), is an input, or its folder is missing.
     """
-    data = text.encode()
+    data = text.encode(errors="backslashreplace")  # a file's name that is no UTF-8
     check_output(out, tuple(inputs), force=force, nbytes=len(data))
     with atomic_path(out, force=force) as temporary:
         temporary.write_bytes(data)

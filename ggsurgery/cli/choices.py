@@ -63,7 +63,7 @@ def choices(
     if bool(shots) != bool(dev):
         raise click.UsageError("--shots and --from go together")
     if out is not None:  # refused before an hour of work, not after it
-        check_output(out, (file,), force=force)
+        check_output(out, (file, data, *filter(None, [dev])), force=force)
     questions = load_questions(data, limit=limit)
     chosen = style or guess_style(questions)
     examples = load_questions(dev) if dev is not None else []

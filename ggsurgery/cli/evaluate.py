@@ -17,7 +17,7 @@ from ..evaluate.suite.data import load_weights
 from ..evaluate.suite.result import SurgeryScore, compare_surgery
 from ..ggufio.atomic import check_output
 from ..runtime import worker
-from ._evaluate import comparison_table, control_table, save_results, suite_table
+from ._evaluate import comparison_table, control_table, is_given, save_results, suite_table
 from ._files import FILE
 from ._output import json_option, print_json, warn
 from ._progress import named_progress_bar, progress_bar
@@ -71,8 +71,10 @@ def evaluate(
       ggsurgery evaluate cut.gguf --baseline base.gguf -o cut.json
       ggsurgery evaluate cut.gguf --length long --weights mine.toml --json
     """
+    if baseline is None and (no_controls or is_given("n_random") or is_given("seed")):
+        raise click.UsageError("--no-controls, --random and --seed go with --baseline")
     if out is not None:  # refused before an hour of work, not after it
-        check_output(out, (file,), force=force)
+        check_output(out, (file, *filter(None, [baseline, weights])), force=force)
     settings = {"length": length, "weights": load_weights(weights), "limit": limit}
     facts = model_facts(file)
     base_facts = None if baseline is None else model_facts(baseline)

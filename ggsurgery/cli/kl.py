@@ -9,8 +9,9 @@ import click
 from ..evaluate import runs
 from ..evaluate.perplexity import read_text
 from ..evaluate.score import Score
+from ..ggufio.atomic import check_output
 from ..runtime import worker
-from ._evaluate import warn_beyond_training
+from ._evaluate import is_given, warn_beyond_training
 from ._files import FILE
 from ._output import human_bytes, json_option, note, print_json, table, warn
 from ._progress import progress_bar
@@ -66,8 +67,12 @@ def kl(
         raise click.UsageError(
             "give BASE and FILE, or BASE with --save-base, or FILE with --base-file"
         )
+    if base_file is not None and (text is not None or is_given("ctx")):
+        raise click.UsageError("--base-file holds its own text and context: no --text, no --ctx")
     if text is None and base_file is None:
         raise click.UsageError("--text is needed (or --base-file, which holds its own)")
+    if save_base is not None:
+        check_output(save_base, (*files, *filter(None, [text])), force=force)
     for file in files if base_file is None else ():
         warn_beyond_training(file, ctx)
     with progress_bar("kl", "window") as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -56,10 +57,15 @@ def perplexity(
                 )
             )  # fmt: skip
     if as_json:
-        results = [{**f.to_json(), "text": text.name} for f in found]
+        results = [_json(f, text.name) for f in found]
         print_json(results[0] if len(results) == 1 else results)
         return
     click.echo(_table(found))
+
+
+def _json(found: Perplexity, text: str) -> dict[str, Any]:
+    document = found.to_json()
+    return {**document, "provenance": {**document["provenance"], "text": text}, "text": text}
 
 
 def _table(found: list[Perplexity]) -> str:

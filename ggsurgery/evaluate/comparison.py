@@ -21,7 +21,7 @@ class Comparison:
 
     Args:
         label: task and metric.
-        base, other: the two values.
+        base, other: the two values, over the units that both have.
         difference: other − base, in the metric's unit.
         interval: 95 % bootstrap interval of the difference (None: no per-unit values).
         p_value: of the test named in `test`.
@@ -83,18 +83,26 @@ def compare(base: Score, other: Score, *, seed: int = 0) -> Comparison:
     Without items on both sides, a normal approximation of independent errors.
 
     Raises:
-        GGSurgeryError: different metrics, or different units.
+        GGSurgeryError: different metrics, settings or units.
     """
     if base.label != other.label:
         raise GGSurgeryError(
             "two metrics cannot be compared", expected=base.label, found=other.label
         )
+    if unlike := base.unlike(other):
+        raise GGSurgeryError(
+            f"{base.label}: the two runs differ in {unlike}",
+            hint="Measure both on the same data with the same settings",
+        )
     a, b = align(base, other)
+    values = base.value, other.value
+    if base.ids and a and len(a) < max(len(base.items), len(other.items)):
+        values = math.fsum(a) / len(a), math.fsum(b) / len(b)  # of the shared questions
     shared: dict[str, Any] = {
         "label": base.label,
-        "base": base.value,
-        "other": other.value,
-        "difference": other.value - base.value,
+        "base": values[0],
+        "other": values[1],
+        "difference": values[1] - values[0],
         "lower_is_better": base.lower_is_better,
     }
     if not a:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gguf import LlamaFileType
 
-from ..ggufio.header import read_header
+from ..ggufio.reader import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class ModelFacts:
         file: as given; bytes: of the whole file.
         layers, parameters: None where the results do not tell.
         quantization: llama.cpp's name of the file type (`Q4_K_M`), None where the file has none.
+        checksum: what tells this file from another of its name and size (`Source.checksum`).
     """
 
     name: str
@@ -27,12 +28,24 @@ class ModelFacts:
     layers: int | None = None
     parameters: int | None = None
     quantization: str | None = None
+    checksum: str | None = None
 
     @property
     def bits_per_weight(self) -> float | None:
         if not self.bytes or not self.parameters:
             return None
         return 8 * self.bytes / self.parameters
+
+    @property
+    def identity(self) -> str:
+        """Size and checksum in words."""
+        size = "unknown size" if self.bytes is None else f"{self.bytes:,} bytes"
+        return f"{size}, {self.checksum or 'no checksum'}"
+
+    def may_be(self, other: ModelFacts) -> bool:
+        """Whether nothing that both know speaks against their being one file."""
+        known = ((self.bytes, other.bytes), (self.checksum, other.checksum))
+        return all(a == b for a, b in known if None not in (a, b))
 
     def filled_from(self, other: ModelFacts) -> ModelFacts:
         """With what the other knows where this knows nothing."""
@@ -42,7 +55,8 @@ class ModelFacts:
 
 def model_facts(path: str | Path, name: str | None = None) -> ModelFacts:
     """Read what a table says about a model from its header."""
-    header = read_header(path)
+    with Source(path) as source:
+        header, checksum = source.header, source.checksum()
     kind = header.get("general.file_type")
     try:
         quantization = LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_")
@@ -50,5 +64,5 @@ def model_facts(path: str | Path, name: str | None = None) -> ModelFacts:
         quantization = None
     return ModelFacts(
         name or Path(path).stem, str(path), sum(header.file_size), header.n_layers,
-        header.n_parameters, quantization,
+        header.n_parameters, quantization, checksum,
     )  # fmt: skip

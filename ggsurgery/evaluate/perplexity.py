@@ -56,7 +56,11 @@ class Perplexity:
     def score(self) -> Score:
         """As a `Score` whose items are the chunks' mean nll."""
         facts = provenance(
-            self.file, n_ctx=self.n_ctx, n_chunks=len(self.chunks), add_bos=self.add_bos
+            self.file,
+            n_ctx=self.n_ctx,
+            n_chunks=len(self.chunks),
+            add_bos=self.add_bos,
+            n_tokens=self.n_tokens,
         )
         return Score("perplexity", self.value, self.stderr, self.n, facts, self.chunks)
 

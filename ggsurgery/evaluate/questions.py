@@ -41,7 +41,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 value = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a huge number
                 raise FormatError(f"line {number} is not JSON: {error}", file=path) from error
             if not isinstance(value, dict):
                 raise FormatError(
@@ -213,7 +213,7 @@ def prompts(
     """
     wording = STYLES[style]
     made = []
-    for q in questions:
+    for q in (*questions, *examples):
         if (style == "boolq") != (q.passage is not None) or (
             style == "blank" and "_" not in q.query
         ):
@@ -222,6 +222,7 @@ def prompts(
                 expected="boolq for passages, blank for a `_` in the query, else another",
                 found=guess_style([q]),
             )
+    for q in questions:
         contexts, continuations = wording(q)
         before = _before(q, style, shots, examples)
         made.append(Prompted(q, tuple(before + c for c in contexts), continuations))
@@ -236,7 +237,7 @@ def _before(q: Question, style: str, shots: int, examples: Sequence[Question]) -
         text = f"The following are multiple choice questions (with answers) about {topic}.\n\n"
     if not shots:
         return text
-    pool = [e for e in examples if e.id != q.id and (q.subject is None or e.subject == q.subject)]
+    pool = [e for e in examples if e != q and (q.subject is None or e.subject == q.subject)]
     if len(pool) < shots:
         about = f" of subject {q.subject!r}" if q.subject else ""
         raise FormatError(

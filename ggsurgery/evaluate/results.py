@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import FormatError
 from .facts import ModelFacts
-from .score import Score
+from .score import FACTS, Score
 from .suite.result import SurgeryScore
 
 FORMAT = "results"
@@ -166,7 +166,7 @@ def _facts(score: Score, path: str | Path) -> ModelFacts:
     """What a score's provenance tells of its model."""
     told = score.provenance
     file = str(told.get("file") or path)
-    known = {k: told.get(k) for k in ("bytes", "layers", "parameters", "quantization")}
+    known = {k: told.get(k) for k in FACTS}
     return ModelFacts(Path(file).stem, file, **known)
 
 
@@ -195,8 +195,36 @@ def lm_eval_scores(task: str, row: Mapping[str, Any], counts: Mapping[str, Any])
     return found
 
 
+def _agree(old: Results, new: Results) -> None:
+    """Refuse to take one of two figures silently."""
+    if not old.model.may_be(new.model):
+        raise FormatError(
+            "results of two files of one name", file=old.model.file,
+            expected=old.model.identity, found=new.model.identity,
+            hint="Rename one of them, or measure again what has changed.",
+        )  # fmt: skip
+    for theirs in new.all_scores:
+        ours = old.score(theirs.label)
+        if ours is None:
+            continue
+        unlike = ours.unlike(theirs)
+        if unlike is None and 0 not in (ours.n, theirs.n) and ours.n != theirs.n:
+            unlike = f"n: {ours.n} and {theirs.n}"
+        if unlike is None and not math.isclose(ours.value, theirs.value, rel_tol=1e-3):
+            unlike = f"the figure itself: {ours.value:.4f} and {theirs.value:.4f}"
+        if unlike is not None:
+            raise FormatError(
+                f"{theirs.label} was measured twice, with another {unlike}", file=old.model.file,
+                hint="Leave one of the two out, or rename the file that is another one.",
+            )  # fmt: skip
+
+
 def merge_results(found: Sequence[Results]) -> list[Results]:
-    """Results of the same file as one, in the order of first appearance."""
+    """Results of the same file as one, in the order of first appearance.
+
+    Raises:
+        FormatError: one figure twice and not the same, or two files of one name.
+    """
     merged: dict[str, Results] = {}
     for item in found:
         key = item.model.file
@@ -204,6 +232,7 @@ def merge_results(found: Sequence[Results]) -> list[Results]:
             merged[key] = item
             continue
         old = merged[key]
+        _agree(old, item)
         labels = {s.label for s in old.scores}
         merged[key] = Results(
             old.model.filled_from(item.model),

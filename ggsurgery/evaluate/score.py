@@ -20,6 +20,12 @@ LOWER_IS_BETTER = frozenset(
 )
 
 
+#: Settings of a measurement that figures must share to be compared, and those that count as
+#: switched off where they are not told.
+_SETTINGS = ("text", "n_tokens", "n_ctx", "add_bos", "base", "top_k", "style", "shots")
+_FLAGS = ("chat", "lower_bound")
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """One metric of one model.
@@ -60,6 +66,22 @@ class Score:
     @property
     def lower_is_better(self) -> bool:
         return self.metric in LOWER_IS_BETTER
+
+    def unlike(self, other: Score) -> str | None:
+        """The first setting that differs, so that the two figures answer different questions.
+
+        Settings that one of them does not tell count as equal.
+
+        Example:
+            >>> a, b = (Score("perplexity", 9.0, None, 9, {"n_ctx": n}) for n in (512, 128))
+            >>> a.unlike(b)
+            'n_ctx: 512 and 128'
+        """
+        for key in (*_SETTINGS, *_FLAGS):
+            ours, theirs = (_setting(s.provenance, key) for s in (self, other))
+            if ours != theirs and (key in _FLAGS or None not in (ours, theirs)):
+                return f"{key}: {ours} and {theirs}"
+        return None
 
     def __str__(self) -> str:
         error = "" if self.stderr is None else f" ± {self.stderr:.4f}"
@@ -129,6 +151,10 @@ def mean_score(
     return Score(metric, mean, stderr, n, provenance or {}, values, tuple(ids))
 
 
+#: What a provenance tells of the file itself.
+FACTS = ("bytes", "layers", "parameters", "quantization", "checksum")
+
+
 def provenance(file: str | Path, **settings: Any) -> dict[str, Any]:
     """Where a figure came from: the file and what it is, the settings, the versions.
 
@@ -138,7 +164,7 @@ def provenance(file: str | Path, **settings: Any) -> dict[str, Any]:
     told: dict[str, Any] = {"bytes": path.stat().st_size if path.exists() else None}
     with suppress(GGSurgeryError, OSError):  # a name without a file, in tests and old results
         facts = asdict(model_facts(path))
-        told = {k: facts[k] for k in ("bytes", "layers", "parameters", "quantization")}
+        told = {k: facts[k] for k in FACTS}
     return {
         "file": str(file),
         **told,
@@ -156,6 +182,13 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _setting(told: Mapping[str, Any], key: str) -> Any:
+    value = told.get(key)
+    if key in _FLAGS:
+        return bool(value)
+    return Path(str(value)).name if key == "base" and value is not None else value
 
 
 def _plain(value: float | None) -> float | str | None:

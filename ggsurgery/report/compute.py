@@ -15,7 +15,7 @@ from ..errors import FormatError, GGSurgeryError
 from ..evaluate.comparison import compare_all
 from ..evaluate.facts import ModelFacts
 from ..evaluate.results import Results
-from ..evaluate.score import Score
+from ..evaluate.score import FACTS, Score
 from ..evaluate.suite.result import compare_surgery
 
 #: Status words of retention, as published model cards use them: at least this share is kept.
@@ -238,7 +238,7 @@ def _error(row: Mapping[str, Any]) -> float | None:
     return None if row.get("stderr") is None else float(row["stderr"])
 
 
-_OF_THE_FILE = ("file", "task", "bytes", "layers", "parameters", "quantization")
+_OF_THE_FILE = ("file", "task", *FACTS)
 
 
 def _provenance(results: Results) -> dict[str, Any]:

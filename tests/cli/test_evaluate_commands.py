@@ -136,6 +136,45 @@ def test_compare_and_report_read_what_evaluate_wrote(folder, evaluated):
     assert "Verdict: " in page and "<svg" in page
 
 
+def test_inputs_survive_force(folder):
+    base, cut, text, quiz = (folder / n for n in ("base.gguf", "cut.gguf", "text.txt", "q.jsonl"))
+    before = {p: p.read_bytes() for p in (base, text, quiz)}
+    for arguments in (
+        ("kl", base, "--text", text, "--save-base", base),
+        ("kl", base, "--text", text, "--save-base", text),
+        ("choices", cut, "--data", quiz, "-o", quiz),
+        ("evaluate", cut, "--baseline", base, "-o", base),
+        ("evaluate", cut, "--weights", text, "-o", text),
+    ):
+        assert "same file" in error_line(*arguments, "--force")
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_options_that_would_have_no_effect_are_refused(folder):
+    cut, text = folder / "cut.gguf", folder / "text.txt"
+    for arguments in (
+        ("kl", cut, "--base-file", "b.kl", "--text", text),
+        ("kl", cut, "--base-file", "b.kl", "--ctx", 64),
+        ("evaluate", cut, "--random", 3),
+        ("evaluate", cut, "--seed", 1),
+        ("evaluate", cut, "--no-controls"),
+    ):
+        call(*arguments, code=2)
+
+
+def test_perplexities_of_other_texts_are_not_compared(folder, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("Another text with other words in it. " * 60)
+    for name, text in (("a", folder / "text.txt"), ("b", other)):
+        found = run_json("perplexity", folder / "cut.gguf", "--text", text, "--ctx", 64,
+                         "--chunks", 2)  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    said = error_line("compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert "perplexity: the two runs differ in text: text.txt and other.txt" in said
+    report = ("report", tmp_path / "a.json", tmp_path / "b.json", "-o", tmp_path / "r.md")
+    assert "perplexity was measured twice, with another text" in error_line(*report)
+
+
 def test_compare_needs_a_metric_in_common(folder, tmp_path):
     for name, metric in (("a", "acc"), ("b", "f1")):
         document = {"metric": metric, "value": 1.0, "stderr": None, "n": 3}

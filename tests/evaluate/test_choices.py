@@ -108,6 +108,25 @@ def test_styles_follow_the_fields():
         prompts([Q], "blank")
 
 
+def test_examples_have_to_suit_the_style_and_are_left_out_by_content():
+    blank = Question("w", "a _ b", ("x", "y"), 0)
+    with pytest.raises(FormatError, match="question q1: style 'blank' does not suit"):
+        prompts([blank], "blank", shots=1, examples=[Q])
+    # ids of files without ids are line numbers: equal ones are not equal questions
+    dev = [Question("line-1", "One?", ("a", "b"), 0), Question("line-2", "Two?", ("a", "b"), 0)]
+    asked = [Question("line-1", "Other?", ("a", "b"), 1), dev[0]]
+    first, second = prompts(asked, "plain", shots=1, examples=dev)
+    assert first.contexts[0].startswith("One? a\n\n")
+    assert second.contexts[0].startswith("Two? a\n\n")  # never the question itself
+
+
+def test_a_number_too_long_for_python_is_told_with_its_line(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"query": "q", "choices": ["a", "b"], "answer": ' + "1" * 5000 + "}")
+    with pytest.raises(FormatError, match=r"q\.jsonl: line 1 is not JSON"):
+        load_questions(path)
+
+
 def test_trailing_blanks_move_to_the_continuation_and_bos_comes_once():
     model = ByteModel(1, add_bos=True)
     assert encode_pair(model, "ab ", "c") == ([BOS, *b"ab"], list(b" c"))

@@ -119,6 +119,27 @@ def test_comparison_pairs_by_id_whatever_the_order():
         compare(base, mean_score("acc", [1], ids=("z",)))
 
 
+def test_figures_measured_unlike_are_not_compared():
+    def ppl(**settings):
+        return Score("perplexity", 9.0, 0.1, 4, settings, (2.0, 2.1))
+
+    a = ppl(text="a.txt", n_ctx=64)
+    for b in (ppl(text="b.txt", n_ctx=64), ppl(text="a.txt", n_ctx=128)):
+        with pytest.raises(GGSurgeryError, match=r"the two runs differ in (text|n_ctx)"):
+            compare(a, b)
+    assert compare(a, ppl(n_ctx=64)).difference == 0  # what is not told counts as equal
+    bound = Score("kl_mean", 0.1, None, 2, {"lower_bound": True}, (0.1, 0.1))
+    with pytest.raises(GGSurgeryError, match="lower_bound"):
+        compare(bound, Score("kl_mean", 0.1, None, 2, {}, (0.1, 0.1)))
+
+
+def test_a_difference_is_over_the_questions_that_both_were_asked():
+    base = Score("acc", 0.5, None, 4, {}, (1, 1, 0, 0), ("a", "b", "c", "d"))
+    other = Score("acc", 1.0, None, 2, {}, (1, 1), ("a", "b"))
+    found = compare(base, other)
+    assert (found.base, found.other, found.difference, found.n) == (1, 1, 0, 2)
+
+
 def test_lower_perplexity_is_better_and_its_interval_is_in_perplexity():
     rng = np.random.default_rng(5)
     nats = rng.normal(3.0, 0.2, 100)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
-from ggsurgery.errors import FormatError, GGSurgeryError
+from ggsurgery.errors import EngineError, FormatError, GGSurgeryError
 from ggsurgery.evaluate.suite import data
 from ggsurgery.evaluate.suite.answers import accepted
 from ggsurgery.evaluate.suite.repetition import (
@@ -209,6 +210,10 @@ def test_unlike_suites_are_not_compared():
         ("ngram = 4", 'ngram = "4"', r"repetition\.ngram"),
         ("stop = 256", "", r"budgets\.stop: weights file.*found nothing"),
         ("[weights]", "[weights", "not a weights file"),
+        ("facts = 40", "facts = nan", r"weights\.facts: weights file"),
+        ("stop = 256", "stop = inf", r"budgets\.stop: weights file"),
+        ("bits_bad = 3.0", "bits_bad = 0.8", r"perplexity\.bits_bad.*another figure"),
+        ("[weights]", "a = 1\n[weights]", "a: weights file: expected a section, found 1"),
     ],
 )
 def test_wrong_weights_files_are_named(tmp_path, old, new, message):
@@ -227,6 +232,12 @@ def test_own_weights_change_the_total(tmp_path):
     own = run_suite(model, limit=4, weights=data.load_weights(path))
     assert own.total > plain.total
     assert own.provenance["weights"] == str(path)
+
+
+def test_weights_of_parts_that_do_not_apply_are_named():
+    chat_only = replace(data.load_weights(), weights={"thinking": 10.0, "stop": 5.0})
+    with pytest.raises(EngineError, match=r"no part.*weight for one of facts, coherence"):
+        run_suite(ByteModel(1, n_ctx=1536, says=scripted), limit=1, weights=chat_only)
 
 
 @pytest.mark.parametrize(

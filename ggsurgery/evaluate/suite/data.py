@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,6 +117,10 @@ def load_weights(path: str | Path | None = None) -> Weights:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FormatError(f"not a weights file: {error}", file=file) from error
+    for name, section in data.items():
+        if not isinstance(section, dict):
+            raise FormatError("weights file", file=file, tensor=name, expected="a section",
+                              found=section)  # fmt: skip
     weights = data.get("weights", {})
     unknown = sorted(set(weights) - set(PARTS))
     if unknown:
@@ -126,6 +131,11 @@ def load_weights(path: str | Path | None = None) -> Weights:
 
     def figure(section: str, name: str) -> float:
         return _figure(file, data, section, name)
+
+    if figure("perplexity", "bits_good") == figure("perplexity", "bits_bad"):
+        raise FormatError("weights file", file=file, tensor="perplexity.bits_bad",
+                          expected="another figure than bits_good",
+                          found=figure("perplexity", "bits_bad"))  # fmt: skip
 
     return Weights(
         weights=parts,
@@ -147,7 +157,7 @@ def load_weights(path: str | Path | None = None) -> Weights:
 
 def _figure(file: Path, data: Mapping[str, Any], section: str, name: str) -> float:
     value = data.get(section, {}).get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
         raise FormatError(
             "weights file", file=file, tensor=f"{section}.{name}",
             expected="a figure of at least 0", found="nothing" if value is None else value,

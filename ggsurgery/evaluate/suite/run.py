@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ...errors import EngineError
 from ..choices import Scorer, score_choices
 from ..questions import prompts
 from ..windows import Decoder, log_softmax, n_windows, window_logits, windows
@@ -79,6 +80,13 @@ def run_suite(
         suite.thinking(),
         suite.stop(),
     )
+    if not any(part.applies and part.weight > 0 for part in parts):
+        raise EngineError(
+            "no part of the suite that has a weight applies to this model",
+            file=getattr(engine, "path", None), expected="a weight for one of "
+            + ", ".join(part.name for part in parts if part.applies),
+            found=rules.source, hint="Give such a part a weight in the weights file.",
+        )  # fmt: skip
     where = {
         **(provenance or {}), "suite": "surgery", "length": length, "limit": limit,
         "weights": rules.source, "mode": "chat template" if talker.chats else "plain text",
