@@ -10,7 +10,7 @@ import yaml
 
 from ..errors import FormatError
 from ..evaluate.results import Results, load_results, merge_results, read_json
-from ..release.bundle import Bundle, build_bundle
+from ..release.bundle import Bundle, build_bundle, check_folder
 from ..release.collapse import is_laco
 from ..release.push import push as push_bundle
 from ..release.request import Request
@@ -97,6 +97,8 @@ def build(
     for file in (*files, *results, *original, *([licence] if licence else [])):
         if not file.is_file():
             raise FormatError("no such file", file=file)
+    numbers = dict(_parameter(text) for text in parameters)
+    check_folder(out, force)  # before the memory of every file is measured
     laco, measured = _sorted(results)
     request = Request(
         files=files,
@@ -105,7 +107,7 @@ def build(
         results=measured,
         laco=laco,
         memory=_memory(files) if memory else {},
-        parameters=dict(_parameter(text) for text in parameters),
+        parameters=numbers,
         **options,
     )
     with progress_bar("checksums", "B") as progress:

@@ -29,7 +29,7 @@ from .collapse import check_laco
 from .modelfile import Chat, chat_of, modelfile, parameters_of, stop_tokens
 from .request import ReleaseFile, Request, foreign_results, recommended, release_files
 
-MARK = "manifest.json"
+MARK, SUMS = "manifest.json", "SHA256SUMS"
 Progress = Callable[[int, int], None]
 
 
@@ -66,7 +66,7 @@ def build_bundle(
     best, why = recommended(files, request.recommended)
     chat = chat_of(best.header, request.family)
     name = request.name or str(best.header.get("general.name") or best.source.stem)
-    _check_out(out, force)
+    check_folder(out, force)
     if request.laco is not None:
         check_laco(request.laco, best.header)
     tokenizer = _tokenizer(best)
@@ -88,7 +88,7 @@ def build_bundle(
         )
         sums[MARK] = _sha256(made / MARK)
         lines = [f"{digest}  {file_name}\n" for file_name, digest in sorted(sums.items())]
-        (made / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+        (made / SUMS).write_text("".join(lines), encoding="utf-8")
         made.chmod(0o755)
         _swap_in(made, out)
     except BaseException:
@@ -195,7 +195,12 @@ def stop_tokens_of(file: ReleaseFile, chat: Chat) -> tuple[str, ...]:
     return stop_tokens(Vocabulary.of(file.header), chat)
 
 
-def _check_out(out: Path, force: bool) -> None:
+def check_folder(out: Path, force: bool) -> None:
+    """Refuse to build a bundle where something else is.
+
+    Raises:
+        OutputError: the folder is there (without `force`), or holds what is no bundle's.
+    """
     if not out.exists():
         return
     if not out.is_dir():
@@ -215,6 +220,15 @@ def _check_out(out: Path, force: bool) -> None:
             "the folder is no bundle made here and is not replaced", file=out,
             expected=f"a {MARK} of ggsurgery", hint="Name another folder.",
         )  # fmt: skip
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        lines = (out / SUMS).read_text(encoding="utf-8").splitlines()
+        made = {SUMS, *(line.partition("  ")[2] for line in lines)}
+        foreign = sorted(p.name for p in out.iterdir() if p.name not in made)
+        if foreign:
+            raise OutputError(
+                "the bundle's folder holds a file that is not the bundle's and would be lost",
+                file=out / foreign[0], hint="Move it away, or name another folder.",
+            )  # fmt: skip
 
 
 def _place(source: Path, target: Path) -> None:

@@ -136,7 +136,8 @@ def _said(request: Request) -> list[str]:
     if not said:
         return []
     answer = " ".join(str(said["text"]).split()) or "(nothing)"
-    return ["## A sample", "", f"Asked: {said['question']}", "", f"> {answer}", "",
+    who = f"`{said['file']}` was asked" if "file" in said else "Asked"
+    return ["## A sample", "", f"{who}: {said['question']}", "", f"> {answer}", "",
             "The likeliest token each time; one answer is no measurement."]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 from gguf import LlamaFileType
 
 from ..errors import FormatError
+from ..evaluate.facts import model_facts
 from ..evaluate.results import Results, merge_results
+from ..evaluate.score import Score
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
 
@@ -98,11 +100,19 @@ def release_files(request: Request) -> list[ReleaseFile]:
     """Open the files of a request and put their results beside them, largest file first.
 
     Raises:
-        FormatError: no file, two of one type, files of different models.
+        FormatError: no file, two of one type or name, files of different models, a split one,
+            or results that do not belong to them or together.
     """
     if not request.files:
         raise FormatError("no file to release")
     headers = [read_header(path) for path in request.files]
+    for header in headers:
+        if len(header.paths) > 1:
+            raise FormatError(
+                "a split file cannot be released", file=header.path,
+                expected="one file", found=f"{len(header.paths)} shards",
+                hint=f"Write it as one: ggsurgery keep --layers 0-{header.n_layers - 1} IN OUT",
+            )  # fmt: skip
     name = request.name or str(headers[0].get("general.name") or request.files[0].stem)
     by_type: dict[str, Header] = {}
     for header in headers:
@@ -116,6 +126,9 @@ def release_files(request: Request) -> list[ReleaseFile]:
                 "the files are of different models", file=header.path,
                 expected=_identity(headers[0]), found=_identity(header),
             )  # fmt: skip
+        if header.path.name in {h.path.name for h in by_type.values()}:
+            raise FormatError("two files of one name", file=header.path,
+                              hint="Results are found by a file's name: rename one.")  # fmt: skip
         by_type[kind] = header
     stem = safe_name(name)
     found = [
@@ -125,6 +138,7 @@ def release_files(request: Request) -> list[ReleaseFile]:
         )
         for kind, header in by_type.items()
     ]  # fmt: skip
+    _check_alike([(f.source, f.results) for f in found], request.original)
     return sorted(found, key=lambda f: -f.n_bytes)
 
 
@@ -133,12 +147,46 @@ def _identity(header: Header) -> tuple[str, int, int]:
 
 
 def _results_of(request: Request, path: Path) -> Results | None:
-    """All results whose file has this name, wherever it lay when it was measured."""
+    """All results whose file has this name, wherever it lay when it was measured.
+
+    Raises:
+        FormatError: they are of another file of this name.
+    """
     found = [r for r in request.results if Path(r.model.file).name == path.name]
     if not found:
         return None
+    ours = model_facts(path)
+    for results in found:
+        if not ours.may_be(results.model):
+            raise FormatError(
+                "the results are of another file of this name", file=path,
+                expected=ours.identity, found=results.model.identity,
+                hint="The file has changed since it was measured: measure it again.",
+            )  # fmt: skip
     merged = merge_results([replace(r, model=replace(r.model, file=path.name)) for r in found])
     return replace(merged[0], model=found[0].model)
+
+
+def _check_alike(measured: Sequence[tuple[Path, Results | None]], original: Results | None) -> None:
+    """Refuse figures that a card would set side by side though they were measured unlike.
+
+    Raises:
+        FormatError: names the file, the metric and the first setting that differs.
+    """
+    first: dict[str, Score] = {}
+    known = [(Path(original.model.file), original)] if original else []
+    for path, results in [*known, *((p, r) for p, r in measured if r is not None)]:
+        for score in results.scores:
+            base = first.setdefault(score.label, score)
+            unlike = base.unlike(score)
+            if unlike is None and 0 not in (base.n, score.n) and base.n != score.n:
+                unlike = f"n: {base.n} and {score.n}"
+            if unlike is not None:
+                raise FormatError(
+                    f"{score.label} was not measured as of the other models, which differs in "
+                    f"{unlike}", file=path,
+                    hint="Measure all alike, or leave these results out.",
+                )  # fmt: skip
 
 
 def foreign_results(request: Request) -> list[str]:

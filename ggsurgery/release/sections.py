@@ -20,6 +20,8 @@ from .request import ReleaseFile, Request
 STATUS = ((0.80, "Good"), (0.70, "Acceptable"), (0.50, "Degraded"), (0.0, "Not recommended"))
 #: Perplexity of this many times the original's: text without sense, by experience.
 HOPELESS = 3.0
+#: Where quantizing begins to cost much: Q2_K and the types below it.
+FEW_BITS = 3.5
 ACCURACIES = ("acc", "acc_norm", "exact_match")
 
 
@@ -212,9 +214,10 @@ def limitations(request: Request, files: Sequence[ReleaseFile], chat: Chat) -> l
         lines.append("No benchmark of knowledge or reasoning was run on this model.")
     if not values:
         lines.append("Perplexity was not measured.")
-    kinds = {f.ftype for f in files}
-    if any(k.startswith(("Q2", "IQ1", "IQ2")) for k in kinds):
-        lines.append("The files below three bits lose more; take a larger one where it fits.")
+    small = [f.ftype for f in files if f.bits_per_weight < FEW_BITS]
+    if small and len(small) < len(files):
+        lines.append(f"Below {FEW_BITS:g} bits per weight ({', '.join(small)}) models usually lose "
+                     "much more than above; take a larger file where it fits.")  # fmt: skip
     lines += chat.notes
     return ["## Limitations", "", *(f"- {line}" for line in lines)] if lines else []
 

@@ -22,6 +22,7 @@ from ggsurgery.release.push import check_bundle
 from ggsurgery.release.request import Request, recommended, release_files
 from ggsurgery.release.sections import status_of
 from ggsurgery.runtime.quantize import quantize
+from tests._gguf import tiny_llama
 from tests._needs import needs_package
 from tests._shapes import BYTES, TINY, TOKENS, small, write_shapes
 
@@ -247,6 +248,60 @@ def test_what_is_no_release_is_refused(files: dict[str, Path], tmp_path: Path) -
     with pytest.raises(GGSurgeryError, match="Did you mean qwen3"):
         build_bundle(Request((files["Q8_0"],), family="qwen-3"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_results_of_another_file_of_the_name_are_refused(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    found = measured(files["Q8_0"], 10.0)
+    for change in ({"bytes": 5}, {"checksum": "sampled-sha256:0"}):
+        stale = replace(found, model=replace(found.model, **change))
+        with pytest.raises(FormatError, match="results are of another file of this name"):
+            release_files(Request((files["Q8_0"],), results=(stale,)))
+
+
+def test_figures_measured_unlike_do_not_stand_side_by_side(files: dict[str, Path]) -> None:
+    original = measured(files["BF16"], 10.0)
+    other = (Score("perplexity", 9.0, 0.25, 1000, {"n_ctx": 512, "text": "test.txt"}),)
+    few = (Score("perplexity", 9.0, 0.25, 100, {"n_ctx": 256, "text": "test.txt"}),)
+    for scores, message in ((other, "n_ctx: 256 and 512"), (few, "n: 1000 and 100")):
+        results = Results(model_facts(files["Q8_0"]), scores)
+        with pytest.raises(FormatError, match=f"s-Q8_0.gguf: perplexity .* {message}"):
+            release_files(Request((files["Q8_0"],), original=original, results=(results,)))
+
+
+def test_a_split_file_and_a_name_twice_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    first = tiny_llama(tmp_path / "m.gguf", 3, split=10)
+    with pytest.raises(FormatError, match=r"a split file.*--layers 0-2"):
+        release_files(Request((first,)))
+    twin = tmp_path / "s-Q8_0.gguf"
+    twin.write_bytes(files["Q4_K_M"].read_bytes())
+    with pytest.raises(FormatError, match="two files of one name"):
+        release_files(Request((files["Q8_0"], twin)))
+
+
+def test_what_people_put_into_a_bundle_is_not_lost(files: dict[str, Path], tmp_path: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    out = tmp_path / "out"
+    build_bundle(Request((files["Q8_0"],)), out)
+    (out / "q8.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"q8\.json: .*would be lost"):
+        build_bundle(Request((files["Q8_0"],)), out, force=True)
+    assert (out / "q8.json").is_file()
+
+
+def test_few_bits_are_counted_and_not_read_off_the_name(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    odd = small("Small Qwen", 3)
+    source = write_shapes(tmp_path / "n.gguf", replace(odd, n_embd=288, n_ff=288), tokens=BYTES)
+    made = []
+    for ftype in ("Q8_0", "Q2_K"):  # rows of 288 cannot be q2_k: over five bits per weight
+        made.append(tmp_path / f"n-{ftype}.gguf")
+        quantize(source, made[-1], ftype)
+    build_bundle(Request(tuple(made)), tmp_path / "out")
+    assert "take a larger" not in (tmp_path / "out/README.md").read_text(encoding="utf-8")
 
 
 def test_a_broken_tokenizer_is_not_released(tmp_path: Path) -> None:
