@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import EngineError, OutputError
+import numpy as np
+
+from ..errors import OutputError
 from ..evaluate.results import Results
 from ..ggufio.copying import write_all
+from ..imatrix import Entry, Imatrix, write_imatrix
 from ..plan.recipe import Recipe
 from ..release.request import safe_name
 from ..runtime.quantize import plan
+from ..runtime.quantize_plan import check_requantized
 from ..surgery import prepare
 from .document import Document, load_document
 from .evaluation import measurements, results_of
@@ -92,12 +96,7 @@ class Pipeline:
         unknown = "laco" not in done and any(t.name == "laco" for t in self.tasks)
         recipe = self.document.recipe if unknown else recipe_of(self.document, self.places)
         sizes = self._sizes(recipe)
-        planned, fresh = [], True
-        for task in self.tasks:
-            is_done = fresh and task.name in done
-            fresh = fresh and (is_done or task.name not in ("laco", "cut", "imatrix"))
-            planned.append(Planned(task, is_done, sizes.get(task.name), unknown))
-        return planned
+        return [Planned(t, t.name in done, sizes.get(t.name), unknown) for t in self.tasks]
 
     @property
     def files(self) -> dict[str, Path]:
@@ -132,17 +131,18 @@ class Pipeline:
         return sizes
 
     def _quantized_sizes(self, model: Path, types: list[str]) -> dict[str, int]:
+        asked = self.document.section("imatrix")
+        imatrix, made = self.places.imatrix, self.places.imatrix.is_file()
+        if asked and not made:  # sizes depend on its being there, not on what is in it
+            imatrix = model.with_name(imatrix.name)
+            entry = Entry(np.ones((1, 1), np.float32), np.ones(1, np.int64))
+            text = Path(str(asked["text"])).name
+            write_imatrix(Imatrix({"token_embd.weight": entry}, (text,), 1, 1), imatrix)
         sizes = {}
         for ftype in types:
-            options = quantize_options(self.document, self.places, self.source, model, ftype)
-            if "imatrix" in options and not self.places.imatrix.is_file():
-                del options["imatrix"]  # still to be made; sizes do not depend on what is in it
-            try:
-                (one,) = plan(model, [ftype], **options)
-            except EngineError as error:
-                if "importance matrix" not in str(error) or "imatrix" in options:
-                    raise
-                continue  # llama.cpp says nothing of such a type without one
+            options = quantize_options(self.document, imatrix, self.source, model, ftype)
+            (one,) = plan(model, [ftype], **options, trial=bool(asked and not made))
+            check_requantized(one.result, one.header, bool(options.get("allow_requantize")))
             sizes[f"quantize {one.result.ftype}"] = one.result.n_bytes
         return sizes
 

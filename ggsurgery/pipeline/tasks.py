@@ -200,17 +200,18 @@ def _imatrix(document: Document, places: Places, cut: str) -> Task:
 
 
 def quantize_options(
-    document: Document, places: Places, source: Path, model: Path, ftype: str
+    document: Document, imatrix: Path, source: Path, model: Path, ftype: str
 ) -> dict[str, Any]:
     """The keyword arguments of `runtime.quantize` that a recipe asks for.
 
     Args:
+        imatrix: the importance matrix, or one that stands for it; used where the recipe has one.
         model: the cut model, or a file with its header.
     """
     section = document.section("quantize") or {}
     options = {k: v for k, v in section.items() if k not in ("types", "pin")}
     if document.section("imatrix"):
-        options["imatrix"] = places.imatrix
+        options["imatrix"] = imatrix.absolute()  # so the header names it without folders
     return with_pins(model, source, ftype, options) if section.get("pin") else options
 
 
@@ -221,7 +222,7 @@ def _quantize(
     out = places.quantized(ftype)
 
     def make(progress: Progress) -> Any:
-        options = quantize_options(document, places, source, places.cut, ftype)
+        options = quantize_options(document, places.imatrix, source, places.cut, ftype)
         result = quantize(places.cut, out, ftype, force=True, progress=progress, **options)
         facts = result.to_json()
         return {k: facts[k] for k in ("type", "bytes", "bpw", "fallbacks", "requantized")}
@@ -249,9 +250,13 @@ def _measure(
 
 
 def _recommended(document: Document, made: Mapping[str, object]) -> str:
-    """The file that the controls are for and that says something: Q4_K_M, or the cut itself."""
+    """The file that the controls are for and that says something.
+
+    The one that the release recommends by name, else Q4_K_M, else the first type; the cut itself
+    where nothing is quantized.
+    """
     wanted = str((document.section("release") or {}).get("recommended", "Q4_K_M"))
-    return wanted if wanted in made else "cut"
+    return wanted if wanted in made else next((n for n in made if n != "cut"), "cut")
 
 
 def _say(document: Document, places: Places, path: Path, key: str) -> Task:
@@ -288,8 +293,16 @@ def _release(
         )  # fmt: skip
         return {"files": [str(p.relative_to(places.folder)) for p in made.files]}
 
-    key = key_of("release", {"section": section, "name": document.name}, on)
+    given = (*section.get("results", ()), *filter(None, [section.get("license")]))
+    settings = {
+        "section": section, "name": document.name,
+        "files": [sha256_of(document.file(str(name))) for name in given],
+        "recipe": sha256_of(document.path),  # the manifest holds it
+    }  # fmt: skip
+    key = key_of("release", settings, on)
     stem = safe_name(document.name)
     models = [f"{stem}-{ftype}.gguf" for ftype in _types(document)]
     names = ["manifest.json", "SHA256SUMS", "README.md", "Modelfile", *models]
+    names += [f"Modelfile.{ftype}" for ftype in _types(document)]
+    names += ["LICENSE"] if section.get("license") else []
     return Task("release", "bundle/", key, tuple(places.bundle / n for n in names), make)

@@ -109,14 +109,50 @@ def test_layers_keep_the_types_of_the_uncut_model(folder: Path) -> None:
 def test_with_an_imatrix(folder: Path) -> None:
     change(folder, "quantize: {types: [Q8_0, Q4_K_M]}",
            "imatrix: {text: text.txt, ctx: 128}\nquantize: {types: [IQ2_XS, Q4_K_M]}")  # fmt: skip
+    change(folder, "[IQ2_XS, Q4_K_M]", "[IQ2_XS, Q4_K_M, Q4_0]")  # Q4_0: other types with one
     planned = {p.task.name: p.n_bytes for p in Pipeline(folder / "recipe.yaml", "o").plan()}
-    assert planned["quantize Q4_K_M"]
-    assert planned["quantize IQ2_XS"] is None  # known once the matrix is there
-    assert run(folder) == ["cut", "imatrix", "quantize IQ2_XS", "quantize Q4_K_M"]
+    steps = ["quantize IQ2_XS", "quantize Q4_K_M", "quantize Q4_0"]
+    assert run(folder) == ["cut", "imatrix", *steps]
+    made_sizes = [(folder / f"out/Small-cut-{s.split()[1]}.gguf").stat().st_size for s in steps]
+    assert made_sizes == [planned[s] for s in steps]
     made = read_header(folder / "out/Small-cut-IQ2_XS.gguf")
     assert made.get("quantize.imatrix.file") == "Small-cut.imatrix.gguf"
     (folder / "text.txt").write_text("Other words, said often. " * 60, encoding="utf-8")
-    assert run(folder) == ["imatrix", "quantize IQ2_XS", "quantize Q4_K_M"]
+    assert run(folder) == ["imatrix", *steps]
+
+
+def test_pins_and_an_imatrix_together(folder: Path) -> None:
+    change(folder, "[Q8_0, Q4_K_M]", "[Q4_K_M], pin: true")
+    change(folder, "quantize:", "imatrix: {text: text.txt, ctx: 128}\nquantize:")
+    planned = {p.task.name: p.n_bytes for p in Pipeline(folder / "recipe.yaml", "o").plan()}
+    assert run(folder) == ["cut", "imatrix", "quantize Q4_K_M"]
+    made = (folder / "out/Small-cut-Q4_K_M.gguf").stat().st_size
+    assert made == planned["quantize Q4_K_M"]
+
+
+def test_a_lost_cut_is_made_again_alone_and_the_dry_run_says_so(folder: Path) -> None:
+    run(folder)
+    (folder / "out/Small-cut.gguf").unlink()
+    planned = Pipeline(folder / "recipe.yaml", folder / "out").plan()
+    missing = [p.task.name for p in planned if not p.done]
+    assert run(folder) == missing == ["cut"]
+
+
+def test_the_release_follows_its_files(folder: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    path = folder / "recipe.yaml"
+    (folder / "LICENSE").write_text("Do what you like.", encoding="utf-8")
+    extra = "release: {license: LICENSE, memory: false}\n"
+    path.write_text(path.read_text(encoding="utf-8") + extra, encoding="utf-8")
+    assert run(folder)[-1] == "release"
+    assert run(folder) == []
+    (folder / "LICENSE").write_text("Do nothing with it.", encoding="utf-8")
+    assert run(folder) == ["release"]
+    assert (folder / "out/bundle/LICENSE").read_text(encoding="utf-8") == "Do nothing with it."
+    path.write_text(path.read_text(encoding="utf-8") + "# a remark\n", encoding="utf-8")
+    assert run(folder) == ["release"]
+    manifest = json.loads((folder / "out/bundle/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["recipe"].endswith("# a remark\n")
 
 
 EVALUATE = """
