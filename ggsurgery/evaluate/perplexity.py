@@ -28,6 +28,8 @@ from .windows import n_windows
 
 Progress = Callable[[int, int], None]
 
+MAX_SEQUENCES = 256  # of one context of llama.cpp (LLAMA_MAX_SEQ)
+
 
 @dataclass(frozen=True)
 class Perplexity:
@@ -197,6 +199,6 @@ def perplexity_of_file(
 
     Made to be run by `runtime.worker.run`, which turns a crash into an error.
     """
-    n_seq = max(1, 2048 // n_ctx)
+    n_seq = min(MAX_SEQUENCES, max(1, 2048 // n_ctx))
     with Engine.open(path, n_ctx=n_ctx, n_seq=n_seq, n_threads=n_threads, unified=False) as engine:
         return perplexity(engine, text, n_ctx, n_chunks, add_bos=add_bos, progress=progress)

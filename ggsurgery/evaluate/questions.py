@@ -41,6 +41,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 value = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+                json.dumps(value, ensure_ascii=False).encode()  # half a pair: \ud800
             except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a huge number
                 raise FormatError(f"line {number} is not JSON: {error}", file=path) from error
             if not isinstance(value, dict):

@@ -72,6 +72,13 @@ class Context(Vocabulary):
                 file=self.path,
                 hint="`ggsurgery verify` tells more about the file.",
             )
+        if self._llama.llama_model_has_encoder(model):
+            self._llama.llama_model_free(model)
+            raise EngineError(
+                "a model with an encoder (T5) cannot be run here", file=self.path,
+                expected="a model that predicts the next token from those before it",
+                hint="`inspect`, `diff`, `meta` and `quantize` work on it.",
+            )  # fmt: skip
         return model
 
     def _make_context(self) -> None:

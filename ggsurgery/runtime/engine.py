@@ -20,6 +20,9 @@ from .context import Context
 from .observe import NonFinite, Recorder
 
 F32 = NDArray[np.float32]
+#: The graph node that holds the logits.
+LOGITS = "result_output"
+
 Outputs = Literal["all", "last", "none"] | slice
 Names = Iterable[str] | Callable[[str], bool]
 
@@ -33,11 +36,13 @@ class Engine(Context):
         n_vocab, n_embd, n_layer, n_ctx_train: of the model.
         add_bos, bos, eos, eog, chat_template: of its vocabulary (see `Vocabulary`).
         extra_buffers: whether weights were repacked for this CPU.
+        head_seen: whether logits were seen to be computed; set it where none are looked at.
         observed: graph nodes of the last decode by name, float32 [n_tokens, width].
     """
 
     observed: dict[str, F32]
     _recorder: Recorder | None = None
+    head_seen = False
 
     @classmethod
     def open(
@@ -220,6 +225,28 @@ class Engine(Context):
     def _finish_observation(self) -> None:
         if self._recorder is not None:
             self.observed = self._recorder.take()
+
+    def _logits(self, n_out: int) -> F32:
+        view = super()._logits(n_out)
+        if not self.head_seen:
+            # of a model without a head llama.cpp hands out zeros, without a word
+            if not view.any() and not self._computes_logits():
+                raise EngineError(
+                    "the model gives no logits: it makes embeddings, and predicts no tokens",
+                    file=self.path,
+                    hint="Only models that predict the next token can be measured or generate.",
+                )
+            self.head_seen = True
+        return view
+
+    def _computes_logits(self) -> bool:
+        with Engine.open(
+            self.path, n_ctx=8, n_threads=self.n_threads, extra_buffers=self.extra_buffers,
+            observe=[LOGITS],
+        ) as engine:  # fmt: skip
+            engine.head_seen = True
+            engine.decode([0])
+            return LOGITS in engine.observed
 
     def _truncate(self, seq: int, start: int) -> None:
         if not self._llama.llama_memory_seq_rm(self._memory, seq, start, -1):

@@ -145,5 +145,7 @@ def generate_together(
         if not len(active):
             return [answer.result() for answer in answers]
         logits = engine.decode_batch(last[active], ends[active], active, np.ones(len(active), bool))
+        for row, at in enumerate(map(int, active)):
+            _finite(engine, logits[row], [*prompts[at], *answers[at].said])
         last[active] = logits.argmax(axis=1)
         ends[active] += 1

@@ -173,6 +173,7 @@ def collect(
             )  # fmt: skip
         total = len(tokens) // n_ctx
         total = total if n_chunks is None else min(total, n_chunks)
+        engine.head_seen = True  # embedding models have inputs to sum, too
         collector = Collector(process_output=process_output)
         engine.set_hook(collector)
         for i in range(total):

@@ -22,6 +22,7 @@ def peak_memory(path: str | Path, n_ctx: int = 2048) -> dict[str, int]:
     """
     before = _resident("VmRSS")
     with Engine.open(path, n_ctx=n_ctx) as engine:
+        engine.head_seen = True  # embedding models take memory, too
         token = engine.bos if engine.bos is not None else 0
         engine.decode([token] * min(512, n_ctx // 2), logits="last")
         return {"bytes": _resident("VmHWM") - before, "n_ctx": n_ctx}

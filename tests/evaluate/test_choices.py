@@ -120,11 +120,12 @@ def test_examples_have_to_suit_the_style_and_are_left_out_by_content():
     assert second.contexts[0].startswith("Two? a\n\n")  # never the question itself
 
 
-def test_a_number_too_long_for_python_is_told_with_its_line(tmp_path):
+def test_what_python_cannot_hold_is_told_with_its_line(tmp_path):
     path = tmp_path / "q.jsonl"
-    path.write_text('{"query": "q", "choices": ["a", "b"], "answer": ' + "1" * 5000 + "}")
-    with pytest.raises(FormatError, match=r"q\.jsonl: line 1 is not JSON"):
-        load_questions(path)
+    for answer in ("1" * 5000, '"\\ud800"'):  # half of a surrogate pair is no text either
+        path.write_text('{"query": "q", "choices": ["a", "b"], "answer": ' + answer + "}")
+        with pytest.raises(FormatError, match=r"q\.jsonl: line 1 is not JSON"):
+            load_questions(path)
 
 
 def test_trailing_blanks_move_to_the_continuation_and_bos_comes_once():

@@ -17,6 +17,7 @@ from ggsurgery.runtime.quantize import quantize
 from tests._llama_tools import llama_tool
 from tests._needs import needs_shared, needs_smollm2
 from tests._small_models import write_small_model
+from tests._tiny import MODEL, SEARCH_TEXT
 
 WORDS = "It was a bright cold day, and the clocks of the town were striking all at once. " * 40
 
@@ -36,6 +37,13 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     q8 = folder / "q8_0.gguf"
     quantize(f16, q8, "Q8_0")
     return {"shipped": shipped, "f16": f16, "q8_0": q8}
+
+
+@pytest.mark.parametrize("n_ctx", [4, 5, 7])
+def test_contexts_of_a_few_tokens(n_ctx: int) -> None:
+    text = SEARCH_TEXT.read_text(encoding="utf-8")
+    found = worker.run(perplexity_of_file, MODEL, text, n_ctx=n_ctx, n_chunks=300)
+    assert (len(found.chunks), found.n) == (300, 300 * (n_ctx - n_ctx // 2 - 1))
 
 
 def theirs(model: Path, text: Path, n_ctx: int, n_chunks: int, *more: str) -> tuple[float, float]:

@@ -10,7 +10,10 @@ import pytest
 from ggsurgery.errors import EngineError
 from ggsurgery.ggufio.reader import Source
 from ggsurgery.runtime.engine import Engine
+from ggsurgery.runtime.memory import peak_memory
 from ggsurgery.runtime.scoring import log_softmax_at
+from tests.fixtures.base import base
+from tests.fixtures.make import outline, weights, write
 
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind at all."
 
@@ -22,6 +25,31 @@ def test_facts_of_the_model(small: Path) -> None:
         assert (engine.bos, engine.eos, engine.add_bos) == (1, 2, False)
         assert {engine.eos} <= engine.eog
         assert engine.chat_template is None
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [("bert", "gives no logits: it makes embeddings"), ("t5", "with an encoder")],
+)
+def test_models_that_predict_no_tokens_are_refused(arch: str, message: str, tmp_path: Path) -> None:
+    plan = outline(arch, base(arch, 2))
+    path = write(tmp_path / "e.gguf", arch, plan.keys, weights(plan))
+    with (
+        pytest.raises(EngineError, match=f"e.gguf: .*{message}"),
+        Engine.open(path, n_ctx=8) as engine,
+    ):
+        engine.decode([1, 2], logits="all")
+    if arch == "bert":  # its memory and the inputs of its weights can be measured
+        assert peak_memory(path, 64)["bytes"] > 0
+
+
+def test_logits_that_are_zero_are_logits(tmp_path: Path) -> None:
+    plan = outline("llama", base("llama", 2))
+    tensors = weights(plan)
+    tensors["output.weight"] = np.zeros_like(tensors["output.weight"])
+    path = write(tmp_path / "z.gguf", "llama", plan.keys, tensors)
+    with Engine.open(path, n_ctx=8) as engine:
+        assert not engine.decode([1, 2], logits="all").any()
 
 
 def test_tokens_round_trip(small: Path) -> None:
