@@ -16,8 +16,8 @@ from .evaluate.facts import model_facts
 from .evaluate.suite.result import SurgeryScore
 from .ggufio.header import read_header
 from .plan.recipe import Recipe, step
-from .plan.types import Plan, references
-from .provenance import PREFIX, read_provenance
+from .plan.types import references
+from .quantize.lineage import plan_of
 from .runtime.quantize import plan as plan_quantization
 from .runtime.quantize import quantize
 from .surgery import prepare
@@ -40,7 +40,7 @@ def alternatives(file: Path, baseline: Path, *, n_random: int, seed: int) -> lis
         base.layers, base.layers - cut.layers, cut.bytes,
         {p.result.ftype: p.result.n_bytes for p in planned}, base_bytes=base.bytes,
         ftype=cut.quantization if cut.quantization != base.quantization else None,
-        removed=_removed(file, base.layers), n_random=n_random, seed=seed,
+        removed=_removed(file, baseline), n_random=n_random, seed=seed,
     )  # fmt: skip
 
 
@@ -85,14 +85,12 @@ def _build(control: Control, baseline: Path, folder: Path) -> Path:
     return out
 
 
-def _removed(file: Path, n_layers: int) -> tuple[int, ...]:
+def _removed(file: Path, baseline: Path) -> tuple[int, ...]:
     """The base's layers that a file made by ggsurgery lacks; empty if its header does not say."""
-    header = read_header(file)
-    if f"{PREFIX}recipe" not in header.metadata:
-        return ()
+    base = read_header(baseline)
     try:
-        plan = read_provenance(header).recipe.apply(Plan.identity(n_layers))
-    except GGSurgeryError:  # made from something else than this base
+        plan = plan_of(file, base)
+    except GGSurgeryError:  # made elsewhere, or from something else than this base
         return ()
     kept = {ref.index for block in plan.stack for ref in references(block)}
-    return tuple(i for i in range(n_layers) if i not in kept)
+    return tuple(i for i in range(base.n_layers) if i not in kept)

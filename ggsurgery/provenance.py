@@ -123,5 +123,27 @@ def read_provenance(header: Header) -> Provenance:
     )
 
 
+def lineage(header: Header) -> tuple[tuple[Recipe, int], ...]:
+    """The recipes that led to a file, the oldest first, each with how many inputs it had.
+
+    Of files with several inputs the first one is followed.
+
+    Raises:
+        FormatError: the entries are damaged.
+    """
+    found: list[tuple[Recipe, int]] = []
+    one: Any = _earlier(header)
+    try:
+        while one:
+            recipe = Recipe.from_json(json.loads(one["recipe"]), header.path)
+            found.append((recipe, len(one["sources"])))
+            history = one.get("history")
+            history = json.loads(history) if isinstance(history, str) else history
+            one = history[0] if history else None
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise _damaged(header, "history", str(error)) from None
+    return tuple(reversed(found))
+
+
 def _damaged(header: Header, key: str, found: str) -> FormatError:
     return FormatError("damaged entry", file=header.path, tensor=PREFIX + key, found=found)

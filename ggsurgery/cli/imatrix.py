@@ -11,6 +11,7 @@ from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..imatrix import read_imatrix, write_imatrix
 from ..plan.recipe import load_recipe
+from ..plan.types import Plan
 from ..quantize.imatrix_stats import layer_statistics, tensor_statistics
 from ..quantize.lineage import apply_recipe, plan_of
 from ..quantize.remap import remap as follow
@@ -123,7 +124,8 @@ def remap(
     check_output(out, [*file, *(f for f in (cut, uncut, recipe) if f is not None)], force=force)
     matrices = [read_imatrix(f) for f in file]
     if recipe is not None:
-        plan = apply_recipe(load_recipe(recipe), max(matrices[0].layers, default=-1) + 1)
+        n_layers = max(matrices[0].layers, default=-1) + 1
+        plan = apply_recipe(load_recipe(recipe), Plan.identity(n_layers))
     else:
         assert cut is not None and uncut is not None
         plan = plan_of(cut, read_header(uncut))

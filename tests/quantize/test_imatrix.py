@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 
 from ggsurgery.errors import EngineError, FormatError, OutputError, PlanError
+from ggsurgery.ggufio.header import read_header
 from ggsurgery.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
 from ggsurgery.plan import ops
 from ggsurgery.plan.types import Blend, BlockRef, Plan, Take
 from ggsurgery.quantize.imatrix_stats import layer_statistics, tensor_statistics
+from ggsurgery.quantize.lineage import plan_of
 from ggsurgery.quantize.remap import remap
 from ggsurgery.runtime.imatrix_collect import collect
+from tests._command import call
+from tests._gguf import tiny_llama
 from tests._llama_tools import llama_tool
 from tests._needs import needs_shared, needs_smollm2
 from tests._small_models import write_small_model
@@ -143,6 +147,19 @@ def test_entries_follow_the_layers() -> None:
     found = remap([matrix(6)], plan)
     assert values(found) == [50, 20, 30, 30, 40, 0]
     assert found.entries["output.weight"].sums[0, 0] == 7
+
+
+def test_the_whole_way_from_the_uncut_model_is_followed(tmp_path: Path) -> None:
+    uncut = tiny_llama(tmp_path / "uncut.gguf", 6)
+    swapped, cut, licensed = (tmp_path / f"{n}.gguf" for n in ("swapped", "cut", "licensed"))
+    call("swap", "--layers", "1,4", uncut, swapped)
+    call("meta", "set", "general.license", "mit", swapped, licensed)
+    call("delete", "--layer", "3", licensed, cut)
+    assert values(remap([matrix(6)], plan_of(cut, read_header(uncut)))) == [0, 40, 20, 10, 50]
+    assert values(remap([matrix(6)], plan_of(cut, read_header(swapped)))) == [0, 10, 20, 40, 50]
+    call("delete", "--layer", "0", uncut, tmp_path / "other.gguf")
+    with pytest.raises(PlanError, match=r"not made from other.gguf.*found delete 0"):
+        plan_of(cut, read_header(tmp_path / "other.gguf"))
 
 
 def test_merged_layers_pool_their_parents() -> None:
