@@ -177,14 +177,12 @@ def _recipe(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> I
         wanted = [rules.kinds(original)[i] for i in order]
     except (GGSurgeryError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return  # not a plain rearrangement: nothing to compare with
-    rule = rules.rules.window
-    stated = rule is not None and facets.full_key(header, rule.pattern_key) in header.metadata
     wrong = [
         i
         for i, (now, then) in enumerate(zip(kinds, wanted, strict=True))
         if (now.attention, now.rope) != (then.attention, then.rope)
     ]
-    if wrong and not stated:
+    if wrong:
         i = wrong[0]
         yield _several(
             wrong,

@@ -7,7 +7,7 @@ arrays at their old length, the tensors at their old numbers. Deleting the layer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,7 @@ def unpruned(header: Header, removed: Sequence[int]) -> tuple[Header, Plan]:
             hint="Number the layers as they stood before the removal.",
         )
     order = [i for i in range(n_old) if i not in gone]
-    old = _renumbered(header, order, n_old)
+    old = _renumbered(header, order, n_old, _stretched)
     blocks = tuple(Take(BlockRef(0, i)) for i in order)
     split = len(blocks) - n_tail(header)
     return old, Plan(blocks[:split], blocks[split:])
@@ -49,7 +49,8 @@ def unpruned(header: Header, removed: Sequence[int]) -> tuple[Header, Plan]:
 def original_of(header: Header, document: Mapping[str, Any]) -> tuple[Header, list[int]]:
     """The header that a recipe in this file started from, and the source layer of each layer.
 
-    The explicit patterns are left out: what stands here is what the counts alone imply.
+    Arrays are taken back to the old layers. A pattern that the counts alone imply is then
+    that of the old count: a recipe that moved layers under it shows.
 
     Raises:
         PlanError: no layer count leads to this file's by the recipe.
@@ -63,20 +64,17 @@ def original_of(header: Header, document: Mapping[str, Any]) -> tuple[Header, li
             continue
         if plan.n_layers == header.n_layers and plan.n_sources == 1 and not plan.computes:
             order = [main_reference(b).index for b in plan.stack]
-            return _renumbered(header, order, n_old, keep_arrays=False), order
+            return _renumbered(header, order, n_old, _taken_back), order
     raise PlanError("the recipe leads to another number of layers", file=header.path)
 
 
 def _renumbered(
-    header: Header, order: Sequence[int], n_old: int, *, keep_arrays: bool = True
+    header: Header, order: Sequence[int], n_old: int, array: Callable[..., Value]
 ) -> Header:
     key = facets.full_key(header, "block_count")
     metadata = dict(header.metadata) | {key: facets.number(header, "block_count", n_old)}
     for name, value in arrays.layer_arrays(header).items():
-        if keep_arrays:
-            metadata[name] = _stretched(header, name, value, order, n_old)
-        else:
-            metadata.pop(name)
+        metadata[name] = array(header, name, value, order, n_old)
     tensors = [t for t in header.tensors if t.layer is None]
     first = {old: new for new, old in reversed(list(enumerate(order)))}
     for old, new in sorted(first.items()):
@@ -100,7 +98,14 @@ def _stretched(header: Header, name: str, value: Value, order: Sequence[int], n_
             found=len(found),
             hint="Name all layers that were removed.",
         )
+    return _taken_back(header, name, value, order, n_old)
+
+
+def _taken_back(header: Header, name: str, value: Value, order: Sequence[int], n_old: int) -> Value:
+    """An array of the layers as they stand, at their old numbers; of the trunk it stays one."""
+    found = value.value[: header.n_layers]
     whole = [found[0]] * n_old
-    for new, old in enumerate(order):
-        whole[old] = found[new]
+    for old, entry in zip(order, found, strict=False):
+        whole[old] = entry
+    whole = whole[: n_old - (header.n_layers - len(found))]
     return Value.of(whole, value.type, value.item_type, value.order)

@@ -109,6 +109,31 @@ def test_recipe_that_moved_layers_and_a_pattern_that_stayed() -> None:
     assert problems(right) == []
 
 
+def test_a_period_is_no_statement_of_the_layers_that_were_moved() -> None:
+    recipe = json.dumps({"operations": [{"delete": {"layer": "2"}}]})
+    keys = {"attention__sliding_window": 8, "attention__sliding_window_pattern": 3}
+    ((_, where, problem),) = problems(header("gemma3", 8, **keys, ggsurgery__recipe=recipe))
+    assert where == "layers 2,4-5,7"
+    assert "layer 2 runs as full, dense; the recipe took layer 3, which was window 8" in problem
+
+
+@pytest.mark.parametrize("arch", ["granitehybrid", "jamba", "lfm2moe", "kimi-linear", "nemotron_h"])
+@pytest.mark.parametrize("operation", [{"delete": {"layer": "1"}}, {"swap": {"layers": "0,3"}}])
+def test_arrays_that_moved_along_with_a_recipe(arch: str, operation: dict[str, Any]) -> None:
+    """Which layers are recurrent stands in the heads' array, which the recipe has moved."""
+    stack = [RECURRENT, ATTENTION, RECURRENT, RECURRENT]
+    heads = [0, 2, 0, 0]
+    right = header(
+        arch,
+        stack,
+        attention__head_count=4,
+        attention__head_count_kv=heads,
+        feed_forward_length=[0] * 4,
+        ggsurgery__recipe=json.dumps({"operations": [operation]}),
+    )
+    assert [p for p in problems(right) if "the recipe took" in p[2]] == []
+
+
 @pytest.mark.parametrize(
     "keys",
     [
