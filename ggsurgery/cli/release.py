@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from ..errors import FormatError
 from ..evaluate.results import Results, load_results, merge_results, read_json
@@ -173,11 +172,11 @@ def _memory(files: tuple[Path, ...]) -> dict[str, dict[str, int]]:
 
 
 def _parameter(text: str) -> tuple[str, float]:
-    key, equals, value = text.partition("=")
-    number = yaml.safe_load(value) if equals else None
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise click.BadParameter(f"{text!r} is not KEY=NUMBER", param_hint="--parameter")
-    return key, number
+    key, _, value = text.partition("=")
+    try:
+        return key, int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not KEY=NUMBER", param_hint="--parameter") from None
 
 
 def _show(made: Bundle, as_json: bool) -> None:

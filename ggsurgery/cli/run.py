@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,11 @@ def _say_more(pipeline: Pipeline) -> None:
     if bundle.is_dir():
         click.echo(f"  {bundle}/README.md   the model card; look at it first")
         name = places.name.lower()
-        click.echo(f"  cd {bundle} && ollama create {name} -f Modelfile")
+        click.echo(f"  cd {shlex.quote(str(bundle))} && ollama create {name} -f Modelfile")
     recipe = pipeline.document.path
-    click.echo(f"  ggsurgery run {recipe}   again: what is done stays; change the recipe to redo")
+    again = ["ggsurgery", "run", str(recipe)]
+    context = click.get_current_context().params
+    for option in ("source", "out"):
+        if context.get(option) is not None:
+            again += [f"--{option}", str(context[option])]
+    click.echo(f"  {shlex.join(again)}   again: what is done stays; change the recipe to redo")

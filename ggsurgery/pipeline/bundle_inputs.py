@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..chat.families import family
 from ..errors import FormatError, MissingExtraError
+from ..evaluate.perplexity import read_text
 from ..evaluate.results import load_results, merge_results, read_json
 from ..release.modelfile import check_parameters
 from ..release.request import Request
@@ -31,8 +32,10 @@ def check_release(document: Document, types: Sequence[str]) -> None:
     if wanted is not None and wanted not in types:
         raise FormatError("release.recommended", file=document.path, found=wanted,
                           expected=f"one of quantize.types: {', '.join(types)}")  # fmt: skip
-    for name in (*section.get("results", ()), *filter(None, [section.get("license")])):
+    for name in section.get("results", ()):
         document.file(name)
+    if section.get("license"):
+        read_text(document.file(section["license"]))
     if "family" in section:
         family(section["family"])
     check_parameters(section.get("parameters") or {})

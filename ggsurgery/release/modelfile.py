@@ -10,6 +10,8 @@ SYSTEM, LICENSE  if given
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +158,8 @@ def check_parameters(given: Mapping[str, float]) -> None:
         if name not in PARAMETERS:
             raise FormatError(f"Ollama knows no PARAMETER {name}",
                               expected=f"one of {', '.join(sorted(PARAMETERS))}")  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
             raise FormatError(f"PARAMETER {name}", expected="a number", found=repr(value))
 
 
@@ -189,8 +192,8 @@ def modelfile(
     name = chat.match.family.name if chat.match else "plain"
     lines = []
     for key, value in parameters_of(header, chat, parameters).items():
-        lines.append(f"PARAMETER {key} {value:g}" if isinstance(value, float) else
-                     f"PARAMETER {key} {value}")  # fmt: skip
+        whole = isinstance(value, int) or value.is_integer()  # Ollama reads no 1e+06
+        lines.append(f"PARAMETER {key} {int(value) if whole else format(value, 'g')}")
     for text in stop_tokens(vocabulary, chat):
         lines.append(f'PARAMETER stop "{text}"')
     filled = known[name].modelfile
@@ -208,8 +211,8 @@ def modelfile(
     first, _, rest = filled.partition("\nFROM")
     title = first.splitlines()[0] if chat.go is not None else "# The chat template is in the GGUF."
     filled = f"{title}\nFROM{rest}"
-    for mark, text in blocks.items():
-        filled = filled.replace(mark, text)
+    # all at once: a text may hold what looks like a mark
+    filled = re.sub("|".join(blocks), lambda match: blocks[match[0]], filled)
     return "\n".join(_without_blank_ends(filled)) + "\n"
 
 

@@ -240,6 +240,7 @@ def recovery(header: Header) -> list[str]:
 def usage(best: ReleaseFile, chat: Chat, request: Request) -> list[str]:
     """How to run it: Ollama, llama.cpp, llama-cpp-python."""
     name = best.name.rsplit(".", 1)[0].lower()
+    context = min(4096, best.header.number("{arch}.context_length") or 4096)
     is_chat = chat.match is None or chat.match.family.name != "plain"
     flags = " ".join(
         f"--{flag} {value:g}"
@@ -259,5 +260,5 @@ def usage(best: ReleaseFile, chat: Chat, request: Request) -> list[str]:
              " ".join(f"llama-cli -m {best.name} {'--jinja' if is_chat else '-no-cnv'} {flags}"
                       .split()),
              "```", "", "llama-cpp-python:", "", "```python", "from llama_cpp import Llama", "",
-             f'llm = Llama("{best.name}", n_ctx=4096)', f"print({call})", "```"]  # fmt: skip
+             f'llm = Llama("{best.name}", n_ctx={context})', f"print({call})", "```"]  # fmt: skip
     return lines

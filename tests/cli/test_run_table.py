@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,10 @@ from ggsurgery.evaluate.facts import ModelFacts
 from ggsurgery.evaluate.results import Results
 from ggsurgery.evaluate.score import Score
 
+from .._command import call
 from .._gguf import big_llama
+from .._needs import needs_package
+from .._shapes import BYTES, small, write_shapes
 
 
 def test_a_column_for_everything_that_was_measured(tmp_path: Path) -> None:
@@ -37,4 +41,19 @@ def test_a_column_for_everything_that_was_measured(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert re.split(r" {2,}", second)[3:] == [
         "15.000 ± 0.500", "1.500", "0.2500 ± 0.0100", "0.750 ± 0.100",
+    ]  # fmt: skip
+
+
+def test_what_to_do_next_can_be_pasted(tmp_path: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    write_shapes(tmp_path / "in.gguf", small("Small", 2), tokens=BYTES, seed=3)
+    recipe = tmp_path / "my recipe.yaml"
+    recipe.write_text("source: {file: x.gguf}\nrelease: {memory: false}\n", encoding="utf-8")
+    out = tmp_path / "out here"
+    said = call("run", recipe, "--source", tmp_path / "in.gguf", "--out", out).out
+    assert f"cd '{out}/bundle' && ollama create" in said
+    (again,) = (line for line in said.splitlines() if "what is done stays" in line)
+    command = again.partition("   again:")[0]
+    assert shlex.split(command)[1:] == [
+        "run", str(recipe), "--source", str(tmp_path / "in.gguf"), "--out", str(out),
     ]  # fmt: skip

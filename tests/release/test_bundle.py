@@ -344,4 +344,11 @@ def test_the_command(files: dict[str, Path], tmp_path: Path) -> None:
     assert manifest["files"][0]["memory"]["bytes"] > 1 << 20  # measured by loading it
     assert run(files["Q8_0"], "--out", out, "--no-memory").exception is not None
     assert isinstance(run("no-such.gguf", "--out", out).exception, FormatError)
+    for wrong in ("x", "top_k=many", "=1"):
+        assert run(files["Q8_0"], "--out", out, "--parameter", wrong).exit_code != 0
     assert run(files["Q8_0"], "--out", out, "--parameter", "x").exit_code == 2
+    assert "n_ctx=1024" in (out / "README.md").read_text(encoding="utf-8")  # the model's own
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("Café".encode("latin-1"))
+    again = run(files["Q8_0"], "--out", tmp_path / "o", "--license", latin, "--no-memory")
+    assert "latin.txt: not a UTF-8 text" in str(again.exception)

@@ -122,3 +122,16 @@ def test_fill_in_where_the_header_declares_it(tmp_path: Path) -> None:
     assert filled["text"] == "<s>def f(<|im_start|>return<|endoftext|>"
     assert plain["text"].endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
     assert "suffix" in filled["fields"]
+
+
+def test_texts_and_numbers_that_could_be_misread(tmp_path: Path) -> None:
+    h = header(tmp_path, None)
+    text = modelfile(
+        h, chat_of(h), "m.gguf", system="Not @LICENSE@ nor @FROM@.", license="Mine.",
+        parameters={"num_ctx": 1e6, "temperature": 0.25},
+    )  # fmt: skip
+    found = dict(parsed(text))
+    assert found["SYSTEM"] == "Not @LICENSE@ nor @FROM@." and found["LICENSE"] == "Mine."
+    assert "PARAMETER num_ctx 1000000\nPARAMETER temperature 0.25\n" in text
+    with pytest.raises(FormatError, match="PARAMETER temperature: expected a number"):
+        modelfile(h, chat_of(h), "m.gguf", parameters={"temperature": float("nan")})
