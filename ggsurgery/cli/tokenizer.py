@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import FormatError
 from ..evaluate.perplexity import read_text
 from ..runtime import worker
 from ..tokenizer.check import SAMPLES, check_tokenizer
@@ -42,6 +43,8 @@ def check(ctx: click.Context, file: Path, text: Path | None, as_json: bool) -> N
       ggsurgery tokenizer check model.gguf --text sentences.txt
     """
     lines = read_text(text).split("\n") if text is not None else SAMPLES
+    if not any(lines):
+        raise FormatError("no text in it", file=text)
     with progress_bar(file.name, "line") as progress:
         report = worker.run(check_tokenizer, file, tuple(lines), progress=progress)
     if as_json:

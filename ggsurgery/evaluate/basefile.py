@@ -1,14 +1,15 @@
 """A compact file of a base model's predictions, for KL without the base model at hand.
 
-    magic     8 bytes   b"GGSKL" 0 0 1
+    magic     8 bytes   b"GGSKL" 0 0 2
     size      4 bytes   of the JSON header, little-endian
-    header    JSON      n_ctx, n_windows, n_vocab, k, vocabulary digest, provenance
+    header    JSON      n_ctx, n_windows, n_vocab, k, bos, vocabulary digest, provenance
     tokens    int32     [n_windows · n_ctx]
     records             [n_windows, n_ctx − 1 − n_ctx // 2] of
                         id int32 [k], logp float32 [k], tail float32, target float32
 
-`id` and `logp` are the k likeliest tokens in falling order, `tail` the log of the mass of
-all others, `target` the log-probability of the token that really follows.
+`bos` is the token that stood in front of every window, if one did; `id` and `logp` are the k
+likeliest tokens in falling order, `tail` the log of the mass of all others, `target` the
+log-probability of the token that really follows.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from ..errors import EngineError, FormatError
 from ..ggufio.atomic import atomic_path, check_output
 
-MAGIC = b"GGSKL\x00\x00\x01"
+MAGIC = b"GGSKL\x00\x00\x02"
 _MAX_HEADER = 1 << 20
 _FIELDS = ("n_ctx", "n_windows", "n_vocab", "k")
 
@@ -70,6 +71,8 @@ class BaseFile:
             header = json.loads(raw)
             numbers = {name: header[name] for name in _FIELDS}
             self.vocabulary_digest = str(header["vocabulary"])
+            bos = header["bos"]
+            self.bos = None if bos is None else int(bos)
             self.provenance: dict[str, Any] = dict(header["provenance"])
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError("header of the base file is damaged", file=path) from error
@@ -138,6 +141,7 @@ class BaseFile:
         k: int,
         vocabulary: Sequence[bytes],
         provenance: dict[str, Any],
+        bos: int | None = None,
         force: bool = False,
     ) -> Iterator[Write]:
         """Write a base file window by window; it appears under its name when it is whole.
@@ -150,7 +154,8 @@ class BaseFile:
         """
         header = {
             "n_ctx": n_ctx, "n_windows": len(tokens) // n_ctx, "n_vocab": len(vocabulary),
-            "k": k, "vocabulary": vocabulary_digest(vocabulary), "provenance": provenance,
+            "k": k, "bos": bos, "vocabulary": vocabulary_digest(vocabulary),
+            "provenance": provenance,
         }  # fmt: skip
         raw = json.dumps(header).encode()
         rows = len(tokens) // n_ctx * (n_ctx - 1 - n_ctx // 2)

@@ -137,7 +137,7 @@ def kl_from_file(
     whole = len(base.tokens) // base.n_ctx
     total = whole if limit is None else min(whole, limit)
     parts = []
-    for window in windows(base.tokens, base.n_ctx, bos=_bos(other), limit=limit):
+    for window in windows(base.tokens, base.n_ctx, bos=base.bos, limit=limit):
         q = log_softmax(window_logits(other, window))
         parts.append(_compare_records(base.records(window.index), q, window.targets))
         if progress is not None:
@@ -171,7 +171,7 @@ def write_base_file(
     used = np.asarray(tokens[: count * engine.n_ctx], dtype=np.int32)
     with BaseFile.writer(
         path, tokens=used, n_ctx=engine.n_ctx, k=min(k, engine.n_vocab - 1),
-        vocabulary=vocabulary(engine), provenance=provenance or {}, force=force,
+        vocabulary=vocabulary(engine), provenance=provenance or {}, bos=_bos(engine), force=force,
     ) as write:  # fmt: skip
         for window in windows(used, engine.n_ctx, bos=_bos(engine)):
             write(log_softmax(window_logits(engine, window)), window.targets)

@@ -119,6 +119,11 @@ def perplexity(
             than n_ctx, or the model gives NaN (names the layer where they first appear).
     """
     bos = engine.add_bos if add_bos is None else add_bos
+    if add_bos and engine.bos is None:
+        raise EngineError(
+            "the vocabulary has no BOS token to put in front", file=engine.path,
+            hint="Leave --bos away.",
+        )  # fmt: skip
     tokens = _tokens(engine, text, bos)
     if n_ctx > engine.n_ctx or n_ctx < 4:
         raise EngineError(

@@ -75,6 +75,15 @@ def test_a_full_base_file_gives_the_same_kl(tmp_path):
     assert from_file.scores({})[0].provenance["lower_bound"] is True
 
 
+def test_a_base_file_keeps_the_base_models_bos(tmp_path):
+    path = tmp_path / "base.kl"
+    for with_bos in (True, False):
+        base, other = ByteModel(1, add_bos=with_bos), ByteModel(2, add_bos=not with_bos)
+        write_base_file(str(path), base, TOKENS, k=N_VOCAB - 1, force=True)
+        both = kl_divergence(base, other, TOKENS)
+        assert kl_from_file(BaseFile(path), other).kl == pytest.approx(both.kl, rel=1e-4, abs=1e-5)
+
+
 def test_one_window_is_enough_for_a_base_file_of_a_long_text(tmp_path):
     write_base_file(str(tmp_path / "one"), ByteModel(1), TOKENS, k=255, limit=1)
     one = kl_from_file(BaseFile(tmp_path / "one"), ByteModel(2))

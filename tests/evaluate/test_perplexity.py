@@ -46,6 +46,15 @@ def test_contexts_of_a_few_tokens(n_ctx: int) -> None:
     assert (len(found.chunks), found.n) == (300, 300 * (n_ctx - n_ctx // 2 - 1))
 
 
+def test_a_bos_that_the_vocabulary_lacks_is_not_claimed() -> None:
+    text = SEARCH_TEXT.read_text(encoding="utf-8")
+    with Engine.open(MODEL, n_ctx=64) as engine:
+        assert engine.bos is not None
+        engine.bos = None
+        with pytest.raises(EngineError, match="no BOS token"):
+            perplexity(engine, text, 64, 2, add_bos=True)
+
+
 def theirs(model: Path, text: Path, n_ctx: int, n_chunks: int, *more: str) -> tuple[float, float]:
     """Perplexity and error as llama-perplexity prints them."""
     command = [

@@ -112,3 +112,10 @@ def test_a_shifted_struct_is_noticed() -> None:
 
     with pytest.raises(EngineError, match=r"n_ctx is not where it was: expected 512, found 77"):
         binding.check_defaults(Shifted())
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5"])
+def test_a_wrong_number_of_threads_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(machine.THREADS, text)
+    with pytest.raises(EngineError, match=f"GGSURGERY_THREADS is no number.*found {text}"):
+        machine.n_threads()

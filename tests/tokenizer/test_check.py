@@ -18,9 +18,11 @@ from ggsurgery.surgery import prepare
 from ggsurgery.tokenizer.bpe import byte_alphabet
 from ggsurgery.tokenizer.check import check_tokenizer
 from ggsurgery.tokenizer.spm import processor
+from tests._command import error_line
 from tests._llama_source import llama_source
 from tests._needs import needs_shared
 from tests._shapes import BYTES, TINY, TOKENS, small, write_shapes
+from tests._tiny import MODEL
 
 
 def vocabulary_file(name: str) -> Path:
@@ -148,3 +150,9 @@ def test_verify_deep_reports_the_same(model: Path, tmp_path: Path) -> None:
     deep = CliRunner().invoke(cli, ["verify", "--deep", str(bad)])
     assert "tokenizer: special ids" not in shallow.stdout
     assert "warning: tokenizer: special ids: tokenizer.ggml.eos_token_id names 'ab'" in deep.stdout
+
+
+def test_an_empty_text_proves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "e.txt").write_text("\n\n", encoding="utf-8")
+    said = error_line("tokenizer", "check", MODEL, "--text", tmp_path / "e.txt")
+    assert "e.txt: no text in it" in said
