@@ -22,7 +22,7 @@ from .blend.shape import shape_of
 from .errors import GGSurgeryError
 from .expr import Apply, Combine, Expr, Read, Slice, reads
 from .ggufio.reader import Source
-from .ggufio.types import TensorInfo, type_name
+from .ggufio.types import type_name
 from .kernels import NAN_KEY, Raw, backend
 
 __all__ = ["default_threads", "evaluate"]
@@ -66,7 +66,7 @@ def evaluate(
         for raw in in_order(block.encode, row_blocks(tree), count):
             yield memoryview(raw.data)
     except GGSurgeryError as error:
-        raise _named(error, expr) from error
+        raise _named(error, expr, sources) from error
 
 
 class _BlockEncoder:
@@ -124,13 +124,10 @@ def _slice_type(expr: Expr) -> int | None:
     return inner.tensor.type if isinstance(inner, Read) else None
 
 
-def _named(error: GGSurgeryError, expr: Expr) -> GGSurgeryError:
-    """The error with the tensor's name, where it has none yet."""
-    first: list[TensorInfo] = [r.tensor for r in reads(expr)]
-    if error.tensor is not None or not first:
+def _named(error: GGSurgeryError, expr: Expr, sources: Sequence[Source]) -> GGSurgeryError:
+    """The error with the tensor's name and file, where it has none yet."""
+    if error.tensor is not None or not (found := reads(expr)):
         return error
-    named = type(error).__new__(type(error))
-    named.__dict__.update(error.__dict__)
-    named.tensor = f"{first[0].name} ({type_name(first[0].type)})"
-    Exception.__init__(named, named._message())
-    return named
+    tensor, header = found[0].tensor, sources[found[0].source].header
+    place = f"{tensor.name} ({type_name(tensor.type)})"
+    return error.at(file=header.paths[tensor.shard], tensor=place)

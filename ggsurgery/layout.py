@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from gguf.constants import GGUF_VERSION, GGMLQuantizationType, GGUFValueType
 
-from .errors import ArchitectureError, FormatError, PlanError
+from .errors import ArchitectureError, FormatError, GGSurgeryError, PlanError
 from .expr import Expr, Read, reads
 from .ggufio.copying import SHARE_BLOCK
 from .ggufio.types import (
@@ -192,7 +192,10 @@ def _block_pieces(
     pieces = []
     for suffix, tensor in tensors.items():
         name = f"blk.{index}.{suffix}"
-        expr = change.tensors.get(name) or lower(suffix)
+        try:
+            expr = change.tensors.get(name) or lower(suffix)
+        except GGSurgeryError as error:
+            raise error.at(file=main.path) from error
         if isinstance(expr, Read) and expr.tensor.shape == tensor.shape:
             pieces.append(Piece(replace(expr.tensor, name=name), Copy(expr.source, expr.tensor)))
         else:

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import ArchitectureError, GGSurgeryError, PlanError
 from ..expr import Apply, Combine, Expr, Given, reads
 from ..plan.types import Blend, Block, BlockRef, Edit, Edited, Take, main_reference, params
-from .parts import damps, in_part, is_integer, is_projection
+from .parts import damps, in_part, is_integer, is_projection, scales_all
 from .shape import shape_of
 
 #: Gives the tensor of a layer by its suffix; None or a GGSurgeryError where there is none.
@@ -95,9 +95,15 @@ def edit_tensor(edit: Edit, suffix: str, expr: Expr, has: Callable[[str], bool])
 
     Raises:
         PlanError: an unknown edit.
+        ArchitectureError: a layer that cannot be damped.
     """
     options = dict(edit.params)
     if edit.kind == "damp":
+        if scales_all(has):
+            raise ArchitectureError(
+                "a copy of this layer cannot be damped: it scales its whole output",
+                tensor="layer_output_scale.weight", hint="Leave --scale out.",
+            )  # fmt: skip
         return _scaled(expr, float(options["factor"])) if damps(suffix, has) else expr
     if edit.kind not in BLOCK_EDITS:
         raise PlanError(f"unknown edit {edit.kind!r}; known: {', '.join(BLOCK_EDITS)}")

@@ -15,9 +15,11 @@ _FFN: Final = ("ffn_", "post_ffw_norm", "layer_output_norm", "exp_probs_b", "cha
 #: Tensors that write into the residual stream; scaling them damps a layer.
 _RESIDUAL: Final = (
     "attn_output", "attn_out", "ffn_down", "ffn_down_exps", "ffn_down_shexp", "ffn_down_chexps",
-    "ssm_out", "shortconv.out_proj", "time_mix_output", "channel_mix_value",
+    "ssm_out", "shortconv.out_proj", "time_mix_output", "channel_mix_value", "layer_output_scale",
 )  # fmt: skip
-_POST_NORMS: Final = ("post_attention_norm", "post_ffw_norm")
+#: `post_norm` closes the per-layer embeddings of gemma3n and gemma4.
+_POST_NORMS: Final = ("post_attention_norm", "post_ffw_norm", "post_norm")
+_GROK_NORMS: Final = ("attn_output_norm", "layer_output_norm", "post_ffw_norm")
 
 #: What LaCo's published code merges: the seven projections of a LLaMA layer.
 _PROJECTIONS: Final = frozenset(
@@ -59,9 +61,19 @@ def damps(suffix: str, has: Has) -> bool:
     Where a norm stands behind the projection, only the weight of that norm does.
     """
     stem = suffix.rsplit(".", 1)[0]
+    if has("attn_output_norm.weight") and has("ffn_norm.weight"):
+        return stem in _GROK_NORMS  # elsewhere attn_output_norm opens the feed-forward half
     if has("post_ffw_norm.weight"):
         return stem in _POST_NORMS
     return stem in _RESIDUAL
+
+
+def scales_all(has: Has) -> bool:
+    """Whether the layer multiplies what it got too (gemma4), so that no weight can damp it.
+
+    talkie's `layer_output_scale` is a factor on what it adds.
+    """
+    return has("layer_output_scale.weight") and has("post_ffw_norm.weight")
 
 
 def is_integer(kind: int) -> bool:

@@ -47,7 +47,7 @@ class Vocabulary:
         if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens):
             raise FormatError(
                 "no vocabulary", file=header.path, tensor=Keys.Tokenizer.LIST,
-                expected="an array of strings", found=type(tokens).__name__,
+                expected="an array of strings", found="nothing" if tokens is None else "another",
             )  # fmt: skip
         types = header.get(Keys.Tokenizer.TOKEN_TYPE) or [int(TokenType.NORMAL)] * len(tokens)
         if not isinstance(types, list) or len(types) != len(tokens):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ggsurgery import compute
 from ggsurgery.blend import edit_model, lower
+from ggsurgery.blend.parts import damps
 from ggsurgery.errors import ArchitectureError, PlanError
 from ggsurgery.expr import Expr, Read
 from ggsurgery.ggufio.reader import Source
@@ -146,6 +147,37 @@ def test_damping_with_norms_behind_the_projections(tmp_path: Path) -> None:
             n for n in names if expression(source, block, n) != expression(source, take(0), n)
         }
     assert changed == set(names[2:])
+
+
+@pytest.mark.parametrize(
+    ("layer", "damped"),
+    [
+        # grok: norms behind both projections undo what scales the projections
+        ("attn_norm attn_output attn_output_norm ffn_norm ffn_down_exps layer_output_norm",
+         "attn_output_norm layer_output_norm"),
+        ("attn_norm attn_output attn_output_norm ffn_norm ffn_down_exps post_ffw_norm",
+         "attn_output_norm post_ffw_norm"),
+        # dbrx: the same name opens the feed-forward half
+        ("attn_norm attn_output attn_output_norm ffn_down_exps", "attn_output ffn_down_exps"),
+        # gemma3n: a third branch from the per-layer embeddings
+        ("attn_output post_attention_norm ffn_down post_ffw_norm post_norm",
+         "post_attention_norm post_ffw_norm post_norm"),
+        ("attn_output ffn_down layer_output_scale", "attn_output ffn_down layer_output_scale"),
+    ],
+)  # fmt: skip
+def test_what_damps_a_layer(layer: str, damped: str) -> None:
+    names = {f"{n}.weight" for n in layer.split()}
+    found = {n for n in names if damps(n, names.__contains__)}
+    assert found == {f"{n}.weight" for n in damped.split()}
+
+
+def test_a_layer_that_scales_what_it_got_cannot_be_damped(tmp_path: Path) -> None:
+    names = ("ffn_down.weight", "post_ffw_norm.weight", "layer_output_scale.weight")
+    tensors = {f"blk.0.{n}": (weights((64,), 1), F32) for n in names}
+    with write_file(tmp_path / "m.gguf", tensors) as source:
+        block = Edited(take(0), (Edit("damp", (), params(factor=0.5)),))
+        with pytest.raises(ArchitectureError, match=r"it scales its whole output\. Leave --scale"):
+            expression(source, block, "ffn_down.weight")
 
 
 def test_unlike_shapes_are_refused(source: Source) -> None:
