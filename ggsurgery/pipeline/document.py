@@ -16,6 +16,7 @@ Every section but `source` may be missing. Paths count from the recipe's folder.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -25,7 +26,7 @@ from typing import Any
 import yaml
 
 from ..errors import FormatError
-from ..plan.recipe import Recipe, Step
+from ..plan.recipe import Recipe, Step, check_keys
 
 #: What each key holds: a type, a list of one type, or the keys below it. `Any` is not looked into.
 Schema = Mapping[str, Any]
@@ -160,11 +161,12 @@ def load_document(path: str | Path) -> Document:
         sections = yaml.safe_load(text)
     except OSError as error:
         raise FormatError(error.strerror or "cannot be read", file=path) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise FormatError(f"no valid YAML: {error}", file=path) from None
     if not isinstance(node, yaml.MappingNode) or not isinstance(sections, dict):
         raise FormatError("not a recipe", file=path, expected="name:, source:, operations: …")
     _check(node, SCHEMA, "", path)
+    check_keys(node, path)  # within operations and header, which the schema does not look into
     if sections.get("laco") and sections.get("operations"):
         raise FormatError(
             "a recipe has either operations or laco, which finds them", file=path,
@@ -239,6 +241,13 @@ def _header_steps(sections: Mapping[str, Any], path: Path) -> list[Step]:
         raise FormatError("header holds keys", file=path, expected="general.license: mit")
     steps = []
     for key, value in header.items():
+        try:
+            json.dumps(value)  # it will stand in the file's recipe
+        except (TypeError, ValueError, RecursionError) as error:
+            raise FormatError(
+                f"header.{key} is no plain value", file=path, found=str(error),
+                expected="numbers, text, lists; put dates into quotes",
+            ) from None  # fmt: skip
         if value is None:
             steps.append(Step("unset", (("key", str(key)),)))
         else:

@@ -257,7 +257,7 @@ def read_document(path: str | Path) -> Any:
         raise FormatError(error.strerror or "cannot be read", file=path) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise FormatError(f"no valid YAML: {error}", file=path) from None
-    _check_keys(tree, path, set())
+    check_keys(tree, path)
     if isinstance(document, dict) and document.get("laco"):
         raise FormatError(
             "the recipe finds its operations by running LaCo on the model", file=path,
@@ -266,8 +266,13 @@ def read_document(path: str | Path) -> Any:
     return document
 
 
-def _check_keys(node: Any, path: Path, seen: set[int]) -> None:
-    """YAML's reader lets the last of two equal keys win: a step would be lost in silence."""
+def check_keys(node: Any, path: Path, seen: set[int] | None = None) -> None:
+    """Refuse a YAML tree that names a key twice: its reader lets the last win in silence.
+
+    Raises:
+        FormatError: naming the line.
+    """
+    seen = set() if seen is None else seen
     if id(node) in seen or not isinstance(getattr(node, "value", None), list):
         return
     seen.add(id(node))
@@ -280,7 +285,7 @@ def _check_keys(node: Any, path: Path, seen: set[int]) -> None:
                 raise FormatError(f"line {line}: {key.value} stands there twice", file=path)
             names.add(key.value)
         for value in values:
-            _check_keys(value, path, seen)
+            check_keys(value, path, seen)
 
 
 def _step(entry: Any, number: int, where: str | Path) -> Step:
