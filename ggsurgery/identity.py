@@ -1,11 +1,12 @@
-"""What a model says of itself: its name and size label, told anew after surgery."""
+"""What a model says of itself: its name, size label and file type, told anew after surgery."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
-from gguf.constants import GGUFValueType, Keys
+from gguf.constants import GGUFValueType, Keys, LlamaFileType
 
 from .ggufio.types import TensorInfo, Value
 from .plan.recipe import OPERATIONS
@@ -70,6 +71,30 @@ def new_identity(
     if name is not None:
         entries[Keys.General.NAME] = Value.of(name, GGUFValueType.STRING)
     return entries
+
+
+def new_file_type(
+    metadata: Mapping[str, Value], before: Sequence[TensorInfo], after: Sequence[TensorInfo]
+) -> dict[str, Value]:
+    """The file type anew where most weights have another tensor type than before.
+
+    A file type names the type of most weights; a missing one is not added, and one that says
+    more than that (Q4_K_M) stays as long as the weights do.
+    """
+    key, kind = Keys.General.FILE_TYPE, _main_type(after)
+    if key not in metadata or kind is None or kind == _main_type(before):
+        return {}
+    names = (f"ALL_{kind}", f"MOSTLY_{kind}", f"MOSTLY_{kind}_M")
+    known = LlamaFileType.__members__
+    number = next((int(known[n]) for n in names if n in known), None)
+    return {} if number is None else {key: Value.of(number, GGUFValueType.UINT32)}
+
+
+def _main_type(tensors: Sequence[TensorInfo]) -> str | None:
+    weights: Counter[str] = Counter()
+    for tensor in tensors:
+        weights[tensor.type_name.upper()] += tensor.n_elements
+    return max(weights, key=weights.__getitem__, default=None)
 
 
 def _with_label(name: str, old: str | None, new: str) -> str:

@@ -19,7 +19,7 @@ from .execute import Progress, execute, settle
 from .ggufio.reader import Source
 from .ggufio.types import Header, Value, type_id
 from .header_edit import edited, is_header_edit
-from .identity import counted_size_label, new_identity
+from .identity import counted_size_label, new_file_type, new_identity
 from .layout import lay_out
 from .look.verify import verify
 from .plan.ops import drop_tail
@@ -94,6 +94,9 @@ class Operation:
         told = self.recipe.without_folders()
         done = "; ".join(s.describe() for s in told.steps if s.operation not in HEADER_STEPS)
         metadata.update(new_identity(metadata, label, done, told.name))
+        if layout.computes:
+            infos = headers[plan.shell].tensors, layout.tensor_infos()
+            metadata.update(new_file_type(metadata, *infos))
         metadata = edited(headers[plan.shell], metadata, filter(is_header_edit, plan.edits))
         full = self.options.get("full_checksum", False)
         sums = [source.checksum(full=full) for source in self.sources]

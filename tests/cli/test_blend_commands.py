@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
-from gguf import GGUFReader, GGUFValueType, GGUFWriter, quants
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType, quants
 
 from ggsurgery.cli import main
 from tests._gguf import Raw, kv_text, kv_u32, tiny_llama
@@ -400,6 +400,24 @@ def test_blends_refused_without_a_traceback(run: Run, tmp_path: Path) -> None:
     assert "different tokenizers: expected entry 63 1, found entry 63 2" in err
     code, _, err = run("blend", ours, tokens(GGUFValueType.UINT32), out)
     assert code == 0, err
+
+
+def test_the_file_type_is_that_of_most_weights(run: Run, tmp_path: Path) -> None:
+    def said(*arguments: object) -> str:
+        out = tmp_path / "out.gguf"
+        code, _, err = run(*arguments, "--force", source, out)
+        assert code == 0, err
+        return run("meta", "get", "general.file_type", out)[1].strip()
+
+    kind = LlamaFileType.MOSTLY_Q8_0
+    source = tiny_llama(tmp_path / "in.gguf", 4, kind=T.Q8_0, meta=lambda w: w.add_file_type(kind))
+    prune = ("prune", "--sparsity", "0.5")
+    assert said(*prune) == said("delete", "--layer", "1") == str(int(LlamaFileType.MOSTLY_Q8_0))
+    assert said(*prune, "--out-type", "f16") == str(int(LlamaFileType.MOSTLY_F16))
+    assert said(*prune, "--out-type", "f32") == str(int(LlamaFileType.ALL_F32))
+    assert said(*prune, "--out-type", "q4_0") == str(int(LlamaFileType.MOSTLY_Q4_0))
+    one = ("merge", "--layers", "1-3", "--out-type", "f16")
+    assert said(*one) == str(int(LlamaFileType.MOSTLY_Q8_0))  # one layer of two
 
 
 def test_only_index_tensors_to_prune(run: Run, tmp_path: Path) -> None:
