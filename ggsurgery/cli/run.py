@@ -10,6 +10,7 @@ import click
 
 from ..evaluate.results import Results, read_json
 from ..evaluate.score import Score
+from ..ggufio.header import read_header
 from ..pipeline.run import Event, Pipeline, Planned
 from ..release.sections import HOPELESS
 from ._files import FILE
@@ -142,7 +143,9 @@ def _table(pipeline: Pipeline) -> str:
             if label == "perplexity":
                 shown.append(f"{score.value / base.value:.3f}" if score and base else None)
         title = f"{path.name} (original)" if name == "source" else path.name
-        rows.append((title, human_bytes(path.stat().st_size), _bits(path), *shown))
+        header = read_header(path)
+        bits = f"{8 * header.n_bytes / max(1, header.n_parameters):.2f}"
+        rows.append((title, human_bytes(sum(header.file_size)), bits, *shown))
     head = ["file", "size", "bits/weight"]
     for label, title in columns:
         head += [title, "ratio"] if label == "perplexity" else [title]
@@ -172,13 +175,6 @@ def _figure(score: Score) -> str:
 def _perplexity(results: Results | None) -> float | None:
     score = results.score("perplexity") if results else None
     return None if score is None else score.value
-
-
-def _bits(path: Path) -> str:
-    from ..ggufio.header import read_header
-
-    header = read_header(path)
-    return f"{8 * header.n_bytes / max(1, header.n_parameters):.2f}"
 
 
 def _say_more(pipeline: Pipeline) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import OutputError
+from .split import siblings
 
 try:
     import fcntl
@@ -39,7 +40,8 @@ def check_output(
 
     Args:
         out: the file to be written.
-        inputs: files that must survive; `out` may be none of them, also not through a link.
+        inputs: files that must survive; `out` may be none of them (nor of their shards), also not
+            through a link.
         force: whether an existing file may be replaced.
         nbytes: how large the output will be, 0 if unknown.
 
@@ -47,7 +49,7 @@ def check_output(
         OutputError: the output is an input, exists, its folder is missing or not writable,
             or the disk has not enough room.
     """
-    for path in inputs:
+    for path in (shard for given in inputs for shard in siblings(given)):
         if out.exists() and path.exists() and out.samefile(path):
             raise OutputError(
                 "input and output are the same file",

@@ -38,3 +38,17 @@ def shard_paths(path: Path, count: int) -> list[Path]:
             hint="Put all shards into one folder.",
         )
     return paths
+
+
+def siblings(path: Path) -> list[Path]:
+    """The shards that are there of the split file that `path` is named as one of, in order.
+
+    The path alone where its name is no shard's.
+    """
+    match = _SHARD.match(path.name)
+    if match is None:
+        return [path]
+    end = f"-of-{match['count']}.gguf"
+    numbers = range(1, int(match["count"]) + 1)
+    paths = [path.with_name(f"{match['stem']}-{n:05d}{end}") for n in numbers]
+    return [p for p in paths if p == path or p.is_file()]

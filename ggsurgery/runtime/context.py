@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from ..ggufio.split import siblings
 from . import binding, log, machine
 from .observe import Callback, Hook
 from .vocabulary import Vocabulary
@@ -65,7 +66,10 @@ class Context(Vocabulary):
         parameters.use_extra_bufts = self.extra_buffers
         parameters.n_gpu_layers = 0
         with log.capture() as lines:
-            model = self._llama.llama_model_load_from_file(os.fsencode(self.path), parameters)
+            model = self._llama.llama_model_load_from_file(
+                os.fsencode(siblings(self.path)[0]),  # llama.cpp takes the first shard only
+                parameters,
+            )
         if not model:
             raise EngineError(
                 f"llama.cpp cannot load it: {lines.errors() or 'no reason given'}",

@@ -126,7 +126,7 @@ def plan(
     overrides = parse_tensor_types(tensor_types)
     matrix = None if imatrix is None else read_imatrix(imatrix)
     call = Call(
-        str(src),
+        str(header.path),  # of a split file the first shard
         "",
         0,
         n_threads or machine.n_threads(),

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from ..errors import EngineError
+from ..ggufio.split import siblings
 from . import binding, log
 from .vocabulary import Vocabulary
 
@@ -28,7 +29,9 @@ class VocabularyFile(Vocabulary):
         parameters = llama.llama_model_default_params()
         parameters.vocab_only = True
         with log.capture() as lines:
-            self._loaded = llama.llama_model_load_from_file(os.fsencode(path), parameters)
+            self._loaded = llama.llama_model_load_from_file(
+                os.fsencode(siblings(Path(path))[0]), parameters
+            )
         if not self._loaded:
             raise EngineError(
                 f"llama.cpp cannot load the vocabulary: {lines.errors() or 'no reason given'}",

@@ -9,13 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ggsurgery.cli._output import human_bytes
 from ggsurgery.cli.run import _table
 from ggsurgery.evaluate.facts import ModelFacts
 from ggsurgery.evaluate.results import Results
 from ggsurgery.evaluate.score import Score
 
 from .._command import call
-from .._gguf import big_llama
+from .._gguf import big_llama, tiny_llama
 from .._needs import needs_package
 from .._shapes import BYTES, small, write_shapes
 
@@ -42,6 +43,13 @@ def test_a_column_for_everything_that_was_measured(tmp_path: Path) -> None:
     assert re.split(r" {2,}", second)[3:] == [
         "15.000 ± 0.500", "1.500", "0.2500 ± 0.0100", "0.750 ± 0.100",
     ]  # fmt: skip
+
+
+def test_a_split_source_has_the_size_of_all_shards(tmp_path: Path) -> None:
+    first = tiny_llama(tmp_path / "m.gguf", 3, split=10)
+    pipeline: Any = SimpleNamespace(files={"source": first}, results=lambda name: None)
+    size = sum(p.stat().st_size for p in tmp_path.iterdir())
+    assert human_bytes(size) in _table(pipeline)
 
 
 def test_what_to_do_next_can_be_pasted(tmp_path: Path) -> None:

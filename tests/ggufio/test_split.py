@@ -10,7 +10,9 @@ from gguf import GGUFValueType
 from ggsurgery.errors import FormatError
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.ggufio.reader import Source
+from ggsurgery.runtime.engine import Engine
 
+from .._command import call, error_line
 from .._gguf import Raw, kv, kv_text, peer_tensors, tensor, tiny_llama
 
 
@@ -101,3 +103,23 @@ def test_a_lie_about_many_shards_stays_one_line(tmp_path):
     with pytest.raises(FormatError, match="and 65531 more") as caught:
         read_header(path)
     assert len(str(caught.value)) < 500
+
+
+def test_no_shard_of_an_input_is_replaced_and_any_shard_names_the_file(tmp_path):
+    first = tiny_llama(tmp_path / "m.gguf", split=10)
+    last = max(tmp_path.iterdir())
+    before = last.read_bytes()
+    for command in (("delete", "--layer", 1), ("quantize", "--type", "Q8_0")):
+        assert "same file" in error_line(*command, first, last, "--force")
+    base = ("kl", first, "--text", first, "--save-base", last)
+    assert "same file" in error_line(*base, "--force")
+    assert last.read_bytes() == before
+    call("quantize", "--type", "F16", last, tmp_path / "a.gguf")
+    call("quantize", "--type", "F16", first, tmp_path / "b.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_any_shard_can_be_run(tmp_path):
+    last = max(tiny_llama(tmp_path / "m.gguf", split=10).parent.iterdir())
+    with Engine.open(last, n_ctx=8) as engine:
+        assert engine.decode([1, 2]).any()
