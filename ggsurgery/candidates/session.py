@@ -20,7 +20,8 @@ import numpy as np
 from ..arch import rules_for
 from ..errors import ArchitectureError, EngineError, GGSurgeryError
 from ..ggufio.reader import Source
-from ..plan.types import Plan
+from ..ggufio.types import Header
+from ..plan.types import Plan, main_reference
 from ..runtime.engine import Engine, Outputs
 from .live import Live
 from .scratch import Scratch, candidate_layout
@@ -34,6 +35,18 @@ Progress = Callable[[int, int], object]
 CACHE_BYTES = 512 << 20
 #: Largest difference of logits, relative to the largest logit, at which states are reused.
 SAME = 1e-3
+#: Architectures whose graph stops the process when it is fed states instead of tokens.
+TOKENS_ONLY = ("glm4moe",)
+
+
+def takes_states(header: Header) -> bool:
+    """Whether a model can be fed hidden states instead of tokens.
+
+    With sections in its rotation it wants several positions of each, which a batch of states
+    has not.
+    """
+    sections = header.get("{arch}.rope.dimension_sections")
+    return header.architecture not in TOKENS_ONLY and not any(sections or ())
 
 
 class Candidate:
@@ -104,7 +117,8 @@ class Candidates:
         self.identity = replace(Plan.identity(header.n_layers, n_tail), tail=())
         self.base = self.identity
         self.states: States | None = None
-        self.reusable = route in ("auto", "suffix") and cache_bytes > 0
+        self.reusable = route in ("auto", "suffix") and cache_bytes > 0 and takes_states(header)
+        self._attention = [kind.attention for kind in self.rules.kinds(header)]
         self.scratch = Scratch(sum(header.file_size))
         self._live: Live | None = None
 
@@ -150,8 +164,11 @@ class Candidates:
         to the input (gpt2), or where embeddings are scaled on the way in.
         """
         assert self.states is not None and self.states.probe is not None
+        depth = self._start(self.base, len(self.base.blocks))
+        if not depth:
+            return False
         try:
-            with self._suffix(self.base, max(self.states.kept)) as candidate:
+            with self._suffix(self.base, depth) as candidate:
                 n = len(self.windows.inputs[0])
                 again = candidate.decode(0, logits=slice(max(0, n - LEAST_ROWS), n))[-1]
         except GGSurgeryError:
@@ -214,7 +231,20 @@ class Candidates:
             if ours != theirs:
                 break
             depth += 1
-        return self.states.start(depth)
+        return self._start(plan, depth)
+
+    def _start(self, plan: Plan, depth: int) -> int:
+        """The deepest kept boundary up to `depth` behind which a plan can be run; 0 if none.
+
+        llama.cpp asserts that a hybrid model has layers of each kind, and so one with windows.
+        """
+        assert self.states is not None
+        kinds = [self._attention[main_reference(block).index] for block in plan.blocks]
+        while depth := self.states.start(depth):
+            if set(kinds[depth:]) == set(kinds):
+                return depth
+            depth -= 1
+        return 0
 
     @contextmanager
     def _suffix(self, plan: Plan, depth: int) -> Iterator[Candidate]:

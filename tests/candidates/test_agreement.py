@@ -14,10 +14,13 @@ from ggsurgery.errors import ArchitectureError
 from ggsurgery.evaluate.perplexity import perplexity, read_text
 from ggsurgery.plan.recipe import Recipe, Step, step
 from ggsurgery.plan.types import Plan
+from ggsurgery.runtime import worker
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.surgery import prepare
 from tests._small_models import write_small_model
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
+from tests.fixtures.families import recipes
+from tests.fixtures.make import outline, weights, write
 
 N_CTX, N_WINDOWS = 64, 2
 
@@ -184,3 +187,24 @@ def test_live_puts_blocks_where_they_are() -> None:
     assert assign(swapped.blocks, 6) == [0, 1, 2, 3, 4, 5]
     with pytest.raises(ArchitectureError, match="more layers"):
         assign((*identity.blocks, identity.blocks[0]), 6)
+
+
+@pytest.mark.parametrize("name", ["granitehybrid", "mimo2", "glm4moe with MTP", "glm4"])
+def test_last_layers_that_cannot_run_alone_are_not_run_alone(name: str, tmp_path: Path) -> None:
+    """llama.cpp stops the process: hybrids want each kind of layer, others no states as input."""
+    recipe = recipes()[name]
+    plan = outline(recipe.arch, recipe.keys(recipe.arch, recipe.n_layer))
+    path = write(tmp_path / "tiny.gguf", recipe.arch, plan.keys, weights(plan))
+    found = {route: worker.run(deletions, path, route) for route in ("auto", "file")}
+    assert found["auto"] == pytest.approx(found["file"], rel=1e-4)
+
+
+def deletions(path: Path, route: str) -> list[float]:
+    """Loss of one window without each of the layers, and without the last two."""
+    windows = Windows.of_tokens([i * 7 % 60 for i in range(32)], 32, None, None)
+    with Candidates(path, windows, route=route, n_threads=1) as session:  # type: ignore[arg-type]
+        session.prepare()
+        n = len(session.identity.blocks)
+        cuts = [*map(str, range(n)), f"{n - 2}-{n - 1}"]
+        plans = [Recipe((step("delete", layer=cut),)).apply(session.identity) for cut in cuts]
+        return [session.nll(plan)[0] for plan in plans]
