@@ -72,7 +72,11 @@ def how_many(n_layers: int, layers: int | None, share: float | None) -> int:
         raise PlanError("say how much to cut", expected="either --layers or --share")
     if layers is None:
         assert share is not None
+        if not 0 <= share <= 1:
+            raise PlanError("impossible share of layers", expected="0 to 1", found=share)
         layers = math.floor(share * n_layers + 0.5)
+    if n_layers < 2:
+        raise PlanError("a model of one layer has none to spare")
     if not 1 <= layers < n_layers:
         raise PlanError(
             "impossible number of layers to cut", expected=f"1 to {n_layers - 1}", found=layers

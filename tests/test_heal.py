@@ -160,9 +160,12 @@ def test_nothing_to_fit_is_said(method: str, tmp_path: Path) -> None:
         heal(silent, [4], read_text(SEARCH_TEXT), settings, n_threads=1)
 
 
-def test_fewer_tokens_than_a_window() -> None:
+def test_settings_that_cannot_be() -> None:
     with pytest.raises(PlanError, match=r"--ctx \(512\) or more --tokens, found 256"):
         heal(MODEL, [4], read_text(SEARCH_TEXT), Settings(tokens=256), n_threads=1)
+    for change in ({"ridge": float("nan")}, {"first": float("inf")}, {"ridge": 0.0}):
+        with pytest.raises(PlanError, match="impossible --"):
+            heal(MODEL, [4], "text", Settings(**change), n_threads=1)  # type: ignore[arg-type]
 
 
 def test_command_and_sidecar(tmp_path: Path) -> None:

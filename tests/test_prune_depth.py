@@ -29,6 +29,10 @@ def test_how_many() -> None:
     for layers, share in ((None, None), (2, 0.2), (0, None), (10, None), (None, 0.01)):
         with pytest.raises(PlanError):
             how_many(10, layers, share)
+    with pytest.raises(PlanError, match="impossible share"):
+        how_many(10, None, float("nan"))
+    with pytest.raises(PlanError, match="none to spare"):
+        how_many(1, 1, None)
 
 
 def test_by_influence_and_angular() -> None:

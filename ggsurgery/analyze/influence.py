@@ -26,7 +26,7 @@ Progress = Callable[[int, int], object]
 
 #: Names that llama.cpp's graphs give the input of layer 0, the last step of it first.
 INPUTS = ("inp_scaled", "inp_norm", "embd")
-#: The first position is a sink where its norm is this many times the others' median …
+#: The first position is a sink where its norm is this many times the others' mean …
 SINK_RATIO = 10.0
 #: … and a layer makes it one when it raises that ratio this many times.
 SINK_JUMP = 3.0
@@ -180,10 +180,13 @@ def hidden_states(engine: Engine, windows: Sequence[NDArray[np.int32]]) -> Itera
         seen = engine.observed
         first = next((name for name in INPUTS if name in seen), None)
         missing = [name for name in outputs if name not in seen]
+        width = None if first is None else seen[first].shape
+        missing += [name for name in outputs if name in seen and seen[name].shape != width]
         if first is None or missing:
             raise EngineError(
                 "this architecture's graph does not name its hidden states", file=engine.path,
-                expected="embd and l_out-N", found=f"no {missing[0] if missing else 'embd'}",
+                expected="embd and l_out-N of one shape",
+                found=f"no {missing[0] if missing else 'embd'}",
                 hint="`ggsurgery scan` measures layers without looking inside.",
             )  # fmt: skip
         states = np.stack([seen[first], *(seen[name] for name in outputs)])

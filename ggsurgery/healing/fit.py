@@ -120,7 +120,7 @@ def heal(
         The recipe, and the arrays for `prepare(recipe, [path], given=healed.sidecar)`.
 
     Raises:
-        PlanError: layer 0 or a layer that does not exist, or fewer tokens than a window.
+        PlanError: layer 0 or a layer that does not exist, or settings that cannot be.
         ArchitectureError: a carrier whose output is not ffn_inp + ffn_out, or without a
             plain `ffn_down`.
         EngineError: the model's states around a cut give nothing to fit.
@@ -130,6 +130,9 @@ def heal(
             "fewer tokens than one window", expected=f"--ctx ({settings.ctx}) or more --tokens",
             found=settings.tokens,
         )  # fmt: skip
+    for name, value in (("--ridge", settings.ridge), ("--first", settings.first)):
+        if not 0 < value < math.inf:
+            raise PlanError(f"impossible {name}", expected="more than 0, and finite", found=value)
     count = settings.tokens // settings.ctx
     with Engine.open(path, n_ctx=64, n_threads=n_threads) as engine:
         windows = Windows.of_text(engine, text, settings.ctx, count)

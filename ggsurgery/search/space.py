@@ -118,6 +118,7 @@ class Space:
 
         Raises:
             ArchitectureError: none; the message is that of the rule which refused the first.
+            PlanError: the model has too few layers.
         """
         identity = Plan.identity(header.n_layers, rules.n_tail(header))
         refused: GGSurgeryError | None = None
@@ -129,6 +130,8 @@ class Space:
             except GGSurgeryError as error:
                 refused = refused or error
         if not allowed:
+            if refused is None:  # there is not even a plan
+                self.recipe(self.single(self.kinds[0], 0, 0))
             raise ArchitectureError(
                 f"the architecture allows no operation of this space ({', '.join(self.kinds)}); "
                 f"the first was refused because: {refused}",

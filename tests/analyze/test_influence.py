@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,3 +113,17 @@ def test_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, wide)
     assert isinstance(result.exception, PlanError) and "1 to 10 layers" in str(result.exception)
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and plot.stat().st_size > 5000
+
+
+def test_states_of_several_shapes_are_no_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gemma3n keeps several streams between its layers."""
+    real = Engine.decode
+
+    def wider(self: Engine, *args: Any, **more: Any) -> Any:
+        out = real(self, *args, **more)
+        self.observed["l_out-3"] = np.stack([self.observed["l_out-3"]] * 2)
+        return out
+
+    monkeypatch.setattr(Engine, "decode", wider)
+    with pytest.raises(EngineError, match=r"does not name its hidden states.*no l_out-3"):
+        measured(MODEL)

@@ -112,6 +112,8 @@ def test_a_space_that_the_rules_leave_empty(tmp_path: Path) -> None:
         Space(("delete",), N_LAYERS).check(header, Strict())  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="unknown operation"):
         Space(("rotate",), 4)
+    with pytest.raises(PlanError, match="too few layers are left: expected 2 or more, found 1"):
+        Space(("delete",), 1).check(header, Strict())  # type: ignore[arg-type]
 
 
 def test_exhaustive_search_is_the_scan(tmp_path: Path) -> None:
