@@ -96,6 +96,12 @@ _REQUIRED = {
     "kl": ("text",), "choices": ("data",), "bench": ("tasks",), "say": ("prompt",),
 }  # fmt: skip
 
+#: The least that the commands take of these numbers; of the others 1.
+_LEAST = {
+    "shots": 0, "random": 0, "seed": 0, "imatrix.ctx": 16, "evaluate.bench.ctx": 64,
+    "evaluate.choices.ctx": 8, "ctx": 4,
+}  # fmt: skip
+
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -232,6 +238,13 @@ def _check_value(value: yaml.Node, wanted: Any, where: str, path: Path) -> None:
             f"line {line}: {where}", file=path, expected=_NAMES[wanted],
             found=repr(getattr(value, "value", value.tag))[:60],
         )  # fmt: skip
+    elif wanted is int and not where.startswith("laco."):  # LaCo knows its own bounds
+        least = _LEAST.get(where, _LEAST.get(where.rpartition(".")[2], 1))
+        number = int(yaml.safe_load(str(value.value)))
+        if number < least:
+            raise FormatError(
+                f"line {line}: {where}", file=path, expected=f"at least {least}", found=number
+            )
 
 
 def _header_steps(sections: Mapping[str, Any], path: Path) -> list[Step]:

@@ -30,6 +30,16 @@ def write(folder: Path, text: str) -> Path:
         ("quantize: {types: Q8_0}\n", r"line 1: quantize\.types is a list"),
         ("quantize: {types: [8]}\n", r"line 1: quantize\.types: expected a text, found '8'"),
         (
+            "evaluate: {perplexity: {text: a.txt, chunks: 0}}\n",
+            r"line 1: evaluate\.perplexity\.chunks: expected at least 1, found 0",
+        ),
+        ("evaluate: {kl: {text: a.txt, ctx: 3}}\n", r"kl\.ctx: expected at least 4, found 3"),
+        ("imatrix: {text: a.txt, ctx: 8}\n", r"imatrix\.ctx: expected at least 16, found 8"),
+        (
+            "evaluate: {choices: [{data: a, limit: -5}]}\n",
+            r"evaluate\.choices\.limit: expected at least 1, found -5",
+        ),
+        (
             "imatrix: {text: a.txt, chunks: many}\n",
             r"line 1: imatrix\.chunks: expected a whole number",
         ),
