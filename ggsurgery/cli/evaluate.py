@@ -78,6 +78,9 @@ def evaluate(
     settings = {"length": length, "weights": load_weights(weights), "limit": limit}
     facts = model_facts(file)
     base_facts = None if baseline is None else model_facts(baseline)
+    controls: list[Control] = []
+    if baseline is not None and not no_controls:  # what they cannot be made of is told now
+        controls = alternatives(file, baseline, n_random=n_random, seed=seed)
     score = _measure(file, settings)
     if not as_json:
         click.echo(suite_table(score))
@@ -93,7 +96,6 @@ def evaluate(
         outcomes: list[Outcome] = []
         line = None
         if not no_controls:
-            controls = alternatives(file, baseline, n_random=n_random, seed=seed)
             outcomes = _outcomes(score, controls, baseline, settings)
             line = verdict(score, outcomes)
             if not as_json:

@@ -2,7 +2,7 @@
 
 A rung that is there and whole is not made again. Whole it is by being there (files appear
 under their name only when finished); made of this source with these options it is if its
-header and tensor types are those that would be written now and it is not older.
+header, tensor types and copied tensors are those that would be written now and it is not older.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import FormatError, OutputError
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
+from ..ggufio.reader import Source
 from ..runtime.filetypes import file_type
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult, as_written
@@ -24,6 +25,9 @@ from .like import with_pins
 
 #: The ladder of the published tiny models, from near lossless to small.
 DEFAULT = ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K")
+
+#: Tensors up to this many bytes are compared with the source's where both have one type.
+COPIED = 1 << 16
 
 _FLOAT_SUFFIX = re.compile(r"[-._](f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -179,7 +183,20 @@ def _is_there(path: Path, planned: Planned, inputs: Sequence[Path]) -> bool:
         header.metadata[key].raw == value.raw
         for key, value in planned.header.metadata.items()
         if key in header.metadata and key not in ("general.file_type",)
-    )
+    ) and _same_copies(path, planned.header.path)
+
+
+def _same_copies(made: Path, src: Path) -> bool:
+    """Whether the small tensors that are copied as they are (norms) are the source's.
+
+    A source that was put in place of another with an older time (`mv`, `cp -p`) has other ones.
+    """
+    with Source(made) as ours, Source(src) as theirs:
+        return all(
+            bytes(ours.data(t)) == bytes(theirs.data(theirs.header.by_name[t.name]))
+            for t in ours.header.tensors
+            if t.nbytes <= COPIED and t.type == theirs.header.by_name[t.name].type
+        )
 
 
 def _there(rung: Rung) -> QuantizeResult:

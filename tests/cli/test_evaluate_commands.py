@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
+from ggsurgery.errors import EngineError
 from ggsurgery.ggufio.header import read_header
 from tests._command import call, error_line
 from tests._needs import needs_smollm2
@@ -148,6 +149,16 @@ def test_inputs_survive_force(folder):
     ):
         assert "same file" in error_line(*arguments, "--force")
     assert {p: p.read_bytes() for p in before} == before
+
+
+def test_controls_that_cannot_be_chosen_are_told_before_the_work(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise EngineError("no controls of this")
+
+    monkeypatch.setattr("ggsurgery.cli.evaluate.alternatives", refuse)
+    monkeypatch.setattr("ggsurgery.cli.evaluate._measure", lambda *_, **__: pytest.fail("worked"))
+    said = error_line("evaluate", folder / "cut.gguf", "--baseline", folder / "base.gguf")
+    assert "no controls of this" in said
 
 
 def test_options_that_would_have_no_effect_are_refused(folder):

@@ -95,6 +95,15 @@ def test_another_imatrix_is_another_rung(model: Path, tmp_path: Path) -> None:
     assert not ladder(model, ["Q4_0"], out, imatrix=tmp_path / "b.gguf").rungs[0].there
 
 
+def test_another_model_under_the_same_name_is_another_ladder(tmp_path: Path) -> None:
+    src = write_small_model(tmp_path / "small-F16.gguf", n_layers=2)
+    list(ladder(src, ["Q4_0"], tmp_path).make())
+    assert ladder(src, ["Q4_0"], tmp_path).rungs[0].there
+    write_small_model(src, n_layers=2, seed=8)
+    os.utime(src, (1, 1))  # as `cp -p` and `mv` leave it
+    assert not ladder(src, ["Q4_0"], tmp_path).rungs[0].there
+
+
 def test_a_type_named_twice_is_made_once(model: Path, tmp_path: Path) -> None:
     made = list(ladder(model, ["q4_k", "Q4_K_M", "Q4_0", "Q4_0"], tmp_path).make())
     assert [r.ftype for r in made] == ["Q4_K_M", "Q4_0"]
