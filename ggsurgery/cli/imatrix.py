@@ -140,7 +140,10 @@ def remap(
 @imatrix.command()
 @click.argument("file", metavar="IMATRIX", type=FILE)
 @click.option("--layers", is_flag=True, help="Rank layers instead of tensors.")
-@click.option("--top", default=20, show_default=True, help="How many rows; 0 shows all.")
+@click.option(
+    "--top", default=20, show_default=True, type=click.IntRange(0),
+    help="How many rows; 0 shows all.",
+)  # fmt: skip
 @json_option
 def show(file: Path, layers: bool, top: int, as_json: bool) -> None:
     """Rank tensors (or layers) by the activation they receive.
