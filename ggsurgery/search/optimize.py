@@ -174,9 +174,14 @@ class _Worker:
 
     def _next(self) -> None:
         """Take one candidate."""
-        # another worker gave ours back, thinking that we are dead: the result is in the journal
+        # another worker gave ours back, thinking that we are dead, or took the same one, which
+        # SQLite does not prevent: the result is in the journal
         with suppress(optuna().exceptions.UpdateFinishedTrialError):
-            self.study.optimize(self._objective, n_trials=1)
+            try:
+                self.study.optimize(self._objective, n_trials=1)
+            except ValueError as error:
+                if "Cannot tell a" not in str(error):
+                    raise
 
     def _only_queued(self) -> bool:
         """Whether nothing is to be tried but what was queued (or the grid is used up)."""

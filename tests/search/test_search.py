@@ -392,6 +392,25 @@ def test_no_room_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found.tried == N_LAYERS == len(found.ranked)
 
 
+def test_another_worker_was_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite lets two workers take one candidate; the second finds its trial told already."""
+    one = work(tmp_path, setup=replace(SETUP, n_windows=1))
+    real, calls = Measurer.measure, []
+
+    def slow(self: Measurer, plan: Plan, progress: Any = None) -> Any:
+        calls.append(plan)
+        if len(calls) == 3:
+            other = storages.open_storage(one.storage, 60)
+            study = storages.optuna().load_study(study_name=one.name, storage=other)
+            running = next(t for t in study.trials if t.state.name == "RUNNING")
+            study.tell(running.number, 1.0)
+        return real(self, plan, progress)
+
+    monkeypatch.setattr(Measurer, "measure", slow)
+    run_worker(one, "run")
+    assert outcome(one).tried == N_LAYERS == len(calls)
+
+
 def test_halving_needs_windows(tmp_path: Path) -> None:
     setup = replace(SETUP, metric="kl", n_windows=2)
     with pytest.raises(GGSurgeryError, match="halving works with"):
