@@ -13,7 +13,7 @@ from gguf import GGUFReader
 from ggsurgery.candidates import Windows
 from ggsurgery.cli import cli
 from ggsurgery.collapse import Settings, collapse, cosine, laco, split_text
-from ggsurgery.errors import GGSurgeryError, OutputError, PlanError
+from ggsurgery.errors import ArchitectureError, GGSurgeryError, OutputError, PlanError
 from ggsurgery.evaluate.perplexity import read_text
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.plan.types import Plan
@@ -58,6 +58,24 @@ def test_similarity_is_the_mean_and_nan_is_no_similarity() -> None:
     assert not result.accepted and result.to_json()["similarity"] is None
     json.dumps(result.to_json(), allow_nan=False)
     assert "no numbers" in result.attempts[0].note and result.to_json()["rejected"] == 1
+
+
+def test_layers_that_cannot_become_one_are_a_rejected_attempt() -> None:
+    def similarities(plan: Plan) -> list[float]:
+        if len(plan.blocks) == 11 and not calls:
+            calls.append(plan)
+            raise ArchitectureError("layers of unlike kinds")
+        return [1.0]
+
+    calls: list[Plan] = []
+    settings = Settings(merge_layers=2, lowest=3, highest=10, max_compression=0.2)
+    result = collapse(Plan.identity(12), settings, similarities)
+    first, second = result.attempts[:2]
+    assert (first.note, first.similarity, first.accepted) == (
+        "rejected: layers of unlike kinds", None, False,
+    )  # fmt: skip
+    assert (second.base, second.accepted) == (7, True)
+    assert result.to_json()["rejected"] == 1
 
 
 def test_fewer_layers_at_the_end_of_the_stack() -> None:

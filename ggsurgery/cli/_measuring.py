@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from ..candidates.measure import Setup
+from ._evaluate import warn_beyond_training
 from ._files import FILE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,7 +87,7 @@ def setup_of(
     path: Path, metric: str, measuring: dict[str, Any], *, allow_unknown_arch: bool = False
 ) -> Setup:
     """The setup that a command's options describe."""
-    return Setup(
+    setup = Setup(
         path,
         metric,
         text=measuring["text"],
@@ -99,6 +100,9 @@ def setup_of(
         n_threads=measuring["threads"],
         allow_unknown_arch=allow_unknown_arch,
     )
+    if setup.needs_text:
+        warn_beyond_training(path, setup.n_ctx)
+    return setup
 
 
 def plus_minus(value: float | None, stderr: float | None, digits: int = 4) -> str | None:

@@ -11,6 +11,7 @@ from ..healing.fit import Healed, Method, Settings
 from ..healing.fit import heal as run_heal
 from ..plan.text import parse_layers
 from ..runtime import worker
+from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._output import note, table
 from ._progress import progress_bar
@@ -79,6 +80,7 @@ def heal(
     check_early(source, out, options, sidecar)
     layers = parse_layers(layer)
     words = read_text(text)
+    warn_beyond_training(source, ctx)
     with progress_bar("heal", "window") as progress:
         found = worker.run(
             run_heal, source, layers, words, Settings(method, tokens, ctx, ridge, first),

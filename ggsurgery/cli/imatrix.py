@@ -17,6 +17,7 @@ from ..quantize.lineage import apply_recipe, plan_of
 from ..quantize.remap import remap as follow
 from ..runtime import worker
 from ..runtime.imatrix_collect import collect as run_collect
+from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._output import json_option, note, print_json, table, warn
 from ._progress import progress_bar
@@ -84,6 +85,7 @@ def collect(
     """
     check_output(out, [file, text], force=force)
     words = read_text(text)
+    warn_beyond_training(file, ctx)
     with progress_bar("imatrix", "chunk") as progress:
         found = worker.run(
             run_collect, file, words, n_ctx=ctx, n_chunks=chunks, process_output=process_output,

@@ -17,6 +17,7 @@ from ..evaluate.perplexity import read_text
 from ..ggufio.header import read_header
 from ..runtime import worker
 from ..runtime.engine import Engine
+from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._output import json_option, print_json, table, warn
 from ._progress import progress_bar
@@ -74,6 +75,7 @@ def influence(
     if span is not None and span > n_layers:
         raise PlanError("no such span", file=file, expected=f"1 to {n_layers} layers", found=span)
     words = read_text(text)
+    warn_beyond_training(file, ctx)
     with progress_bar(file.name, "window") as progress:
         found = worker.run(
             influence_of_file, file, words, ctx, windows, tokens, threads, progress=progress

@@ -12,6 +12,7 @@ from ..collapse import METHODS, Attempt, Result, Settings, laco_of_file, split_t
 from ..evaluate.perplexity import read_text
 from ..ggufio.atomic import atomic_path
 from ..runtime import worker
+from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._output import note, print_json, table
 from ._progress import progress_bar
@@ -80,6 +81,7 @@ def laco(
     check_early(source, out, options, log)
     settings = Settings(**numbers)
     pieces = split_text(read_text(text), texts)
+    warn_beyond_training(source, ctx)
     with progress_bar("laco", "attempt") as progress:
         result = worker.run(
             laco_of_file, source, pieces, settings, ctx, threads, options.allow_unknown_arch,
@@ -89,7 +91,10 @@ def laco(
         with atomic_path(log, force=options.force) as temporary:
             temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
     if not result.steps:
-        note("no merge was kept: nothing to write. Lower --threshold, or try another --variant.")
+        advice = "Lower --threshold, or try another --variant."
+        if all(a.similarity is None for a in result.attempts):
+            advice = "No merge was possible: see the attempts for the reason."
+        note(f"no merge was kept: nothing to write. {advice}")
         if options.as_json:
             print_json({"laco": result.to_json(), "out": None})
         else:

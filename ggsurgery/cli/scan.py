@@ -143,7 +143,7 @@ def _show(found: Scan) -> None:
              f"({found.base.detail['chance']:.2f}): what a layer loses or wins here is noise"
              )  # fmt: skip
     best = next(iter(found.ranked()), None)
-    if best is not None:
+    if best is not None and len(found.trials) > 1:
         note(
             f"{len(found.trials)} candidates were tried: the best one's figure is flattered by "
             "the choice. Measure it again on another text before you rely on it."

@@ -19,9 +19,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..errors import ArchitectureError
 from ..plan.recipe import Step
 from ..plan.types import Plan
-from .types import Attempt, Result, Settings
+from .types import REFUSED, Attempt, Result, Settings
 
 
 def collapse(
@@ -35,7 +36,7 @@ def collapse(
     Args:
         plan: the stack to start from.
         similarities: cosines of a candidate's last hidden states with the original's, one a
-            calibration text.
+            calibration text. An ArchitectureError of it rejects the attempt.
         report: called with every attempt.
 
     Raises:
@@ -67,10 +68,13 @@ def collapse(
             break
         one = settings.merge(base, last)
         candidate = one.apply(plan)
-        parts = tuple(float(s) for s in similarities(candidate))
-        mean = float(np.mean(parts))
-        accepted = mean > settings.threshold  # False for NaN
-        note = "" if np.isfinite(mean) else "rejected: the candidate gives no numbers"
+        try:
+            parts = tuple(float(s) for s in similarities(candidate))
+            mean: float | None = float(np.mean(parts))
+            note = "" if np.isfinite(np.mean(parts)) else "rejected: the candidate gives no numbers"
+        except ArchitectureError as error:  # layers of unlike kinds: another base may do
+            parts, mean, note = (), None, f"{REFUSED}{error.problem}"
+        accepted = mean is not None and mean > settings.threshold  # False for NaN
         attempts.append(Attempt(number, base, merged, count, mean, accepted, parts, note))
         if report is not None:
             report(attempts[-1])

@@ -44,7 +44,7 @@ def laco(
 
     Raises:
         PlanError: impossible settings.
-        ArchitectureError: the merged layers are of unlike kinds.
+        ArchitectureError: an architecture without rules.
         EngineError: the model cannot be run.
     """
     with Engine.open(path, n_ctx=64, n_threads=n_threads) as engine:

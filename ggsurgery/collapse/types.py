@@ -74,12 +74,17 @@ class Settings:
         return 0.5 if self.factor is None else self.factor
 
 
+#: How the note of an attempt begins whose layers cannot become one.
+REFUSED = "rejected: "
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One pass of the loop.
 
     `merged` are the layers that go, numbered as the stack stood then; `similarity` is None
-    for the attempt that the compression limit stopped, and `per_text` holds its parts.
+    for the attempt that the compression limit stopped and for one that the architecture
+    refuses, and `per_text` holds its parts.
     """
 
     iteration: int
@@ -165,7 +170,10 @@ class Result:
             "removed_share": (self.n_layers - left) / self.n_layers,
             "iterations": len(self.attempts),
             "merges": len(self.accepted),
-            "rejected": sum(a.similarity is not None and not a.accepted for a in self.attempts),
+            "rejected": sum(
+                not a.accepted and (a.similarity is not None or a.note.startswith(REFUSED))
+                for a in self.attempts
+            ),
             "similarity": _summary(final),
             "perplexity": [_number(p) for p in self.perplexity] if self.perplexity else None,
             "recipe": self.recipe.to_json(),
