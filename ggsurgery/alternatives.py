@@ -15,7 +15,6 @@ from .evaluate.controls import LADDER, Control, Outcome, choose_controls, measur
 from .evaluate.facts import model_facts
 from .evaluate.suite.result import SurgeryScore
 from .ggufio.header import read_header
-from .plan.recipe import Recipe, step
 from .plan.types import references
 from .quantize.lineage import plan_of
 from .runtime.quantize import plan as plan_quantization
@@ -73,8 +72,7 @@ def _build(control: Control, baseline: Path, folder: Path) -> Path:
     path = baseline
     if control.layers:
         path = folder / "layers.gguf"
-        recipe = Recipe((step("delete", layer=",".join(map(str, control.layers))),))
-        with prepare(recipe, [baseline]) as operation:
+        with prepare(control.recipe, [baseline]) as operation:
             operation.write(path)
     if control.ftype is None:
         return path

@@ -19,7 +19,7 @@ from ggsurgery.errors import (
     PlanError,
 )
 from ggsurgery.evaluate.perplexity import perplexity_of_file, read_text
-from ggsurgery.healing.fit import Settings, heal, heal_again
+from ggsurgery.healing.fit import Method, Settings, heal, heal_again
 from ggsurgery.healing.regression import Regression
 from ggsurgery.healing.sidecar import Sidecar
 from ggsurgery.plan.heal import Cut, cuts_of
@@ -66,8 +66,8 @@ def expected_correction(method: str, cut: Cut, ridge: float, n_ctx: int, n: int)
 @pytest.mark.parametrize(
     ("method", "cut"), [("refit", Cut(4, 5)), ("tw", Cut(4, 5)), ("refit", Cut(8, N_LAYERS - 1))]
 )
-def test_fit_against_numpy(method: str, cut: Cut) -> None:
-    settings = Settings(method, tokens=512, ctx=64, ridge=0.05, first=FIRST)  # type: ignore[arg-type]
+def test_fit_against_numpy(method: Method, cut: Cut) -> None:
+    settings = Settings(method, tokens=512, ctx=64, ridge=0.05, first=FIRST)
     found = heal(MODEL, [cut.first, cut.last], read_text(SEARCH_TEXT), settings, n_threads=1)
     expected = expected_correction(method, cut, 0.05, 64, 8)
     (array,) = found.sidecar.values()
@@ -96,8 +96,9 @@ def test_healing_mends_the_written_file(tmp_path: Path) -> None:
     with prepare(Recipe((step("delete", layer="7-9"),)), [MODEL]) as operation:
         operation.write(bare)
     losses = {"bare": measured(bare) - base}
-    for method in ("tw", "refit"):
-        settings = Settings(method, tokens=12288, ctx=128)  # type: ignore[arg-type]
+    methods: tuple[Method, ...] = ("tw", "refit")
+    for method in methods:
+        settings = Settings(method, tokens=12288, ctx=128)
         found = heal(MODEL, [7, 8, 9], read_text(SEARCH_TEXT), settings, n_threads=1)
         out = tmp_path / f"{method}.gguf"
         with prepare(found.recipe, [MODEL], given=found.sidecar) as operation:
@@ -147,7 +148,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["tw", "refit"])
-def test_nothing_to_fit_is_said(method: str, tmp_path: Path) -> None:
+def test_nothing_to_fit_is_said(method: Method, tmp_path: Path) -> None:
     """A carrier whose feed-forward says nothing gives no features."""
     silent = tmp_path / "silent.gguf"
     data = bytearray(MODEL.read_bytes())
@@ -155,7 +156,7 @@ def test_nothing_to_fit_is_said(method: str, tmp_path: Path) -> None:
         if tensor.name in ("blk.3.ffn_down.weight", "blk.3.ffn_up.weight"):
             data[tensor.data_offset : tensor.data_offset + tensor.n_bytes] = bytes(tensor.n_bytes)
     silent.write_bytes(data)
-    settings = Settings(method, tokens=128, ctx=64)  # type: ignore[arg-type]
+    settings = Settings(method, tokens=128, ctx=64)
     with pytest.raises(EngineError, match=r"layer 3 cannot take over: the states .* are zero"):
         heal(silent, [4], read_text(SEARCH_TEXT), settings, n_threads=1)
 
@@ -163,9 +164,10 @@ def test_nothing_to_fit_is_said(method: str, tmp_path: Path) -> None:
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(PlanError, match=r"--ctx \(512\) or more --tokens, found 256"):
         heal(MODEL, [4], read_text(SEARCH_TEXT), Settings(tokens=256), n_threads=1)
-    for change in ({"ridge": float("nan")}, {"first": float("inf")}, {"ridge": 0.0}):
+    nan, inf = float("nan"), float("inf")
+    for settings in (Settings(ridge=nan), Settings(first=inf), Settings(ridge=0.0)):
         with pytest.raises(PlanError, match="impossible --"):
-            heal(MODEL, [4], "text", Settings(**change), n_threads=1)  # type: ignore[arg-type]
+            heal(MODEL, [4], "text", settings, n_threads=1)
 
 
 def test_command_and_sidecar(tmp_path: Path) -> None:

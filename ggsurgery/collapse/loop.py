@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import ArchitectureError
 from ..plan.recipe import Step
 from ..plan.types import Plan
-from .types import REFUSED, Attempt, Result, Settings
+from .types import STOPPED, Attempt, Result, Settings
 
 
 def collapse(
@@ -61,7 +61,7 @@ def collapse(
             base -= 1
             continue
         if (total - count + len(merged)) / total > settings.max_compression:
-            note = "stopped: the compression limit would be passed"
+            note = f"{STOPPED}the compression limit would be passed"
             attempts.append(Attempt(number, base, merged, count, None, False, note=note))
             if report is not None:
                 report(attempts[-1])
@@ -73,7 +73,7 @@ def collapse(
             mean: float | None = float(np.mean(parts))
             note = "" if np.isfinite(np.mean(parts)) else "rejected: the candidate gives no numbers"
         except ArchitectureError as error:  # layers of unlike kinds: another base may do
-            parts, mean, note = (), None, f"{REFUSED}{error.problem}"
+            parts, mean, note = (), None, f"rejected: {error.problem}"
         accepted = mean is not None and mean > settings.threshold  # False for NaN
         attempts.append(Attempt(number, base, merged, count, mean, accepted, parts, note))
         if report is not None:

@@ -74,8 +74,8 @@ class Settings:
         return 0.5 if self.factor is None else self.factor
 
 
-#: How the note of an attempt begins whose layers cannot become one.
-REFUSED = "rejected: "
+#: How the note of the attempt begins that the compression limit ends the run at.
+STOPPED = "stopped: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +171,7 @@ class Result:
             "iterations": len(self.attempts),
             "merges": len(self.accepted),
             "rejected": sum(
-                not a.accepted and (a.similarity is not None or a.note.startswith(REFUSED))
-                for a in self.attempts
+                not a.accepted and not a.note.startswith(STOPPED) for a in self.attempts
             ),
             "similarity": _summary(final),
             "perplexity": [_number(p) for p in self.perplexity] if self.perplexity else None,

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import GGSurgeryError
+from ..plan.recipe import Recipe, step
 from . import statistics
 from .comparison import ALPHA, Comparison
 from .suite.result import SurgeryScore, compare_surgery
@@ -50,6 +51,11 @@ class Control:
     kind: Literal["same bytes", "random layers", "last layers"]
     layers: tuple[int, ...] = ()
     ftype: str | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """That deletes its layers."""
+        return Recipe((step("delete", layer=",".join(map(str, self.layers))),))
 
 
 @dataclass(frozen=True, slots=True)

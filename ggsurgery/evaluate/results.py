@@ -207,9 +207,7 @@ def _agree(old: Results, new: Results) -> None:
         ours = old.score(theirs.label)
         if ours is None:
             continue
-        unlike = ours.unlike(theirs)
-        if unlike is None and 0 not in (ours.n, theirs.n) and ours.n != theirs.n:
-            unlike = f"n: {ours.n} and {theirs.n}"
+        unlike = ours.unlike(theirs, same_n=True)
         if unlike is None and not math.isclose(ours.value, theirs.value, rel_tol=1e-3):
             unlike = f"the figure itself: {ours.value:.4f} and {theirs.value:.4f}"
         if unlike is not None:

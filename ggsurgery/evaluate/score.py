@@ -67,10 +67,11 @@ class Score:
     def lower_is_better(self) -> bool:
         return self.metric in LOWER_IS_BETTER
 
-    def unlike(self, other: Score) -> str | None:
+    def unlike(self, other: Score, *, same_n: bool = False) -> str | None:
         """The first setting that differs, so that the two figures answer different questions.
 
-        Settings that one of them does not tell count as equal.
+        Settings that one of them does not tell count as equal. `same_n`: n is one of them; not
+        so where only what both have is compared.
 
         Example:
             >>> a, b = (Score("perplexity", 9.0, None, 9, {"n_ctx": n}) for n in (512, 128))
@@ -81,6 +82,8 @@ class Score:
             ours, theirs = (_setting(s.provenance, key) for s in (self, other))
             if ours != theirs and (key in _FLAGS or None not in (ours, theirs)):
                 return f"{key}: {ours} and {theirs}"
+        if same_n and self.n != other.n and 0 not in (self.n, other.n):
+            return f"n: {self.n} and {other.n}"
         return None
 
     def __str__(self) -> str:

@@ -178,9 +178,7 @@ def _check_alike(measured: Sequence[tuple[Path, Results | None]], original: Resu
     for path, results in [*known, *((p, r) for p, r in measured if r is not None)]:
         for score in results.scores:
             base = first.setdefault(score.label, score)
-            unlike = base.unlike(score)
-            if unlike is None and 0 not in (base.n, score.n) and base.n != score.n:
-                unlike = f"n: {base.n} and {score.n}"
+            unlike = base.unlike(score, same_n=True)
             if unlike is not None:
                 raise FormatError(
                     f"{score.label} was not measured as of the other models, which differs in "

@@ -18,7 +18,7 @@ from ..candidates.worker import Trial, measure_all
 from ..errors import EngineError, GGSurgeryError
 from ..evaluate.controls import N_RANDOM, Control, choose_controls
 from ..ggufio.header import read_header
-from ..plan.recipe import Recipe, step
+from ..plan.recipe import Recipe
 from ..plan.types import Plan, main_reference
 from ..runtime import worker
 from ..runtime.quantize import quantize
@@ -281,7 +281,7 @@ def report(
         n_trunk, removed, cut_bytes, sizes, base_bytes=base_bytes, seed=seed,
         removed=[layer for layer in range(n_trunk) if layer not in kept],
     )  # fmt: skip
-    named = [(c.name, _delete(c)) for c in controls if c.layers]
+    named = [(c.name, c.recipe) for c in controls if c.layers]
     if removed <= 0:  # nothing to cut at random: the same operations at random places
         others = alike(winner.recipe, n_trunk, N_RANDOM, seed)
         named = [(f"random {recipe.describe()}", recipe) for recipe in others]
@@ -300,10 +300,6 @@ def report(
         winner, base, first.measured, first.difference, tuple(rows), tried, setup.lower_is_better,
         setup.metric,
     )  # fmt: skip
-
-
-def _delete(control: Control) -> Recipe:
-    return Recipe((step("delete", layer=",".join(map(str, control.layers))),))
 
 
 def _row(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ggsurgery.candidates import Candidates, Windows
+from ggsurgery.candidates.session import Route
 from ggsurgery.candidates.states import boundaries
 from ggsurgery.errors import ArchitectureError
 from ggsurgery.evaluate.perplexity import perplexity, read_text
@@ -199,10 +200,10 @@ def test_last_layers_that_cannot_run_alone_are_not_run_alone(name: str, tmp_path
     assert found["auto"] == pytest.approx(found["file"], rel=1e-4)
 
 
-def deletions(path: Path, route: str) -> list[float]:
+def deletions(path: Path, route: Route) -> list[float]:
     """Loss of one window without each of the layers, and without the last two."""
     windows = Windows.of_tokens([i * 7 % 60 for i in range(32)], 32, None, None)
-    with Candidates(path, windows, route=route, n_threads=1) as session:  # type: ignore[arg-type]
+    with Candidates(path, windows, route=route, n_threads=1) as session:
         session.prepare()
         n = len(session.identity.blocks)
         cuts = [*map(str, range(n)), f"{n - 2}-{n - 1}"]

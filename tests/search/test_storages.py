@@ -76,15 +76,20 @@ def test_a_silent_workers_candidate_is_given_back(kind: str, one: Work, tmp_path
         give_back(replace(one, storage=url))
 
 
-def give_back(one: Work) -> None:
+def taken(one: Work) -> tuple[Any, Any, Any]:
+    """Optuna's states, a study, and a trial that a worker took and is not heard of since."""
     run_worker(replace(one, budget=Budget(count=2)), "run")
+    study = joined(one)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lost = joined(one).ask().number  # a worker that takes a candidate and is never heard of
+        return storages.optuna().trial.TrialState, study, study.ask()
+
+
+def give_back(one: Work) -> None:
+    states, _, lost = taken(one)
     run_worker(one, "again")
-    states = storages.optuna().trial.TrialState
     trials = joined(one).get_trials()
-    assert trials[lost].state == states.FAIL
+    assert trials[lost.number].state == states.FAIL
     assert not [t for t in trials if t.state in (states.RUNNING, states.WAITING)]
     assert joined(one).metric_names == ["perplexity"]
     found = outcome(one)
@@ -97,10 +102,7 @@ def test_a_candidate_that_failed_is_queued_again(
 ) -> None:
     monkeypatch.setattr(silence, "MOMENT", 0.1)
     one = replace(one, storage=str(tmp_path / "s.db"))
-    run_worker(replace(one, budget=Budget(count=2)), "run")
-    states = storages.optuna().trial.TrialState
-    study = joined(one)
-    lost = study.ask()
+    states, study, lost = taken(one)
     study.tell(lost, state=states.FAIL)  # the worker died before it queued it again
     run_worker(one, "again")
     again = [t for t in joined(one).get_trials() if t.system_attrs.get("retry_history")]
@@ -115,10 +117,7 @@ def test_a_candidate_that_kills_its_workers_is_a_row(
 ) -> None:
     monkeypatch.setattr(silence, "MOMENT", 0.1)
     one = replace(one, storage=str(tmp_path / "s.db"))
-    run_worker(replace(one, budget=Budget(count=2)), "run")
-    states = storages.optuna().trial.TrialState
-    study = joined(one)
-    lost = study.ask()
+    states, study, lost = taken(one)
     lost.set_user_attr("digest", "0" * 64)
     lost.set_user_attr("recipe", Recipe((step("delete", layer="2"),)).to_json())
     lost.storage.set_trial_system_attr(lost._trial_id, "retry_history", [7, 8, 9])
