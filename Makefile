@@ -5,7 +5,7 @@ JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 BIN    := $(VENV)/bin
 NATIVE := $(shell find native -type f 2>/dev/null)
 
-.PHONY: help demo test lint format bench setup native tools clean
+.PHONY: help demo test fuzz lint format bench setup native tools clean
 
 help:  ## List the targets.
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,10 @@ demo: $(VENV)/.base  ## Run the main job on a real model: cut, quantize, measure
 
 test: $(VENV)/.dev  ## Set up everything and run the tests.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.dev  ## Mutate headers for some minutes: no crash, and ggml's verdicts .
+	$(BIN)/python -m tests.fuzz.headers $(FUZZ_ARGS)
+	$(BIN)/python -m tests.fuzz.against_ggml $(FUZZ_ARGS)
 
 lint: $(VENV)/.dev  ## Check style, types and imports.
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gguf.constants import GGUF_VERSION, GGMLQuantizationType, GGUFValueType
+from gguf.constants import GGUF_VERSION, GGMLQuantizationType, GGUFValueType, Keys
 
 from .errors import ArchitectureError, FormatError, GGSurgeryError, PlanError
 from .expr import Expr, Read, reads
@@ -22,11 +22,11 @@ from .ggufio.types import (
     Header,
     TensorInfo,
     Value,
-    ggml_type,
+    block_size,
     tensor_nbytes,
     type_name,
 )
-from .ggufio.writer import encode_header, padded
+from .ggufio.writer import TENSOR_ALIGNMENT, encode_header, padded
 from .header_edit import is_header_edit
 from .plan.types import Block, BlockRef, Plan, Take, references
 from .provenance import PADDING_KEY
@@ -141,10 +141,14 @@ def lay_out(
     pieces = _edited(plan, pieces, headers, chooser)
     _check_reads(pieces, headers)
     pieces.sort(key=lambda p: (-1 if p.info.layer is None else p.info.layer, p.info.name))
-    placed = tuple(_place(pieces, shell.alignment))
-    metadata, header_bytes = _header(metadata, placed, headers, shell)
+    alignment = max(shell.alignment, TENSOR_ALIGNMENT)
+    if alignment != shell.alignment:  # llama.cpp aborts on files that are aligned below it
+        raised = Value.of(alignment, GGUFValueType.UINT32, order=shell.order)
+        metadata = metadata | {Keys.General.ALIGNMENT: raised}
+    placed = tuple(_place(pieces, alignment))
+    metadata, header_bytes = _header(metadata, placed, headers, shell.order, alignment)
     warnings = tuple(dict.fromkeys((*change.warnings, *chooser.warnings())))
-    return FileLayout(metadata, placed, shell.order, shell.alignment, header_bytes, warnings)
+    return FileLayout(metadata, placed, shell.order, alignment, header_bytes, warnings)
 
 
 def _check_layers(header: Header) -> None:
@@ -327,7 +331,7 @@ def _place(pieces: Sequence[Piece], alignment: int) -> list[Piece]:
     offset, placed = 0, []
     for piece in pieces:
         size = piece.info.nbytes
-        if ggml_type(piece.info.type) is None:  # its size is the distance to the next tensor
+        if block_size(piece.info.type) is None:  # its size is the distance to the next tensor
             size = padded(size, alignment)
         info = replace(piece.info, offset=offset, shard=0, nbytes=size)
         placed.append(replace(piece, info=info))
@@ -336,7 +340,11 @@ def _place(pieces: Sequence[Piece], alignment: int) -> list[Piece]:
 
 
 def _header(
-    metadata: dict[str, Value], pieces: Sequence[Piece], headers: Sequence[Header], shell: Header
+    metadata: dict[str, Value],
+    pieces: Sequence[Piece],
+    headers: Sequence[Header],
+    order: ByteOrder,
+    alignment: int,
 ) -> tuple[dict[str, Value], bytes]:
     """The encoded header, made as long as needed for copies to stand block-aligned.
 
@@ -344,7 +352,7 @@ def _header(
     size, so a header gets some filler that lets as many copied bytes as possible agree.
     """
     infos = [p.info for p in pieces]
-    plain = encode_header(metadata, infos, shell.order, shell.alignment)
+    plain = encode_header(metadata, infos, order, alignment)
     shifts: Counter[int] = Counter()
     for piece in pieces:
         match piece.job:
@@ -356,8 +364,8 @@ def _header(
     ((shift, _),) = shifts.most_common(1)
     if (shift - len(plain)) % SHARE_BLOCK == 0:
         return metadata, plain
-    filled = metadata | {PADDING_KEY: Value.of("", GGUFValueType.STRING, order=shell.order)}
-    start = len(encode_header(filled, infos, shell.order, 1))
+    filled = metadata | {PADDING_KEY: Value.of("", GGUFValueType.STRING, order=order)}
+    start = len(encode_header(filled, infos, order, 1))
     missing = (shift - start) % SHARE_BLOCK
-    filled[PADDING_KEY] = Value.of(" " * missing, GGUFValueType.STRING, order=shell.order)
-    return filled, encode_header(filled, infos, shell.order, shell.alignment)
+    filled[PADDING_KEY] = Value.of(" " * missing, GGUFValueType.STRING, order=order)
+    return filled, encode_header(filled, infos, order, alignment)

@@ -124,8 +124,8 @@ def _read_one(path: Path) -> Header:
 def _parse(c: Cursor) -> Header:
     version = _magic_and_version(c)
     n_tensors, n_kv = c.int64(), c.int64()
-    # The smallest entry: a tensor takes 8+1+4+8+4+8 bytes, a key 8+1+4+1.
-    for what, count, least in (("tensors", n_tensors, 33), ("metadata keys", n_kv, 14)):
+    # The smallest entry: a tensor takes 8+1+4+4+8 bytes, a key 8+1+4+1.
+    for what, count, least in (("tensors", n_tensors, 25), ("metadata keys", n_kv, 14)):
         if count > (c.end - c.position) // least:
             raise c.fail(
                 f"impossible count of {what}",
@@ -261,10 +261,10 @@ def _alignment(c: Cursor, metadata: dict[str, Value]) -> int:
     if value is None:
         return GGUF_DEFAULT_ALIGNMENT
     found = value.value if value.type is GGUFValueType.UINT32 else None
-    if not isinstance(found, int) or not 8 <= found <= MAX_ALIGNMENT or found & (found - 1):
+    if not isinstance(found, int) or not 1 <= found <= MAX_ALIGNMENT or found & (found - 1):
         raise c.fail(
             "unusable alignment",
-            expected=f"a power of two from 8 to {MAX_ALIGNMENT} as uint32",
+            expected=f"a power of two from 1 to {MAX_ALIGNMENT} as uint32",
             found=value.value if len(value) == 1 else value.type.name.lower(),
         )
     return found
@@ -277,9 +277,9 @@ def _tensor_info(c: Cursor) -> tuple[str, tuple[int, ...], int, int]:
     if not name:
         raise c.fail("empty tensor name")
     n_dims = c.int32()
-    if not 1 <= n_dims <= MAX_DIMS:
-        raise c.fail("impossible number of dimensions", expected=f"1 to {MAX_DIMS}", found=n_dims)
-    shape = tuple(c.int64() for _ in range(n_dims))
+    if n_dims > MAX_DIMS:
+        raise c.fail("impossible number of dimensions", expected=f"0 to {MAX_DIMS}", found=n_dims)
+    shape = tuple(c.int64() for _ in range(n_dims)) or (1,)  # ggml: a scalar is a row of one
     elements = 1
     for size in shape:
         elements *= size

@@ -47,6 +47,26 @@ BLOCK_NAME = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 MAX_LAYERS = 2**12
 
 
+#: Types that ggml has and this version of the package gguf lacks (ggml.h of llama.cpp 0c1e570).
+NEWER_TYPES: dict[int, str] = {42: "q2_0"}
+
+#: Values and bytes of a block where the package gguf has none or, for q8_1, 40 bytes for
+#: 36 (ggml-common.h); a test compares the sizes of all types with libggml.
+_BLOCKS: dict[int, tuple[int, int]] = {int(GGMLQuantizationType.Q8_1): (32, 36), 42: (64, 18)}
+
+#: Types that ggml removed; llama.cpp refuses files with tensors of these (ggml.h).
+REMOVED_TYPES: dict[int, str] = {
+    4: "q4_2",
+    5: "q4_3",
+    31: "q4_0_4_4",
+    32: "q4_0_4_8",
+    33: "q4_0_8_8",
+    36: "iq4_nl_4_4",
+    37: "iq4_nl_4_8",
+    38: "iq4_nl_8_8",
+}
+
+
 def ggml_type(type_id: int) -> GGMLQuantizationType | None:
     """The ggml type of an id, or None if this version of the package gguf has none."""
     try:
@@ -58,7 +78,19 @@ def ggml_type(type_id: int) -> GGMLQuantizationType | None:
 def type_name(type_id: int) -> str:
     """The name of a tensor type as llama.cpp prints it, `q4_K` written `q4_k`."""
     known = ggml_type(type_id)
-    return known.name.lower() if known is not None else f"type_{type_id}"
+    if known is not None:
+        return known.name.lower()
+    if type_id in NEWER_TYPES:
+        return NEWER_TYPES[type_id]
+    return REMOVED_TYPES.get(type_id, f"type_{type_id}")
+
+
+def block_size(type_id: int) -> tuple[int, int] | None:
+    """Values and bytes of a type's block; None for a type that ggml does not have."""
+    if type_id in _BLOCKS:
+        return _BLOCKS[type_id]
+    known = ggml_type(type_id)
+    return None if known is None else GGML_QUANT_SIZES.get(known)
 
 
 def type_id(name: str) -> int:
@@ -84,10 +116,10 @@ def tensor_nbytes(shape: tuple[int, ...], kind: int) -> int | None:
     Raises:
         ValueError: the row length is no multiple of the type's block.
     """
-    known = ggml_type(kind)
-    if known is None or known not in GGML_QUANT_SIZES:
+    sizes = block_size(kind)
+    if sizes is None:
         return None
-    block, size = GGML_QUANT_SIZES[known]
+    block, size = sizes
     if shape[0] % block:
         raise ValueError(f"rows of {shape[0]} are no multiple of the block size {block}")
     return prod(shape) // block * size

@@ -11,6 +11,9 @@ from ..errors import FormatError
 from .header import MAX_NAME
 from .types import ByteOrder, TensorInfo, Value
 
+#: ggml-backend.cpp: the alignment of tensors in memory, and so of mapped files.
+TENSOR_ALIGNMENT = 32
+
 
 def padded(size: int, alignment: int) -> int:
     """`size` rounded up to a multiple of `alignment`."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from ..arch import Finding, rules_for
 from ..errors import ArchitectureError
-from ..ggufio.types import Header, ggml_type
-from ..ggufio.writer import padded
+from ..ggufio.types import Header
 from .expected import foreign_tensors, missing_tensors
+from .format import format_findings
 
 _SPECIAL = ("bos", "eos", "unknown", "padding", "eot", "eom", "seperator", "mask")
 
@@ -22,36 +22,13 @@ def verify(header: Header) -> list[Finding]:
 
     A finding's `severity` is `error` (will not load, or means something else) or `warning`.
     """
-    found = [*_structure(header), *_layers(header), *_tokenizer(header)]
+    found = [*format_findings(header), *_layers(header), *_tokenizer(header)]
     return sorted(found, key=lambda f: f.severity != "error")
 
 
-def _structure(header: Header) -> Iterator[Finding]:
-    for shard in range(len(header.paths)):
-        expected = 0
-        for tensor in (t for t in header.tensors if t.shard == shard):
-            if tensor.offset != expected:
-                yield Finding(
-                    "error",
-                    tensor.name,
-                    f"stands at offset {tensor.offset}, llama.cpp expects {expected}: tensors "
-                    "must follow each other without gaps, in the order of the list",
-                    "Any change writes them anew: ggsurgery meta set general.name NAME IN OUT",
-                )
-            expected = padded(tensor.offset + tensor.nbytes, header.alignment)
-    for tensor in header.tensors:
-        if ggml_type(tensor.type) is None:
-            yield Finding(
-                "warning",
-                tensor.name,
-                f"type {tensor.type} is unknown to this version; copied as bytes",
-                "A newer package gguf may know it.",
-            )
+def _layers(header: Header) -> Iterator[Finding]:
     if not header.architecture:
         yield Finding("error", "general.architecture", "missing", "The file is no language model.")
-
-
-def _layers(header: Header) -> Iterator[Finding]:
     count = header.n_layers if header.architecture else 0
     present = {t.layer for t in header.tensors if t.layer is not None}
     for layer in range(count):

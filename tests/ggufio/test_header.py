@@ -90,7 +90,8 @@ def test_version_2(tmp_path):
     assert agree(path).version == 2
 
 
-@pytest.mark.parametrize("kind", list(T), ids=lambda k: k.name)
+# gguf-py counts 40 bytes a block of Q8_1; ggml's 36 are checked in tests/look/test_format.py
+@pytest.mark.parametrize("kind", [t for t in T if t != T.Q8_1], ids=lambda k: k.name)
 def test_every_ggml_type_has_its_size(tmp_path, kind):
     block, size = GGML_QUANT_SIZES[kind]
     data = bytes(range(256)) * (3 * size // 256 + 1)
@@ -124,7 +125,7 @@ def test_tensors_may_stand_in_any_order(tmp_path):
     assert [t.offset for t in agree(path).tensors] == [128, 0]
 
 
-@pytest.mark.parametrize("alignment", [8, 64, 4096])
+@pytest.mark.parametrize("alignment", [1, 8, 64, 4096])
 def test_other_alignments(tmp_path, alignment):
     raw = Raw(
         kvs=[kv_text("general.architecture", "llama"), kv_u32("general.alignment", alignment)],
