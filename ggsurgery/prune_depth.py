@@ -159,13 +159,13 @@ def measure_influence(
         GGSurgeryError: no text, or a graph without named states.
     """
     from .candidates.windows import Windows
-    from .evaluate.perplexity import read_text
+    from .textfile import read_corpus
 
     if setup.text is None:
         raise GGSurgeryError("influence needs a text", hint="Give one with --text FILE")
     size = max(64, setup.n_ctx)
     with Engine.open(setup.path, n_ctx=size, n_batch=size, n_threads=setup.n_threads) as engine:
-        windows = Windows.of_text(engine, read_text(setup.text), setup.n_ctx, setup.n_windows)
+        windows = Windows.of_text(engine, read_corpus(setup.text), setup.n_ctx, setup.n_windows)
         return influence(engine, windows.inputs, tokens=tokens, progress=progress)
 
 

@@ -18,7 +18,7 @@ from ggsurgery.errors import (
     GGSurgeryError,
     PlanError,
 )
-from ggsurgery.evaluate.perplexity import perplexity_of_file, read_text
+from ggsurgery.evaluate.perplexity import perplexity_of_file
 from ggsurgery.healing.fit import Method, Settings, heal, heal_again
 from ggsurgery.healing.regression import Regression
 from ggsurgery.healing.sidecar import Sidecar
@@ -27,6 +27,7 @@ from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.plan.types import Plan
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.surgery import prepare
+from ggsurgery.textfile import read_corpus
 from tests._numpy_qwen3 import Qwen3
 from tests._small_models import write_small_model
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
@@ -38,7 +39,7 @@ def expected_correction(method: str, cut: Cut, ridge: float, n_ctx: int, n: int)
     """The formulas of heal.py on a float64 forward pass, solved by lstsq on stacked rows."""
     oracle = Qwen3(MODEL)
     with Engine.open(MODEL, n_ctx=64, n_threads=1) as engine:
-        tokens = engine.tokenize_array(read_text(SEARCH_TEXT))
+        tokens = engine.tokenize_array(read_corpus(SEARCH_TEXT))
     features, residuals, weights = [], [], []
     for w in range(n):
         x = oracle.w["token_embd.weight"][tokens[w * n_ctx : (w + 1) * n_ctx]]
@@ -68,7 +69,7 @@ def expected_correction(method: str, cut: Cut, ridge: float, n_ctx: int, n: int)
 )
 def test_fit_against_numpy(method: Method, cut: Cut) -> None:
     settings = Settings(method, tokens=512, ctx=64, ridge=0.05, first=FIRST)
-    found = heal(MODEL, [cut.first, cut.last], read_text(SEARCH_TEXT), settings, n_threads=1)
+    found = heal(MODEL, [cut.first, cut.last], read_corpus(SEARCH_TEXT), settings, n_threads=1)
     expected = expected_correction(method, cut, 0.05, 64, 8)
     (array,) = found.sidecar.values()
     assert array.shape == expected.shape
@@ -86,7 +87,7 @@ def test_heal_again_needs_a_healed_recipe() -> None:
 
 def test_healing_mends_the_written_file(tmp_path: Path) -> None:
     """Fitted on one text, measured on another; both methods beat the bare cut."""
-    report = read_text(REPORT_TEXT)
+    report = read_corpus(REPORT_TEXT)
 
     def measured(path: Path) -> float:
         return perplexity_of_file(path, report, n_ctx=128, n_chunks=12, n_threads=1).nll
@@ -99,7 +100,7 @@ def test_healing_mends_the_written_file(tmp_path: Path) -> None:
     methods: tuple[Method, ...] = ("tw", "refit")
     for method in methods:
         settings = Settings(method, tokens=12288, ctx=128)
-        found = heal(MODEL, [7, 8, 9], read_text(SEARCH_TEXT), settings, n_threads=1)
+        found = heal(MODEL, [7, 8, 9], read_corpus(SEARCH_TEXT), settings, n_threads=1)
         out = tmp_path / f"{method}.gguf"
         with prepare(found.recipe, [MODEL], given=found.sidecar) as operation:
             operation.write(out)
@@ -113,7 +114,7 @@ def test_healing_mends_the_written_file(tmp_path: Path) -> None:
 
 
 def test_two_cuts_are_healed_one_after_the_other() -> None:
-    text = read_text(SEARCH_TEXT)
+    text = read_corpus(SEARCH_TEXT)
     found = heal(MODEL, [2, 6, 7], text, Settings(tokens=1024, ctx=64), n_threads=1)
     assert [fit.cut for fit in found.fits] == [Cut(2, 2), Cut(6, 7)]
     assert set(found.sidecar) == {"heal.blk.1.ffn_down.weight", "heal.blk.5.ffn_down.weight"}
@@ -122,7 +123,7 @@ def test_two_cuts_are_healed_one_after_the_other() -> None:
 
 
 def test_digest_tells_arrays_apart() -> None:
-    text = read_text(SEARCH_TEXT)
+    text = read_corpus(SEARCH_TEXT)
     plans = [
         heal(MODEL, [4], text, Settings(tokens=256, ctx=64, ridge=ridge), n_threads=1).plan.digest
         for ridge in (0.1, 0.1, 0.2)
@@ -140,7 +141,7 @@ def test_cuts() -> None:
 def test_refusals(tmp_path: Path) -> None:
     moe = write_small_model(tmp_path / "moe.gguf", n_layers=4, n_experts=4, vocabulary_of=MODEL)
     with pytest.raises(ArchitectureError, match="cannot take over"):
-        heal(moe, [2], read_text(SEARCH_TEXT), Settings(tokens=256, ctx=64), n_threads=1)
+        heal(moe, [2], read_corpus(SEARCH_TEXT), Settings(tokens=256, ctx=64), n_threads=1)
     text = tmp_path / "no.npz"
     text.write_text("hello")
     with pytest.raises(FormatError, match="not a sidecar"):
@@ -158,12 +159,12 @@ def test_nothing_to_fit_is_said(method: Method, tmp_path: Path) -> None:
     silent.write_bytes(data)
     settings = Settings(method, tokens=128, ctx=64)
     with pytest.raises(EngineError, match=r"layer 3 cannot take over: the states .* are zero"):
-        heal(silent, [4], read_text(SEARCH_TEXT), settings, n_threads=1)
+        heal(silent, [4], read_corpus(SEARCH_TEXT), settings, n_threads=1)
 
 
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(PlanError, match=r"--ctx \(512\) or more --tokens, found 256"):
-        heal(MODEL, [4], read_text(SEARCH_TEXT), Settings(tokens=256), n_threads=1)
+        heal(MODEL, [4], read_corpus(SEARCH_TEXT), Settings(tokens=256), n_threads=1)
     nan, inf = float("nan"), float("inf")
     for settings in (Settings(ridge=nan), Settings(first=inf), Settings(ridge=0.0)):
         with pytest.raises(PlanError, match="impossible --"):
@@ -210,7 +211,7 @@ def test_residual_from_the_sums_is_the_residual() -> None:
 def test_replay_of_a_healed_file(tmp_path: Path) -> None:
     """The header's recipe, the source and the text give the same bytes; the sidecar too."""
     text, out, side = tmp_path / "t.txt", tmp_path / "healed.gguf", tmp_path / "healed.npz"
-    text.write_text(read_text(SEARCH_TEXT)[:9000])
+    text.write_text(read_corpus(SEARCH_TEXT)[:9000])
     run = CliRunner().invoke
     made = run(cli, ["heal", str(MODEL), str(out), "--layer", "2,6-7", "--text", str(text),
                      "--tokens", "512", "--ctx", "64", "--sidecar", str(side)])  # fmt: skip
@@ -237,7 +238,7 @@ def test_replay_of_a_healed_file(tmp_path: Path) -> None:
 
 
 def test_recipe_of_a_healed_cut_is_applied_with_its_sidecar(tmp_path: Path) -> None:
-    found = heal(MODEL, [4], read_text(SEARCH_TEXT), Settings(tokens=256, ctx=64), n_threads=1)
+    found = heal(MODEL, [4], read_corpus(SEARCH_TEXT), Settings(tokens=256, ctx=64), n_threads=1)
     recipe, side, out = tmp_path / "r.json", tmp_path / "s.npz", tmp_path / "out.gguf"
     recipe.write_text(json.dumps(found.recipe.to_json()))
     found.sidecar.save(side)
@@ -261,7 +262,7 @@ def test_a_step_without_its_arrays_is_refused() -> None:
 
 
 def test_threads_do_not_change_the_fit() -> None:
-    text = read_text(SEARCH_TEXT)
+    text = read_corpus(SEARCH_TEXT)
     one, two = (
         heal(MODEL, [4], text, Settings(tokens=256, ctx=64), n_threads=n).sidecar.digest
         for n in (1, 2)

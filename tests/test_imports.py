@@ -18,6 +18,8 @@ PACKAGE = ROOT / "ggsurgery"
 #: stands in the wrong place.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "_gguf", "__version__"),
+    ("child", "textfile"),
+    ("fields",),
     ("ggufio", "kernels", "plan", "shipped"),
     ("chat", "expr", "header_edit", "identity", "imatrix", "provenance"),
     ("report_plan",),

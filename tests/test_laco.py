@@ -14,10 +14,10 @@ from ggsurgery.candidates import Windows
 from ggsurgery.cli import cli
 from ggsurgery.collapse import Settings, collapse, cosine, laco, split_text
 from ggsurgery.errors import ArchitectureError, GGSurgeryError, OutputError, PlanError
-from ggsurgery.evaluate.perplexity import read_text
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.plan.types import Plan
 from ggsurgery.runtime.engine import Engine
+from ggsurgery.textfile import read_corpus
 from tests._numpy_qwen3 import Qwen3
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 
@@ -137,7 +137,7 @@ def test_cosine() -> None:
 
 @pytest.mark.parametrize("variant", ["paper", "reference", "damped"])
 def test_variants_on_the_tiny_model(variant: str) -> None:
-    text = read_text(SEARCH_TEXT)
+    text = read_corpus(SEARCH_TEXT)
     settings = Settings(
         merge_layers=2, lowest=1, highest=9, interval=1, threshold=-1, variant=variant,  # type: ignore[arg-type]
     )  # fmt: skip
@@ -153,7 +153,7 @@ def test_variants_on_the_tiny_model(variant: str) -> None:
 @pytest.mark.parametrize("variant", ["paper", "reference", "damped"])
 def test_first_similarity_against_numpy(variant: str) -> None:
     """Merged by hand in float64, run by a float64 network, compared as the formula says."""
-    text = read_text(SEARCH_TEXT)
+    text = read_corpus(SEARCH_TEXT)
     pieces = [text[:400], text[6000:6400]]
     settings = Settings(
         merge_layers=3, lowest=5, highest=9, threshold=-1, max_compression=0.25, variant=variant,  # type: ignore[arg-type]

@@ -14,11 +14,12 @@ from ggsurgery.analyze.scan import scan
 from ggsurgery.candidates.measure import Measurer, Setup
 from ggsurgery.cli import cli
 from ggsurgery.errors import ArchitectureError, OutputError, PlanError
-from ggsurgery.evaluate.perplexity import perplexity_of_file, read_text
+from ggsurgery.evaluate.perplexity import perplexity_of_file
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.plan.types import BlockRef, Plan, Take
 from ggsurgery.prune_depth import By, choose, how_many, measure_influence
 from ggsurgery.surgery import prepare
+from ggsurgery.textfile import read_corpus
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 
 SETUP = Setup(MODEL, text=SEARCH_TEXT, n_ctx=64, n_windows=3, n_threads=1)
@@ -52,7 +53,7 @@ def test_kept_layers_stay_and_the_cut_is_measured(by: By, tmp_path: Path) -> Non
     out = tmp_path / "cut.gguf"
     with prepare(kept.recipe, [MODEL]) as operation:
         operation.write(out)
-    text = read_text(SEARCH_TEXT)
+    text = read_corpus(SEARCH_TEXT)
     for path, value in ((MODEL, kept.before), (out, kept.after)):
         file = perplexity_of_file(path, text, n_ctx=64, n_chunks=3, n_threads=1)
         assert value == pytest.approx(file.value, rel=1e-4)
@@ -100,7 +101,7 @@ def test_command(tmp_path: Path) -> None:
     assert result.exit_code == 0, (result.output, result.exception)
     facts = json.loads(result.stdout)
     assert facts["layers"] == [N_LAYERS, N_LAYERS - 2] == [N_LAYERS, read_header(out).n_layers]
-    text = read_text(SEARCH_TEXT)
+    text = read_corpus(SEARCH_TEXT)
     file = perplexity_of_file(out, text, n_ctx=64, n_chunks=3, n_threads=1)
     assert facts["choice"]["rounds"][-1]["score"] == pytest.approx(file.value, rel=1e-4)
     # an output in the way is refused before anything is measured

@@ -21,7 +21,6 @@ import numpy as np
 
 from ..errors import FormatError, GGSurgeryError
 from ..evaluate.choices import accuracy, longest_prompt, score_choices
-from ..evaluate.perplexity import read_text
 from ..evaluate.problems import TOGETHER, Problem, load_problems, room, solve
 from ..evaluate.questions import Question, guess_style, load_questions, prompts
 from ..evaluate.score import mean_score
@@ -29,6 +28,7 @@ from ..evaluate.suite.result import SurgeryScore
 from ..evaluate.suite.run import N_CTX, run_suite
 from ..plan.types import Plan
 from ..runtime.engine import Engine
+from ..textfile import read_corpus
 from .divergence import Reference
 from .session import CACHE_BYTES, Candidates, Route
 from .windows import Windows
@@ -273,7 +273,7 @@ def windows_of(setup: Setup) -> Windows:
     if setup.text is None:
         raise GGSurgeryError(f"{setup.metric} needs a text", hint="Give one with --text FILE")
     with Engine.open(setup.path, n_ctx=64, n_threads=setup.n_threads) as engine:
-        return Windows.of_text(engine, read_text(setup.text), setup.n_ctx, setup.n_windows)
+        return Windows.of_text(engine, read_corpus(setup.text), setup.n_ctx, setup.n_windows)
 
 
 def check_data(setup: Setup) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from ..evaluate.perplexity import read_text
 from ..healing.fit import Healed, Method, Settings
 from ..healing.fit import heal as run_heal
 from ..plan.text import parse_layers
 from ..runtime import worker
+from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._output import note, table
@@ -79,7 +79,7 @@ def heal(
     """
     check_early(source, out, options, sidecar)
     layers = parse_layers(layer)
-    words = read_text(text)
+    words = read_corpus(text)
     warn_beyond_training(source, ctx)
     with progress_bar("heal", "window") as progress:
         found = worker.run(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from ..evaluate.perplexity import read_text
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..imatrix import read_imatrix, write_imatrix
@@ -17,6 +16,7 @@ from ..quantize.lineage import apply_recipe, plan_of
 from ..quantize.remap import remap as follow
 from ..runtime import worker
 from ..runtime.imatrix_collect import collect as run_collect
+from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._output import json_option, note, print_json, table, warn
@@ -84,7 +84,7 @@ def collect(
       ggsurgery imatrix model-F16.gguf model.imatrix.gguf --text calibration.txt
     """
     check_output(out, [file, text], force=force)
-    words = read_text(text)
+    words = read_corpus(text)
     warn_beyond_training(file, ctx)
     with progress_bar("imatrix", "chunk") as progress:
         found = worker.run(

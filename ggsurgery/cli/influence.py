@@ -13,10 +13,10 @@ from ..analyze.influence import influence as measure
 from ..arch import rules_for
 from ..candidates.windows import Windows
 from ..errors import PlanError
-from ..evaluate.perplexity import read_text
 from ..ggufio.header import read_header
 from ..runtime import worker
 from ..runtime.engine import Engine
+from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._output import json_option, print_json, table, warn
@@ -74,7 +74,7 @@ def influence(
     n_layers = header.n_layers - rules_for(header, allow_unknown=True).n_tail(header)
     if span is not None and span > n_layers:
         raise PlanError("no such span", file=file, expected=f"1 to {n_layers} layers", found=span)
-    words = read_text(text)
+    words = read_corpus(text)
     warn_beyond_training(file, ctx)
     with progress_bar(file.name, "window") as progress:
         found = worker.run(

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from ..evaluate import runs
-from ..evaluate.perplexity import read_text
 from ..evaluate.score import Score
 from ..ggufio.atomic import check_output
 from ..runtime import worker
+from ..textfile import read_corpus
 from ._evaluate import is_given, warn_beyond_training
 from ._files import FILE
 from ._output import human_bytes, json_option, note, print_json, table, warn
@@ -82,7 +82,7 @@ def kl(
             )
         else:
             assert text is not None
-            words = read_text(text)
+            words = read_corpus(text)
             if save_base is not None:
                 worker.run(
                     runs.save_base_file, files[0], save_base, words, n_ctx=ctx, n_windows=chunks,

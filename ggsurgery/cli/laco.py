@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from ..collapse import METHODS, Attempt, Result, Settings, laco_of_file, split_text
-from ..evaluate.perplexity import read_text
 from ..ggufio.atomic import atomic_path
 from ..runtime import worker
+from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._output import note, print_json, table
@@ -80,7 +80,7 @@ def laco(
     """
     check_early(source, out, options, log)
     settings = Settings(**numbers)
-    pieces = split_text(read_text(text), texts)
+    pieces = split_text(read_corpus(text), texts)
     warn_beyond_training(source, ctx)
     with progress_bar("laco", "attempt") as progress:
         result = worker.run(

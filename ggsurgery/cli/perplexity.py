@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from ..evaluate.perplexity import Perplexity, perplexity_of_file, read_text
+from ..evaluate.perplexity import Perplexity, perplexity_of_file
 from ..runtime import worker
+from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._output import json_option, print_json, table
@@ -44,7 +45,7 @@ def perplexity(
       ggsurgery perplexity model.gguf --text wiki.test.raw
       ggsurgery perplexity in.gguf out.gguf --text wiki.test.raw --ctx 1024 --chunks 20
     """
-    words = read_text(text)
+    words = read_corpus(text)
     for file in files:
         warn_beyond_training(file, ctx)
     found = []

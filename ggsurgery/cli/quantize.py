@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from ..evaluate.perplexity import read_text
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..quantize.ladder import Ladder, ladder
@@ -17,6 +16,7 @@ from ..quantize.like import with_pins
 from ..quantize.target import budget_of, for_size, parse_size
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult
+from ..textfile import read_corpus
 from ._files import FILE
 from ._output import human_bytes, json_option, note, print_json, table, warn
 from ._progress import named_progress_bar, progress_bar
@@ -150,7 +150,7 @@ def _target(
         note("no --text: picking by size alone; with a text types are mixed by sensitivity")
     with named_progress_bar("step") as progress:
         decision = for_size(
-            source, budget, text=None if text is None else read_text(text),
+            source, budget, text=None if text is None else read_corpus(text),
             folder=None if out is None else out.parent, progress=progress, **options,
         )  # fmt: skip
     note(f"picked: {decision.why}")

@@ -10,7 +10,6 @@ import click
 
 from .. import __version__
 from ..errors import GGSurgeryError, OutputError
-from ..evaluate.perplexity import read_text
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..healing.fit import check_arrays, fit_of, heal_again
@@ -19,6 +18,7 @@ from ..plan.recipe import Recipe, read_document
 from ..provenance import read_provenance
 from ..runtime import worker
 from ..surgery import prepare_replay
+from ..textfile import read_corpus
 from ._blend import force_kinds_option, out_type_option
 from ._files import FILE
 from ._output import json_option, note, print_json, warn
@@ -157,6 +157,6 @@ def _given(
             hint="`apply` and `replay` take what `heal --sidecar` wrote; `replay` also takes "
             f"--text, the calibration text (sha256 {str(fit.get('text'))[:16]}…), and fits again.",
         )  # fmt: skip
-    words = read_text(text)
+    words = read_corpus(text)
     with progress_bar("heal", "window") as progress:
         return worker.run(heal_again, recipe, source, words, progress=progress, file=source)

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from ..errors import FormatError
-from ..evaluate.perplexity import read_text
 from ..runtime import worker
+from ..textfile import read_corpus
 from ..tokenizer.check import SAMPLES, check_tokenizer
 from ._files import FILE
 from ._output import json_option, print_json, table
@@ -42,7 +42,7 @@ def check(ctx: click.Context, file: Path, text: Path | None, as_json: bool) -> N
       ggsurgery tokenizer check model.gguf
       ggsurgery tokenizer check model.gguf --text sentences.txt
     """
-    lines = read_text(text).split("\n") if text is not None else SAMPLES
+    lines = read_corpus(text).split("\n") if text is not None else SAMPLES
     if not any(lines):
         raise FormatError("no text in it", file=text)
     with progress_bar(file.name, "line") as progress:

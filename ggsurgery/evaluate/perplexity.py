@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError, FormatError
+from ..errors import EngineError
 from ..runtime.engine import Engine
 from ..runtime.nonfinite import not_finite
 from ..runtime.scoring import log_softmax_at
@@ -75,24 +75,6 @@ class Perplexity:
             "n_chunks": len(self.chunks),
             "add_bos": self.add_bos,
         }
-
-
-def read_text(path: str | Path) -> str:
-    """A UTF-8 text; one newline at its end is dropped, as llama.cpp's tools do.
-
-    Raises:
-        FormatError: it cannot be read or is no UTF-8.
-    """
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError(
-            "not a UTF-8 text", file=path, found=f"byte {error.object[error.start]:#x} at "
-            f"{error.start}", hint="Convert it with: iconv -t utf-8",
-        ) from error  # fmt: skip
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", file=path) from error
-    return text.removesuffix("\n")
 
 
 def perplexity(

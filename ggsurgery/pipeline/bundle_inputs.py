@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ..chat.families import family
 from ..errors import FormatError, MissingExtraError
-from ..evaluate.perplexity import read_text
 from ..evaluate.results import load_results, merge_results, read_json
 from ..release.modelfile import check_parameters
 from ..release.request import Request
 from ..runtime import worker
 from ..runtime.memory import peak_memory
+from ..textfile import read_corpus
 from .document import Document
 from .evaluation import measurements, results_of
 from .places import Places
@@ -35,7 +35,7 @@ def check_release(document: Document, types: Sequence[str]) -> None:
     for name in section.get("results", ()):
         document.file(name)
     if section.get("license"):
-        read_text(document.file(section["license"]))
+        read_corpus(document.file(section["license"]))
     if "family" in section:
         family(section["family"])
     check_parameters(section.get("parameters") or {})

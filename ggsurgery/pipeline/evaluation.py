@@ -21,13 +21,14 @@ from ..evaluate import runs
 from ..evaluate.bench.run import N_CTX, require_harness, run_bench
 from ..evaluate.controls import N_RANDOM, verdict
 from ..evaluate.facts import model_facts
-from ..evaluate.perplexity import perplexity_of_file, read_text
+from ..evaluate.perplexity import perplexity_of_file
 from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
 from ..evaluate.results import Results, load_results, merge_results
 from ..evaluate.score import Score
 from ..evaluate.suite.data import Length
 from ..evaluate.suite.result import SurgeryScore, compare_surgery
 from ..runtime import worker
+from ..textfile import read_corpus
 from .document import Document
 from .state import Progress
 
@@ -105,7 +106,7 @@ def _perplexity(document: Document, asked: Mapping[str, Any]) -> Measurement:
 
     def measure(path: Path, progress: Progress) -> Results:
         found = worker.run(
-            perplexity_of_file, path, read_text(text), progress=progress,
+            perplexity_of_file, path, read_corpus(text), progress=progress,
             n_ctx=options["n_ctx"], n_chunks=options["n_windows"],
         )  # fmt: skip
         return _scored(path, [found.score], text)
@@ -118,7 +119,13 @@ def _kl(document: Document, asked: Mapping[str, Any], source: Path) -> Measureme
 
     def measure(path: Path, progress: Progress) -> Results:
         scores = worker.run(
-            runs.kl_of_files, source, path, read_text(text), progress=progress, file=path, **options
+            runs.kl_of_files,
+            source,
+            path,
+            read_corpus(text),
+            progress=progress,
+            file=path,
+            **options,
         )
         return _scored(path, scores, text)
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from ..collapse import Settings, laco_of_file, split_text
 from ..errors import EngineError, PlanError
-from ..evaluate.perplexity import read_text
 from ..evaluate.results import load_results, read_json
 from ..ggufio.atomic import atomic_path
 from ..ggufio.reader import Source
@@ -26,6 +25,7 @@ from ..runtime.binding import installed_version
 from ..runtime.filetypes import file_type
 from ..runtime.quantize import quantize
 from ..surgery import prepare
+from ..textfile import read_corpus
 from .bundle_inputs import bundle_request, check_release
 from .document import Document
 from .evaluation import Measurement, measurements, sha256_of
@@ -115,7 +115,7 @@ def _laco(document: Document, source: Path, places: Places, checksum: str, n_lay
     settings.check(n_layers)
 
     def make(progress: Progress) -> Any:
-        pieces = split_text(read_text(text), section.get("texts", 10))
+        pieces = split_text(read_corpus(text), section.get("texts", 10))
         found = worker.run(
             laco_of_file, source, pieces, settings, section.get("ctx", 256), progress=progress
         )
@@ -188,7 +188,7 @@ def _imatrix(document: Document, places: Places, cut: str) -> Task:
         from ..runtime.imatrix_collect import collect
 
         matrix = worker.run(
-            collect, places.cut, read_text(text), dataset=text.name, progress=progress,
+            collect, places.cut, read_corpus(text), dataset=text.name, progress=progress,
             **options,
         )  # fmt: skip
         write_imatrix(matrix, places.imatrix, force=True)

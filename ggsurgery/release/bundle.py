@@ -21,9 +21,9 @@ from typing import Any
 
 from .. import __version__
 from ..errors import FormatError, OutputError
-from ..evaluate.perplexity import read_text
 from ..evaluate.score import versions
 from ..runtime import worker
+from ..textfile import read_corpus
 from ..tokenizer.check import TokenizerReport, check_tokenizer
 from .card import base_model, model_card
 from .collapse import check_laco
@@ -121,7 +121,7 @@ def _texts(
     request: Request, files: list[ReleaseFile], best: ReleaseFile, why: str, chat: Chat, name: str
 ) -> dict[str, str]:
     """The written files of a bundle by name."""
-    licence = read_text(request.license) if request.license else None
+    licence = read_corpus(request.license) if request.license else None
     texts = {
         f"Modelfile.{file.ftype}": modelfile(
             file.header, chat, file.name, parameters=request.parameters, system=request.system,

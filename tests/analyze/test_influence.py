@@ -15,10 +15,10 @@ from ggsurgery.analyze.influence import Influence, find_sink, influence
 from ggsurgery.candidates.windows import Windows
 from ggsurgery.cli import cli
 from ggsurgery.errors import EngineError, GGSurgeryError, PlanError
-from ggsurgery.evaluate.perplexity import read_text
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.surgery import prepare
+from ggsurgery.textfile import read_corpus
 from tests._needs import needs_package
 from tests._numpy_qwen3 import Qwen3
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
@@ -26,7 +26,7 @@ from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 
 def measured(path: Path, tokens: str = "last") -> tuple[Influence, Windows]:
     with Engine.open(path, n_ctx=64, n_threads=1) as engine:
-        windows = Windows.of_text(engine, read_text(SEARCH_TEXT), 64, 3)
+        windows = Windows.of_text(engine, read_corpus(SEARCH_TEXT), 64, 3)
         return influence(engine, windows.inputs, tokens=tokens), windows  # type: ignore[arg-type]
 
 

@@ -18,9 +18,10 @@ from ggsurgery.candidates import worker as scan_worker
 from ggsurgery.candidates.measure import Measured, Measurer, Setup
 from ggsurgery.cli import cli
 from ggsurgery.errors import FormatError, GGSurgeryError, OutputError, PlanError
-from ggsurgery.evaluate.perplexity import perplexity_of_file, read_text
+from ggsurgery.evaluate.perplexity import perplexity_of_file
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.surgery import prepare
+from ggsurgery.textfile import read_corpus
 from tests._needs import needs_package
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
 
@@ -37,7 +38,7 @@ def test_figures_are_those_of_the_written_files(
     deletions: tuple[Scan, Path], tmp_path: Path
 ) -> None:
     found, _ = deletions
-    text = read_text(SEARCH_TEXT)
+    text = read_corpus(SEARCH_TEXT)
     base = perplexity_of_file(MODEL, text, n_ctx=64, n_chunks=4, n_threads=1)
     assert found.base.value == pytest.approx(base.value, rel=1e-5)
     for layer in (0, 3, 9):

@@ -12,12 +12,13 @@ from ggsurgery.candidates import Candidates, Windows
 from ggsurgery.candidates.session import Route
 from ggsurgery.candidates.states import boundaries
 from ggsurgery.errors import ArchitectureError
-from ggsurgery.evaluate.perplexity import perplexity, read_text
+from ggsurgery.evaluate.perplexity import perplexity
 from ggsurgery.plan.recipe import Recipe, Step, step
 from ggsurgery.plan.types import Plan
 from ggsurgery.runtime import worker
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.surgery import prepare
+from ggsurgery.textfile import read_corpus
 from tests._small_models import write_small_model
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 from tests.fixtures.families import recipes
@@ -58,7 +59,7 @@ def random_recipe(rng: random.Random) -> Recipe:
 @pytest.fixture(scope="module")
 def windows() -> Windows:
     with Engine.open(MODEL, n_ctx=64, n_threads=1) as engine:
-        return Windows.of_text(engine, read_text(SEARCH_TEXT), N_CTX, N_WINDOWS)
+        return Windows.of_text(engine, read_corpus(SEARCH_TEXT), N_CTX, N_WINDOWS)
 
 
 def written(recipe: Recipe, folder: Path, windows: Windows) -> float:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from ggsurgery.errors import EngineError, FormatError
-from ggsurgery.evaluate.perplexity import Perplexity, perplexity, perplexity_of_file, read_text
+from ggsurgery.evaluate.perplexity import Perplexity, perplexity, perplexity_of_file
 from ggsurgery.runtime import worker
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.runtime.quantize import quantize
+from ggsurgery.textfile import read_corpus
 from tests._llama_tools import llama_tool
 from tests._needs import needs_shared, needs_smollm2
 from tests._small_models import write_small_model
@@ -90,7 +91,7 @@ def test_equal_to_llama_perplexity(
     text = needs_shared("data", "wikitext2.test.raw")
     override = ["--override-kv", f"tokenizer.ggml.add_bos_token=bool:{str(bos).lower()}"]
     printed = theirs(smollm2[kind], text, n_ctx, 2, *override)
-    model, words = smollm2[kind], read_text(text)
+    model, words = smollm2[kind], read_corpus(text)
     agree(
         worker.run(perplexity_of_file, model, words, n_ctx=n_ctx, n_chunks=2, add_bos=bos), printed
     )
@@ -100,7 +101,7 @@ def test_small_model_equals_llama_perplexity_at_odd_settings(small: Path, tmp_pa
     text = tmp_path / "t.txt"
     text.write_text(WORDS + "\n")
     printed = theirs(small, text, 100, 5)
-    ours = perplexity_of_file(small, read_text(text), n_ctx=100, n_chunks=5)
+    ours = perplexity_of_file(small, read_corpus(text), n_ctx=100, n_chunks=5)
     # random weights: a perplexity of 125541, of which four decimals are ten digits
     assert (ours.value, ours.stderr) == pytest.approx(printed, rel=1e-6)
 
@@ -171,6 +172,6 @@ def test_nan_names_the_layer(small: Path, tmp_path: Path) -> None:
 def test_text_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9")
     with pytest.raises(FormatError, match=r"latin1\.txt: not a UTF-8 text: found byte 0xe9 at 3"):
-        read_text(tmp_path / "latin1.txt")
+        read_corpus(tmp_path / "latin1.txt")
     with pytest.raises(FormatError, match="cannot be read"):
-        read_text(tmp_path / "nothing.txt")
+        read_corpus(tmp_path / "nothing.txt")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from ggsurgery.errors import EngineError, FormatError, OutputError
-from ggsurgery.evaluate.perplexity import read_text
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
 from ggsurgery.runtime.filetypes import file_type, file_types
 from ggsurgery.runtime.imatrix_collect import collect
 from ggsurgery.runtime.quantize import parse_tensor_types, plan, quantize
+from ggsurgery.textfile import read_corpus
 from tests._llama_tools import llama_tool
 from tests._small_models import write_small_model
 from tests._tiny import MODEL, SEARCH_TEXT
@@ -110,7 +110,7 @@ def test_experts_with_imatrix(models: dict[str, Path], tmp_path: Path, ftype: st
 
 def test_a_trained_model_with_its_own_imatrix(tmp_path: Path) -> None:
     src = Path(shutil.copy(MODEL, tmp_path))
-    found = collect(src, read_text(SEARCH_TEXT), n_chunks=2, dataset="search")
+    found = collect(src, read_corpus(SEARCH_TEXT), n_chunks=2, dataset="search")
     write_imatrix(found, tmp_path / "im.gguf")
     quantize(src, tmp_path / "ours.gguf", "Q4_K_M", imatrix=tmp_path / "im.gguf")
     expected = theirs(src, tmp_path / "theirs.gguf", "Q4_K_M", "--imatrix", "im.gguf")
