@@ -30,18 +30,14 @@ _NOT_FINITE = ("nan", "inf", "-inf")
 class FieldError(FormatError):
     """A field is missing or of the wrong type; `path` leads to it."""
 
-    def __init__(self, expected: str, value: object, path: str = "") -> None:
+    def __init__(self, expected: str, found: str, path: str = "") -> None:
         self.path = path
         where = f"field {path}" if path else "the document"
-        super().__init__(where, expected=expected, found=kind_of(value))
-        self.value = None
+        super().__init__(where, expected=expected, found=found)
 
     def below(self, key: str) -> FieldError:
         """The same error seen from the document that holds this one under `key`."""
-        error = FieldError(str(self.expected), None, _joined(key, self.path))
-        error.found = self.found
-        error.args = (error._message(),)
-        return error
+        return FieldError(str(self.expected), str(self.found), _joined(key, self.path))
 
 
 def _joined(key: str, path: str) -> str:
@@ -79,13 +75,9 @@ class Fields:
 
 
 def text(value: Any) -> str:
-    """A text that can be written as UTF-8."""
+    """A text; the bytes of names that are not UTF-8 come as halves of surrogate pairs."""
     if not isinstance(value, str):
-        raise FieldError("a text", value)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise FieldError("a text without halves of surrogate pairs", value) from None
+        raise FieldError("a text", kind_of(value))
     return value
 
 
@@ -94,31 +86,31 @@ def number(value: Any) -> float:
     if isinstance(value, str) and value in _NOT_FINITE:
         return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise FieldError("a number", value)
+        raise FieldError("a number", kind_of(value))
     try:
         return float(value)
     except OverflowError:
-        raise FieldError("a number", value) from None
+        raise FieldError("a number", kind_of(value)) from None
 
 
 def whole(value: Any) -> int:
     """A whole number of at most 63 bits."""
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise FieldError("a whole number", value)
+        raise FieldError("a whole number", kind_of(value))
     return value
 
 
 def flag(value: Any) -> bool:
     """True or false."""
     if not isinstance(value, bool):
-        raise FieldError("true or false", value)
+        raise FieldError("true or false", kind_of(value))
     return value
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
     """An object of any fields."""
     if not isinstance(value, dict):
-        raise FieldError("an object", value)
+        raise FieldError("an object", kind_of(value))
     return value
 
 
@@ -127,7 +119,7 @@ def list_of(kind: Kind[T]) -> Kind[tuple[T, ...]]:
 
     def read(value: Any) -> tuple[T, ...]:
         if not isinstance(value, list | tuple):
-            raise FieldError("a list", value)
+            raise FieldError("a list", kind_of(value))
         found = []
         for i, item in enumerate(value):
             try:

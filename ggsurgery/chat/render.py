@@ -1,41 +1,35 @@
-"""Render a chat template the way llama.cpp and transformers do, in a sandbox.
+"""Render a chat template the way llama.cpp and transformers do, in a process of its own.
 
-A chat template is a Jinja program that somebody else wrote and that a downloaded file
-brings along, so it runs in jinja2's immutable sandbox: no attribute that starts with an
-underscore, no change to the conversation, a bound on what it may compute and print.
-
-What a template may use beyond plain Jinja (transformers, "Chat templates"):
-
-    raise_exception(text)        refuse the conversation
-    strftime_now(format)         today, for system prompts with a date
-    x | tojson(indent=…)         JSON as json.dumps writes it, not escaped for HTML
-    {% break %} {% continue %}   loop controls
-    {% generation %} … {% endgeneration %}   marks the assistant's text (printed as it is)
+A chat template is a Jinja program that somebody else wrote and that a downloaded file brings
+along. This is the one door to it: every template, compiled or rendered, goes to a child
+(`sandbox`) with a deadline and limits on memory and output. The child starts with the first
+template, which takes 0.1 s, and serves all that follow; a template that it had to be killed
+for is refused from then on.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import pickle
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
+from ..child import Child, receive, send
+from ..errors import FormatError, GGSurgeryError
+from . import limits
 
-from ..errors import FormatError
-
-#: A prompt longer than this is a template that runs away, not a conversation.
-MAX_CHARACTERS = 16_000_000
+#: Seconds that the child may take to start on a busy machine.
+START_SECONDS = 60.0
 
 Message = Mapping[str, Any]
 
 #: Stands behind the last message while rendering; what follows it is cut off.
 _CUT = "\ue000ggsurgery-cut\ue000"
+_HINT = "`ggsurgery template set --family NAME IN OUT` writes another one."
 
 
 class TemplateError(FormatError):
@@ -47,91 +41,102 @@ class TemplateError(FormatError):
     refused = False
 
 
-class _Refusal(jinja2.TemplateError):
-    """raise_exception was called."""
+class _Renderer:
+    """Keeps the child and what it had to be killed for."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.child: Child | None = None
+        self.owner = 0
+        self.stopped: dict[str, str] = {}
+
+    def ask(self, template: str, names: dict[str, Any] | None, now: datetime) -> str:
+        """What the child prints; nothing if it only compiles, without `names`.
+
+        Raises:
+            TemplateError: what is wrong with the template.
+        """
+        if len(template) > limits.TEMPLATE:
+            raise TemplateError(
+                "the chat template is longer than any model's",
+                expected=f"at most {limits.TEMPLATE:,} characters", found=f"{len(template):,}",
+                hint=_HINT,
+            )  # fmt: skip
+        try:
+            given = None if names is None else pickle.dumps(names)
+        except (TypeError, AttributeError, RecursionError, pickle.PicklingError) as error:
+            raise TemplateError(f"the conversation is not plain data: {error}") from error
+        most = min(limits.PROMPT, limits.OVERHEAD + limits.REPEATS * len(given or b""))
+        with self.lock:
+            if template not in self.stopped:
+                answer = self._answer((template, given, now, most, limits.SECONDS), most)
+                if answer.startswith(b"T"):
+                    return answer[1:].decode("utf-8", "surrogatepass")
+                kind, problem, expected, found = json.loads(answer[1:])
+                if kind != "stopped":
+                    failure = TemplateError(problem, expected=expected or None, found=found or None)
+                    failure.refused = kind == "refused"
+                    raise failure
+                self.close(kill=True)
+                self.stopped[template] = problem
+            raise TemplateError(self.stopped[template], hint=_HINT)
+
+    def _answer(self, request: tuple[Any, ...], most: int) -> bytes:
+        """What the child answers, or the reason why it had to be ended, in the same form."""
+        child = self._running()
+        healthy = False
+        try:
+            with child.deadline(limits.SECONDS):
+                send(child.questions, pickle.dumps(request))
+                answer = receive(child.answers, 4 * most + 2**16)
+            healthy = not child.late
+            return answer
+        except (EOFError, OSError):
+            problem = "the chat template crashes the process that renders it"
+            if child.late:
+                problem = f"the chat template runs for more than {limits.SECONDS} s"
+            return b"E" + json.dumps(["stopped", problem, "", ""]).encode()
+        finally:  # Ctrl-C, too
+            if not healthy:
+                self.close(kill=True)
+
+    def _running(self) -> Child:
+        """The child, started if there is none; one of the process that forked this is not ours."""
+        if self.child is not None and self.owner == os.getpid():
+            return self.child
+        child = Child("ggsurgery.chat.sandbox", "serve")
+        self.child, self.owner = child, os.getpid()
+        try:
+            with child.deadline(START_SECONDS):
+                receive(child.answers, 64)
+        except BaseException as error:
+            self.close(kill=True)
+            if not isinstance(error, EOFError):
+                raise
+            raise GGSurgeryError(
+                "the process that renders chat templates does not start",
+                hint="`python -c 'import ggsurgery.chat.sandbox'` shows why.",
+            ) from None
+        return child
+
+    def close(self, *, kill: bool = False) -> None:
+        """End the child."""
+        child, self.child = self.child, None
+        if child is not None and self.owner == os.getpid():
+            child.close(kill=kill)
 
 
-class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`: prints its body; the marks only matter for training."""
-
-    tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body, lineno=line)
+_RENDERER = _Renderer()
+atexit.register(_RENDERER.close)
 
 
-class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """The sandbox, with bounds on the operators that could fill the memory."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**":
-            raise jinja2.exceptions.SecurityError("a chat template has no use for **")
-        if operator == "%" and isinstance(left, str):  # "%99999999999d" % 1
-            raise jinja2.exceptions.SecurityError("use ~ or |string instead of % formatting")
-        if operator == "*":
-            for text, times in ((left, right), (right, left)):
-                sequence = isinstance(text, (str, list, tuple)) and isinstance(times, int)
-                if sequence and len(text) * times > MAX_CHARACTERS:
-                    raise jinja2.exceptions.SecurityError("a repetition is too long")
-        return super().call_binop(context, operator, left, right)
-
-
-def _refuse(message: object) -> None:
-    raise _Refusal(str(message))
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def environment() -> jinja2.Environment:
-    """The sandboxed Jinja environment that chat templates are written for."""
-    env = _Sandbox(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_Generation, jinja2.ext.loopcontrols],
-    )
-    env.filters["tojson"] = _tojson
-    env.globals["raise_exception"] = _refuse
-    return env
-
-
-@lru_cache(maxsize=64)
-def _compile(template: str) -> jinja2.Template:
-    return environment().from_string(template)
-
-
-def compile_template(template: str) -> jinja2.Template:
-    """Compile a template.
+def compile_template(template: str) -> None:
+    """Check that a template compiles.
 
     Raises:
         TemplateError: a syntax error, with its line.
     """
-    try:
-        return _compile(template)
-    except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(
-            f"chat template, line {error.lineno}: {error.message}",
-            found=_line(template, error.lineno),
-        ) from error
-    except (SyntaxError, RecursionError, MemoryError) as error:  # what Jinja made is too deep
-        raise TemplateError(f"chat template nests too deep: {error}") from error
+    _RENDERER.ask(template, None, datetime.min)
 
 
 def render(
@@ -170,8 +175,6 @@ def render(
         ...        [{"role": "user", "content": "Hi"}])
         '<user>Hi'
     """
-    compiled = compile_template(template)
-    moment = now or datetime.now()
     given = [dict(m) for m in messages]
     if continue_final_message:
         add_generation_prompt = False
@@ -183,40 +186,14 @@ def render(
         "add_generation_prompt": add_generation_prompt,
         "bos_token": bos_token,
         "eos_token": eos_token,
-        "strftime_now": moment.strftime,
         **variables,
     }
     if enable_thinking is not None:
         names["enable_thinking"] = enable_thinking
-    text = _run(compiled, names)
+    text = _RENDERER.ask(template, names, now or datetime.now())
     if continue_final_message:
         text = _cut_end(text)
     return text
-
-
-def _run(compiled: jinja2.Template, names: dict[str, Any]) -> str:
-    parts, length = [], 0
-    try:
-        for part in compiled.generate(names):
-            length += len(part)
-            if length > MAX_CHARACTERS:
-                raise TemplateError(
-                    "chat template prints without end", expected=f"at most {MAX_CHARACTERS}"
-                )
-            parts.append(part)
-    except _Refusal as error:
-        refusal = TemplateError(f"the chat template refuses this conversation: {error.message}")
-        refusal.refused = True
-        raise refusal from error
-    except jinja2.exceptions.SecurityError as error:
-        raise TemplateError(f"chat template: forbidden in the sandbox: {error}") from error
-    except jinja2.TemplateError as error:
-        raise TemplateError(f"chat template: {error.message}") from error
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise TemplateError(f"chat template: {type(error).__name__}: {error}") from error
-    except (RecursionError, MemoryError) as error:
-        raise TemplateError(f"chat template: {type(error).__name__}") from error
-    return "".join(parts)
 
 
 def _open_end(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -231,8 +208,3 @@ def _cut_end(text: str) -> str:
     if end < 0:
         raise TemplateError("the template does not print the last message: it cannot go on")
     return text[:end].replace(_CUT, "")
-
-
-def _line(text: str, number: int) -> str:
-    lines = text.splitlines() or [""]
-    return lines[min(max(number, 1), len(lines)) - 1].strip()[:80]

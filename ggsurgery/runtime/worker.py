@@ -16,9 +16,6 @@ import contextlib
 import os
 import pickle
 import signal
-import struct
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,11 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from ..child import Child, receive, send, streams
 from ..errors import EngineError, GGSurgeryError
 
 T = TypeVar("T")
-
-_CHILD = "from ggsurgery.runtime.worker import _child; _child()"
 
 
 def run(
@@ -57,51 +53,26 @@ def run(
         file = args[0]
     payload = pickle.dumps((function, args, kwargs, progress is not None))
     with tempfile.TemporaryFile() as noise:
-        child = subprocess.Popen(
-            [sys.executable, "-c", _CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=noise,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        )
-        assert child.stdin is not None and child.stdout is not None
-        late = threading.Event()
-
-        def expire() -> None:
-            late.set()
-            child.kill()
-
-        timer = threading.Timer(timeout or 0, expire)
-        if timeout is not None:
-            timer.start()
-        try:
-            with contextlib.suppress(BrokenPipeError):  # crashed early: its status tells
-                _send(child.stdin, payload)
-            kind, value = _receive_all(child.stdout, progress)
-        except BaseException:  # Ctrl-C, or a progress callback that raised: take the child along
-            child.kill()
-            raise
-        finally:
-            timer.cancel()
-            child.stdin.close()
-            child.stdout.close()
-            status = _wait(child)
+        child = Child(__name__, "_child", noise)
+        killed = False
+        with child.deadline(timeout):
+            try:
+                with contextlib.suppress(BrokenPipeError):  # crashed early: its status tells
+                    send(child.questions, payload)
+                kind, value = _receive_all(child.answers, progress)
+            except BaseException:  # Ctrl-C, or a progress callback that raised
+                killed = True
+                raise
+            finally:
+                status = child.close(kill=killed)
         if kind == "result":
             return value  # type: ignore[no-any-return]
         if kind == "error":
             raise value
-        if late.is_set():
+        if child.late:
             raise EngineError(f"took longer than {timeout:g} s", file=file)
         noise.seek(0)
         raise _crash(status, noise.read().decode("utf-8", "replace"), file)
-
-
-def _wait(child: subprocess.Popen[bytes]) -> int:
-    try:
-        return child.wait(timeout=10)
-    except subprocess.TimeoutExpired:  # a child that hangs while it exits
-        child.kill()
-        return child.wait()
 
 
 def _crash(status: int, noise: str, file: str | Path | None) -> EngineError:
@@ -123,27 +94,10 @@ def _crash(status: int, noise: str, file: str | Path | None) -> EngineError:
     )
 
 
-def _send(stream: IO[bytes], data: bytes) -> None:
-    stream.write(struct.pack("<Q", len(data)))
-    stream.write(data)
-    stream.flush()
-
-
-def _receive(stream: IO[bytes]) -> Any:
-    head = stream.read(8)
-    if len(head) < 8:
-        raise EOFError
-    (size,) = struct.unpack("<Q", head)
-    data = stream.read(size)
-    if len(data) < size:
-        raise EOFError
-    return pickle.loads(data)
-
-
 def _receive_all(stream: IO[bytes], progress: Callable[..., None] | None) -> tuple[str, Any]:
     while True:
         try:
-            kind, value = _receive(stream)
+            kind, value = pickle.loads(receive(stream))
         except EOFError:
             return "gone", None
         if kind != "progress":
@@ -154,16 +108,8 @@ def _receive_all(stream: IO[bytes], progress: Callable[..., None] | None) -> tup
 
 def _child() -> None:
     """The child's main: answers on the original fd 1, anything printed goes to stderr."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource  # not on Windows
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no gigabytes of core
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C and ends the child
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    questions = sys.stdin.buffer
-    (size,) = struct.unpack("<Q", questions.read(8))
-    function, args, kwargs, wants_progress = pickle.loads(questions.read(size))
+    questions, answers = streams()
+    function, args, kwargs, wants_progress = pickle.loads(receive(questions))
     threading.Thread(target=_die_with_parent, args=(questions,), daemon=True).start()
     if wants_progress:
         kwargs["progress"] = _Progress(answers)
@@ -176,7 +122,7 @@ def _child() -> None:
         data = pickle.dumps(("error", EngineError("not enough memory")))
     except Exception as error:  # noqa: BLE001 - crosses to the parent, which raises it
         data = _pickled(error)
-    _send(answers, data)
+    send(answers, data)
     answers.close()
     os._exit(0)  # skips llama.cpp's static destructors, which may crash after the work is done
 
@@ -207,4 +153,4 @@ class _Progress:
         finished = len(args) > 1 and args[0] == args[1]
         if now - self.last >= 0.05 or finished:
             self.last = now
-            _send(self.stream, pickle.dumps(("progress", args)))
+            send(self.stream, pickle.dumps(("progress", args)))
