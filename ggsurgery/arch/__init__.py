@@ -13,7 +13,7 @@ from ..ggufio.types import Header
 from .generic import UNKNOWN
 from .kinds import Finding, LayerKind, MetadataChange
 from .removal import unpruned
-from .rulefile import RuleFile, all_rules
+from .rulefile import RuleFile, all_rules, rules_of
 from .rules import ArchRules
 
 __all__ = [
@@ -46,7 +46,7 @@ def rules_for(header: Header, *, allow_unknown: bool = False) -> ArchRules:
             expected="a name such as llama",
             found="nothing",
         )
-    rules = all_rules().get(name)
+    rules = rules_of(name)
     if rules is None:
         unknown = replace(UNKNOWN, architectures=(name,))
         return ArchRules(name, False, unknown, allow_unknown)

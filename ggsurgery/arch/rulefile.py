@@ -9,7 +9,8 @@ its statements were found.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
 from types import UnionType
@@ -196,8 +197,30 @@ def parse(text: str, file: str) -> RuleFile:
     if "file" in table:
         raise ArchitectureError("unknown key 'file'", file=file)
     rules: RuleFile = _build(RuleFile, table, file, "")
-    object.__setattr__(rules, "file", file)
-    return rules
+    return replace(rules, file=file)
+
+
+def _texts() -> Iterator[tuple[str, str]]:
+    """Name and text of every rule file, sorted by name."""
+    folder = resources.files(__package__) / "data"
+    for item in sorted(folder.iterdir(), key=lambda i: i.name):
+        if item.name.endswith(".toml") and not item.name.startswith("_"):
+            yield item.name, item.read_text(encoding="utf-8")
+
+
+@cache
+def rules_of(architecture: str) -> RuleFile | None:
+    """The rule file of one architecture, or None; only files that mention it are parsed.
+
+    Raises:
+        ArchitectureError: the file is wrong.
+    """
+    for file, text in _texts():
+        if f'"{architecture}"' in text:
+            rules = parse(text, file)
+            if architecture in rules.architectures:
+                return rules
+    return None
 
 
 @cache
@@ -207,21 +230,18 @@ def all_rules() -> dict[str, RuleFile]:
     Raises:
         ArchitectureError: a file is wrong, or two describe the same architecture.
     """
-    found: dict[str, RuleFile] = {}
-    folder = resources.files(__package__) / "data"
-    for item in sorted(folder.iterdir(), key=lambda i: i.name):
-        if not item.name.endswith(".toml") or item.name.startswith("_"):
-            continue
-        rules = parse(item.read_text(encoding="utf-8"), item.name)
+    rules_by_name: dict[str, RuleFile] = {}
+    for file, text in _texts():
+        rules = parse(text, file)
         for name in rules.architectures:
-            if name in found:
+            if name in rules_by_name:
                 raise ArchitectureError(
                     f"architecture {name} has two rule files",
-                    file=item.name,
-                    found=found[name].file,
+                    file=file,
+                    found=rules_by_name[name].file,
                 )
-            found[name] = rules
-    return found
+            rules_by_name[name] = rules
+    return rules_by_name
 
 
 @cache

@@ -6,7 +6,7 @@ from importlib import resources
 
 import pytest
 
-from ggsurgery.arch.rulefile import all_rules, parse
+from ggsurgery.arch.rulefile import all_rules, parse, rules_of
 from ggsurgery.errors import ArchitectureError
 
 GOOD = """
@@ -58,3 +58,9 @@ hunyuan-dense bailingmoe2 smallthinker afmoe"""
 
 def test_the_families_of_the_day_have_rules() -> None:
     assert set(FAMILIES.split()) <= set(all_rules())
+
+
+def test_one_architecture_is_found_without_parsing_all_files() -> None:
+    assert rules_of("no-such-architecture") is None
+    for name, rules in all_rules().items():
+        assert rules_of(name) == rules
