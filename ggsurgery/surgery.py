@@ -97,7 +97,9 @@ class Operation:
         if layout.computes:
             infos = headers[plan.shell].tensors, layout.tensor_infos()
             metadata.update(new_file_type(metadata, *infos))
-        metadata = edited(headers[plan.shell], metadata, filter(is_header_edit, plan.edits))
+        edits = filter(is_header_edit, plan.edits)
+        metadata, notes = edited(headers[plan.shell], metadata, edits)
+        change.warnings += tuple(notes)
         full = self.options.get("full_checksum", False)
         sums = [source.checksum(full=full) for source in self.sources]
         metadata.update(entries(self._planned(told), told, self.names, headers, sums, version))

@@ -8,7 +8,7 @@ from gguf import GGUFWriter
 
 from ggsurgery.errors import PlanError
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.header_edit import new_value
+from ggsurgery.ggufio.new_value import new_value
 from ggsurgery.plan.recipe import step
 
 from ._gguf import peer_metadata, tiny_llama
@@ -44,6 +44,8 @@ def model(tmp_path_factory):
         ("x.new", "text", "text"),
         ("x.new", True, True),
         ("x.new", -5, -5),
+        ("x.new", 2**31, 2**31),
+        ("x.new", 2**40, 2**40),
         ("x.new", 0.25, 0.25),
         ("x.new", ["a", "b"], ["a", "b"]),
         ("x.new", [0.5, 1.5], [0.5, 1.5]),
@@ -71,7 +73,8 @@ def test_set(tmp_path, model, key, value, expected):
     ],
 )
 def test_a_type_that_is_asked_for(model, name, value, kind, item):
-    found = new_value(value, None, name, read_header(model))
+    found, note = new_value("x.new", value, read_header(model), asked=name)
+    assert note is None
     assert (found.type, found.item_type) == (kind, item)
 
 
@@ -81,7 +84,7 @@ def test_a_type_that_is_asked_for(model, name, value, kind, item):
         ("x.u8", 256, None, "does not fit the type uint8"),
         ("x.u8", 1.5, None, "does not fit the type uint8"),
         ("x.u8", float("inf"), None, "does not fit the type uint8"),
-        ("x.u8", [1], None, "does not fit the type uint8"),
+        ("x.u8", [1], None, "a list does not fit: expected a single value of type uint8"),
         ("x.u8", None, None, "does not fit the type uint8"),
         ("x.flag", "perhaps", None, "does not fit the type bool"),
         ("x.f32", "1e400000x", None, "does not fit the type float32"),
@@ -91,7 +94,7 @@ def test_a_type_that_is_asked_for(model, name, value, kind, item):
         ("x.new", {"a": 1}, None, "no GGUF type for dict"),
         ("x.new", [[1]], None, "an array of arrays"),
         ("x.new", 1, "array[array]", "no item type"),
-        ("x.new", 2**40, None, "does not fit the type int32"),
+        ("x.new", 2**70, None, "does not fit the type int32"),
         ("split.count", 1, None, "cannot be changed alone"),
         ("general.architecture", "gpt2", None, "cannot be changed alone"),
     ],

@@ -12,21 +12,14 @@ import click
 
 from ..errors import PlanError
 from ..ggufio.header import read_header
-from ..ggufio.types import Value
+from ..ggufio.key_types import type_text
 from ..plan.recipe import step
 from ..report_plan import short
 from ._files import FILE
-from ._output import json_option, print_json, table, warn
+from ._output import json_option, print_json, table
 from ._surgery import Options, in_out, operate, surgery_options
 
 _NEGATIVE = re.compile(r"-[\d.]|-inf\b")
-#: What a value looks like, by the type that it is likely meant to have.
-_LOOKS = {
-    "uint32": re.compile(r"[0-9]+"),
-    "int32": re.compile(r"-[0-9]+"),
-    "float32": re.compile(r"-?([0-9]+\.[0-9]*|\.?[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE),
-    "bool": re.compile(r"true|false", re.IGNORECASE),
-}
 
 
 @click.group()
@@ -52,10 +45,12 @@ def show(file: Path, as_json: bool) -> None:
     """
     metadata = read_header(file).metadata
     if as_json:
-        print_json({k: {"type": _type(v), "value": v.value} for k, v in metadata.items()})
+        print_json({k: {"type": type_text(v), "value": v.value} for k, v in metadata.items()})
         return
     click.echo(
-        table([(k, _type(v), short(v, 70)) for k, v in metadata.items()], ("key", "type", "value"))
+        table(
+            [(k, type_text(v), short(v, 70)) for k, v in metadata.items()], ("key", "type", "value")
+        )
     )
 
 
@@ -97,7 +92,8 @@ class _Signed(click.Command):
     "--type",
     "kind",
     metavar="TYPE",
-    help="uint32, string, array[float32] …; default: the type that the entry has.",
+    help="uint32 (u32), string, array[float32] …; default: the type that llama.cpp reads, or "
+    "that the entry has.",
 )
 @click.option(
     "--as-json",
@@ -116,7 +112,10 @@ def set_(
     source: Path,
     out: Path,
 ) -> None:
-    """Write a copy with one entry set. Types stay as they are.
+    """Write a copy with one entry set.
+
+    A known key gets the type that llama.cpp reads, an entry that is there keeps its type. The
+    type of an unknown key follows the value, and the command says which it is.
 
     \b
     Example:
@@ -128,8 +127,6 @@ def set_(
         raise click.UsageError("The name is given twice: as VALUE and with --name.")
     given = _value(value, value_is_json)
     one = step("set", key=key, value=given, type=kind)
-    if isinstance(given, str) and kind is None and not value_is_json:
-        _warn_of_text(key, given, source)
     operate(options.recipe((one,)), (source,), out, options)
 
 
@@ -147,21 +144,6 @@ def unset(options: Options, key: str, source: Path, out: Path) -> None:
     operate(options.recipe((step("unset", key=key),)), (source,), out, options)
 
 
-def _warn_of_text(key: str, text: str, source: Path) -> None:
-    """A number under a new key would be a string, which llama.cpp does not take for one.
-
-    Entries of `general.` are texts (a version, a name), whatever they look like.
-    """
-    header = read_header(source)
-    looks = [kind for kind, form in _LOOKS.items() if form.fullmatch(text)]
-    if (
-        looks
-        and not key.startswith("general.")
-        and key.replace("{arch}", header.architecture) not in header.metadata
-    ):
-        warn(f"{key} is new and becomes a string; --type {looks[0]} makes it another type")
-
-
 def _value(text: str, is_json: bool) -> Any:
     where = text
     try:
@@ -177,8 +159,3 @@ def _value(text: str, is_json: bool) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PlanError(f"the value is no valid JSON: {error}") from None
-
-
-def _type(value: Value) -> str:
-    item = value.item_type
-    return value.type.name.lower() if item is None else f"array[{item.name.lower()}]"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ..arch import Finding, rules_for
 from ..errors import ArchitectureError
 from ..ggufio.types import Header
+from .entry_types import entry_type_findings
 from .expected import foreign_tensors, missing_tensors
 from .format import format_findings
 
@@ -22,7 +23,12 @@ def verify(header: Header) -> list[Finding]:
 
     A finding's `severity` is `error` (will not load, or means something else) or `warning`.
     """
-    found = [*format_findings(header), *_layers(header), *_tokenizer(header)]
+    found = [
+        *format_findings(header),
+        *entry_type_findings(header),
+        *_layers(header),
+        *_tokenizer(header),
+    ]
     return sorted(found, key=lambda f: f.severity != "error")
 
 

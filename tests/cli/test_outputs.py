@@ -142,17 +142,20 @@ def test_an_edit_of_the_header_as_json(tmp_path, model):
     assert change in said["metadata"]
 
 
-def test_a_new_entry_that_looks_like_a_number_is_said_to_be_text(tmp_path, model):
+def test_the_type_of_an_unknown_entry_is_named(tmp_path, model):
     def said(key, value, *more):
         return call("meta", "set", key, value, *more, "--force", model, tmp_path / "o.gguf").err
 
-    warning = "warning: llama.rope.freq_base is new and becomes a string; --type float32"
-    assert warning in said("llama.rope.freq_base", "5e6")
-    assert "--type uint32" in said("x.y", "3")
+    assert "warning: x.y is not a known key: written as string; --type uint32" in said("x.y", "3")
     assert "--type bool" in said("x.y", "true")
-    for quiet in (("x.y", "3", "--type", "string"), ("x.y", "3", "--as-json"), ("x.y", "mit")):
+    assert "written as int32" in said("x.y", "3", "--as-json")
+    assert "written as string" in said("x.y", "mit")
+    for quiet in (
+        ("x.y", "3", "--type", "string"),
+        ("llama.context_length", "64"),
+        ("llama.rope.freq_base", "5e6"),
+    ):
         assert "warning" not in said(*quiet)
-    assert "warning" not in said("llama.context_length", "64")
 
 
 def test_a_negative_number_is_a_value(tmp_path, model):

@@ -9,7 +9,7 @@ from ggsurgery.ggufio.header import read_header
 from ggsurgery.look.verify import verify
 from ggsurgery.plan.recipe import step
 
-from .._gguf import Raw, kv, kv_array, kv_text, kv_u32, tensor, text, tiny_llama
+from .._gguf import Raw, kv_array, kv_text, kv_u32, tensor, text, tiny_llama
 from .._needs import needs_smollm2
 from ..test_surgery import operate
 
@@ -67,11 +67,6 @@ BPE = kv_text("tokenizer.ggml.model", "gpt2")
             "has 5 entries",
         ),
         (kv_u32("tokenizer.ggml.eos_token_id", 4), "eos_token_id", "is 4, the vocabulary has 4"),
-        (
-            kv("tokenizer.ggml.bos_token_id", V.INT32, b"\xff" * 4),
-            "bos_token_id",
-            "is -1, the",
-        ),
         (BPE, "merges", "missing in a BPE vocabulary"),
         (kv_u32("llama.vocab_size", 5), "vocab_size", "says 5, the vocabulary has 4"),
     ],
