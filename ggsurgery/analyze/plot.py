@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import MissingExtraError, OutputError
+from ..ggufio.atomic import atomic_path, check_output
 from .influence import Influence
 from .scan import Scan
 
@@ -15,23 +17,27 @@ from .scan import Scan
 KINDS = (".png", ".svg", ".pdf")
 
 
-def check_plot(path: Path) -> None:
+def check_plot(path: Path, inputs: Sequence[Path | None] = (), *, force: bool = False) -> None:
     """Refuse a plot before any work is done for it.
 
+    Args:
+        inputs: files that the command reads or writes besides.
+        force: whether an existing file may be replaced.
+
     Raises:
-        OutputError: a kind of file that is not known, or no such folder.
+        OutputError: a kind of file that is not known, an existing file, an input, no such folder.
         MissingExtraError: matplotlib is not installed.
     """
     if path.suffix.lower() not in KINDS:
         raise OutputError("cannot plot as this kind of file", file=path,
                           expected=" or ".join(KINDS), found=path.suffix)  # fmt: skip
-    if not path.parent.is_dir():
-        raise OutputError("the plot's folder does not exist", file=path.parent,
-                          hint=f"Create it with: mkdir -p {path.parent}")  # fmt: skip
+    check_output(path, [p for p in inputs if p is not None], force=force)
     new_figure(1, 1.0)
 
 
-def render_influence(found: Influence, path: Path, span: int | None = None) -> None:
+def render_influence(
+    found: Influence, path: Path, span: int | None = None, *, force: bool = False
+) -> None:
     """Block influence by layer, the sink marked; with `span`, its angular distances below."""
     figure, axes = new_figure(1 if span is None else 2, 3.2)
     layers = np.arange(found.n_layers)
@@ -61,10 +67,10 @@ def render_influence(found: Influence, path: Path, span: int | None = None) -> N
     for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlim(-1, found.n_layers)
-    save(figure, path)
+    save(figure, path, force=force)
 
 
-def render_scan(found: Scan, path: Path) -> None:
+def render_scan(found: Scan, path: Path, *, force: bool = False) -> None:
     """The metric against the layer (or the pruned share), the uncut model as a line."""
     figure, axes = new_figure(1, 3.6)
     drawn = [(p, t) for p, t in zip(found.positions, found.trials, strict=True) if t.measured]
@@ -86,7 +92,7 @@ def render_scan(found: Scan, path: Path) -> None:
     what = f"{metric} {Path(data).stem}" if data else metric
     axis.set_title(f"{found.operation}: {what} (bars: one standard error)", fontsize=10)
     axis.legend(fontsize=8)
-    save(figure, path)
+    save(figure, path, force=force)
 
 
 def new_figure(rows: int, height: float) -> tuple[Any, list[Any]]:
@@ -106,13 +112,14 @@ def new_figure(rows: int, height: float) -> tuple[Any, list[Any]]:
     return figure, list(axes[:, 0])
 
 
-def save(figure: Any, path: Path) -> None:
-    """Write a figure.
+def save(figure: Any, path: Path, *, force: bool = False) -> None:
+    """Write a figure, whole or not at all.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or has appeared meanwhile (without `force`).
     """
     try:
-        figure.savefig(path, dpi=150)
+        with atomic_path(path, force=force) as temporary:
+            figure.savefig(temporary, dpi=150, format=path.suffix[1:].lower())
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror}", file=path) from error

@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "doctor:doctor",
     "duplicate": "surgery:duplicate",
     "evaluate": "evaluate:evaluate",
+    "example": "example:example",
     "heal": "heal:heal",
     "imatrix": "imatrix:imatrix",
     "influence": "influence:influence",
@@ -69,7 +70,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Quantize": ("imatrix", "quantize"),
     "Measure": ("perplexity", "kl", "choices", "evaluate", "compare", "bench", "report"),
     "Ship": ("release", "run"),
-    "Machine": ("doctor",),
+    "Machine": ("doctor", "example"),
 }
 
 

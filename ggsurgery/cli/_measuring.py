@@ -61,6 +61,11 @@ _OPTIONS = (
     ),
 )
 
+plot_option = click.option(
+    "--plot", type=FILE, help="Draw it: a .png, .svg or .pdf (extra `plot`)."
+)
+force_plot_option = click.option("--force", is_flag=True, help="Replace an existing --plot file.")
+
 #: For commands that do not have it from `surgery_options`.
 unknown_arch_option = click.option(
     "--allow-unknown-arch", is_flag=True, help="Operate on an architecture without a rule file."
@@ -103,6 +108,12 @@ def setup_of(
     if setup.needs_text:
         warn_beyond_training(path, setup.n_ctx)
     return setup
+
+
+def files_of(setup: Setup) -> tuple[Path | None, ...]:
+    """The files that a setup reads: model, text, questions."""
+    data = setup.metric.partition(":")[2]
+    return setup.path, setup.text, Path(data) if data else None
 
 
 def plus_minus(value: float | None, stderr: float | None, digits: int = 4) -> str | None:

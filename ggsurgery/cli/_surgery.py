@@ -90,18 +90,28 @@ def surgery_options(function: F) -> F:
     return command  # type: ignore[no-any-return]
 
 
-def list_option(name: str, metavar: str, help: str) -> Callable[[F], F]:
-    """A required list of layers; given several times, the lists stand one behind the other.
+#: Both names work wherever a list of layers is taken; the first is the argument's.
+LIST_NAMES = {
+    "layer": ("layer", "--layer", "--layers"),
+    "layers": ("layers", "--layers", "--layer"),
+}
+
+
+def list_option(name: str, metavar: str, help: str, *, required: bool = True) -> Callable[[F], F]:
+    """A list of layers; several lists are joined, in their order.
 
     click's own rule, that the last one counts, would leave the first layers out in silence.
+
+    Args:
+        name: of the command's argument; `layer` and `layers` are accepted as either option.
     """
     return click.option(
-        name,
-        required=True,
+        *LIST_NAMES.get(name, (name, f"--{name}")),
+        required=required,
         multiple=True,
         metavar=metavar,
         help=help,
-        callback=lambda _context, _option, values: ",".join(values),
+        callback=lambda _context, _option, values: ",".join(values) if values else None,
     )
 
 

@@ -48,7 +48,7 @@ def bench(
 
     With --data, the tasks arc_challenge, arc_easy, boolq, gsm8k, hellaswag, mmlu, piqa and
     winogrande read local JSON-lines files, worded and scored as the harness's own tasks of
-    the same name. Needs the extra: pip install 'ggsurgery[bench]'.
+    the same name. Needs the extra: pip install '.[bench]'.
 
     \b
     Example:

@@ -12,7 +12,7 @@ from ..plan.blend_steps import numbers
 from ..plan.recipe import step
 from ._blend import force_kinds_option, out_type_option
 from ._files import FILE
-from ._surgery import Options, operate, surgery_options
+from ._surgery import Options, list_option, operate, surgery_options
 
 
 @click.command()
@@ -30,7 +30,7 @@ from ._surgery import Options, operate, surgery_options
 )
 @click.option("--scale", type=float, help="Factor on all differences to the base.")
 @click.option("--seed", type=int, help="dare: which weights are dropped.")
-@click.option("--layers", metavar="LIST", help="Blend only these; all else comes from A.")
+@list_option("layers", "LIST", "Blend only these; all else comes from A.", required=False)
 @out_type_option
 @force_kinds_option
 @surgery_options

@@ -23,7 +23,7 @@ DEFAULT = Settings()
 
 @click.command()
 @surgery_options
-@list_option("--layer", "LIST", "Layers to cut: 12-16 or 5,12-14.")
+@list_option("layer", "LIST", "Layers to cut: 12-16 or 5,12-14.")
 @click.option(
     "--text", required=True, type=FILE, help="UTF-8 calibration text; report on another one."
 )

@@ -19,6 +19,7 @@ from ..runtime.engine import Engine
 from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
+from ._measuring import force_plot_option, plot_option
 from ._output import json_option, print_json, table, warn
 from ._progress import progress_bar
 
@@ -41,7 +42,8 @@ from ._progress import progress_bar
 @click.option(
     "--windows", default=8, show_default=True, type=click.IntRange(1), help="Windows of the text."
 )
-@click.option("--plot", type=FILE, help="Draw it: a .png, .svg or .pdf (extra `plot`).")
+@plot_option
+@force_plot_option
 @click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
 @json_option
 def influence(
@@ -53,6 +55,7 @@ def influence(
     windows: int,
     plot: Path | None,
     threads: int | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Measure what each layer changes, in one forward pass.
@@ -69,7 +72,7 @@ def influence(
     from ..analyze.plot import check_plot, render_influence
 
     if plot is not None:
-        check_plot(plot)
+        check_plot(plot, (file, text), force=force)
     header = read_header(file)
     n_layers = header.n_layers - rules_for(header, allow_unknown=True).n_tail(header)
     if span is not None and span > n_layers:
@@ -81,7 +84,7 @@ def influence(
             influence_of_file, file, words, ctx, windows, tokens, threads, progress=progress
         )
     if plot is not None:
-        render_influence(found, plot, span)
+        render_influence(found, plot, span, force=force)
     if as_json:
         print_json(found.to_json(span))
     else:

@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from ..collapse import METHODS, Attempt, Result, Settings, laco_of_file, split_text
+from ..errors import PlanError
 from ..ggufio.atomic import atomic_path
 from ..runtime import worker
 from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
-from ._output import note, print_json, table
+from ._output import print_json, table
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options
 from ._writing import check_early, say_loss, write_recipe
@@ -23,8 +24,10 @@ from ._writing import check_early, say_loss, write_recipe
 @click.command()
 @surgery_options
 @click.option("--merge-layers", default=3, show_default=True, help="C: layers that become one.")
-@click.option("--lowest", default=4, show_default=True, help="L: no merge below this layer.")
-@click.option("--highest", default=28, show_default=True, help="H: merging starts at H − C.")
+@click.option("--lowest", type=int, help="L: no merge below this layer; default: 4, or H − C.")
+@click.option(
+    "--highest", type=int, help="H: merging starts at H − C; default: the number of layers."
+)
 @click.option("--interval", default=2, show_default=True, help="I: down by so many after a merge.")
 @click.option("--threshold", default=0.85, show_default=True, help="T: cosine to keep a merge.")
 @click.option(
@@ -70,8 +73,8 @@ def laco(
     Every attempt is shown: base layer, layers merged into it, cosine of the last hidden
     state with the original's over the calibration texts, kept or not. Base layers are
     numbered as the stack stands at that attempt. The defaults are those of a published prune
-    of a model of 36 layers. Whether plain deletion would have been better is for
-    `prune-depth` and `evaluate --baseline` to say.
+    of a model of 36 layers, with H as in the paper: the number of layers. Whether plain
+    deletion would have been better is for `prune-depth` and `evaluate --baseline` to say.
 
     \b
     Example:
@@ -93,13 +96,12 @@ def laco(
     if not result.steps:
         advice = "Lower --threshold, or try another --variant."
         if all(a.similarity is None for a in result.attempts):
-            advice = "No merge was possible: see the attempts for the reason."
-        note(f"no merge was kept: nothing to write. {advice}")
+            advice = "No merge was possible: the attempts name the reason."
         if options.as_json:
             print_json({"laco": result.to_json(), "out": None})
         else:
             _show(result)
-        return
+        raise PlanError("no merge was kept, so nothing was written", file=source, hint=advice)
     if not options.as_json:
         _show(result)
     if result.perplexity is not None:

@@ -18,7 +18,7 @@ SCALE_HELP = (
 
 
 @click.command()
-@list_option("--layers", "A-B", "Neighbours that collapse into A.")
+@list_option("layers", "A-B", "Neighbours that collapse into A.")
 @click.option(
     "--method", type=click.Choice(MERGES), default="rdsc", show_default=True, help="See above."
 )
@@ -76,7 +76,7 @@ def merge(
 
 
 @click.command()
-@list_option("--layers", "A,B", "The two parents.")
+@list_option("layers", "A,B", "The two parents.")
 @click.option(
     "--weight",
     type=click.FloatRange(0, 1),
@@ -122,7 +122,9 @@ def interpolate(
 
 
 @click.command()
-@click.option("--layer", required=True, type=int, metavar="A", help="The layer to copy.")
+@click.option(
+    "layer", "--layer", "--layers", required=True, type=int, metavar="A", help="The layer to copy."
+)
 @click.option("--at", required=True, type=int, metavar="N", help="The number that the copy gets.")
 @click.option("--scale", type=float, metavar="S", help=SCALE_HELP)
 @out_type_option

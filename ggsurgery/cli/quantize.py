@@ -15,7 +15,7 @@ from ..quantize.like import like as like_mix
 from ..quantize.like import with_pins
 from ..quantize.target import budget_of, for_size, parse_size
 from ..runtime.quantize import Planned, plan
-from ..runtime.quantize_plan import QuantizeResult
+from ..runtime.quantize_plan import QuantizeResult, requantized_warning
 from ..textfile import read_corpus
 from ._files import FILE
 from ._output import human_bytes, json_option, note, print_json, table, warn
@@ -250,10 +250,5 @@ def _lacking(result: QuantizeResult) -> None:
 
 
 def _requantized(result: QuantizeResult) -> None:
-    if result.requantized:
-        kinds = sorted({t.old for t in result.tensors if t.old not in ("f32", "f16", "bf16")})
-        warn(
-            f"{result.src} is quantized already ({', '.join(kinds)}): {result.requantized} tensors "
-            "are rounded a second time and keep both errors. Quantize the F16 or BF16 original "
-            "if you have it; measure what it cost with: ggsurgery perplexity"
-        )
+    if text := requantized_warning(result, str(result.src)):
+        warn(text)

@@ -11,6 +11,7 @@ from ..errors import FormatError
 from ..evaluate.results import Results, load_results, merge_results, read_json
 from ..release.bundle import Bundle, build_bundle, check_folder
 from ..release.collapse import is_laco
+from ..release.licence import licence_of
 from ..release.push import push as push_bundle
 from ..release.request import Request
 from ..runtime import worker
@@ -59,7 +60,10 @@ def release() -> None:
     "`laco --log` wrote.",
 )  # fmt: skip
 @click.option("--original", type=FILE, multiple=True, help="Results of the model before surgery.")
-@click.option("--license", "licence", type=FILE, help="A file with the licence's text.")
+@click.option(
+    "--license", "licence", metavar="FILE|ID",
+    help="A file with the licence's text, or its SPDX or hub identifier (apache-2.0, gemma).",
+)  # fmt: skip
 @click.option("--system", metavar="TEXT", help="A system prompt for the Modelfile.")
 @click.option(
     "--parameter", "parameters", multiple=True, metavar="KEY=VALUE",
@@ -79,7 +83,7 @@ def build(
     out: Path,
     results: tuple[Path, ...],
     original: tuple[Path, ...],
-    licence: Path | None,
+    licence: str | None,
     parameters: tuple[str, ...],
     memory: bool,
     force: bool,
@@ -93,15 +97,17 @@ def build(
       ggsurgery release tiny-*.gguf --out bundle --base-model Qwen/Qwen3-1.7B
       ggsurgery release tiny-Q4_K_M.gguf --out bundle --results q4.json --original base.json
     """
-    for file in (*files, *results, *original, *([licence] if licence else [])):
+    for file in (*files, *results, *original):
         if not file.is_file():
             raise FormatError("no such file", file=file)
+    named = None if licence is None else licence_of(licence, Path(licence))
     numbers = dict(_parameter(text) for text in parameters)
     check_folder(out, force)  # before the memory of every file is measured
     laco, measured = _sorted(results)
     request = Request(
         files=files,
-        license=licence,
+        license=named if isinstance(named, Path) else None,
+        license_id=named if isinstance(named, str) else None,
         original=_original(original),
         results=measured,
         laco=laco,

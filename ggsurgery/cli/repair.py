@@ -17,7 +17,7 @@ from ._surgery import in_out, list_option, warn_of_refusal
 
 @click.command()
 @list_option(
-    "--removed",
+    "removed",
     "LIST",
     "The layers that were removed, numbered as in the whole model: 3, 3-5 or 0-9,11.",
 )

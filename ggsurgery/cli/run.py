@@ -46,7 +46,7 @@ def run(recipe: Path, source: Path | None, out: Path | None, dry_run: bool, as_j
                    bench: {tasks: [hellaswag], data: FOLDER, limit: 100},
                    suite: {length: default, controls: true, random: 3, seed: 0},
                    say: {prompt: "Hello"}}
-      release:    {base_model: org/name, license: LICENSE, languages: [en], tags: [a],
+      release:    {base_model: org/name, license: apache-2.0, languages: [en], tags: [a],
                    family: qwen3, system: TEXT, parameters: {temperature: 0.6},
                    recommended: Q4_K_M, results: [r.json], memory: true}
 
@@ -75,6 +75,8 @@ class _Teller:
 
     def __call__(self, event: Event) -> None:
         match event.kind:
+            case "warning":
+                warn(event.text)
             case "skip":
                 note(f"· {event.task.name}: up to date")
             case "start":
@@ -87,8 +89,6 @@ class _Teller:
                 note(f"✓ {event.task.name}: {event.task.what} ({event.seconds:.1f} s)")
                 for warning in (event.result or {}).get("warnings", ()):
                     note(f"  warning: {warning}")
-                if (event.result or {}).get("requantized"):
-                    note("  the source was quantized already: this loses a second time")
                 if fallbacks := (event.result or {}).get("fallbacks"):
                     note(f"  {len(fallbacks)} tensors have rows that the type cannot divide and "
                          "took a larger one")  # fmt: skip
@@ -96,6 +96,8 @@ class _Teller:
 
 def _show_plan(pipeline: Pipeline, as_json: bool) -> None:
     planned = pipeline.plan()
+    for text in pipeline.warnings:
+        warn(text)
     if as_json:
         steps = [
             {

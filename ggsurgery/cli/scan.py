@@ -14,7 +14,10 @@ from ..analyze.scan import scan as run_scan
 from ._files import FILE
 from ._measuring import (
     METRIC_HELP,
+    files_of,
+    force_plot_option,
     measuring_options,
+    plot_option,
     plus_minus,
     setup_of,
     unknown_arch_option,
@@ -54,7 +57,8 @@ from ._progress import progress_bar
     metavar="JSONL",
     help="Keep every result here; the same command continues a stopped scan.",
 )
-@click.option("--plot", type=FILE, help="Draw it: a .png, .svg or .pdf (extra `plot`).")
+@plot_option
+@force_plot_option
 @measuring_options
 @unknown_arch_option
 @json_option
@@ -68,6 +72,7 @@ def scan(
     distance: int,
     journal: Path | None,
     plot: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Do one operation at every place, and measure each.
@@ -83,9 +88,9 @@ def scan(
     """
     from ..analyze.plot import check_plot, render_scan
 
-    if plot is not None:
-        check_plot(plot)
     setup = setup_of(file, metric, measuring, allow_unknown_arch=allow_unknown_arch)
+    if plot is not None:
+        check_plot(plot, (*files_of(setup), journal), force=force)
     with ExitStack() as stack:
         if journal is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ggsurgery-scan-"))
@@ -97,7 +102,7 @@ def scan(
             setup, operation, book, shares=_shares(shares), distance=distance, progress=progress
         )
     if plot is not None:
-        render_scan(found, plot)
+        render_scan(found, plot, force=force)
     if as_json:
         print_json(found.to_json())
         return

@@ -28,6 +28,8 @@ from ..search.study import SAMPLERS, Second
 from ._files import FILE
 from ._measuring import (
     METRIC_HELP,
+    files_of,
+    force_plot_option,
     measuring_options,
     plus_minus,
     setup_of,
@@ -85,6 +87,7 @@ from ._progress import progress_bar
     help="Seconds between signs of life; after three the candidate is given back.",
 )  # fmt: skip
 @click.option("--plot", type=FILE, help="Draw all configurations (and the Pareto front).")
+@force_plot_option
 @measuring_options
 @unknown_arch_option
 @json_option
@@ -109,6 +112,7 @@ def search(
     seed: int,
     heartbeat: int,
     plot: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Search for operations that cost least (or help), within a budget.
@@ -130,7 +134,8 @@ def search(
     if plot is not None:
         from ..analyze.plot import check_plot
 
-        check_plot(plot)
+        others = (report_text, report_data, *enqueue, Path(storage or f"{study}.db"))
+        check_plot(plot, (*files_of(setup), *others), force=force)
     if recipes is not None and recipes.exists() and not recipes.is_dir():
         raise OutputError("not a folder", file=recipes)
     url = storage or f"{study}.db"
@@ -160,7 +165,7 @@ def search(
     if plot is not None:
         from ..search.plot import render_outcome
 
-        render_outcome(found, plot, objective, second)
+        render_outcome(found, plot, objective, second, force=force)
     if as_json:
         print_json(
             {

@@ -14,7 +14,7 @@ LAYER_HELP = "Layers as in the file, from 0: 3, 3-5 or 0-9,11,13."
 
 
 @click.command()
-@list_option("--layer", "LIST", LAYER_HELP)
+@list_option("layer", "LIST", LAYER_HELP)
 @surgery_options
 @in_out
 def delete(options: Options, layer: str, source: Path, out: Path) -> None:
@@ -29,7 +29,7 @@ def delete(options: Options, layer: str, source: Path, out: Path) -> None:
 
 
 @click.command()
-@list_option("--layers", "A,B", "The two layers to exchange.")
+@list_option("layers", "A,B", "The two layers to exchange.")
 @surgery_options
 @in_out
 def swap(options: Options, layers: str, source: Path, out: Path) -> None:
@@ -43,7 +43,7 @@ def swap(options: Options, layers: str, source: Path, out: Path) -> None:
 
 
 @click.command()
-@list_option("--layer", "LIST", LAYER_HELP)
+@list_option("layer", "LIST", LAYER_HELP)
 @click.option(
     "--to", required=True, type=int, metavar="N", help="The number that the first moved layer gets."
 )
@@ -60,7 +60,7 @@ def move(options: Options, layer: str, to: int, source: Path, out: Path) -> None
 
 
 @click.command()
-@list_option("--layers", "LIST", "The new stack: any order, repeats allowed; all others leave.")
+@list_option("layers", "LIST", "The new stack: any order, repeats allowed; all others leave.")
 @surgery_options
 @in_out
 def keep(options: Options, layers: str, source: Path, out: Path) -> None:
@@ -75,7 +75,7 @@ def keep(options: Options, layers: str, source: Path, out: Path) -> None:
 
 
 @click.command()
-@list_option("--layer", "LIST", LAYER_HELP)
+@list_option("layer", "LIST", LAYER_HELP)
 @click.option(
     "--to",
     type=int,

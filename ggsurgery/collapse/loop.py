@@ -43,16 +43,18 @@ def collapse(
         PlanError: impossible settings.
 
     Example:
-        >>> result = collapse(Plan.identity(36), Settings(), lambda plan: [1.0])
+        >>> result = collapse(Plan.identity(36), Settings(highest=28), lambda plan: [1.0])
         >>> [a.base for a in result.accepted], len(result.plan.blocks)
         ([25, 23, 21, 19, 17], 26)
     """
     total = len(plan.blocks)
     settings.check(total)
+    settings = settings.fitted(total)
+    lowest, highest = settings.bounds
     attempts: list[Attempt] = []
     steps: list[Step] = []
-    base = settings.highest - settings.merge_layers
-    while base >= settings.lowest:
+    base = highest - settings.merge_layers
+    while base >= lowest:
         count = len(plan.blocks)
         last = min(base + settings.merge_layers - 1, count - 1)
         merged = tuple(range(base + 1, last + 1))

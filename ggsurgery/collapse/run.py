@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..candidates import Candidate, Candidates, Windows
 from ..candidates.session import CACHE_BYTES
 from ..errors import GGSurgeryError
+from ..ggufio.header import read_header
 from ..plan.types import Plan
 from ..runtime.engine import Engine
 from .loop import collapse
@@ -81,7 +82,8 @@ def laco_of_file(
     progress: Callable[[int, int], object] | None = None,
 ) -> Result:
     """`laco`, made to be run by `runtime.worker.run`: progress is (attempts, attempts at most)."""
-    most = settings.highest - settings.merge_layers - settings.lowest + 1
+    lowest, highest = settings.fitted(read_header(path).n_layers).bounds
+    most = highest - settings.merge_layers - lowest + 1
 
     def report(attempt: Attempt) -> None:
         if progress is not None:

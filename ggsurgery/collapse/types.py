@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,9 @@ Variant = Literal["paper", "reference", "damped"]
 #: What the variants are called as methods of `merge`.
 METHODS: dict[str, str] = {"paper": "rdsc", "reference": "reference", "damped": "damped"}
 
+#: The default of L.
+LOWEST = 4
+
 #: What marks a document of settings and statistics, as `Result.to_json` writes it.
 FORMAT = "laco"
 
@@ -26,32 +29,52 @@ FORMAT = "laco"
 class Settings:
     """LaCo's five numbers, the limit, and the variant.
 
+    `lowest` and `highest` follow from the model where they are None (`fitted`).
+
     Raises:
         PlanError: numbers that cannot be (from `check`).
     """
 
     merge_layers: int = 3
-    lowest: int = 4
-    highest: int = 28
+    lowest: int | None = None
+    highest: int | None = None
     interval: int = 2
     threshold: float = 0.85
     max_compression: float = 0.30
     variant: Variant = "paper"
     factor: float | None = None
 
+    def fitted(self, n_layers: int) -> Settings:
+        """The settings with `highest` and `lowest` filled in for a model of `n_layers` layers.
+
+        H is the number of layers, as in the paper's experiments (H = 32 of 32, 40 of 40); L is
+        4, the default of a published prune, or lower where H − C leaves no other start.
+        """
+        highest = n_layers if self.highest is None else self.highest
+        lowest = max(0, min(LOWEST, highest - self.merge_layers))
+        return replace(self, highest=highest, lowest=lowest if self.lowest is None else self.lowest)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """L and H of settings that are `fitted`."""
+        assert self.lowest is not None
+        assert self.highest is not None
+        return self.lowest, self.highest
+
     def check(self, n_layers: int) -> None:
         """Refuse settings that no model of `n_layers` layers can be cut by."""
+        lowest, highest = self.fitted(n_layers).bounds
         facts = [
             (self.merge_layers >= 2, "--merge-layers", "2 or more", self.merge_layers),
-            (self.lowest >= 0, "--lowest", "0 or more", self.lowest),
+            (lowest >= 0, "--lowest", "0 or more", lowest),
             (self.interval >= 1, "--interval", "1 or more", self.interval),
             (0 < self.max_compression < 1, "--max-compression", "between 0 and 1",
              self.max_compression),
             (-1 <= self.threshold <= 1, "--threshold", "a cosine, −1 to 1", self.threshold),
-            (self.highest <= n_layers, "--highest", f"at most {n_layers}, the layers there are",
-             self.highest),
-            (self.highest - self.merge_layers >= self.lowest, "--highest minus --merge-layers",
-             f"at least --lowest ({self.lowest})", self.highest - self.merge_layers),
+            (highest <= n_layers, "--highest", f"at most {n_layers}, the number of layers",
+             highest),
+            (highest - self.merge_layers >= lowest, "--highest minus --merge-layers",
+             f"at least --lowest ({lowest})", highest - self.merge_layers),
             (self.factor is None or self.variant == "damped", "--factor",
              "only with --variant damped", self.factor),
             (self.variant in METHODS, "--variant", " or ".join(METHODS), self.variant),

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..chat.families import family
 from ..errors import FormatError, MissingExtraError
 from ..evaluate.results import load_results, merge_results, read_json
+from ..release.licence import licence_of
 from ..release.modelfile import check_parameters
 from ..release.request import Request
 from ..runtime import worker
@@ -34,13 +35,31 @@ def check_release(document: Document, types: Sequence[str]) -> None:
                           expected=f"one of quantize.types: {', '.join(types)}")  # fmt: skip
     for name in section.get("results", ()):
         document.file(name)
-    if section.get("license"):
-        read_corpus(document.file(section["license"]))
+    if (text := licence(document)) is not None and isinstance(text, Path):
+        read_corpus(text)
     if "family" in section:
         family(section["family"])
     check_parameters(section.get("parameters") or {})
     if find_spec("huggingface_hub") is None:
         raise MissingExtraError("huggingface_hub", "hub", "a model card")
+
+
+def licence(document: Document) -> Path | str | None:
+    """The licence's file or identifier that the recipe names.
+
+    Raises:
+        FormatError: neither a file nor a known identifier.
+    """
+    name = (document.section("release") or {}).get("license")
+    if name is None:
+        return None
+    try:
+        return licence_of(str(name), document.folder / str(name))
+    except FormatError as error:
+        raise FormatError(
+            f"release.license: {name} is {error.problem}", file=document.path,
+            expected=error.expected, hint=error.hint,
+        ) from None  # fmt: skip
 
 
 def bundle_request(
@@ -67,14 +86,15 @@ def bundle_request(
         if section.get("memory", True)
         else {}
     )
-    licence = section.get("license")
+    named = licence(document)
     said = read_json(places.said) if places.said.is_file() else None
     return Request(
         files=tuple(released.values()),
         name=document.name,
         family=section.get("family"),
         base_model=section.get("base_model"),
-        license=None if licence is None else document.file(str(licence)),
+        license=named if isinstance(named, Path) else None,
+        license_id=named if isinstance(named, str) else None,
         system=section.get("system"),
         recommended=section.get("recommended"),
         languages=tuple(section.get("languages", ())),

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from ..imatrix import Entry, Imatrix, write_imatrix
 from ..plan.recipe import Recipe
 from ..release.request import safe_name
 from ..runtime.quantize import plan
-from ..runtime.quantize_plan import check_requantized
+from ..runtime.quantize_plan import check_requantized, requantized_warning
 from ..surgery import prepare
 from .document import Document, load_document
 from .evaluation import measurements, results_of
@@ -34,15 +34,17 @@ from .tasks import Task, quantize_options, recipe_of, tasks_of
 class Event:
     """What a run tells while it goes on.
 
-    `kind`: `start`, `progress` (done of total), `done` (seconds, result), `skip` (is done).
+    `kind`: `start`, `progress` (done of total), `done` (seconds, result), `skip` (is done),
+    `warning` (text; before the first step).
     """
 
-    kind: Literal["start", "progress", "done", "skip"]
+    kind: Literal["start", "progress", "done", "skip", "warning"]
     task: Task
     done: int = 0
     total: int = 0
     seconds: float = 0.0
     result: Any = None
+    text: str = ""
 
 
 Tell = Callable[[Event], None]
@@ -84,6 +86,8 @@ class Pipeline:
         self.folder = Path(out)
         self.places = Places(self.folder, safe_name(self.document.name))
         self.tasks = tasks_of(self.document, self.source, self.places)
+        #: What `plan` found that the user should know before the work.
+        self.warnings: tuple[str, ...] = ()
 
     def plan(self) -> list[Planned]:
         """Every task, whether it is done, and how large its file becomes (to the byte).
@@ -138,13 +142,16 @@ class Pipeline:
             entry = Entry(np.ones((1, 1), np.float32), np.ones(1, np.int64))
             text = Path(str(asked["text"])).name
             write_imatrix(Imatrix({"token_embd.weight": entry}, (text,), 1, 1), imatrix)
-        sizes = {}
+        found = []
         for ftype in types:
             options = quantize_options(self.document, imatrix, self.source, model, ftype)
-            (one,) = plan(model, [ftype], **options, trial=bool(asked and not made))
-            check_requantized(one.result, one.header, bool(options.get("allow_requantize")))
-            sizes[f"quantize {one.result.ftype}"] = one.result.n_bytes
-        return sizes
+            (one,) = plan(model, [ftype], **options | {"allow_requantize": True},
+                          trial=bool(asked and not made))  # fmt: skip
+            check_requantized(one.result, self.source, options["allow_requantize"])
+            found.append(one.result)
+        worst = max(found, key=lambda result: result.requantized)
+        self.warnings = tuple(filter(None, [requantized_warning(worst, str(self.source))]))
+        return {f"quantize {result.ftype}": result.n_bytes for result in found}
 
     def run(self, tell: Tell | None = None) -> dict[str, Any]:
         """Do every task that is not done; returns the figures of all, by task.
@@ -154,7 +161,11 @@ class Pipeline:
                 folder, a file in the way that this run did not make.
         """
         tell = tell or (lambda event: None)
-        self._check_room()
+        planned = self.plan()
+        self._check_room(planned)
+        if any(not p.done and p.task.name.startswith("quantize ") for p in planned):
+            for text in self.warnings:
+                tell(Event("warning", self.tasks[0], text=text))
         self.folder.mkdir(parents=True, exist_ok=True)
         results: dict[str, Any] = {}
         with locked(self.folder):
@@ -176,8 +187,8 @@ class Pipeline:
                 tell(Event("done", task, seconds=seconds, result=result))
         return results
 
-    def _check_room(self) -> None:
-        needed = sum(p.n_bytes or 0 for p in self.plan() if not p.done)
+    def _check_room(self, planned: Sequence[Planned]) -> None:
+        needed = sum(p.n_bytes or 0 for p in planned if not p.done)
         place = self.folder
         while not place.exists():
             place = place.parent

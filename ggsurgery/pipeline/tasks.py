@@ -26,7 +26,7 @@ from ..runtime.filetypes import file_type
 from ..runtime.quantize import quantize
 from ..surgery import prepare
 from ..textfile import read_corpus
-from .bundle_inputs import bundle_request, check_release
+from .bundle_inputs import bundle_request, check_release, licence
 from .document import Document
 from .evaluation import Measurement, measurements, sha256_of
 from .places import Places
@@ -210,6 +210,7 @@ def quantize_options(
     """
     section = document.section("quantize") or {}
     options = {k: v for k, v in section.items() if k not in ("types", "pin")}
+    options.setdefault("allow_requantize", True)  # warned of, as the command does
     if document.section("imatrix"):
         options["imatrix"] = imatrix.absolute()  # so the header names it without folders
     return with_pins(model, source, ftype, options) if section.get("pin") else options
@@ -293,10 +294,12 @@ def _release(
         )  # fmt: skip
         return {"files": [str(p.relative_to(places.folder)) for p in made.files]}
 
-    given = (*section.get("results", ()), *filter(None, [section.get("license")]))
+    text = licence(document)
+    given = [document.file(str(name)) for name in section.get("results", ())]
+    given += [text] if isinstance(text, Path) else []
     settings = {
         "section": section, "name": document.name,
-        "files": [sha256_of(document.file(str(name))) for name in given],
+        "files": [sha256_of(file) for file in given],
         "recipe": sha256_of(document.path),  # the manifest holds it
     }  # fmt: skip
     key = key_of("release", settings, on)
@@ -304,5 +307,5 @@ def _release(
     models = [f"{stem}-{ftype}.gguf" for ftype in _types(document)]
     names = ["manifest.json", "SHA256SUMS", "README.md", "Modelfile", *models]
     names += [f"Modelfile.{ftype}" for ftype in _types(document)]
-    names += ["LICENSE"] if section.get("license") else []
+    names += ["LICENSE"] if isinstance(text, Path) else []
     return Task("release", "bundle/", key, tuple(places.bundle / n for n in names), make)

@@ -322,7 +322,14 @@ def _step(entry: Any, number: int, where: str | Path) -> Step:
             expected="numbers, text, lists; put dates into quotes",
             found=str(error),
         ) from None
-    return Step(str(operation), tuple((str(k), v) for k, v in arguments.items()))
+    known = OPERATIONS[operation].arguments
+    return Step(str(operation), tuple((_canonical(str(k), known), v) for k, v in arguments.items()))
+
+
+def _canonical(name: str, known: Any) -> str:
+    """`layer` and `layers` mean the same, as on the command line."""
+    other = {"layer": "layers", "layers": "layer"}.get(name, name)
+    return other if name not in known and other in known else name
 
 
 def _unknown(what: str, name: str, known: Any) -> str:

@@ -122,21 +122,25 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `1.2GiB`, `900MB`, `700M` or `123456`.
+    """Bytes of `1.2GiB`, `900MB`, `700M` or `123456B`.
 
     Raises:
-        EngineError: it is none of these.
+        EngineError: it is none of these. A bare number is refused too: 95 may mean 95 MB.
 
     Example:
         >>> parse_size("1.5KiB")
         1536
     """
-    match = re.fullmatch(r"([\d.]+)\s*([kmg]?i?)b?", text.strip().lower())
-    try:
-        assert match is not None
-        return int(float(match[1]) * _UNITS[match[2]])
-    except (AssertionError, ValueError, KeyError):
-        raise EngineError(f"{text!r} is no size", expected="1.2GiB, 900MB or bytes") from None
+    text = text.strip()
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([kmg]i?b?|b)?", text.lower())
+    if match is None:
+        raise EngineError(f"not a size: {text!r}", expected="such as 1.2GiB or 900MB")
+    if match[2] is None:
+        raise EngineError(
+            f"the size {text} has no unit", expected=f"{text}MB, {text}MiB or {text}GB",
+            hint=f"{text}B is that many bytes.",
+        )  # fmt: skip
+    return int(float(match[1]) * _UNITS[match[2].removesuffix("b")])
 
 
 def budget_of(src: str | Path, bpw: float) -> int:

@@ -96,6 +96,15 @@ def build_bundle(
         shutil.rmtree(made, ignore_errors=True)
         raise
     warnings = [f"tokenizer, {f.check}: {f.message}" for f in tokenizer.findings]
+    stated = best.header.get("general.license")
+    if (
+        request.license_id is not None
+        and stated
+        and (str(stated).lower() != request.license_id.lower())
+    ):
+        warnings.append(f"the card names the licence {request.license_id}, the files' headers name "
+                        f"{stated}: change them with `ggsurgery meta set general.license`"
+                        )  # fmt: skip
     warnings += [f"results of {name} are of no file of this release and are left out"
                  for name in foreign_results(request)]  # fmt: skip
     return Bundle(out, tuple(sorted(out.iterdir())), best.name, chat, tuple(warnings))

@@ -8,6 +8,7 @@ from ..errors import MissingExtraError
 from ..evaluate.results import Results
 from ..ggufio.types import Header
 from . import collapse, sections
+from .licence import card_fields
 from .modelfile import Chat
 from .request import ReleaseFile, Request
 
@@ -75,9 +76,9 @@ def base_model(request: Request, header: Header) -> str | None:
     return str(url).removeprefix(prefix) if str(url or "").startswith(prefix) else None
 
 
-def licence_id(header: Header) -> str | None:
-    """The licence as the header names it (an SPDX id, or `other`)."""
-    found = header.get("general.license")
+def licence_id(request: Request, header: Header) -> str | None:
+    """The licence's identifier: as given, else as the header names it."""
+    found = request.license_id or header.get("general.license")
     return str(found) if found else None
 
 
@@ -98,7 +99,7 @@ def front_matter(
         tags.append("ggsurgery")
     return ModelCardData(
         model_name=name,
-        license=licence_id(header),
+        **card_fields(licence_id(request, header)),
         base_model=base,
         language=list(languages) or None,
         tags=list(dict.fromkeys(tags)),
@@ -142,10 +143,11 @@ def _said(request: Request) -> list[str]:
 
 
 def _about(request: Request, header: Header) -> list[str]:
-    licence = licence_id(header)
+    licence = licence_id(request, header)
     lines = ["## Licence and origin", ""]
     if licence:
-        lines.append(f"The header names the licence `{licence}`.")
+        where = "The header names the licence" if request.license_id is None else "Licence:"
+        lines.append(f"{where} `{licence}`.")
     if request.license:
         lines.append("Its text is in `LICENSE`.")
     lines.append("`SHA256SUMS` and `manifest.json` say what the files are and how they were made; "

@@ -27,6 +27,7 @@ class Request:
         family: the chat family; None recognises it.
         base_model: `org/name` of the model it was made from.
         license: a file with the licence's text.
+        license_id: the licence's identifier; None takes the header's.
         system: a SYSTEM prompt for the Modelfile.
         recommended: the type of the recommended file; None chooses by the results.
         results: what was measured of the files, and of the original (`original`).
@@ -41,6 +42,7 @@ class Request:
     family: str | None = None
     base_model: str | None = None
     license: Path | None = None
+    license_id: str | None = None
     system: str | None = None
     recommended: str | None = None
     languages: tuple[str, ...] = ()

@@ -102,6 +102,22 @@ def planned_result(
     )
 
 
+def requantized_warning(result: QuantizeResult, name: str) -> str | None:
+    """What a second rounding costs; None where the source is in float types.
+
+    Args:
+        name: how the user knows the source.
+    """
+    if not result.requantized:
+        return None
+    kinds = sorted({t.old for t in result.tensors if not _is_float(t.old)})
+    return (
+        f"{name} is quantized already ({', '.join(kinds)}): {result.requantized} tensors "
+        "are rounded a second time and keep both errors. Quantize the F16 or BF16 original "
+        "if you have it; measure what it cost with: ggsurgery perplexity"
+    )
+
+
 def _is_float(kind: str) -> bool:
     return GGMLQuantizationType[kind.upper()] in FLOATS
 
@@ -144,13 +160,16 @@ def check(
             f"the type {planned.ftype} needs an importance matrix", file=header.path,
             hint="Make one with: ggsurgery imatrix MODEL OUT --text TEXT, then pass --imatrix OUT.",
         )  # fmt: skip
-    check_requantized(planned, header, allow_requantize)
+    check_requantized(planned, header.path, allow_requantize)
     if matrix is not None and path is not None:
         check_imatrix(matrix, path, header, planned)
 
 
-def check_requantized(planned: QuantizeResult, header: Header, allow_requantize: bool) -> None:
+def check_requantized(planned: QuantizeResult, file: Path, allow_requantize: bool) -> None:
     """Refuse tensors that are quantized already, unless that is allowed.
+
+    Args:
+        file: the source as the user knows it.
 
     Raises:
         EngineError: names the first of them.
@@ -158,9 +177,9 @@ def check_requantized(planned: QuantizeResult, header: Header, allow_requantize:
     if planned.requantized and not allow_requantize:
         first = next(t for t in planned.tensors if t.old != t.new and not _is_float(t.old))
         raise EngineError(
-            f"{planned.requantized} tensors are quantized already", file=header.path,
+            f"{planned.requantized} tensors are quantized already", file=file,
             tensor=first.name, expected="f32, f16 or bf16", found=first.old,
-            hint="Quantize the original, or allow the second loss (allow_requantize=True).",
+            hint="Quantize the F16 or BF16 original, or set allow_requantize to true.",
         )  # fmt: skip
 
 

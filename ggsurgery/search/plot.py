@@ -8,7 +8,9 @@ from ..analyze.plot import new_figure, save
 from .run import Outcome, Row
 
 
-def render_outcome(found: Outcome, path: Path, objective: str, second: str | None) -> None:
+def render_outcome(
+    found: Outcome, path: Path, objective: str, second: str | None, *, force: bool = False
+) -> None:
     """All configurations in their order, or both objectives with the Pareto front.
 
     Raises:
@@ -47,4 +49,4 @@ def render_outcome(found: Outcome, path: Path, objective: str, second: str | Non
         figures = [r.values[0] for r in rows]
         if 0 < 5 * min(figures) < max(figures):
             axis.set_yscale("log")
-    save(figure, path)
+    save(figure, path, force=force)

@@ -266,6 +266,10 @@ def test_command(deletions: tuple[Scan, Path], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "delete 9" in result.stdout and "10 candidates were tried" in result.stderr
     assert "<svg" in plot.read_text()
+    before = plot.read_bytes()
+    result = CliRunner().invoke(cli, [*arguments, "--plot", str(plot)])
+    assert "the output exists" in str(result.exception)
+    assert plot.read_bytes() == before
     result = CliRunner().invoke(cli, [*arguments, "--plot", "scan.gif"])
     assert "cannot plot" in str(result.exception)
     result = CliRunner().invoke(cli, [*arguments, "--plot", str(tmp_path / "no" / "scan.svg")])

@@ -6,9 +6,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
-from ggsurgery.cli import COMMANDS
+from ggsurgery.cli import COMMANDS, cli
 
 from .._command import call, command, environment, error_line, run
 from .._gguf import Raw, tensor, tiny_llama
@@ -25,7 +26,7 @@ def model(tmp_path):
         ["delete"],
         ["delete", "--layer", "1"],
         ["delete", "--layer", "1", "in.gguf"],
-        ["delete", "--layers", "1", "in.gguf", "out.gguf"],
+        ["delete", "--removed", "1", "in.gguf", "out.gguf"],
         ["delete", "in.gguf", "out.gguf"],
         ["delete", "--layer", "1", "in.gguf", "out.gguf", "more.gguf"],
         ["move", "--layer", "1", "--to", "x", "in.gguf", "out.gguf"],
@@ -41,6 +42,48 @@ def test_wrong_usage_is_2(arguments):
     said = call(*arguments, code=2)
     assert "Usage: ggsurgery" in said.err
     assert "Error: " in said.err
+
+
+def test_layer_lists_have_both_names():
+    """`--layer` and `--layers`, singular or plural, wherever a list of layers is taken."""
+    taken = {
+        name: {o for p in command.params for o in p.opts}
+        for name, command in ((n, cli.get_command(click.Context(cli), n)) for n in COMMANDS)
+    }
+    lists = {
+        "blend", "bridge", "delete", "duplicate", "heal", "interpolate", "keep", "merge", "move",
+        "swap",
+    }  # fmt: skip
+    assert {n for n, options in taken.items() if {"--layer", "--layers"} <= options} == lists
+    # the one command whose --layers is a number of layers
+    assert {n for n, o in taken.items() if {"--layer", "--layers"} & o} - lists == {"prune-depth"}
+
+
+def test_both_names_do_the_same(tmp_path, model):
+    call("delete", "--layers", "1", "--layer", "2", model, tmp_path / "a.gguf")
+    call("delete", "--layer", "1,2", model, tmp_path / "b.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("- delete: {layers: '1,2'}\n")
+    call("apply", recipe, model, tmp_path / "c.gguf")
+    assert (tmp_path / "c.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_a_plot_replaces_nothing(tmp_path, model):
+    """Refused before the work: without --force, and never an input."""
+    text = tmp_path / "t.txt"
+    text.write_text("some words " * 50)
+    old = tmp_path / "old.png"
+    old.write_bytes(b"old")
+    for name in (["influence"], ["scan"], ["search", "--study", tmp_path / "s"]):
+        arguments = [*name, model, "--ctx", "64", "--text", text, "--plot"]
+        assert "old.png: the output exists" in error_line(*arguments, old)
+        text.rename(tmp_path / "t.svg")
+        same = error_line(*name, model, "--ctx", "64", "--force", "--text", tmp_path / "t.svg",
+                          "--plot", tmp_path / "t.svg")  # fmt: skip
+        assert "input and output are the same file" in same
+        (tmp_path / "t.svg").rename(text)
+    assert old.read_bytes() == b"old"
 
 
 def test_a_mistyped_command_gets_a_proposal():

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from ggsurgery.cli import cli
@@ -155,6 +156,39 @@ def test_the_release_follows_its_files(folder: Path) -> None:
     assert manifest["recipe"].endswith("# a remark\n")
 
 
+def test_the_licence_may_be_an_identifier(folder: Path) -> None:
+    """`license: gemma` was taken for a file's name and refused."""
+    needs_package("huggingface_hub", extra="hub")
+    path = folder / "recipe.yaml"
+    extra = "release: {license: gemma, memory: false}\n"
+    path.write_text(path.read_text(encoding="utf-8") + extra, encoding="utf-8")
+    assert run(folder)[-1] == "release"
+    card = (folder / "out/bundle/README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == "gemma"
+    assert not (folder / "out/bundle/LICENSE").exists()
+
+
+def test_a_quantized_source_is_warned_of_as_the_command_does(folder: Path) -> None:
+    """It was refused, under the name of a temporary file."""
+    (folder / "in.gguf").rename(folder / "float.gguf")
+    quantize(folder / "float.gguf", folder / "in.gguf", "Q8_0")
+    said: list[str] = []
+
+    def tell(event: Event) -> None:
+        said.extend([event.text] if event.kind == "warning" else [])
+
+    pipeline = Pipeline(folder / "recipe.yaml", folder / "out")
+    pipeline.run(tell)
+    assert len(said) == 1
+    assert said[0].startswith(f"{folder}/in.gguf is quantized already (q8_0): ")
+    assert read_header(folder / "out/Small-cut-Q4_K_M.gguf").n_layers == 3
+    change(folder, "{types:", "{allow_requantize: false, types:")
+    with pytest.raises(EngineError) as refused:
+        run(folder)
+    assert str(refused.value).startswith(f"{folder}/in.gguf: token_embd.weight: ")
+    assert "are quantized already: expected f32, f16 or bf16, found q8_0" in str(refused.value)
+
+
 EVALUATE = """
 evaluate:
   perplexity: {text: text.txt, ctx: 64, chunks: 2}
@@ -261,7 +295,7 @@ def test_bad_measurements_are_told_before_the_work(
     ("section", "message"),
     [
         ("recommended: Q2_K", "release.recommended: expected one of quantize.types: Q8_0, Q4_K_M"),
-        ("license: no.txt", r"no file no\.txt"),
+        ("license: no.txt", r"release\.license: no\.txt is neither a file nor a known licence"),
         ("results: [no.json]", r"no file no\.json"),
         ("family: qwen-3", "Did you mean qwen3"),
         ("parameters: {temperatur: 1}", "no PARAMETER temperatur"),
@@ -294,7 +328,7 @@ def test_laco_finds_the_operations(folder: Path) -> None:
     assert planned[1].n_bytes == made.path.stat().st_size
     assert run(folder) == []
     change(folder, "highest: 4", "highest: 5")
-    with pytest.raises(PlanError, match="at most 4, the layers there are"):
+    with pytest.raises(PlanError, match="at most 4, the number of layers"):
         run(folder)
 
 

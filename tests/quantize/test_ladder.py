@@ -271,7 +271,8 @@ def test_choices_are_the_best_for_the_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("1.5KiB", 1536), ("2MB", 2_000_000), ("1g", 10**9), ("77", 77)]
+    ("text", "expected"),
+    [("1.5KiB", 1536), ("2MB", 2_000_000), ("1g", 10**9), ("77B", 77), (".5 kb", 500)],
 )
 def test_sizes(text: str, expected: int) -> None:
     assert parse_size(text) == expected
@@ -279,7 +280,14 @@ def test_sizes(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize("text", ["big", "1.2.3GB", "GiB", "-5MB"])
 def test_no_sizes(text: str) -> None:
-    with pytest.raises(EngineError, match="is no size"):
+    with pytest.raises(EngineError, match="not a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["95", "1.5", "123456"])
+def test_a_size_without_a_unit_is_refused(text: str) -> None:
+    """95 was taken for 95 bytes; it may as well mean 95 MB."""
+    with pytest.raises(EngineError, match=f"size {text} has no unit: expected {text}MB"):
         parse_size(text)
 
 

@@ -22,6 +22,7 @@ from ggsurgery.release.push import check_bundle
 from ggsurgery.release.request import Request, recommended, release_files
 from ggsurgery.release.sections import status_of
 from ggsurgery.runtime.quantize import quantize
+from tests._command import call, error_line
 from tests._gguf import tiny_llama
 from tests._needs import needs_package
 from tests._shapes import BYTES, TINY, TOKENS, small, write_shapes
@@ -193,6 +194,48 @@ def test_a_hopeless_loss_is_said_plainly(files: dict[str, Path], tmp_path: Path)
         card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
         assert (said in card) is expected
         assert f"perplexity is {perplexity / 10:.2f} times as high" in card
+
+
+@pytest.mark.parametrize(
+    ("named", "fields"),
+    [
+        ("Apache-2.0", {"license": "apache-2.0"}),
+        ("gemma", {"license": "gemma"}),
+        (
+            "bsd-1-clause",
+            {
+                "license": "other", "license_name": "bsd-1-clause",
+                "license_link": "https://spdx.org/licenses/BSD-1-Clause.html",
+            },
+        ),
+        ("MIT OR Apache-2.0", {"license": "other", "license_name": "mit-or-apache-2.0"}),
+    ],
+)  # fmt: skip
+def test_a_licence_by_its_identifier(
+    files: dict[str, Path], tmp_path: Path, named: str, fields: dict[str, str]
+) -> None:
+    """SPDX's and the hub's identifiers; the hub takes `other` with a name for the rest."""
+    needs_package("huggingface_hub", extra="hub")
+    out = tmp_path / "out"
+    said = call("release", files["Q8_0"], "--out", out, "--license", named, "--no-memory").err
+    card = (out / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert {k: v for k, v in front.items() if k.startswith("license")} == fields
+    assert not (out / "LICENSE").exists()
+    assert ("the files' headers name apache-2.0" in said) == (named != "Apache-2.0")
+
+
+def test_a_licence_that_is_neither_file_nor_identifier(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ("release", files["Q8_0"], "--out", tmp_path / "out", "--no-memory", "--license")
+    assert "Did you mean gemma?" in error_line(*arguments, "gema")
+    assert "neither a file nor a known licence" in error_line(*arguments, "LICENSE.txt")
+    (tmp_path / "gemma").write_text("My own terms.", encoding="utf-8")  # a file comes first
+    needs_package("huggingface_hub", extra="hub")
+    call(*arguments, "gemma")
+    assert (tmp_path / "out/LICENSE").read_text(encoding="utf-8") == "My own terms."
 
 
 def test_checksums_are_those_of_coreutils(files: dict[str, Path], tmp_path: Path) -> None:
