@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+import resource
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +16,10 @@ import click
 import pytest
 
 from ggsurgery.chat.families import family
-from ggsurgery.cli import COMMANDS, SECTIONS, LazyGroup, cli
+from ggsurgery.cli import COMMANDS, LazyGroup, cli
+from ggsurgery.cli._overview import SECTIONS, SHORT_HELP
 
-from ._command import call
+from ._command import call, environment
 from ._needs import ROOT, needs_package, needs_smollm2
 from ._shapes import BYTES, small, write_shapes
 
@@ -83,6 +88,39 @@ def test_the_example_is_valid_usage(name):
 def test_the_overview_shows_every_command_once():
     listed = [name for names in SECTIONS.values() for name in names]
     assert sorted(listed) == sorted(COMMANDS)
+
+
+def test_the_overview_says_what_the_commands_say():
+    own = {name: ALL[name].get_short_help_str(limit=200) for name in COMMANDS}
+    assert own == SHORT_HELP
+
+
+def test_the_overview_loads_no_command():
+    """It imported all of them: 1.1 s under load. Now it costs little more than click."""
+
+    def seconds(*arguments: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, *arguments], env=environment(), check=True,
+                              capture_output=True, text=True)  # fmt: skip
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert "Traceback" not in done.stderr
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    code = """
+import sys
+from ggsurgery.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    print([m for m in sys.modules if m.startswith("ggsurgery.cli.")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    names = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert set(names) == {"ggsurgery.cli._overview", "ggsurgery.cli._signals"}
+    click_alone = min(seconds("-c", "import click") for _ in range(5))
+    overview = min(seconds("-m", "ggsurgery", "--help") for _ in range(5))
+    assert overview <= 2.5 * click_alone, (overview, click_alone)
 
 
 def test_the_readme_names_every_command():

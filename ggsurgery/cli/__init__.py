@@ -17,6 +17,7 @@ import click
 
 from .. import __version__
 from ..errors import GGSurgeryError, printable
+from ._overview import SECTIONS, SHORT_HELP
 from ._signals import Stopped, stop_like_ctrl_c
 
 #: command → module below ggsurgery.cli and the name of the click command in it.
@@ -61,18 +62,6 @@ COMMANDS: dict[str, str] = {
     "verify": "inspect:verify",
 }
 
-#: Sections of the overview, in the order of the work.
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "Look": ("inspect", "verify", "diff", "meta", "template", "tokenizer"),
-    "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay", "repair"),
-    "Blend": ("merge", "interpolate", "bridge", "blend", "prune"),
-    "Find the operation": ("influence", "scan", "prune-depth", "laco", "heal", "search"),
-    "Quantize": ("imatrix", "quantize"),
-    "Measure": ("perplexity", "kl", "choices", "evaluate", "compare", "bench", "report"),
-    "Ship": ("release", "run"),
-    "Machine": ("doctor", "example"),
-}
-
 
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is asked for."""
@@ -104,13 +93,8 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, names in SECTIONS.items():
-            rows = []
-            for name in names:
-                command = self.get_command(ctx, name)
-                if command is not None:
-                    rows.append((name, command.get_short_help_str(limit=200)))
             with formatter.section(title):
-                formatter.write_dl(rows)
+                formatter.write_dl([(name, SHORT_HELP[name]) for name in names])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -44,20 +47,85 @@ def warn(text: str) -> None:
     click.echo(click.style("warning: ", fg="yellow") + text, err=True)
 
 
-def table(rows: Iterable[Sequence[Any]], header: Sequence[str]) -> str:
-    """Columns aligned: figures to the right, text to the left."""
+#: A column of text is not wrapped below this many cells.
+NARROWEST = 12
+
+
+def table(rows: Iterable[Sequence[Any]], header: Sequence[str], *, width: int | None = None) -> str:
+    """Columns aligned: figures to the right, text to the left.
+
+    Text is wrapped so that the table fits its width; figures and headings stay whole.
+
+    Args:
+        width: cells of a line; None takes the terminal's, and no bound where there is none.
+    """
     cells = [[_cell(c) for c in row] for row in rows]
-    raw = [list(row) for row in [header, *cells]]
-    widths = [max(len(r[i]) for r in raw) for i in range(len(header))]
-    right = [all(_figure(r[i]) for r in cells) and bool(cells) for i in range(len(header))]
+    columns = range(len(header))
+    right = [all(_figure(r[i]) for r in cells) and bool(cells) for i in columns]
+    widths = [max(shown_width(r[i]) for r in [header, *cells]) for i in columns]
+    least = [widths[i] if right[i] else max(NARROWEST, shown_width(header[i])) for i in columns]
+    limit = terminal_width() if width is None else width
+    while limit and sum(widths) + 2 * (len(widths) - 1) > limit:
+        widest = max(columns, key=lambda i: widths[i] - least[i])
+        if widths[widest] <= least[widest]:
+            break
+        widths[widest] -= 1
 
-    def line(row: Sequence[str]) -> str:
-        parts = (
-            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
-        )
-        return "  ".join(parts).rstrip()
+    def pad(text: str, i: int) -> str:
+        space = " " * (widths[i] - shown_width(text))
+        return space + text if right[i] else text + space
 
-    return "\n".join([line(list(header)), line(["─" * w for w in widths]), *map(line, cells)])
+    def lines(row: Sequence[str]) -> list[str]:
+        wrapped = [wrap(text, widths[i]) for i, text in enumerate(row)]
+        tall = range(max(map(len, wrapped), default=0))
+        return [
+            "  ".join(pad(w[n] if n < len(w) else "", i) for i, w in enumerate(wrapped)).rstrip()
+            for n in tall
+        ]
+
+    body = [line for row in cells for line in lines(row)]
+    return "\n".join([*lines(header), *lines(["─" * w for w in widths]), *body])
+
+
+def terminal_width() -> int | None:
+    """Cells of a line of the terminal on standard output; None where it is a file or a pipe."""
+    if not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def shown_width(text: str) -> int:
+    """Cells that a terminal needs: two for East Asian wide characters, none for accents alone."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells(c) for c in text)
+
+
+def _cells(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` cells, broken between words where that is possible."""
+    if shown_width(text) <= width:
+        return [text]
+    lines, line = [], ""
+    for word in text.split(" "):
+        joined = f"{line} {word}" if line else word
+        if shown_width(joined) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        line = ""
+        for character in word:  # a word longer than the line
+            if shown_width(line + character) > width:
+                lines.append(line)
+                line = ""
+            line += character
+    return [*lines, line]
 
 
 def _cell(value: Any) -> str:

@@ -1,25 +1,100 @@
-"""A progress bar on standard error, shown only if the work takes over two seconds."""
+"""Progress on standard error: a bar on a terminal, else a plain line every ten seconds.
+
+The bar appears only if the work takes over two seconds, and leaves no line behind.
+"""
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tqdm import tqdm
 
+#: Seconds between two plain lines.
+EVERY_S = 10.0
+
 
 class Bar(tqdm):  # type: ignore[type-arg]
-    """A bar that stays away for two seconds, leaves no line behind and keeps out of log files."""
+    """A bar for work of over two seconds; where nobody watches, plain lines."""
 
     def __init__(self, **options: Any) -> None:
+        self._lines: PlainLines | None = None
         super().__init__(**{"delay": 2, "leave": False, "disable": None, **options})
+        if self.disable:
+            self._lines = PlainLines(
+                options.get("desc") or "", options.get("unit", "it"), self.total,
+                scaled=bool(options.get("unit_scale")),
+            )  # fmt: skip
+
+    def update(self, n: float | None = 1) -> bool | None:
+        if self._lines is None:
+            return super().update(n)
+        self.n += n or 0
+        self._lines.done, self._lines.total = self.n, self.total
+        return None
+
+    def reset(self, total: float | None = None) -> None:
+        super().reset(total)
+        if self._lines is not None:
+            self._lines.restart(self.total)
+
+    def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
+        super().set_description(desc, refresh)
+        if self._lines is not None:
+            self._lines.what = desc or ""
 
     def close(self) -> None:
+        if (lines := getattr(self, "_lines", None)) is not None:
+            lines.stop()
         # Ctrl-C inside the constructor leaves half a bar, which Python's garbage collector
         # closes: without this it would print a traceback.
         if hasattr(self, "pos"):
             super().close()
+
+
+class PlainLines:
+    """A line every ten seconds, also while a step is silent, until `stop`."""
+
+    def __init__(self, what: str, unit: str, total: float | None, *, scaled: bool = False) -> None:
+        self.what, self.unit, self.scaled = what, unit, scaled
+        self.restart(total)
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, args=(self._stopped,), daemon=True).start()
+
+    def restart(self, total: float | None) -> None:
+        """Count from 0 again, up to `total`."""
+        self.done, self.total, self.began = 0.0, total, time.monotonic()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self, stopped: threading.Event) -> None:
+        while not stopped.wait(EVERY_S):
+            with suppress(OSError, ValueError):  # a closed pipe
+                print(self.line(time.monotonic() - self.began), file=sys.stderr, flush=True)
+
+    def line(self, seconds: float) -> str:
+        """What is done after so many seconds, and how long the rest takes at that pace."""
+        what = self.what or "working"
+        if not self.total or not self.done:
+            return f"{what}: {for_people(seconds)} so far"
+        left = seconds * (self.total - self.done) / self.done
+        share = f"{self.done / self.total:.0%}"
+        if not self.scaled and self.unit != "it":
+            share += f", {self.done:.0f} of {self.total:.0f} {self.unit}s"
+        return f"{what}: {share}, about {for_people(max(0.0, left))} left"
+
+
+def for_people(seconds: float) -> str:
+    """`45 s`, `3 min`, `2 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def bytes_bar(what: str, nbytes: int) -> Bar:

@@ -59,7 +59,8 @@ def run(recipe: Path, source: Path | None, out: Path | None, dry_run: bool, as_j
     if dry_run:
         _show_plan(pipeline, as_json)
         return
-    results = pipeline.run(_Teller())
+    with _Teller() as tell:
+        results = pipeline.run(tell)
     if as_json:
         print_json(results)
         return
@@ -73,20 +74,27 @@ class _Teller:
     def __init__(self) -> None:
         self._bar: Any = None
 
+    def __enter__(self) -> _Teller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
     def __call__(self, event: Event) -> None:
         match event.kind:
             case "warning":
                 warn(event.text)
             case "skip":
-                note(f"· {event.task.name}: up to date")
+                note(f"· {event.label}: up to date")
             case "start":
-                self._bar = Bar(desc=event.task.name, bar_format="{l_bar}{bar}|")
+                self._bar = Bar(desc=event.label, bar_format="{l_bar}{bar}| {remaining} left")
             case "progress":
                 self._bar.total = event.total
                 self._bar.update(event.done - self._bar.n)
             case "done":
                 self._bar.close()
-                note(f"✓ {event.task.name}: {event.task.what} ({event.seconds:.1f} s)")
+                note(f"✓ {event.label}, {event.task.what} ({event.seconds:.1f} s)")
                 for warning in (event.result or {}).get("warnings", ()):
                     note(f"  warning: {warning}")
                 if fallbacks := (event.result or {}).get("fallbacks"):

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ class Event:
     """What a run tells while it goes on.
 
     `kind`: `start`, `progress` (done of total), `done` (seconds, result), `skip` (is done),
-    `warning` (text; before the first step).
+    `warning` (text; before the first step). `step` counts from 1, of `steps`.
     """
 
     kind: Literal["start", "progress", "done", "skip", "warning"]
@@ -45,6 +45,13 @@ class Event:
     seconds: float = 0.0
     result: Any = None
     text: str = ""
+    step: int = 0
+    steps: int = 0
+
+    @property
+    def label(self) -> str:
+        """`step 3 of 14: quantize Q8_0`."""
+        return f"step {self.step} of {self.steps}: {self.task.name}"
 
 
 Tell = Callable[[Event], None]
@@ -171,20 +178,25 @@ class Pipeline:
         with locked(self.folder):
             state = State(self.folder)
             self._check_in_the_way(state)
-            for task in self.tasks:
+            for number, task in enumerate(self.tasks, 1):
+                at = Event("start", task, step=number, steps=len(self.tasks))
                 found = state.done(task.name, task.key)
                 if found is not None:
                     results[task.name] = found.result
-                    tell(Event("skip", task, result=found.result))
+                    tell(replace(at, kind="skip", result=found.result))
                     continue
-                tell(Event("start", task))
+                tell(at)
                 state.begin(task.files)
                 began = time.monotonic()
-                result = task.make(lambda d, n, t=task: tell(Event("progress", t, d, n)))  # type: ignore[misc]
+
+                def told(done: int, total: int, at: Event = at) -> None:
+                    tell(replace(at, kind="progress", done=done, total=total))
+
+                result = task.make(told)
                 state.record(task.name, task.key, task.files, result)
                 results[task.name] = result
                 seconds = time.monotonic() - began
-                tell(Event("done", task, seconds=seconds, result=result))
+                tell(replace(at, kind="done", seconds=seconds, result=result))
         return results
 
     def _check_room(self, planned: Sequence[Planned]) -> None:
