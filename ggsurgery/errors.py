@@ -8,7 +8,10 @@ exits with `exit_code`; a library caller catches the class.
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -21,6 +24,21 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """A JSON document as text that UTF-8 can hold: bytes of a file's names that are not UTF-8,
+    which Python keeps as surrogates, become escapes.
+
+    Args:
+        options: as for `json.dumps`.
+
+    Example:
+        >>> json_text({"name": "blk\\udcff é"})
+        '{"name": "blk\\\\udcff é"}'
+    """
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class GGSurgeryError(Exception):

@@ -54,7 +54,7 @@ def edited(
                 )
             del metadata[key]
         elif edit.kind == "set":
-            if not 0 < len(unicode_text(key, "key").encode()) <= MAX_KEY:
+            if key not in metadata and not 0 < len(unicode_text(key, "key").encode()) <= MAX_KEY:
                 raise PlanError("impossible length of a key", expected=f"1 to {MAX_KEY} bytes")
             try:
                 metadata[key], note = new_value(

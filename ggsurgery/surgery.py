@@ -7,6 +7,7 @@ with prepare(recipe, ["in.gguf"]) as operation:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -227,9 +228,10 @@ def prepare_replay(
 
 
 def _check_text(recipe: Recipe) -> None:
-    """It will stand in a header, whose strings are UTF-8."""
+    """Refuse new text that is no Unicode; entries and tensors of any name can be removed."""
+    told = [a for s in recipe.steps if s.operation not in HEADER_STEPS for a in s.arguments]
     try:
-        recipe.dumps().encode()
+        json.dumps([recipe.name, told], ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         found = repr(error.object[max(0, error.start - 20) : error.end])
         raise PlanError("a name or argument is no valid Unicode", found=found) from None

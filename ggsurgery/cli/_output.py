@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sys
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import printable
+from ..errors import json_text, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,7 +25,7 @@ def json_option(function: F) -> F:
 
 def print_json(result: Any) -> None:
     """One JSON document; a figure that is no number, for which JSON has no word, is null."""
-    click.echo(json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(json_text(_finite(result), indent=2, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:

@@ -78,10 +78,8 @@ class Cursor:
         return int(self.u64.unpack(self.take(8))[0])
 
     def string(self, limit: int, what: str) -> str:
+        """A name; bytes that are not UTF-8 stay as surrogates, so that they can be written back."""
         length = self.int64()
         if length > limit:
             raise self.fail(f"{what} too long", expected=f"at most {limit} bytes", found=length)
-        try:
-            return self.take(length).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise self.fail(f"{what} is no valid UTF-8", found=error.reason) from None
+        return self.take(length).decode("utf-8", "surrogateescape")

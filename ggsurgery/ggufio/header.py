@@ -212,10 +212,6 @@ def _value(c: Cursor) -> Value:
     start = c.position
     c.skip(c.int64())
     raw = c.data[start : c.position]
-    try:
-        raw[8:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise c.fail("string is no valid UTF-8", found=error.reason) from None
     return Value(kind, raw, c.order)
 
 

@@ -38,7 +38,7 @@ def encode_header(
             raw = Value.of(value.value, value.type, value.item_type, order).raw
         parts += [_string(key, order), struct.pack(order + "I", int(value.type)), raw]
     for t in tensors:
-        if len(t.name.encode()) > MAX_NAME:
+        if len(encoded(t.name)) > MAX_NAME:
             raise FormatError(
                 "tensor name too long for ggml", tensor=t.name, expected=f"at most {MAX_NAME} bytes"
             )
@@ -51,6 +51,11 @@ def encode_header(
     return header.ljust(padded(len(header), alignment), b"\0")
 
 
+def encoded(text: str) -> bytes:
+    """The bytes of a name or key as they stand in the file; see `Cursor.string`."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _string(text: str, order: ByteOrder) -> bytes:
-    data = text.encode("utf-8")
+    data = encoded(text)
     return struct.pack(order + "Q", len(data)) + data

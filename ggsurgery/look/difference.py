@@ -120,7 +120,7 @@ def _same_layer(a: Source, old: int, b: Source, new: int) -> bool:
 def _fingerprint(source: Source, layer: int) -> str:
     digest = hashlib.sha256()
     for suffix, tensor in sorted(source.header.layer_tensors(layer).items()):
-        digest.update(f"{suffix}{tensor.shape}{tensor.type}".encode())
+        digest.update(f"{suffix}{tensor.shape}{tensor.type}".encode("utf-8", "surrogateescape"))
         data = source.data(tensor)
         for at in (0, tensor.nbytes // 2):
             digest.update(data[at : at + SAMPLE])

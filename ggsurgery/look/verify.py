@@ -14,6 +14,7 @@ from ..ggufio.types import Header
 from .entry_types import entry_type_findings
 from .expected import foreign_tensors, missing_tensors
 from .format import format_findings
+from .names import name_findings
 
 _SPECIAL = ("bos", "eos", "unknown", "padding", "eot", "eom", "seperator", "mask")
 
@@ -26,6 +27,7 @@ def verify(header: Header) -> list[Finding]:
     found = [
         *format_findings(header),
         *entry_type_findings(header),
+        *name_findings(header),
         *_layers(header),
         *_tokenizer(header),
     ]

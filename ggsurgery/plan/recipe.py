@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, PlanError
+from ..errors import FormatError, PlanError, json_text
 from . import ops
 from .blend_steps import STEPS, whole
 from .heal import heal
@@ -192,7 +192,7 @@ class Recipe:
 
     def dumps(self) -> str:
         """The recipe as it stands in a header: one line of JSON."""
-        return json.dumps(self.to_json(), ensure_ascii=False, separators=(",", ":"))
+        return json_text(self.to_json(), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, document: Any, where: str | Path = "recipe") -> Recipe:

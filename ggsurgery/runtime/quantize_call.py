@@ -118,21 +118,25 @@ def _parameters(call: Call) -> tuple[Any, list[Any]]:
         pointer = ctypes.POINTER(ctypes.c_float)
         for row, (name, values) in zip(table, call.imatrix.items(), strict=False):
             data = np.ascontiguousarray(values, np.float32)
-            row.name, row.data, row.size = name.encode(), data.ctypes.data_as(pointer), data.size
+            row.name, row.data, row.size = (
+                name.encode("utf-8", "surrogateescape"),
+                data.ctypes.data_as(pointer),
+                data.size,
+            )
             keep.append(data)
         p.imatrix = table
         keep.append(table)
     if call.tensor_types:
         overrides = (llama.llama_model_tensor_override * (len(call.tensor_types) + 1))()
         for override, (pattern, kind) in zip(overrides, call.tensor_types, strict=False):
-            override.pattern, override.type = pattern.encode(), kind
+            override.pattern, override.type = pattern.encode("utf-8", "surrogateescape"), kind
         overrides[-1].type = llama.GGML_TYPE_COUNT
         p.tt_overrides = overrides
         keep.append(overrides)
     if call.metadata:
         entries = (llama.llama_model_kv_override * (len(call.metadata) + 1))()
         for entry, (key, value) in zip(entries, call.metadata, strict=False):
-            entry.key = key.encode()
+            entry.key = key.encode("utf-8", "surrogateescape")
             if isinstance(value, str):
                 entry.tag = llama.LLAMA_KV_OVERRIDE_TYPE_STR
                 entry.value.val_str = os.fsencode(value)[:127]

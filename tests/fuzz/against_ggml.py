@@ -40,9 +40,6 @@ CLASSES: dict[str, dict[str, str]] = {
         "empty tensor name": "no architecture of llama.cpp asks for it, so its loader refuses it",
         "unusable alignment": "above 1 MiB: every tensor of the output would be padded to it",
         "key too long": "gguf.md allows 65535 bytes, ggml takes a gigabyte",
-        "tensor name is no valid UTF-8": "names are read as text",
-        "key is no valid UTF-8": "names are read as text",
-        "string is no valid UTF-8": "names are read as text",
     },
     "ours": {
         "big-endian": "files of the other byte order can be edited here; `verify` warns",
