@@ -6,13 +6,22 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from gguf.constants import GGUFValueType, Keys, LlamaFileType
+from gguf.constants import (
+    GGML_QUANT_VERSION,
+    GGMLQuantizationType,
+    GGUFValueType,
+    Keys,
+    LlamaFileType,
+)
 
 from .ggufio.types import TensorInfo, Value
 from .plan.recipe import OPERATIONS
 
 #: Beyond how many a unit is used, its factor and its letter; thousands serve what is smaller.
 _UNITS = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (0, 1e-3, "K"))
+
+#: Types that are not quantized, whose layout has no version.
+_FLOATS = {int(GGMLQuantizationType[n]) for n in ("F32", "F16", "BF16", "F64")}
 
 _DONE = re.compile(r"^(?P<name>.*) \((?P<done>\S[^()]*)\)$")
 
@@ -88,6 +97,16 @@ def new_file_type(
     known = LlamaFileType.__members__
     number = next((int(known[n]) for n in names if n in known), None)
     return {} if number is None else {key: Value.of(number, GGUFValueType.UINT32)}
+
+
+def new_quantization_version(
+    metadata: Mapping[str, Value], computed: Iterable[TensorInfo]
+) -> dict[str, Value]:
+    """The version of ggml's quantized formats, where tensors were quantized and none is named."""
+    key = Keys.General.QUANTIZATION_VERSION
+    if key in metadata or all(t.type in _FLOATS for t in computed):
+        return {}
+    return {key: Value.of(GGML_QUANT_VERSION, GGUFValueType.UINT32)}
 
 
 def _main_type(tensors: Sequence[TensorInfo]) -> str | None:

@@ -20,8 +20,13 @@ from .execute import Progress, execute, settle
 from .ggufio.reader import Source
 from .ggufio.types import Header, Value, type_id
 from .header_edit import edited, is_header_edit
-from .identity import counted_size_label, new_file_type, new_identity
-from .layout import lay_out
+from .identity import (
+    counted_size_label,
+    new_file_type,
+    new_identity,
+    new_quantization_version,
+)
+from .layout import Compute, lay_out
 from .look.verify import verify
 from .plan.ops import drop_tail
 from .plan.recipe import HEADER_STEPS, Recipe
@@ -98,6 +103,8 @@ class Operation:
         if layout.computes:
             infos = headers[plan.shell].tensors, layout.tensor_infos()
             metadata.update(new_file_type(metadata, *infos))
+            computed = [p.info for p in layout.pieces if isinstance(p.job, Compute)]
+            metadata.update(new_quantization_version(metadata, computed))
         edits = filter(is_header_edit, plan.edits)
         metadata, notes = edited(headers[plan.shell], metadata, edits)
         change.warnings += tuple(notes)

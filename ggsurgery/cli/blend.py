@@ -30,6 +30,11 @@ from ._surgery import Options, list_option, operate, surgery_options
 )
 @click.option("--scale", type=float, help="Factor on all differences to the base.")
 @click.option("--seed", type=int, help="dare: which weights are dropped.")
+@click.option(
+    "--no-normalize",
+    is_flag=True,
+    help="linear: take the weights as they are; otherwise they are divided by their sum.",
+)
 @list_option("layers", "LIST", "Blend only these; all else comes from A.", required=False)
 @out_type_option
 @force_kinds_option
@@ -43,6 +48,7 @@ def blend(
     density: float | None,
     scale: float | None,
     seed: int | None,
+    no_normalize: bool,
     layers: str | None,
     out_type: str | None,
     force_kinds: bool | None,
@@ -51,7 +57,7 @@ def blend(
     """Blend models of one shape, tensor by tensor.
 
     \b
-    linear           the weighted sum
+    linear           the weighted mean (the weighted sum with --no-normalize)
     slerp            of two models, along the arc between them
     task-arithmetic  --base plus the weighted differences to it
     ties             the same, but small differences dropped and signs elected
@@ -80,7 +86,7 @@ def blend(
         raise click.BadParameter(str(error), param_hint="--weights") from None
     one = step(
         "blend", models=len(sources), method=method, weights=factors, density=density,
-        scale=scale, seed=seed, layers=layers,
+        scale=scale, seed=seed, layers=layers, normalize=False if no_normalize else None,
     )  # fmt: skip
     recipe = options.recipe((one,), out_type=out_type, force_kinds=force_kinds)
     operate(recipe, sources, out, options)

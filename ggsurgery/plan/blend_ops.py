@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isfinite
+from math import fsum
 from typing import Any
 
 from ..errors import PlanError
@@ -19,10 +19,14 @@ from .types import Blend, Block, BlockRef, Edit, Edited, Plan, Take, params
 MERGES = ("rdsc", "reference", "mean", "damped")
 INTERPOLATIONS = ("lerp", "slerp")
 PARTS = ("all", "attn", "ffn")
+#: The edit of a plan that blends what is outside the layers.
+BLEND_SHELL = "blend_shell"
 MODEL_METHODS = ("linear", "slerp", "task-arithmetic", "ties", "dare")
 #: Methods that add differences to a base model, which is the first source then.
 BASED = ("task-arithmetic", "ties", "dare")
 MAX_MODELS = 256
+#: Arithmetic on weights is in float32.
+FLOAT32_MAX = 3.4028234663852886e38
 SCOPES = ("global", "tensor", "row")
 SCORES = ("magnitude", "wanda")
 
@@ -127,6 +131,7 @@ def blend(
     scale: float | None = None,
     seed: int | None = None,
     layers: Sequence[int] | None = None,
+    normalize: bool | None = None,
 ) -> Plan:
     """Blend whole models of one shape, layer by layer.
 
@@ -137,6 +142,8 @@ def blend(
     Args:
         models: how many sources there are, the base included.
         weights: one a model (the base has none); for slerp one, that of the second model.
+        normalize: whether the weights of `linear` are divided by their sum (as by default in
+            mergekit), so that 1,1 is the mean.
 
     Raises:
         PlanError: the method does not take these models or parameters, or the plan has been
@@ -153,7 +160,7 @@ def blend(
         raise PlanError("too many models to blend", expected=f"at most {MAX_MODELS}", found=count)
     if plan != Plan.identity(plan.n_layers, len(plan.tail)):
         raise PlanError("a blend of models comes before all other operations")
-    chosen = _blend_params(method, count, weights, density, scale, seed)
+    chosen = _blend_params(method, count, weights, density, scale, seed, normalize)
     sources, first = tuple(range(models)), int(based)
     picked = range(plan.n_layers) if layers is None else layers
     if layers is not None:
@@ -169,7 +176,7 @@ def blend(
     made = replace(plan, blocks=stack[:cut], tail=stack[cut:], n_sources=models)
     if layers is not None:
         return replace(made, shell=first)
-    shell = Edit("blend_shell", (), params(method=method, sources=sources, **dict(chosen)))
+    shell = Edit(BLEND_SHELL, (), params(method=method, sources=sources, **dict(chosen)))
     return replace(made, edits=(*plan.edits, shell))
 
 
@@ -180,6 +187,7 @@ def _blend_params(
     density: float | None,
     scale: float | None,
     seed: int | None,
+    normalize: bool | None,
 ) -> tuple[tuple[str, Any], ...]:
     if (density is not None) != (method in ("ties", "dare")):
         raise PlanError("a density belongs to ties and dare, which need one")
@@ -189,6 +197,8 @@ def _blend_params(
         raise PlanError(f"a scale belongs to {', '.join(BASED)}")
     if seed is not None and method != "dare":
         raise PlanError("a seed belongs to dare")
+    if normalize is not None and method != "linear":
+        raise PlanError("normalize belongs to linear")
     if method == "slerp":
         given = [0.5] if weights is None else [float(w) for w in weights]
         if len(given) != 1 or not 0 <= given[0] <= 1:
@@ -199,12 +209,25 @@ def _blend_params(
         raise PlanError("not one weight for each model", expected=count, found=len(each))
     for weight in each:
         _finite("a weight", weight)
+    if method == "linear" and normalize is not False:
+        each = _normalized(each)
     return params(
         weights=tuple(each),
         density=density,
         scale=_finite("scale", scale),
         seed=(seed or 0) if method == "dare" else None,
     )
+
+
+def _normalized(weights: Sequence[float]) -> list[float]:
+    total = fsum(weights)
+    if abs(total) < 1e-8 * max(map(abs, weights)) or total == 0:
+        raise PlanError(
+            "the weights add up to 0, so they cannot be normalized",
+            found=", ".join(f"{w:g}" for w in weights),
+            hint="Use them as they are with --no-normalize (in a recipe: normalize: false).",
+        )
+    return [w / total for w in weights]
 
 
 def prune(
@@ -261,6 +284,8 @@ def _one_of(what: str, value: str, known: Sequence[str]) -> None:
 
 
 def _finite(what: str, value: float | None) -> float | None:
-    if value is not None and not isfinite(value):
-        raise PlanError(f"{what} is no number", found=value)
+    if value is not None and not abs(value) <= FLOAT32_MAX:
+        raise PlanError(
+            f"{what} out of range", expected=f"a number within ±{FLOAT32_MAX:.4g}", found=value
+        )
     return None if value is None else float(value)

@@ -92,7 +92,7 @@ STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], t
         blend_ops.blend,
         {
             "models": whole, "method": str, "weights": numbers, "density": number,
-            "scale": number, "seed": whole, "layers": parse_layers,
+            "scale": number, "seed": whole, "layers": parse_layers, "normalize": flag,
         },
         ("models", "method"),
     ),

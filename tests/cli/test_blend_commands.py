@@ -207,6 +207,42 @@ def test_a_recipe_that_blends_takes_all_its_models(run: Run, model: Path, tmp_pa
         assert code == 1 and f"recipe blends: expected 2, found {len(wrong)}" in err
 
 
+def test_equal_weights_give_the_mean(run: Run, model: Path, tmp_path: Path) -> None:
+    other, recipe = tiny_llama(tmp_path / "b.gguf", 6, kind=T.F16, seed=1), tmp_path / "r.yaml"
+    mean, given, summed, again = (tmp_path / f"{n}.gguf" for n in range(4))
+    recipe.write_text("- blend: {models: 2, method: linear, weights: [1, 1], normalize: false}\n")
+    assert run("blend", model, other, mean)[0] == 0
+    assert run("blend", "--weights", "1,1", model, other, given)[0] == 0
+    assert run("blend", "--weights", "1,1", "--no-normalize", model, other, summed)[0] == 0
+    assert run("apply", recipe, model, other, again)[0] == 0
+    a, b = tensors(model), tensors(other)
+    for name, values in tensors(given).items():
+        np.testing.assert_array_equal(values, tensors(mean)[name])
+        np.testing.assert_allclose(values, (a[name] + b[name]) / 2, rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(tensors(summed)[name], a[name] + b[name], rtol=1e-3, atol=1e-7)
+        np.testing.assert_array_equal(tensors(summed)[name], tensors(again)[name])
+    code, _, err = run("blend", "--weights", "1,-1", model, other, tmp_path / "x.gguf")
+    assert code == 1 and "--no-normalize" in err and not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize(("kind", "version"), [(T.Q8_0, 2), (T.F16, None)])
+def test_computed_quantized_tensors_get_a_version(
+    run: Run, tmp_path: Path, kind: T, version: int | None
+) -> None:
+    """The value that ggml's quantizer writes: GGML_QNT_VERSION."""
+    source = tiny_llama(tmp_path / "in.gguf", 3, kind=kind)
+    for number, command in enumerate(
+        (("merge", "--layers", "1-2", "--method", "mean"), ("delete", "--layer", "1"))
+    ):
+        out = tmp_path / f"{number}.gguf"
+        assert run(*command, source, out)[0] == 0
+        field = GGUFReader(out).fields.get("general.quantization_version")
+        computes = command[0] == "merge" and version is not None
+        assert (field is None) != computes
+        if field is not None:
+            assert field.contents() == version and field.types == [GGUFValueType.UINT32]
+
+
 def test_wrong_bases(run: Run, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     assert "ties needs --base" in run("blend", "--method", "ties", model, model, out)[2]

@@ -83,6 +83,28 @@ def test_a_blend_of_some_layers_takes_the_rest_from_the_first_model() -> None:
     assert not plan.edits
 
 
+@pytest.mark.parametrize(
+    ("weights", "normalize", "expected"),
+    [
+        ("1,1", None, (0.5, 0.5)),
+        ("3,1", True, (0.75, 0.25)),
+        ("0.7,0.3", None, (0.7, 0.3)),
+        ("-1,3", None, (-0.5, 1.5)),
+        ("1,1", False, (1.0, 1.0)),
+        ("1,-1", False, (1.0, -1.0)),
+    ],
+)
+def test_linear_weights_are_divided_by_their_sum(
+    weights: str, normalize: bool | None, expected: tuple[float, ...]
+) -> None:
+    """As mergekit's `linear` does by default (its parameter `normalize`)."""
+    one = step("blend", models=2, method="linear", weights=weights, normalize=normalize)
+    plan = Recipe((one,)).apply(Plan.identity(3))
+    for block in plan.blocks:
+        assert dict(block.params)["weights"] == expected  # type: ignore[union-attr]
+    assert dict(plan.edits[0].params)["weights"] == expected
+
+
 def wrong(name: str, match: str, **arguments: object) -> object:
     return pytest.param(name, arguments, match, id=f"{name} {match}")
 
@@ -98,12 +120,13 @@ def wrong(name: str, match: str, **arguments: object) -> object:
         wrong("merge", "unknown parts", layers="3-4", parts="half"),
         wrong("merge", "factor belongs to the method damped", layers="3-4", factor=0.5),
         wrong("merge", "which needs one", layers="3-4", method="damped"),
-        wrong("merge", "factor is no number", layers="3-4", method="damped", factor="nan"),
+        wrong("merge", "factor out of range", layers="3-4", method="damped", factor="nan"),
         wrong("interpolate", "weight out of range", layers="3,4", weight=1.5),
         wrong("interpolate", "two layers", layers="3"),
         wrong("interpolate", "position 30", layers="3,4", at=30),
         wrong("bridge", "layer 10 does not exist", layer=10, at=1),
-        wrong("bridge", "scale is no number", layer=1, at=1, scale="inf"),
+        wrong("bridge", "scale out of range", layer=1, at=1, scale="inf"),
+        wrong("duplicate", r"within ±3.403e\+38, found 1e\+39", layer=1, scale=1e39),
         wrong("blend", "too few models", models=1, method="linear"),
         wrong("blend", "too many models", models=10**12, method="linear"),
         wrong("blend", "slerp blends two", models=3, method="slerp"),
@@ -115,6 +138,9 @@ def wrong(name: str, match: str, **arguments: object) -> object:
         wrong("blend", "scale belongs to", models=2, method="linear", scale=2),
         wrong("blend", "seed belongs to dare", models=2, method="linear", seed=1),
         wrong("blend", "density belongs to", models=2, method="slerp", density=0.5),
+        wrong("blend", "normalize belongs", models=2, method="slerp", normalize=True),
+        wrong("blend", "add up to 0.*found 1, -1", models=2, method="linear", weights="1,-1"),
+        wrong("blend", "add up to 0", models=2, method="linear", weights="0,0"),
         wrong("prune", "either a sparsity or a pattern"),
         wrong("prune", "sparsity out of range", sparsity=50, scope="row"),
         wrong("prune", "not an N:M pattern", pattern="4:2"),
@@ -123,7 +149,11 @@ def wrong(name: str, match: str, **arguments: object) -> object:
         wrong("prune", "a scope belongs to a sparsity", pattern="2:4", scope="row"),
         wrong("prune", 'text in quotes, such as "2:4", found 124', pattern=124),  # YAML's 2:4
         wrong(
-            "blend", "a weight is no number: found inf", models=2, method="linear", weights="inf,1"
+            "blend",
+            "a weight out of range: .* found inf",
+            models=2,
+            method="linear",
+            weights="inf,1",
         ),
     ],
 )
