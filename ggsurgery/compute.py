@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from . import kernels
+from .blend import finite
 from .blend.parallel import in_order
 from .blend.resolve import Resolver, common_float, row_blocks
 from .blend.rows import GivenArrays, RowReader, Rows, sliced_bytes
@@ -25,7 +26,7 @@ from .ggufio.reader import Source
 from .ggufio.types import type_name
 from .kernels import NAN_KEY, Raw, backend
 
-__all__ = ["default_threads", "evaluate"]
+__all__ = ["default_threads", "evaluate", "largest"]
 
 
 def default_threads() -> int:
@@ -55,8 +56,10 @@ def evaluate(
 
     Raises:
         PlanError: shapes that do not fit, an unknown method.
-        FormatError: a type that cannot be decoded, a file that ends early.
-        EngineError: `out_type` cannot be encoded, or NaN in a quantized type.
+        FormatError: a type that cannot be decoded, a file that ends early, NaN or infinity in
+            the weights that are computed with.
+        PlanError: values that are too large for `out_type`.
+        EngineError: `out_type` cannot be encoded.
     """
     reader = RowReader(sources, given)
     count = default_threads() if threads is None else max(1, threads)
@@ -64,9 +67,22 @@ def evaluate(
         tree = Resolver(reader, count).resolve(expr)
         block = _BlockEncoder(reader, tree, out_type)
         for raw in in_order(block.encode, row_blocks(tree), count):
+            if raw is None:
+                raise finite.too_large(out_type, largest(reader, tree))
             yield memoryview(raw.data)
     except GGSurgeryError as error:
         raise _named(error, expr, sources) from error
+
+
+def largest(reader: RowReader, tree: Expr) -> float:
+    """The largest magnitude of an expression; NaN where a value is not a number.
+
+    Raises:
+        FormatError: NaN or infinity in the tensors that it reads.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        blocks = [np.abs(reader.values(tree, rows)).max() for rows in row_blocks(tree)]
+    return float(np.max(blocks))
 
 
 class _BlockEncoder:
@@ -76,7 +92,8 @@ class _BlockEncoder:
         self._reader, self._expr, self._type = reader, expr, out_type
         self._width = shape_of(expr)[0]
 
-    def encode(self, rows: Rows) -> Raw:
+    def encode(self, rows: Rows) -> Raw | None:
+        """The rows as bytes; None where a value is no number or too large for the type."""
         match self._expr:
             case Read(_, tensor) if tensor.type == self._type:
                 return self._reader.raw(self._expr, rows)
@@ -87,21 +104,26 @@ class _BlockEncoder:
             case Combine(inputs, "linear", options) if common_float(*inputs) == self._type:
                 weights = dict(options)["weights"]
                 raws = [self._reader.raw(e, rows) for e in inputs if isinstance(e, Read)]
-                return backend().linear(self._type, raws, weights, out=raws[0])
+                return self._checked(backend().linear(self._type, raws, weights, out=raws[0]))
             case Apply(Read() as read, "scale", options) if read.tensor.type == self._type:
                 if self._type in kernels.FLOAT_SIZES:
                     raw = self._reader.raw(read, rows)
                     factor = float(dict(options)["factor"])
-                    return backend().linear(self._type, [raw], [factor], out=raw)
+                    return self._checked(backend().linear(self._type, [raw], [factor], out=raw))
             case Apply(Read() as read, "mask", options) if read.tensor.type == self._type:
                 if self._type in kernels.FLOAT_SIZES:
                     return self._mask(read, dict(options), rows)
         values = self._reader.values(self._expr, rows)
-        return kernels.encode(self._type, values, self._width)
+        return finite.encode(self._type, values, self._width)
+
+    def _checked(self, raw: Raw) -> Raw | None:
+        return raw if finite.is_finite(self._type, raw) else None
 
     def _mask(self, read: Read, options: dict[str, object], rows: Rows) -> Raw:
         """A mask by magnitude without decoding: numbers are chosen by their bits."""
         raw = self._reader.raw(read, rows)
+        if not finite.is_finite(self._type, raw):
+            self._reader.values(read, rows)  # raises, naming the tensor
         width = kernels.FLOAT_SIZES[self._type]
         key = int(np.float32(str(options["threshold"])).view(np.uint32))
         at, beyond = own_key(self._type, key), own_key(self._type, key + 1)

@@ -60,7 +60,18 @@ class Given:
     shape: tuple[int, ...]
 
 
-Expr = Read | Combine | Apply | Slice | Given
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """A weight times the scale that its file stores beside it (`X.weight`, `X.scale`).
+
+    The scale holds one value, or one for each matrix of a stack of experts.
+    """
+
+    weight: Expr
+    scale: Expr
+
+
+Expr = Read | Combine | Apply | Slice | Given | Effective
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
@@ -72,6 +83,9 @@ def walk(expr: Expr) -> Iterator[Expr]:
                 yield from walk(each)
         case Apply(inner) | Slice(inner):
             yield from walk(inner)
+        case Effective(weight, scale):
+            yield from walk(weight)
+            yield from walk(scale)
 
 
 def rebuild(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
@@ -81,6 +95,8 @@ def rebuild(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
             expr = replace(expr, inputs=tuple(rebuild(e, change) for e in inputs))
         case Apply(inner) | Slice(inner):
             expr = replace(expr, input=rebuild(inner, change))
+        case Effective(weight, scale):
+            expr = Effective(rebuild(weight, change), rebuild(scale, change))
     return change(expr)
 
 
@@ -102,6 +118,8 @@ def describe(expr: Expr) -> str:
             return f"{describe(inner)}[axis {axis}: {', '.join(f'{a}:{b}' for a, b in ranges)}]"
         case Given(key):
             return f"given {key}"
+        case Effective(weight, scale):
+            return f"{describe(scale)}*{describe(weight)}"
 
 
 def _options(options: Params) -> str:

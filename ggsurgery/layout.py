@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from gguf.constants import GGUF_VERSION, GGMLQuantizationType, GGUFValueType, Keys
 
-from .errors import ArchitectureError, FormatError, GGSurgeryError, PlanError
+from .errors import FormatError, GGSurgeryError, PlanError
 from .expr import Expr, Read, reads
 from .ggufio.copying import SHARE_BLOCK
 from .ggufio.types import (
@@ -28,6 +28,7 @@ from .ggufio.types import (
 )
 from .ggufio.writer import TENSOR_ALIGNMENT, encode_header, padded
 from .header_edit import is_header_edit
+from .plan.blend_ops import BLEND_SHELL
 from .plan.types import Block, BlockRef, Plan, Take, references
 from .provenance import PADDING_KEY
 
@@ -135,17 +136,20 @@ def lay_out(
             raise FormatError("byte order differs from the other source", file=header.path)
         _check_layers(header)
     chooser = _TypeChooser(out_type)
-    pieces = [_shell_piece(t, plan.shell, change, chooser) for t in shell.shell]
+    pieces = _shell_pieces(plan, headers, change, chooser)
     for index, block in enumerate(plan.stack):
         pieces += _block_pieces(index, block, headers, change, chooser)
-    pieces = _edited(plan, pieces, headers, chooser)
+    try:
+        pieces = _edited(plan, pieces, chooser)
+    except GGSurgeryError as error:
+        raise error.at(file=shell.path) from error
     _check_reads(pieces, headers)
     pieces.sort(key=lambda p: (-1 if p.info.layer is None else p.info.layer, p.info.name))
     alignment = max(shell.alignment, TENSOR_ALIGNMENT)
     if alignment != shell.alignment:  # llama.cpp aborts on files that are aligned below it
         raised = Value.of(alignment, GGUFValueType.UINT32, order=shell.order)
         metadata = metadata | {Keys.General.ALIGNMENT: raised}
-    placed = tuple(_place(pieces, alignment))
+    placed = tuple(place(pieces, alignment))
     metadata, header_bytes = _header(metadata, placed, headers, shell.order, alignment)
     warnings = tuple(dict.fromkeys((*change.warnings, *chooser.warnings())))
     return FileLayout(metadata, placed, shell.order, alignment, header_bytes, warnings)
@@ -166,13 +170,27 @@ def _check_layers(header: Header) -> None:
             )
 
 
-def _shell_piece(
-    tensor: TensorInfo, source: int, change: MetadataChange, chooser: _TypeChooser
-) -> Piece:
-    expr = change.tensors.get(tensor.name)
-    if expr is None:
-        return Piece(tensor, Copy(source, tensor))
-    return _computed(tensor.name, expr, tensor, chooser)
+def _shell_pieces(
+    plan: Plan, headers: Sequence[Header], change: MetadataChange, chooser: _TypeChooser
+) -> list[Piece]:
+    """What is outside the layers: the shell's tensors, or those of all models blended."""
+    likes = {t.name: t for t in headers[plan.shell].shell}
+    exprs: dict[str, Expr | None] = {n: Read(plan.shell, t) for n, t in likes.items()}
+    blend = next((e for e in plan.edits if e.kind == BLEND_SHELL), None)
+    if blend is not None:
+        from .blend.model import blended_shell
+
+        for number in dict(blend.params)["sources"]:
+            likes = {t.name: t for t in headers[number].shell} | likes
+        exprs = blended_shell(blend, list(likes), headers)
+    pieces = []
+    for name, like in likes.items():
+        expr = change.tensors.get(name) or exprs[name]
+        if isinstance(expr, Read) and expr.tensor.shape == like.shape:
+            pieces.append(Piece(expr.tensor, Copy(expr.source, expr.tensor)))
+        elif expr is not None:
+            pieces.append(_computed(name, expr, like, chooser))
+    return pieces
 
 
 def _block_pieces(
@@ -192,40 +210,36 @@ def _block_pieces(
             tensor=f"blk.{refs[0].index}.*",
             hint="`ggsurgery verify` lists what is wrong with this file.",
         )
-    lower = _lowering(block, headers)
+    get, likes = _lowering(block, headers), dict(tensors)
+    for ref in refs[1:]:  # biases and scales that only another parent has
+        likes = headers[ref.source].layer_tensors(ref.index) | likes
     pieces = []
-    for suffix, tensor in tensors.items():
+    for suffix, like in likes.items():
         name = f"blk.{index}.{suffix}"
         try:
-            expr = change.tensors.get(name) or lower(suffix)
+            expr = change.tensors.get(name) or get(suffix)
         except GGSurgeryError as error:
             raise error.at(file=main.path) from error
-        if isinstance(expr, Read) and expr.tensor.shape == tensor.shape:
+        if expr is None:
+            continue
+        if isinstance(expr, Read) and expr.tensor.shape == like.shape:
             pieces.append(Piece(replace(expr.tensor, name=name), Copy(expr.source, expr.tensor)))
         else:
-            pieces.append(_computed(name, expr, tensor, chooser))
+            pieces.append(_computed(name, expr, like, chooser))
     return pieces
 
 
-def _lowering(block: Block, headers: Sequence[Header]) -> Callable[[str], Expr]:
-    def read(ref: BlockRef, suffix: str) -> Expr:
+def _lowering(block: Block, headers: Sequence[Header]) -> Callable[[str], Expr | None]:
+    def read(ref: BlockRef, suffix: str) -> Expr | None:
         tensor = headers[ref.source].layer_tensors(ref.index).get(suffix)
-        if tensor is None:
-            raise ArchitectureError(
-                "the layers to combine have different tensors",
-                file=headers[ref.source].path,
-                tensor=f"blk.{ref.index}.{suffix}",
-                expected="a tensor as in the other parent",
-                found="none",
-            )
-        return Read(ref.source, tensor)
+        return None if tensor is None else Read(ref.source, tensor)
 
     if isinstance(block, Take):
         ref = block.ref
         return lambda suffix: read(ref, suffix)
-    from .blend import lower
+    from .blend.lower import Lowered
 
-    return lambda suffix: lower(block, suffix, read)
+    return Lowered(block, read).get
 
 
 def _check_reads(pieces: Sequence[Piece], headers: Sequence[Header]) -> None:
@@ -239,28 +253,28 @@ def _check_reads(pieces: Sequence[Piece], headers: Sequence[Header]) -> None:
         check_readable(headers[read.source], read.tensor)
 
 
-def _edited(
-    plan: Plan, pieces: list[Piece], headers: Sequence[Header], chooser: _TypeChooser
-) -> list[Piece]:
-    """Edits over the whole model: masks, and what stands outside the layers of a blend."""
-    edits = tuple(e for e in plan.edits if not is_header_edit(e))
+def _edited(plan: Plan, pieces: list[Piece], chooser: _TypeChooser) -> list[Piece]:
+    """Edits over the whole model: masks. A weight that is masked takes its scale up."""
+    edits = tuple(e for e in plan.edits if not is_header_edit(e) and e.kind != BLEND_SHELL)
     if not edits:
         return pieces
-    from .blend import check_masks, edit_model
+    from .blend.model import edited
 
-    check_masks(edits, [p.info for p in pieces], headers[plan.shell].path)
+    exprs = {p.info.name: _expression(p) for p in pieces}
+    changed = edited(edits, exprs)
     out = []
     for piece in pieces:
-        before: Expr = (
-            Read(piece.job.source, piece.job.tensor)
-            if isinstance(piece.job, Copy)
-            else piece.job.expr
-        )
-        after = edit_model(edits, piece.info.name, piece.info.shape, before, headers)
-        out.append(
-            piece if after is before else _computed(piece.info.name, after, piece.info, chooser)
-        )
+        if (name := piece.info.name) not in changed:
+            out.append(piece)
+        elif (expr := changed[name]) is not None:
+            out.append(_computed(name, expr, piece.info, chooser))
     return out
+
+
+def _expression(piece: Piece) -> Expr:
+    if isinstance(piece.job, Copy):
+        return Read(piece.job.source, piece.job.tensor)
+    return piece.job.expr
 
 
 def _computed(name: str, expr: Expr, like: TensorInfo, chooser: _TypeChooser) -> Piece:
@@ -284,20 +298,22 @@ class _TypeChooser:
         self.asked = asked
         self._unwritable: set[int] = set()
         self._too_long: dict[tuple[int, int], list[str]] = {}
-        if asked is not None:
-            from .kernels import can_encode
+        if asked is not None and not self._writable(asked):
+            raise PlanError(
+                f"computed tensors cannot be written as {type_name(asked)}",
+                expected=", ".join(type_name(t) for t in GGMLQuantizationType if self._writable(t)),
+            )
 
-            if not can_encode(asked):
-                raise PlanError(
-                    f"computed tensors cannot be written as {type_name(asked)}",
-                    expected=", ".join(type_name(t) for t in GGMLQuantizationType if can_encode(t)),
-                )
-
-    def choose(self, shape: tuple[int, ...], like: TensorInfo, name: str) -> int:
+    @staticmethod
+    def _writable(kind: int) -> bool:
+        from .blend.scales import NEED_SCALE
         from .kernels import can_encode
 
+        return can_encode(kind) and kind not in NEED_SCALE
+
+    def choose(self, shape: tuple[int, ...], like: TensorInfo, name: str) -> int:
         wanted = like.type if self.asked is None or len(shape) < 2 else self.asked
-        if not can_encode(wanted):
+        if not self._writable(wanted):
             self._unwritable.add(wanted)
             return int(GGMLQuantizationType.F32)
         try:
@@ -310,8 +326,8 @@ class _TypeChooser:
     def warnings(self) -> list[str]:
         """What was not written as wanted, one line a reason."""
         said = [
-            f"{type_name(t)} cannot be written without an importance matrix: computed "
-            "tensors of that type become f32; choose another type with --out-type"
+            f"{type_name(t)} cannot be written without an importance matrix or a separate "
+            "scale: computed tensors of that type become f32; choose another type with --out-type"
             for t in sorted(self._unwritable)
         ]
         for (wanted, columns), names in self._too_long.items():
@@ -327,7 +343,8 @@ def _suffix(name: str) -> str:
     return name.split(".", 2)[-1] if name.startswith("blk.") else name
 
 
-def _place(pieces: Sequence[Piece], alignment: int) -> list[Piece]:
+def place(pieces: Sequence[Piece], alignment: int) -> list[Piece]:
+    """The pieces one behind the other, each with its offset in the data section."""
     offset, placed = 0, []
     for piece in pieces:
         size = piece.info.nbytes

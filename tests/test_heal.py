@@ -29,6 +29,7 @@ from ggsurgery.runtime.engine import Engine
 from ggsurgery.surgery import prepare
 from ggsurgery.textfile import read_corpus
 from tests._numpy_qwen3 import Qwen3
+from tests._scales import with_scales_of
 from tests._small_models import write_small_model
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
 
@@ -78,6 +79,25 @@ def test_fit_against_numpy(method: Method, cut: Cut) -> None:
     assert found.fits[0].after < found.fits[0].before
     assert [s.operation for s in found.recipe.steps] == ["heal"]
     assert found.recipe.describe() == f"heal {cut.first}-{cut.last}"
+
+
+@pytest.mark.parametrize("method", ["refit", "tw"])
+def test_a_carrier_with_a_separate_scale(tmp_path: Path, method: Method) -> None:
+    """The same correction and the same weights as of the model without scales."""
+    scaled = with_scales_of(MODEL, tmp_path / "scaled.gguf", {3: 0.25, 4: 8.0})
+    settings = Settings(method, tokens=512, ctx=64, ridge=0.05, first=FIRST)
+    healed = []
+    for source in (MODEL, scaled):
+        found = heal(source, [4, 5], read_corpus(SEARCH_TEXT), settings, n_threads=1)
+        out = tmp_path / f"{source.stem}-healed.gguf"
+        with prepare(found.recipe, [source], given=found.sidecar) as operation:
+            operation.write(out)
+        healed.append({t.name: np.asarray(t.data, np.float64) for t in GGUFReader(out).tensors})
+    name = "blk.3.ffn_down.weight"
+    before = {t.name: np.asarray(t.data, np.float64) for t in GGUFReader(MODEL).tensors}
+    expected, found_ = healed[0][name] - before[name], healed[1][name] - before[name]
+    assert np.linalg.norm(found_ - expected) < 0.03 * np.linalg.norm(expected)
+    assert "blk.3.ffn_down.scale" not in healed[1] and "blk.3.ffn_up.scale" in healed[1]
 
 
 def test_heal_again_needs_a_healed_recipe() -> None:

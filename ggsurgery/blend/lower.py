@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import ArchitectureError, GGSurgeryError, PlanError
+from ..errors import ArchitectureError, PlanError
 from ..expr import Apply, Combine, Expr, Given, reads
-from ..plan.types import Blend, Block, BlockRef, Edit, Edited, Take, main_reference, params
+from ..plan.types import Blend, Block, BlockRef, Edit, Edited, Take, params, references
 from .parts import damps, in_part, is_integer, is_projection, scales_all
+from .scales import Get, belongs_to_weight, effective, scale_of
 from .shape import shape_of
 
-#: Gives the tensor of a layer by its suffix; None or a GGSurgeryError where there is none.
+#: Gives the tensor of a layer by its suffix; None where there is none.
 ReadTensor = Callable[[BlockRef, str], Expr | None]
 
 METHODS = (
@@ -31,27 +32,119 @@ METHODS = (
 BLOCK_EDITS = ("scale", "damp", "zero", "replace", "add")
 
 
-def lower(block: Block, suffix: str, read: ReadTensor) -> Expr:
-    """The expression of one tensor of a block.
+class Lowered:
+    """A block as tensors: `get` gives the expression of each, as it will be stored.
+
+    Weights with a separate scale keep it where they are copied or damped; one that is
+    computed comes out multiplied, and its scale is gone.
+    """
+
+    def __init__(self, block: Block, read: ReadTensor) -> None:
+        self._block, self._read = block, read
+        self._known: dict[str, Expr | None] = {}
+        self._parents: tuple[Lowered, ...] = ()
+        match block:
+            case Blend(parents):
+                self._parents = tuple(Lowered(p, read) for p in parents)
+            case Edited(inner, edits):
+                before = Edited(inner, edits[:-1]) if len(edits) > 1 else inner
+                self._parents = (Lowered(before, read),) if edits else (Lowered(inner, read),)
+
+    def get(self, suffix: str) -> Expr | None:
+        """The expression of one tensor; None where the block has no such tensor.
+
+        Args:
+            suffix: the tensor's name without `blk.N.`
+
+        Raises:
+            ArchitectureError: a parent lacks the tensor, or has it in another shape.
+            PlanError: an unknown method or edit, or parameters that it does not take.
+        """
+        if suffix not in self._known:
+            self._known[suffix] = self._find(suffix)
+        return self._known[suffix]
+
+    def _find(self, suffix: str) -> Expr | None:
+        match self._block:
+            case Take(ref):
+                return self._read(ref, suffix)
+            case Edited(_, edits):
+                inner = self._parents[0].get
+                return edit_tensor(edits[-1], suffix, inner) if edits else inner(suffix)
+            case Blend(parents, method, options):
+                chosen, first = dict(options), self._parents[0].get
+                if not in_part(suffix, str(chosen.get("parts", "all")), _has(first)):
+                    return first(suffix)
+                names = [f"blk.{references(p)[0].index}.{suffix}" for p in parents]
+                return join([p.get for p in self._parents], suffix, names, method, chosen)
+
+
+def lower(block: Block, suffix: str, read: ReadTensor) -> Expr | None:
+    """The expression of one tensor of a block; see `Lowered.get`."""
+    return Lowered(block, read).get(suffix)
+
+
+def join(
+    parents: Sequence[Get], name: str, names: Sequence[str], method: str, options: dict[str, Any]
+) -> Expr | None:
+    """One tensor of several parents by one of METHODS; None where the result has none.
+
+    A bias that only some parents have is zero in the others, a scale that only some have is
+    one; any other tensor must be in all of them.
 
     Args:
-        suffix: the tensor's name without `blk.N.`, one of the main parent.
+        parents: give each parent's tensors.
+        name: the tensor, as `parents` call it.
+        names: the same for messages, one a parent.
 
     Raises:
-        ArchitectureError: a parent has no such tensor, or one of another shape.
-        PlanError: an unknown method or edit, or parameters that it does not take.
+        ArchitectureError: a parent lacks the tensor, or has it in another shape.
     """
-    match block:
-        case Take(ref):
-            return _read(read, ref, suffix)
-        case Blend(parents):
-            return _blend(block, [lower(p, suffix, read) for p in parents], suffix, read)
-        case Edited(inner, edits):
-            expr = lower(inner, suffix, read)
-            has = _has(read, main_reference(inner))
-            for edit in edits:
-                expr = edit_tensor(edit, suffix, expr, has)
-            return expr
+    stored = [get(name) for get in parents]
+    if any(e is not None and _indices(e) for e in stored):
+        _refuse_missing(stored, names)
+        return stored[0]
+    if (taken := _taken(method, len(parents), options)) is not None:
+        if not name.endswith((".bias", "scale")):
+            _refuse_missing(stored, names)
+        return stored[taken]
+    if any(belongs_to_weight(get, name) for get in parents):
+        return None
+    inputs = [effective(get, name) for get in parents]
+    if not name.endswith(".bias"):
+        _refuse_missing(inputs, names)
+    if method == "reference":
+        stem = name.rpartition(".")[0]
+        scaled = any(get(f"{stem}.scale") is not None for get in parents)
+        place = -1 if is_projection(name) else 0
+        return (inputs if scaled else stored)[place]
+    present = next((e for e in inputs if e is not None), None)
+    if present is None:
+        return None
+    expr = combine(method, [Apply(present, "zero") if e is None else e for e in inputs], options)
+    try:
+        shape_of(expr)
+    except PlanError as error:
+        raise ArchitectureError(str(error)) from error
+    return expr
+
+
+def _taken(method: str, count: int, options: dict[str, Any]) -> int | None:
+    """The parent that a blend equals, such as the second of a lerp with weight 1."""
+    if method == "reference":
+        return None
+    parents: list[Expr] = [Given(str(n), (1,)) for n in range(count)]
+    expr = combine(method, parents, options)
+    return next((n for n, e in enumerate(parents) if e is expr), None)
+
+
+def _refuse_missing(tensors: Sequence[Expr | None], names: Sequence[str]) -> None:
+    for tensor, name in zip(tensors, names, strict=True):
+        if tensor is None and any(t is not None for t in tensors):
+            raise ArchitectureError(
+                "the parents to combine have different tensors", tensor=name,
+                expected="a tensor as in the other parent", found="none",
+            )  # fmt: skip
 
 
 def combine(method: str, inputs: Sequence[Expr], options: dict[str, Any]) -> Expr:
@@ -90,23 +183,28 @@ def combine(method: str, inputs: Sequence[Expr], options: dict[str, Any]) -> Exp
     raise PlanError(f"unknown way to blend: {method!r}; known: {', '.join(METHODS)}")
 
 
-def edit_tensor(edit: Edit, suffix: str, expr: Expr, has: Callable[[str], bool]) -> Expr:
+def edit_tensor(edit: Edit, suffix: str, get: Get) -> Expr | None:
     """An edit of a block applied to one of its tensors.
+
+    Args:
+        get: gives the tensors of the block before the edit.
 
     Raises:
         PlanError: an unknown edit.
         ArchitectureError: a layer that cannot be damped.
     """
-    options = dict(edit.params)
+    options, expr = dict(edit.params), get(suffix)
     if edit.kind == "damp":
-        if scales_all(has):
-            raise ArchitectureError(
-                "a copy of this layer cannot be damped: it scales its whole output",
-                tensor="layer_output_scale.weight", hint="Leave --scale out.",
-            )  # fmt: skip
-        return _scaled(expr, float(options["factor"])) if damps(suffix, has) else expr
+        return _damped(suffix, get, float(options["factor"]))
     if edit.kind not in BLOCK_EDITS:
         raise PlanError(f"unknown edit {edit.kind!r}; known: {', '.join(BLOCK_EDITS)}")
+    if expr is None:
+        return None
+    if edit.kind in ("replace", "add") and not suffix.endswith(".weight"):
+        # the new weight is no longer multiplied by the scale, so nothing beside it may be
+        weight = f"{suffix.rpartition('.')[0]}.weight"
+        if _concerned(edit, weight, get(weight)):
+            return None if belongs_to_weight(get, suffix) else effective(get, suffix)
     if not _concerned(edit, suffix, expr):
         return expr
     match edit.kind:
@@ -116,34 +214,34 @@ def edit_tensor(edit: Edit, suffix: str, expr: Expr, has: Callable[[str], bool])
             return Apply(expr, "zero")
         case "replace":
             return Given(str(options["key"]), shape_of(expr))
-        case _:  # add: what healing found is the difference to the weights as they are
+        case _:  # add: what healing found is the difference to the weights as they are used
+            whole = effective(get, suffix)
+            assert whole is not None
             delta = Given(str(options["key"]), shape_of(expr))
-            return Combine((expr, delta), "linear", params(weights=(1.0, 1.0)))
+            return Combine((whole, delta), "linear", params(weights=(1.0, 1.0)))
 
 
-def _blend(block: Blend, inputs: list[Expr], suffix: str, read: ReadTensor) -> Expr:
-    options = dict(block.params)
-    has = _has(read, main_reference(block))
-    if not in_part(suffix, str(options.get("parts", "all")), has) or _indices(inputs[0]):
-        return inputs[0]
-    if suffix.endswith(".weight") and has(suffix.removesuffix("weight") + "scale"):
+def _damped(suffix: str, get: Get, factor: float) -> Expr | None:
+    """A tensor of a damped layer; of a weight and its scale only the scale is changed."""
+    has, expr = _has(get), get(suffix)
+    if scales_all(has):
         raise ArchitectureError(
-            "weights with a separate scale cannot be blended", tensor=suffix,
-            hint="Convert the model to a type without such scales (BF16, Q8_0) first.",
+            "a copy of this layer cannot be damped: it scales its whole output",
+            tensor="layer_output_scale.weight", hint="Leave --scale out.",
         )  # fmt: skip
-    if block.method == "reference":
-        return inputs[-1] if is_projection(suffix) else inputs[0]
-    expr = combine(block.method, inputs, options)
-    try:
-        shape_of(expr)
-    except PlanError as error:
-        raise ArchitectureError(str(error)) from error
-    return expr
+    untouched = suffix.endswith(".input_scale") or scale_of(get, suffix) is not None
+    if expr is None or untouched or not damps(suffix, has):
+        return expr
+    return _scaled(expr, factor)
 
 
 def _linear(inputs: Sequence[Expr], weights: Sequence[float]) -> Expr:
-    """A weighted sum without the inputs of weight 0, whose NaN must not spread."""
-    used = [(e, float(w)) for e, w in zip(inputs, weights, strict=True) if w != 0]
+    """A weighted sum without the inputs of weight 0, whose NaN must not spread, and the zeros."""
+    used = [
+        (e, float(w))
+        for e, w in zip(inputs, weights, strict=True)
+        if w != 0 and not (isinstance(e, Apply) and e.method == "zero")
+    ]
     if not used:
         return Apply(inputs[0], "zero")
     if len(used) == 1:
@@ -155,7 +253,9 @@ def _scaled(expr: Expr, factor: float) -> Expr:
     return expr if factor == 1 else Apply(expr, "scale", params(factor=factor))
 
 
-def _concerned(edit: Edit, suffix: str, expr: Expr) -> bool:
+def _concerned(edit: Edit, suffix: str, expr: Expr | None) -> bool:
+    if expr is None:
+        return False
     if edit.tensors:
         return suffix in edit.tensors
     return suffix.endswith(".weight") and len(shape_of(expr)) > 1
@@ -165,24 +265,8 @@ def _indices(expr: Expr) -> bool:
     return any(is_integer(r.tensor.type) for r in reads(expr))
 
 
-def _read(read: ReadTensor, ref: BlockRef, suffix: str) -> Expr:
-    expr = read(ref, suffix)
-    if expr is None:
-        raise ArchitectureError(
-            "the layers to combine have different tensors", tensor=f"blk.{ref.index}.{suffix}",
-            expected="a tensor as in the other parent", found="none",
-        )  # fmt: skip
-    return expr
-
-
-def _has(read: ReadTensor, ref: BlockRef) -> Callable[[str], bool]:
-    def has(suffix: str) -> bool:
-        try:
-            return read(ref, suffix) is not None
-        except GGSurgeryError:
-            return False
-
-    return has
+def _has(get: Get) -> Callable[[str], bool]:
+    return lambda suffix: get(suffix) is not None
 
 
 def _number(options: dict[str, Any], name: str, method: str) -> float:

@@ -82,6 +82,23 @@ def linear(inputs: Sequence[Values], weights: Sequence[float]) -> Values:
     return backend().linear(F32, raws, weights).view(np.float32)
 
 
+def by_row(table: Values, at: Place) -> Values:
+    """Of a table with one row for all, or one a slab, the row that belongs to each of the rows."""
+    if table.shape[0] == 1:
+        return np.broadcast_to(table, (sum(b - a for a, b in at.rows), table.shape[1]))
+    numbers = np.concatenate([np.arange(a, b) for a, b in at.rows])
+    per_slab = at.shape[1] if len(at.shape) > 1 else 1
+    picked: Values = table[numbers // per_slab]
+    return picked
+
+
+def scaled(values: Values, factors: Values, at: Place) -> Values:
+    """Rows times one factor, or the factor of their slab: [1, 1] or [slabs, 1]."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        product: Values = values.reshape(-1, at.shape[0]) * by_row(factors, at)
+    return product.reshape(-1)
+
+
 def _masked(method: str, values: Values, score: Values, options: Options, at: Place) -> Values:
     largest, width = bool(options.get("largest")), at.shape[0]
     if method == "mask":

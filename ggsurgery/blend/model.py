@@ -3,70 +3,120 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..errors import ArchitectureError, PlanError
+from ..errors import PlanError
 from ..expr import Apply, Combine, Expr, Given, Read, reads
-from ..ggufio.types import Header, TensorInfo
+from ..ggufio.types import Header
+from ..plan.blend_ops import BLEND_SHELL
 from ..plan.types import Edit, params
-from .lower import combine
+from .lower import join
 from .norms import IMATRIX, input_norms, slab_count
 from .parts import is_integer
+from .scales import Get, belongs_to_weight, effective, scale_of
+from .shape import shape_of
 from .together import MASK_ALL
 
-MODEL_EDITS = ("mask", "blend_shell")
+
+def edited(edits: Sequence[Edit], tensors: Mapping[str, Expr]) -> dict[str, Expr | None]:
+    """The tensors of a model that edits change; None for those that leave.
+
+    A weight with a separate scale is masked by what it is together with it; it comes out
+    multiplied, and the scale leaves.
+
+    Raises:
+        PlanError: an unknown edit, a mask that chooses no tensor, or a pattern that the rows
+            cannot be cut into.
+        FormatError: the imatrix of a score does not know the tensor.
+    """
+    _check_masks(edits, tensors)
+    get = tensors.get
+    changed: dict[str, Expr | None] = {}
+    for name in tensors:
+        if belongs_to_weight(get, name):
+            continue
+        before = effective(get, name)
+        assert before is not None
+        after = edit_model(edits, name, shape_of(before), before)
+        if after is not before:
+            changed[name] = after
+    folded = {_stem(name) for name in changed if scale_of(get, name) is not None}
+    for name in tensors:
+        if _stem(name) in folded and name not in changed:
+            if belongs_to_weight(get, name):
+                changed[name] = None
+            elif scale_of(get, name) is not None:
+                changed[name] = effective(get, name)
+    return changed
 
 
-def edit_model(
-    edits: Iterable[Edit],
-    name: str,
-    shape: tuple[int, ...],
-    expr: Expr,
-    headers: Sequence[Header] = (),
-) -> Expr:
+def _indices(expr: Expr) -> bool:
+    return any(is_integer(r.tensor.type) for r in reads(expr))
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def edit_model(edits: Iterable[Edit], name: str, shape: tuple[int, ...], expr: Expr) -> Expr:
     """One output tensor after the edits of a plan; `expr` itself where none concerns it.
 
     Args:
         name: the tensor's name in the output.
         expr: how it comes about before the edits.
-        headers: the sources, for a blend of what stands outside the layers.
 
     Raises:
         PlanError: an unknown edit, or a pattern that the rows cannot be cut into.
         FormatError: the imatrix of a score does not know the tensor.
-        ArchitectureError: another source has no such tensor, or one of another shape.
     """
     for number, edit in enumerate(edits):
+        if edit.kind != "mask":
+            raise PlanError(f"unknown edit of a model: {edit.kind!r}; known: mask, {BLEND_SHELL}")
         options = dict(edit.params)
-        match edit.kind:
-            case "mask":
-                if prunable(name, shape, options.get("only")):
-                    expr = _mask(name, shape, expr, options, number)
-            case "blend_shell":
-                if not name.startswith("blk."):
-                    expr = _shell(name, shape, expr, options, headers)
-            case _:
-                raise PlanError(
-                    f"unknown edit of a model: {edit.kind!r}; known: {', '.join(MODEL_EDITS)}"
-                )
+        if prunable(name, shape, options.get("only")):
+            expr = _mask(name, shape, expr, options, number)
     return expr
 
 
-def check_masks(edits: Iterable[Edit], tensors: Sequence[TensorInfo], path: Path) -> None:
-    """Refuse a mask that chooses no tensor.
+def blended_shell(
+    edit: Edit, names: Sequence[str], headers: Sequence[Header]
+) -> dict[str, Expr | None]:
+    """Embeddings, final norm and output blended like the layers; None for what leaves.
 
     Raises:
-        PlanError: naming the expression that matches none.
+        ArchitectureError: a model has no such tensor, or one of another shape.
     """
+    options = dict(edit.params)
+    numbers = options["sources"]
+
+    def tensors(number: int) -> Get:
+        def get(name: str) -> Expr | None:
+            tensor = headers[number].by_name.get(name)
+            return None if tensor is None else Read(number, tensor)
+
+        return get
+
+    parents = [tensors(number) for number in numbers]
+    method, files = str(options["method"]), [headers[n].path.name for n in numbers]
+    return {
+        name: join(parents, name, [f"{file}: {name}" for file in files], method, options)
+        for name in names
+    }
+
+
+def _check_masks(edits: Sequence[Edit], tensors: Mapping[str, Expr]) -> None:
+    """Refuse a mask that chooses no tensor, naming the expression that matches none."""
     for edit in edits:
         only = dict(edit.params).get("only")
         if edit.kind == "mask" and not any(
-            prunable(t.name, t.shape, only) and not is_integer(t.type) for t in tensors
+            prunable(name, shape_of(expr), only)
+            and not _indices(expr)
+            and not belongs_to_weight(tensors.get, name)
+            for name, expr in tensors.items()
         ):
             raise PlanError(
-                "no tensor to prune", file=path, found=None if only is None else f"only {only}",
+                "no tensor to prune", found=None if only is None else f"only {only}",
                 hint="`ggsurgery inspect --tensors` lists the names.",
             )  # fmt: skip
 
@@ -102,7 +152,7 @@ def _score(expr: Expr, options: dict[str, Any]) -> Expr | None:
 def _mask(
     name: str, shape: tuple[int, ...], expr: Expr, options: dict[str, Any], number: int
 ) -> Expr:
-    if any(is_integer(r.tensor.type) for r in reads(expr)):
+    if _indices(expr):
         return expr
     largest, sparsity = options.get("largest") or None, options.get("sparsity")
     if "m" in options:
@@ -121,25 +171,3 @@ def _mask(
     if score is None:
         return Apply(expr, method, chosen)
     return Combine((expr, score), method, chosen)
-
-
-def _shell(
-    name: str,
-    shape: tuple[int, ...],
-    expr: Expr,
-    options: dict[str, Any],
-    headers: Sequence[Header],
-) -> Expr:
-    """Embeddings, final norm and output blended like the layers."""
-    inputs: list[Expr] = []
-    for number in options["sources"]:
-        tensor = headers[number].by_name.get(name)
-        if tensor is None or tensor.shape != shape:
-            raise ArchitectureError(
-                "the models to blend differ", file=headers[number].path, tensor=name,
-                expected=list(shape), found="none" if tensor is None else list(tensor.shape),
-            )  # fmt: skip
-        if is_integer(tensor.type):
-            return expr
-        inputs.append(Read(number, tensor))
-    return combine(str(options["method"]), inputs, options)

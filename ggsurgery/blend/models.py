@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import ArchitectureError, FormatError
+from ..expr import Expr, Read
 from ..ggufio.types import Header
 from ..report_plan import short
+from .scales import belongs_to_weight
 
 
 def check_alike(headers: Sequence[Header]) -> None:
@@ -29,19 +31,27 @@ def check_alike(headers: Sequence[Header]) -> None:
 
 
 def _check_tensors(first: Header, other: Header) -> None:
-    for tensor in first.tensors:
-        theirs = other.by_name.get(tensor.name)
-        if theirs is None or theirs.shape != tensor.shape:
-            raise ArchitectureError(
-                "the models are of different shapes", file=other.path, tensor=tensor.name,
-                expected=list(tensor.shape), found="none" if theirs is None else list(theirs.shape),
-            )  # fmt: skip
-    for tensor in other.tensors:
-        if tensor.name not in first.by_name:
-            raise ArchitectureError(
-                "the models are of different shapes", file=other.path, tensor=tensor.name,
-                expected="none", found=list(tensor.shape),
-            )  # fmt: skip
+    for name in [t.name for t in first.tensors] + [t.name for t in other.tensors]:
+        ours, theirs = first.by_name.get(name), other.by_name.get(name)
+        if ours is not None and theirs is not None and ours.shape == theirs.shape:
+            continue
+        if (ours is None or theirs is None) and _optional(other if ours is None else first, name):
+            continue
+        raise ArchitectureError(
+            "the models are of different shapes", file=other.path, tensor=name,
+            expected="none" if ours is None else list(ours.shape),
+            found="none" if theirs is None else list(theirs.shape),
+        )  # fmt: skip
+
+
+def _optional(header: Header, name: str) -> bool:
+    """Whether a model without the tensor is one with zeros (a bias) or ones (a scale) in it."""
+
+    def get(wanted: str) -> Expr | None:
+        tensor = header.by_name.get(wanted)
+        return None if tensor is None else Read(0, tensor)
+
+    return name.endswith(".bias") or belongs_to_weight(get, name)
 
 
 def _check_tokenizer(first: Header, other: Header) -> None:

@@ -20,11 +20,11 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from .. import kernels
 from ..errors import FormatError, PlanError
-from ..expr import Apply, Combine, Expr, Given, Read, Slice, describe
+from ..expr import Apply, Combine, Effective, Expr, Given, Read, Slice, describe
 from ..ggufio.reader import Source
 from ..ggufio.types import Header, TensorInfo, type_name
 from ..kernels import Raw, Values
-from . import mapping, methods
+from . import finite, mapping, methods
 from .norms import IMATRIX, input_norms
 from .shape import n_rows, shape_of
 
@@ -73,12 +73,19 @@ class RowReader:
         """float32 values of the rows, flat.
 
         Raises:
-            FormatError: the file ends early, or holds a type that cannot be decoded.
+            FormatError: the file ends early, holds NaN or infinity, or a type that cannot
+                be decoded.
             PlanError: an unknown method, or inputs that do not fit.
         """
         match expr:
-            case Read(_, tensor):
-                return kernels.decode(tensor.type, self.raw(expr, rows))
+            case Read(source, tensor):
+                values = kernels.decode(tensor.type, self.raw(expr, rows))
+                finite.check_source(values, self._sources[source].header, tensor)
+                return values
+            case Effective(weight, scale):
+                at = methods.Place(shape_of(weight), rows, describe(weight))
+                factors = self.values(scale, ((0, 1),)).reshape(-1, 1)
+                return methods.scaled(self.values(weight, rows), factors, at)
             case Given():
                 return self._given_rows(expr, rows)
             case Slice(inner, 0):
@@ -105,10 +112,7 @@ class RowReader:
                 "given values do not fit", tensor=at.name,
                 expected=[at.shape[0], f"1 or {slabs}"], found=list(expr.shape),
             )  # fmt: skip
-        numbers = np.concatenate([np.arange(a, b) for a, b in at.rows])
-        per_slab = at.shape[1] if len(at.shape) > 1 else 1
-        slab = numbers // per_slab if table.shape[0] > 1 else np.zeros_like(numbers)
-        return np.ascontiguousarray(table[slab], np.float32).reshape(-1)
+        return np.ascontiguousarray(methods.by_row(table, at), np.float32).reshape(-1)
 
     def raw(self, read: Read, rows: Rows) -> Raw:
         """The encoded bytes of whole rows of a tensor."""

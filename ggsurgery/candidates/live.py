@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from .. import kernels
 from ..arch import ArchRules
+from ..blend.scales import NEED_SCALE, belongs_to_weight
 from ..errors import ArchitectureError
 from ..execute import settle
+from ..expr import Read
 from ..ggufio.reader import Source
+from ..ggufio.types import TensorInfo
 from ..layout import Copy
 from ..plan.types import Block, BlockRef, Plan, Take, main_reference
 from ..runtime.live import LiveModel
@@ -51,29 +57,55 @@ class Live:
         self.model.restore(self._original)
         for slot in sorted(set(range(self.n_slots)) - set(slots)):
             self._bypass(slot)
+        placed = set()
         for piece in layout.pieces:
             name = piece.info.name
             if (layer := piece.info.layer) is not None:
                 name = f"blk.{slots[layer]}.{piece.info.suffix}"
-            tensor = self.source.header.by_name[name]
+            placed.add(name)
+            tensor = self.source.header.by_name.get(name)
+            if tensor is None:
+                raise self._unlike(name, "none", "a tensor as in the layer that takes its place")
             if isinstance(piece.job, Copy):
                 if piece.job.tensor.name == name:
                     continue
                 if piece.job.tensor.type != tensor.type:
-                    raise ArchitectureError(
-                        "layers are stored in different types, so one cannot stand in the "
-                        "other's place in memory", file=self.source.header.path, tensor=name,
-                        expected=tensor.type_name, found=piece.job.tensor.type_name,
-                        hint="Use --route file.",
-                    )  # fmt: skip
+                    raise self._unlike(name, tensor.type_name, piece.job.tensor.type_name)
                 self.model.set(name, self.source.data(piece.job.tensor))
                 self.source.forget(piece.job.tensor)
             else:
                 from ..compute import evaluate
 
+                if tensor.type in NEED_SCALE:
+                    raise self._unlike(name, tensor.type_name, piece.info.type_name)
                 blocks = evaluate(piece.job.expr, tensor.type, (self.source,), given=given)
                 self.model.set(name, b"".join(bytes(b) for b in blocks))
+        for slot in slots:
+            for suffix, tensor in self.source.header.layer_tensors(slot).items():
+                if tensor.name not in placed:
+                    self._neutralize(slot, suffix, tensor)
         self.model.reset()
+
+    def _neutralize(self, slot: int, suffix: str, tensor: TensorInfo) -> None:
+        """Give a tensor that the layer now in this place lacks the values that change nothing."""
+        own = self.source.header.layer_tensors(slot)
+        read = {s: Read(0, t) for s, t in own.items()}
+        if suffix.endswith(".input_scale"):
+            return
+        if belongs_to_weight(read.get, suffix):
+            ones = np.ones(tensor.n_elements, np.float32)
+            self.model.set(tensor.name, kernels.encode(tensor.type, ones, ones.size).tobytes())
+        elif suffix.endswith(".bias"):
+            self.model.set(tensor.name, bytes(tensor.nbytes))
+        else:
+            raise self._unlike(tensor.name, tensor.type_name, "none")
+
+    def _unlike(self, name: str, here: str, there: str) -> ArchitectureError:
+        return ArchitectureError(
+            "layers are stored in different ways, so one cannot take the other's place in memory",
+            file=self.source.header.path, tensor=name, expected=here, found=there,
+            hint="Use --route file.",
+        )  # fmt: skip
 
     def _original(self, name: str) -> bytes:
         return bytes(self.source.data(self.source.header.by_name[name]))

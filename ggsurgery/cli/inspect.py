@@ -19,6 +19,7 @@ from ..look.verify import verify as find_faults
 from ..plan.text import format_layers
 from ._files import FILE
 from ._output import human_bytes, human_count, json_option, print_json, table
+from ._progress import bytes_bar
 
 
 @click.command()
@@ -115,7 +116,11 @@ def _tensor_table(header: Header) -> str:
 
 @click.command()
 @click.argument("file", metavar="FILE", type=FILE)
-@click.option("--deep", is_flag=True, help="Also run `tokenizer check`, which needs llama.cpp.")
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Also look for NaN and infinity in the weights, and run `tokenizer check`.",
+)
 @json_option
 def verify(file: Path, deep: bool, as_json: bool) -> None:
     """Check a file: structure, layers, per-layer arrays, tokenizer. Exit code 1 on errors.
@@ -128,7 +133,7 @@ def verify(file: Path, deep: bool, as_json: bool) -> None:
     header = read_header(file)
     found = find_faults(header)
     if deep:
-        found = [*found, *_tokenizer_faults(file)]
+        found = [*found, *_weight_faults(file), *_tokenizer_faults(file)]
     errors = [f for f in found if f.severity == "error"]
     if as_json:
         print_json({"file": file.name, "ok": not errors, "findings": [asdict(f) for f in found]})
@@ -141,6 +146,13 @@ def verify(file: Path, deep: bool, as_json: bool) -> None:
         )
     if errors:
         sys.exit(1)
+
+
+def _weight_faults(file: Path) -> list[Finding]:
+    from ..look.nonfinite import nonfinite_tensors
+
+    with Source(file) as source, bytes_bar("weights", source.header.n_bytes) as bar:
+        return list(nonfinite_tensors(source, bar.update))
 
 
 def _tokenizer_faults(file: Path) -> list[Finding]:

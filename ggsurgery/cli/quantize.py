@@ -188,8 +188,7 @@ def _one(
         print_json(result.to_json() | {"source": str(planned.header.path)} | more)
         return
     click.echo(_sizes([result], planned.header.n_bytes))
-    _fallbacks(result)
-    _lacking(result)
+    _details(result)
     if dry_run:
         note("dry run: nothing was written")
 
@@ -209,8 +208,7 @@ def _ladder(found: Ladder, dry_run: bool, force: bool, as_json: bool) -> None:
         return
     click.echo(_sizes(results, found.rungs[0].planned.header.n_bytes))
     for result in results:
-        _fallbacks(result)
-        _lacking(result)
+        _details(result)
     if dry_run:
         note(f"dry run: nothing was written; {human_bytes(found.bytes_to_write)} would be")
 
@@ -229,6 +227,16 @@ def _sizes(results: list[QuantizeResult], n_bytes: int) -> str:
         for r in results
     ]
     return table(rows, ("type", "file", "size", "bytes", "bits per weight", "ratio", "fell back"))
+
+
+def _details(result: QuantizeResult) -> None:
+    _fallbacks(result)
+    _lacking(result)
+    if result.folded_scales:
+        note(
+            f"{result.ftype}: {result.folded_scales} separate scales are multiplied into "
+            "their weights"
+        )
 
 
 def _fallbacks(result: QuantizeResult) -> None:

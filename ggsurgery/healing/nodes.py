@@ -13,8 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..blend.rows import RowReader
+from ..blend.scales import effective
 from ..candidates import Candidates
 from ..errors import ArchitectureError, EngineError
+from ..expr import Read
 from ..plan.heal import PROJECTION, Cut
 from ..plan.types import Plan
 from ..runtime.engine import Engine, Outputs
@@ -117,16 +120,10 @@ def _check_sum(session: Candidates, cut: Cut, out: F32, total: F32) -> None:
 
 
 def weights(session: Candidates, layer: int) -> F64:
-    """A layer's projection as numbers, float64 [n_embd, d_ff]."""
-    from gguf.constants import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    tensor = session.source.header.layer_tensors(layer)[PROJECTION]
-    raw = np.frombuffer(session.source.data(tensor), np.uint8)
-    kind = GGMLQuantizationType(tensor.type)
-    rows = raw.reshape(tensor.shape[1], -1)
-    if kind == GGMLQuantizationType.F32:
-        return rows.view(np.float32).astype(np.float64)
-    if kind == GGMLQuantizationType.F16:
-        return rows.view(np.float16).astype(np.float64)
-    return dequantize(rows, kind).astype(np.float64)
+    """A layer's projection as the model uses it, float64 [n_embd, d_ff]."""
+    tensors = session.source.header.layer_tensors(layer)
+    expr = effective({s: Read(0, t) for s, t in tensors.items()}.get, PROJECTION)
+    assert expr is not None  # `check_carrier` has seen it
+    width, height = tensors[PROJECTION].shape
+    values = RowReader([session.source]).values(expr, ((0, height),))
+    return values.reshape(height, width).astype(np.float64)

@@ -16,16 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, FormatError
+from ..expr import Read
+from ..fold_scales import folded_layout, has_scales
 from ..ggufio.atomic import atomic_path, check_output
 from ..ggufio.header import read_header
+from ..ggufio.reader import Source
 from ..ggufio.types import Header, type_id
 from ..imatrix import Imatrix, read_imatrix
+from ..layout import FileLayout
 from . import machine
 from .filetypes import file_type
-from .quantize_call import Call, dry_runs, run
+from .quantize_call import Call, InvalidDataError, Told, dry_runs, run
 from .quantize_plan import (
     QuantizeResult,
     check,
+    check_scales,
+    folded_result,
     lacking_entries,
     planned_result,
     written_result,
@@ -37,6 +43,9 @@ TensorTypes = Iterable[str | tuple[str, str]]
 #: ggml types that exist for computing, not for storing weights.
 NOT_WEIGHTS = {"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"}
 
+#: File types that are not quantized: separate scales are multiplied into the weights.
+FLOAT_NAMES = ("F32", "F16", "BF16")
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -45,6 +54,8 @@ class Planned:
     header: Header
     call: Call
     result: QuantizeResult
+    folded: FileLayout | None = None
+    """The output where separate scales are multiplied in: written here, not by llama.cpp."""
 
     def make(
         self, dst: str | Path, *, force: bool = False, progress: Progress | None = None
@@ -56,10 +67,52 @@ class Planned:
         """
         out = Path(dst)
         check_output(out, self.header.paths, force=force, nbytes=self.result.n_bytes)
+        if self.folded is not None:
+            return self._fold(self.folded, out, force, progress)
         with atomic_path(out, force=force) as temporary:
-            told = run(replace(self.call, dst=str(temporary), dry_run=False), progress)
+            try:
+                told = run(replace(self.call, dst=str(temporary), dry_run=False), progress)
+            except InvalidDataError as error:
+                raise self._too_large(str(error.tensor)) from error
             made = read_header(temporary)
         return written_result(self.result, made, out, told)
+
+    def _too_large(self, name: str) -> EngineError:
+        """The error for a tensor that its new type cannot hold.
+
+        Raises:
+            FormatError: it holds NaN or infinity already.
+        """
+        from ..blend.finite import LARGEST
+        from ..blend.rows import RowReader
+        from ..compute import largest
+
+        new = next(t.new for t in self.result.tensors if t.name == name)
+        limit = LARGEST.get(type_id(new))
+        with Source(self.header.path) as source:
+            found = largest(RowReader([source]), Read(0, source.header.by_name[name]))
+        return EngineError(
+            f"the values are too large for {new}", file=self.header.path, tensor=name,
+            expected=None if limit is None else f"at most {limit:.6g}", found=f"{found:.6g}",
+            hint="Choose a file type whose numbers reach further: BF16 or F32.",
+        )  # fmt: skip
+
+    def _fold(
+        self, layout: FileLayout, out: Path, force: bool, progress: Progress | None
+    ) -> QuantizeResult:
+        from ..execute import execute
+
+        done = 0
+
+        def tick(_: int) -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, len(layout.pieces))
+
+        with Source(self.header.path) as source:
+            execute(layout, [source], out, force=force, threads=self.call.n_threads, progress=tick)
+        return written_result(self.result, read_header(out), out, Told())
 
 
 def quantize(
@@ -142,14 +195,19 @@ def plan(
     for name, _ in known:
         check_overrides(name, overrides, header)
     result = []
-    for (name, _), one, told in zip(known, calls, dry_runs(calls), strict=True):
-        planned = planned_result(header, None, name, told, one)
+    scaled = has_scales(header)
+    for (name, number), one, told in zip(known, calls, dry_runs(calls), strict=True):
+        planned, folded = planned_result(header, None, name, told, one), None
+        if scaled and name in FLOAT_NAMES:
+            folded = folded_layout(header, told.types, number)
+            planned = folded_result(planned, folded)
         if not trial:
+            check_scales(planned)
             if matrix is not None:
                 lacking = lacking_entries(planned, matrix)
                 planned = replace(planned, without_imatrix=lacking)
             check(planned, header, matrix, imatrix, allow_requantize, told.needs_imatrix)
-        result.append(Planned(header, one, planned))
+        result.append(Planned(header, one, planned, folded))
     return result
 
 
@@ -185,7 +243,7 @@ def check_overrides(ftype: str, overrides: tuple[tuple[str, int], ...], header: 
     Raises:
         EngineError: the file type is not a quantized one, or a pattern finds no tensor.
     """
-    if overrides and ftype in ("F32", "F16", "BF16"):
+    if overrides and ftype in FLOAT_NAMES:
         raise EngineError(
             f"tensor types have no effect with the file type {ftype}",
             hint="llama.cpp applies them only to quantized file types: use Q8_0 with "

@@ -50,6 +50,10 @@ class Call:
     metadata: tuple[tuple[str, str | int], ...] = ()
 
 
+class InvalidDataError(EngineError):
+    """Data with NaN or infinity, before or after quantizing; `tensor` names where."""
+
+
 @dataclass
 class Told:
     """What the log told: new type by tensor, wanted type and columns of those that fell back."""
@@ -98,9 +102,21 @@ def _call(call: Call, progress: Callable[[int, int], None] | None = None) -> Tol
         src, dst = os.fsencode(call.src), os.fsencode(call.dst)
         status = llama.llama_model_quantize(src, dst, ctypes.byref(p))
     del keep
+    if status != 0 and (name := _invalid(lines)) is not None:
+        raise InvalidDataError("llama.cpp refuses the data", file=call.src, tensor=name)
     if status != 0:
         raise EngineError(f"llama.cpp could not quantize it: {lines.errors(2)}", file=call.src)
     return _read_log(lines.text())
+
+
+def _invalid(lines: log.Lines) -> str | None:
+    """The tensor whose data llama.cpp found to be invalid, before or after quantizing it."""
+    words = lines.errors(2)
+    if named := re.search(r"tensor '(.+?)' has invalid data", words):
+        return named[1]
+    if "data validation failed" not in words:
+        return None
+    return next(reversed(re.findall(r"\[ *\d+/ *\d+\] (\S+)", lines.text())), None)
 
 
 def _parameters(call: Call) -> tuple[Any, list[Any]]:

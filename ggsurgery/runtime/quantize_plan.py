@@ -6,16 +6,17 @@ The types come from llama.cpp's own dry run; the size of the file is computed to
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gguf.constants import GGMLQuantizationType, GGUFValueType
+from gguf.constants import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
 
 from ..errors import EngineError
 from ..ggufio.types import Header, TensorInfo, Value, tensor_nbytes, type_id
 from ..ggufio.writer import encode_header, padded
 from ..imatrix import Imatrix
+from ..layout import FileLayout
 from .quantize_call import Call, Told
 
 ALIGNMENT = 32  # llama.cpp's output always uses the default
@@ -44,6 +45,7 @@ class QuantizeResult:
         tensors: every tensor in file order.
         requantized: how many tensors were already quantized and lose a second time.
         without_imatrix: quantized tensors that the imatrix has no entry for.
+        folded_scales: how many separate scales are multiplied into their weights.
     """
 
     src: Path
@@ -54,6 +56,7 @@ class QuantizeResult:
     tensors: tuple[QuantizedTensor, ...]
     requantized: int
     without_imatrix: tuple[str, ...] = ()
+    folded_scales: int = 0
 
     @property
     def fallbacks(self) -> tuple[QuantizedTensor, ...]:
@@ -70,6 +73,7 @@ class QuantizeResult:
             "fallbacks": {t.name: [t.wanted, t.new] for t in self.fallbacks},
             "requantized": self.requantized,
             "without_imatrix": list(self.without_imatrix),
+            "folded_scales": self.folded_scales,
         }
 
 
@@ -118,6 +122,34 @@ def requantized_warning(result: QuantizeResult, name: str) -> str | None:
     )
 
 
+def folded_result(planned: QuantizeResult, layout: FileLayout) -> QuantizeResult:
+    """The result of a layout into whose weights the scales of `planned` are multiplied."""
+    sizes = {p.info.name: p.info.nbytes for p in layout.pieces}
+    tensors = tuple(t for t in planned.tensors if t.name in sizes)
+    bpw = 8 * sum(sizes.values()) / max(1, layout.n_parameters)
+    folded = sum(t.name not in sizes and t.name.endswith(".scale") for t in planned.tensors)
+    return replace(planned, n_bytes=layout.n_bytes, bpw=bpw, tensors=tensors, folded_scales=folded)
+
+
+def check_scales(planned: QuantizeResult) -> None:
+    """Refuse an output matrix that leaves NVFP4 and keeps its scale.
+
+    llama.cpp reads `output.scale` only beside an NVFP4 matrix (llama-model.cpp).
+
+    Raises:
+        EngineError: naming the way over BF16.
+    """
+    by_name = {t.name: t for t in planned.tensors}
+    output, scale = by_name.get("output.weight"), by_name.get("output.scale")
+    if output is not None and scale is not None and output.new != "nvfp4":
+        raise EngineError(
+            f"llama.cpp reads a separate scale of this matrix only beside nvfp4, not {output.new}",
+            file=planned.src, tensor="output.weight",
+            hint="Convert to BF16 first, which multiplies the scales into the weights: "
+            "ggsurgery quantize --type BF16 IN OUT",
+        )  # fmt: skip
+
+
 def _is_float(kind: str) -> bool:
     return GGMLQuantizationType[kind.upper()] in FLOATS
 
@@ -126,7 +158,7 @@ def _file_size(header: Header, tensors: list[QuantizedTensor], call: Call) -> in
     """The size of the file that llama.cpp will write, to the byte."""
     u32 = GGUFValueType.UINT32
     metadata = {k: v for k, v in header.metadata.items() if not k.startswith("split.")}
-    metadata["general.quantization_version"] = Value.of(2, u32)
+    metadata["general.quantization_version"] = Value.of(GGML_QUANT_VERSION, u32)
     metadata["general.file_type"] = Value.of(0, u32)
     for key, value in call.metadata:
         kind = GGUFValueType.STRING if isinstance(value, str) else u32
@@ -248,4 +280,5 @@ def written_result(planned: QuantizeResult, made: Header, out: Path, told: Told)
         tensors,
         planned.requantized,
         told.without_imatrix,
+        planned.folded_scales,
     )

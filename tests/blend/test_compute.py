@@ -14,7 +14,7 @@ from ggsurgery import compute, kernels
 from ggsurgery.blend import resolve
 from ggsurgery.blend.select import kth_smallest
 from ggsurgery.blend.shape import n_rows, shape_of
-from ggsurgery.errors import EngineError, FormatError, PlanError
+from ggsurgery.errors import FormatError, PlanError
 from ggsurgery.expr import Apply, Combine, Expr, Given, Read, Slice
 from ggsurgery.ggufio.reader import Source
 from ggsurgery.kernels import BF16, F16, F32
@@ -236,21 +236,62 @@ def test_masks_by_rows_and_patterns(tmp_path: Path, largest: bool) -> None:
         assert (gone.max(axis=2) <= stays.min(axis=2)).all()
 
 
-def test_nan_is_never_masked_and_never_spreads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [F32, F16, BF16, T.Q8_0], ids=lambda k: T(k).name)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, kind: int, bad: float) -> None:
+    tensors = {f"blk.{n}.w": (weights((9, 512), n), kind) for n in range(2)}
+    path = write_file(tmp_path / "m.gguf", tensors, 2).header.path
+    source = Source(path)
+    at = source.position(source.header.by_name["blk.0.w"])
+    with path.open("r+b") as file:  # of Q8_0 the scale of the first block, which is F16
+        file.seek(at)
+        one = np.array([bad], np.float32).view(np.uint8)
+        file.write(kernels.encode(F16 if kind == T.Q8_0 else kind, one.view("<f4"), 1).tobytes())
+    both = [read(source, 0), read(source, 1)]
+    for expr in (
+        linear([*both], [0.5, 0.5]),
+        Apply(both[0], "scale", params(factor=0.0)),
+        Apply(both[0], "mask", params(sparsity=0.5, largest=True)),
+        Combine(tuple(both), "ties", params(weights=(1.0,), density=0.1, scale=1.0)),
+    ):
+        for out in (kind, T.Q8_0, F32):
+            with pytest.raises(FormatError, match=r"m\.gguf: blk\.0\.w \(.*NaN or infinity"):
+                run(expr, out, source)
+
+
+@pytest.mark.parametrize("source_kind", [F32, F16, BF16], ids=lambda k: T(k).name)
+@pytest.mark.parametrize(
+    ("factor", "kind", "said"),
+    [
+        (3e5, F16, "expected at most 65504, found 300000. Choose bf16"),
+        (1e39, F16, "expected at most 65504, found NaN or infinity. Choose a smaller factor"),
+        (1e39, F32, "expected at most 3.40282e+38, found NaN or infinity. Choose a smaller"),
+        (1e39, BF16, "expected at most 3.38953e+38, found NaN or infinity. Choose a smaller"),
+        (3e7, T.Q8_0, "too large for q8_0: found 3e+07. Choose bf16"),
+    ],
+)
+def test_values_too_large_for_their_type_are_refused(
+    tmp_path: Path, source_kind: int, factor: float, kind: int, said: str
+) -> None:
     values = weights((9, 512), 0)
-    values[3, 5] = np.nan
-    source = write_file(
-        tmp_path / "m.gguf", {"blk.0.w": (values, F32), "blk.1.w": (weights((9, 512), 1), F32)}, 2
-    )
-    for largest in (False, True):
-        expr = Apply(read(source, 0), "mask", params(sparsity=0.5, largest=largest or None))
-        found = run(expr, F32, source).view(np.float32).reshape(9, 512)
-        assert np.isnan(found[3, 5]) and np.isnan(found).sum() == 1
-        assert (found == 0).sum() == 2304
-    both = run(linear([read(source, 0), read(source, 1)], [0.5, 0.5]), F32, source)
-    assert np.isnan(both.view(np.float32)).sum() == 1
-    with pytest.raises(EngineError, match=r"blk\.0\.w \(f32\): NaN or infinity cannot"):
-        run(linear([read(source, 0), read(source, 1)], [0.5, 0.5]), T.Q8_0, source)
+    values[4, 5] = -1.0
+    source = write_file(tmp_path / "m.gguf", {"blk.0.w": (values, source_kind)})
+    expr = Apply(read(source, 0), "scale", params(factor=factor))
+    with pytest.raises(PlanError) as caught:
+        run(expr, kind, source)
+    assert said in str(caught.value) and "blk.0.w" in str(caught.value)
+    if factor < 1e38:
+        assert np.isfinite(run(expr, F32, source).view(np.float32)).all()
+        assert np.isfinite(kernels.decode(BF16, run(expr, BF16, source))).all()
+
+
+def test_the_largest_numbers_of_half_precision_are_written(tmp_path: Path) -> None:
+    source = write_file(tmp_path / "m.gguf", {"blk.0.w": (np.full((2, 64), 65504.0), F32)})
+    for factor in (1.0, 65519 / 65504):  # rounds to 65504; from 65520 on it is infinity
+        found = run(Apply(read(source, 0), "scale", params(factor=factor)), F16, source)
+        assert (kernels.decode(F16, found) == 65504).all()
+    with pytest.raises(PlanError, match="found 65520"):
+        run(Apply(read(source, 0), "scale", params(factor=65520 / 65504)), F16, source)
 
 
 @pytest.mark.parametrize("kinds", [(F32,), (F16,), (BF16,), (F32, F16, BF16, T.Q8_0)])

@@ -1,0 +1,50 @@
+"""NaN and infinity in a file's weights: damage, or numbers too large for a conversion."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+from .. import kernels
+from ..arch import Finding
+from ..blend import finite, mapping
+from ..blend.parallel import reduce_blocks
+from ..blend.parts import is_integer
+from ..blend.resolve import row_blocks
+from ..blend.rows import RowReader, Rows
+from ..compute import default_threads
+from ..expr import Read
+from ..ggufio.reader import Source
+
+
+def nonfinite_tensors(
+    source: Source, progress: Callable[[int], object] | None = None
+) -> Iterator[Finding]:
+    """An error for every tensor that holds NaN or infinity, in memory of a few blocks.
+
+    Args:
+        progress: called with the bytes read since the last call.
+    """
+    header = source.header
+    if (header.order == "<") != (sys.byteorder == "little"):
+        yield Finding("warning", "weights", "not checked: the file has the other byte order", "")
+        return
+    reader = RowReader([source], progress=progress)
+    for tensor in header.tensors:
+        if is_integer(tensor.type) or not kernels.can_decode(tensor.type):
+            continue
+        read = Read(0, tensor)
+
+        def step(bad: list[int], rows: Rows, read: Read = read) -> None:
+            raw = reader.look(read, rows)
+            bad[0] += finite.count_nonfinite(read.tensor.type, raw)
+            mapping.drop(raw)
+
+        parts = reduce_blocks(row_blocks(read), lambda: [0], step, default_threads())
+        if bad := sum(part[0] for part in parts):
+            yield Finding(
+                "error",
+                tensor.name,
+                f"{bad:,} of {tensor.n_elements:,} weights are NaN or infinite",
+                "The file is damaged, or numbers were too large for a type on the way.",
+            )
