@@ -16,6 +16,7 @@ from typing import Any
 from gguf.constants import Keys, TokenType
 
 from ..chat.vocabulary import Vocabulary
+from ..errors import FormatError
 from ..ggufio.header import read_header
 from ..runtime.vocab_only import VocabularyFile
 from .bpe import check_bpe
@@ -79,7 +80,10 @@ def check_tokenizer(
     findings = list(_check_lists(vocabulary))
     reference: Any = None
     if is_sentencepiece(vocabulary):
-        reference = processor(vocabulary)
+        try:
+            reference = processor(vocabulary)
+        except FormatError as error:
+            findings.append(Finding("warning", "sentencepiece", f"not compared: {error.problem}"))
     elif vocabulary.model == "gpt2":
         findings += check_bpe(vocabulary)
     with VocabularyFile(path) as llama:

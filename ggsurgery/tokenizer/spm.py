@@ -10,6 +10,9 @@ them the original `.model` file follows, a protocol buffer (sentencepiece_model.
                     4 remove_extra_whitespaces  5 escape_whitespaces
 
 The package sentencepiece needs no protobuf to load it, and a few fields need none to write.
+
+llama.cpp's converter writes the spaces of a user-defined piece as plain spaces, because
+llama.cpp finds such pieces in the raw text; SentencePiece has U+2581 for them.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from gguf.constants import Keys, TokenType
 
 from ..chat.vocabulary import Vocabulary
 from ..errors import FormatError
+
+#: What SentencePiece writes for a space.
+SPACE = "\u2581"
 
 #: `tokenizer.ggml.model` → SentencePiece's model type.
 MODELS = {"llama": 2, "t5": 1}
@@ -51,7 +57,7 @@ def model_bytes(vocabulary: Vocabulary) -> bytes:
             found="none" if scores is None else len(scores),
         )  # fmt: skip
     pieces = (
-        _field(1, _field(1, _bytes(text)) + _float(2, score) + _number(3, kind))
+        _field(1, _field(1, _bytes(_piece(text, kind))) + _float(2, score) + _number(3, kind))
         for text, score, kind in zip(vocabulary.tokens, scores, _types(vocabulary), strict=True)
     )
     return b"".join((*pieces, _field(2, _trainer(vocabulary)), _field(3, _normalizer(vocabulary))))
@@ -74,6 +80,11 @@ def processor(vocabulary: Vocabulary) -> Any:
             tensor=Keys.Tokenizer.LIST,
         ) from None  # fmt: skip
     return found
+
+
+def _piece(text: str, kind: int) -> str:
+    """The piece as SentencePiece spells it."""
+    return text.replace(" ", SPACE) if kind == TokenType.USER_DEFINED else text
 
 
 def _types(vocabulary: Vocabulary) -> list[int]:

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from click.testing import CliRunner
+from gguf.constants import TokenType
 
 from ggsurgery.chat.vocabulary import Vocabulary
 from ggsurgery.cli import cli
@@ -16,13 +18,14 @@ from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.runtime.vocab_only import VocabularyFile
 from ggsurgery.surgery import prepare
 from ggsurgery.tokenizer.bpe import byte_alphabet
-from ggsurgery.tokenizer.check import check_tokenizer
+from ggsurgery.tokenizer.check import SAMPLES, check_tokenizer
 from ggsurgery.tokenizer.spm import processor
 from tests._command import error_line
 from tests._llama_source import llama_source
 from tests._needs import needs_shared
 from tests._shapes import BYTES, TINY, TOKENS, small, write_shapes
 from tests._tiny import MODEL
+from tests.tokenizer._trained import converted, trained
 
 
 def vocabulary_file(name: str) -> Path:
@@ -61,6 +64,43 @@ def test_sentencepiece_agrees_with_llama_cpp_on_flores(name: str) -> None:
     report = check_tokenizer(vocabulary_file(name), lines)
     assert report.ok, report.findings
     assert report.compared == report.returned == len(lines) == 1994
+
+
+#: Runs of spaces and line breaks of every length, within words and at both ends.
+SPACED = (
+    *SAMPLES,
+    *(f"{' ' * n}x{' ' * n}y{' ' * n}" for n in range(20)),
+    *("\n" * n + "self" + "\n" * n for n in range(12)),
+    "def f(x):\n        return  x\n\n\n    \t y  # New York, New  York <b>the fox</b>",
+    " ", "", "\n", " \n  \n   \n",
+)  # fmt: skip
+
+
+def test_a_vocabulary_like_gemmas_has_the_ids_of_its_own_model(tmp_path: Path) -> None:
+    """User-defined pieces hold plain spaces in a GGUF: three tokenizers, the same ids."""
+    model = trained()
+    path = converted(model, tmp_path / "gemma.gguf")
+    vocabulary = Vocabulary.of(read_header(path))
+    original = sentencepiece.SentencePieceProcessor(model_proto=model)
+    wanted = [original.EncodeAsIds(line) for line in SPACED]
+    assert {vocabulary.ids[" " * 4], vocabulary.ids["\n" * 3]} <= set(sum(wanted, []))
+    with VocabularyFile(path) as llama:
+        assert [llama.tokenize(line, add_special=False) for line in SPACED] == wanted
+    rebuilt = processor(vocabulary)
+    assert [rebuilt.EncodeAsIds(line) for line in SPACED] == wanted
+    report = check_tokenizer(path, SPACED)
+    assert (report.findings, report.compared) == ((), len(SPACED))
+
+
+def test_pieces_that_sentencepiece_cannot_hold_are_a_finding(tmp_path: Path) -> None:
+    """A normal piece ▁▁ beside the user-defined "  ": llama.cpp takes both, SentencePiece one."""
+    more = [("\u2581" * 2, TokenType.NORMAL)]
+    path = converted(trained(), tmp_path / "gemma.gguf", more=more)
+    report = check_tokenizer(path)
+    assert report.ok and report.compared == 0
+    (finding,) = report.findings
+    assert (finding.level, finding.check) == ("warning", "sentencepiece")
+    assert finding.message.startswith("not compared: sentencepiece refuses this vocabulary")
 
 
 @pytest.mark.parametrize("name", ["llama-bpe", "gpt-2"])
