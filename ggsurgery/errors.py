@@ -9,13 +9,18 @@ exits with `exit_code`; a library caller catches the class.
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 
-def printable(text: str) -> str:
-    """The text with control characters escaped: a file's names must not steer a terminal.
+def printable(text: str, keep: str = "") -> str:
+    """The text with control characters escaped: a file's texts must not steer a terminal.
+
+    Everything that does not show itself is escaped: escape sequences, line breaks, marks that
+    turn the direction of writing, characters of no width.
+
+    Args:
+        keep: characters that stay as they are, such as line breaks.
 
     Example:
         >>> printable("blk.0\\x1b[2J")
@@ -23,12 +28,19 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    hidden = {c for c in set(text) if not c.isprintable()} - set(keep)
+    return text.translate({ord(c): c.encode("unicode_escape").decode() for c in hidden})
+
+
+def one_line(text: object) -> str:
+    """A text of somebody else's file on one line, escaped as `printable` does it."""
+    return printable(" ".join(str(text).split()))
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """A JSON document as text that UTF-8 can hold: bytes of a file's names that are not UTF-8,
-    which Python keeps as surrogates, become escapes.
+    """A JSON document as text that UTF-8 can hold and that steers no terminal: bytes of a file's
+    names that are not UTF-8, which Python keeps as surrogates, and all that `printable` escapes
+    become JSON's own escapes.
 
     Args:
         options: as for `json.dumps`.
@@ -38,7 +50,8 @@ def json_text(value: Any, **options: Any) -> str:
         '{"name": "blk\\\\udcff é"}'
     """
     text = json.dumps(value, ensure_ascii=False, **options)
-    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    hidden = {c for c in set(text) if not c.isprintable()} - {"\n"}
+    return text.translate({ord(c): json.dumps(c)[1:-1] for c in hidden})
 
 
 class GGSurgeryError(Exception):
@@ -89,7 +102,7 @@ class GGSurgeryError(Exception):
             text += ": " + ", ".join(facts)
         if self.hint:
             text += f". {self.hint}"
-        return printable(" ".join(text.split()))
+        return one_line(text)
 
     def at(self, *, file: str | Path | None = None, tensor: str | None = None) -> GGSurgeryError:
         """The same error with its place, where the one who found it did not know it."""

@@ -21,7 +21,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "_gguf", "__version__"),
     ("child", "textfile"),
     ("fields",),
-    ("ggufio", "kernels", "plan", "shipped"),
+    ("ggufio", "kernels", "markdown", "plan", "shipped"),
     ("chat", "expr", "header_edit", "identity", "imatrix", "provenance"),
     ("report_plan",),
     ("arch", "blend"),
@@ -133,6 +133,19 @@ def test_only_the_command_line_prints_and_exits():
             called = ast.unparse(node.func)
             if called in ("print", "exit", "quit", "sys.exit", "input"):
                 found.append(f"{path}:{node.lineno}: {called}()")
+    assert not found
+
+
+def test_one_place_escapes_what_a_terminal_gets():
+    """`cli/_output.py` prints; `cli/__init__.py` writes the one line of an error."""
+    doors = ("click.echo", "click.secho", "sys.stdout.write", "tqdm.write")
+    found = [
+        f"{path}:{node.lineno}: {ast.unparse(node.func)}() instead of echo, note or warn"
+        for path, tree in trees().items()
+        if str(path) not in ("cli/_output.py", "cli/__init__.py")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in doors
+    ]
     assert not found
 
 

@@ -1,4 +1,8 @@
-"""What commands print: tables a person can read, or JSON with the same figures."""
+"""What commands print: tables a person can read, or JSON with the same figures.
+
+The only place that writes to a terminal. Texts come from files, so everything that could
+steer the terminal is escaped here, whoever prints it.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,37 @@ from ..errors import json_text, printable
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+#: What lays a text out and is not escaped where a text may have several lines.
+_LAYOUT = "\n\t"
+
+
 def json_option(function: F) -> F:
     """`--json`: print the figures as one JSON document on standard output."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(
         function
     )
+
+
+def echo(text: object = "") -> None:
+    """Print on standard output; line breaks stay, all that steers a terminal is escaped."""
+    click.echo(printable(str(text), _LAYOUT))
+
+
+def echo_exact(text: str) -> None:
+    """Print a text of a file as it stands there, byte for byte, with a line break at its end.
+
+    A terminal gets it escaped, as `echo` does it.
+    """
+    text += "" if text.endswith("\n") else "\n"
+    buffer = getattr(sys.stdout, "buffer", None)
+    if sys.stdout.isatty():
+        echo(text.removesuffix("\n"))
+    elif buffer is None:  # a stream of text that Python code put there
+        sys.stdout.write(text)
+    else:
+        sys.stdout.flush()
+        buffer.write(text.encode("utf-8", "surrogateescape"))
+        buffer.flush()
 
 
 def print_json(result: Any) -> None:
@@ -38,12 +68,12 @@ def _finite(value: Any) -> Any:
 
 def note(text: str) -> None:
     """A remark to the user, on standard error so that figures stay alone on standard output."""
-    click.echo(text, err=True)
+    click.echo(printable(text, _LAYOUT), err=True)
 
 
 def warn(text: str) -> None:
     """A danger said aloud."""
-    click.echo(click.style("warning: ", fg="yellow") + text, err=True)
+    click.echo(click.style("warning: ", fg="yellow") + printable(text, _LAYOUT), err=True)
 
 
 #: A column of text is not wrapped below this many cells.
@@ -59,6 +89,7 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str], *, width: int | 
         width: cells of a line; None takes the terminal's, and no bound where there is none.
     """
     cells = [[_cell(c) for c in row] for row in rows]
+    header = [printable(name) for name in header]
     columns = range(len(header))
     right = [all(_figure(r[i]) for r in cells) and bool(cells) for i in columns]
     widths = [max(shown_width(r[i]) for r in [header, *cells]) for i in columns]

@@ -14,6 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..errors import printable
+
 #: Seconds between two plain lines.
 EVERY_S = 10.0
 
@@ -22,6 +24,8 @@ class Bar(tqdm):  # type: ignore[type-arg]
     """A bar for work of over two seconds; where nobody watches, plain lines."""
 
     def __init__(self, **options: Any) -> None:
+        if options.get("desc"):
+            options["desc"] = printable(options["desc"])
         self._lines: PlainLines | None = None
         super().__init__(**{"delay": 2, "leave": False, "disable": None, **options})
         if self.disable:
@@ -129,7 +133,7 @@ def named_progress_bar(unit: str = "it") -> Iterator[Callable[[str, int, int], N
             if name != current[0]:
                 current[0] = name
                 bar.reset(total)
-                bar.set_description(name)
+                bar.set_description(printable(name))
             bar.update(done - bar.n)
 
         yield update

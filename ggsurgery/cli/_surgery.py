@@ -23,7 +23,7 @@ from ..provenance import PREFIX
 from ..report_plan import Change, changes, layer_map, short
 from ..surgery import Operation, prepare
 from ._files import FILE
-from ._output import human_bytes, human_count, note, print_json, table, warn
+from ._output import echo, human_bytes, human_count, note, print_json, table, warn
 from ._progress import bytes_bar
 
 if TYPE_CHECKING:
@@ -262,13 +262,13 @@ def show(operation: Operation, out: Path, *, force: bool, as_json: bool) -> None
         return
     kinds = operation.rules.kinds(header)
     rows = [(row["new"], row["from"], _kind(kinds, row["layer"])) for row in facts["layer_map"]]
-    click.echo(table(_fold(rows), ("new layer", "from", "kind")))
+    echo(table(_fold(rows), ("new layer", "from", "kind")))
     used = {r.index for b in operation.plan.stack for r in references(b)}
     gone = sorted(set(range(header.n_layers)) - used)
     if gone:
-        click.echo(f"\nleft out: {format_layers(gone)}")
-    click.echo()
-    click.echo(
+        echo(f"\nleft out: {format_layers(gone)}")
+    echo()
+    echo(
         table(
             [
                 ("layers", *facts["layers"]),
@@ -280,9 +280,9 @@ def show(operation: Operation, out: Path, *, force: bool, as_json: bool) -> None
     )
     if facts["computed"]:
         types = ", ".join(f"{n} {kind}" for kind, n in facts["computed"].items())
-        click.echo(f"\ncomputed tensors: {types}; all others are copied")
-    click.echo()
-    click.echo(table([c.row for c in altered], ("metadata", "before", "after")))
+        echo(f"\ncomputed tensors: {types}; all others are copied")
+    echo()
+    echo(table([c.row for c in altered], ("metadata", "before", "after")))
     note("dry run: nothing was written")
 
 

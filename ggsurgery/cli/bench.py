@@ -14,7 +14,7 @@ from ..ggufio.atomic import check_output
 from ..runtime import worker
 from ._evaluate import save_text, warn_beyond_training
 from ._files import FILE
-from ._output import json_option, print_json, table, warn
+from ._output import echo, json_option, print_json, table, warn
 from ._progress import progress_bar
 
 
@@ -75,7 +75,7 @@ def bench(
     if as_json:
         print_json(found.document)
         return
-    click.echo(table(map(_row, found.scores), ("task", "metric", "value", "error", "n", "shots",
+    echo(table(map(_row, found.scores), ("task", "metric", "value", "error", "n", "shots",
                                                "chance")))  # fmt: skip
 
 

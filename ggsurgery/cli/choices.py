@@ -16,7 +16,7 @@ from ..ggufio.atomic import check_output
 from ..runtime import worker
 from ._evaluate import save_results
 from ._files import FILE
-from ._output import json_option, print_json, table, warn
+from ._output import echo, json_option, print_json, table, warn
 from ._progress import progress_bar
 
 
@@ -85,10 +85,8 @@ def choices(
         print_json([s.to_json() for s in scores])
         return
     header = ("metric", "value", "error", "95 % interval")
-    click.echo(table(map(_row, scores), header))
-    click.echo(
-        f"\nn = {len(questions)}, style {chosen}, {shots} shots, chance {facts['chance']:.4f}"
-    )
+    echo(table(map(_row, scores), header))
+    echo(f"\nn = {len(questions)}, style {chosen}, {shots} shots, chance {facts['chance']:.4f}")
 
 
 def _row(score: Score) -> tuple[str, str, str, str]:

@@ -13,7 +13,7 @@ from ..evaluate.statistics import holm
 from ..evaluate.suite.result import compare_surgery
 from ._evaluate import comparison_table
 from ._files import FILE
-from ._output import json_option, note, print_json
+from ._output import echo, json_option, note, print_json
 
 
 @click.command()
@@ -51,7 +51,7 @@ def compare(results: tuple[Path, ...], as_json: bool) -> None:
         print_json([{"comparison": name, "metrics": [c.to_json() for c in p]} for name, p in found])
         return
     for name, pairs in found:
-        click.echo(f"{name}\n\n{comparison_table(pairs)}\n")
+        echo(f"{name}\n\n{comparison_table(pairs)}\n")
     tests = [c.p_value for _, pairs in found for c in pairs]
     lost = sum(p < 0.05 <= q for p, q in zip(tests, holm(tests), strict=True))
     if lost:

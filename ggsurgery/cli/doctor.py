@@ -12,7 +12,7 @@ import click
 
 from .. import __version__
 from ..runtime import binding, machine, probe
-from ._output import json_option, print_json
+from ._output import echo, json_option, print_json
 
 
 @click.command()
@@ -36,7 +36,7 @@ def doctor(again: bool, as_json: bool) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         if value is not None:
-            click.echo(f"{name.replace('_', ' '):{width}}  {_text(value)}")
+            echo(f"{name.replace('_', ' '):{width}}  {_text(value)}")
 
 
 def _facts(again: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..ggufio.atomic import check_output
 from ..runtime import worker
 from ._evaluate import comparison_table, control_table, is_given, save_results, suite_table
 from ._files import FILE
-from ._output import json_option, print_json, warn
+from ._output import echo, json_option, print_json, warn
 from ._progress import named_progress_bar, progress_bar
 
 
@@ -83,7 +83,7 @@ def evaluate(
         controls = alternatives(file, baseline, n_random=n_random, seed=seed)
     score = _measure(file, settings)
     if not as_json:
-        click.echo(suite_table(score))
+        echo(suite_table(score))
     if limit is not None:
         warn(f"--limit {limit}: a trial, not a result")
     results = Results(facts, suite=score)
@@ -91,15 +91,15 @@ def evaluate(
         base_score = _measure(baseline, settings)
         comparisons = compare_surgery(base_score, score)
         if not as_json:
-            click.echo(f"\nagainst {baseline} ({base_score.total:.1f})\n")
-            click.echo(comparison_table(comparisons))
+            echo(f"\nagainst {baseline} ({base_score.total:.1f})\n")
+            echo(comparison_table(comparisons))
         outcomes: list[Outcome] = []
         line = None
         if not no_controls:
             outcomes = _outcomes(score, controls, baseline, settings)
             line = verdict(score, outcomes)
             if not as_json:
-                click.echo(f"\n{control_table(outcomes)}\n\n{line}")
+                echo(f"\n{control_table(outcomes)}\n\n{line}")
         results = Results(
             facts, suite=score, baseline=str(baseline), verdict=line,
             comparisons=tuple(c.to_json() for c in comparisons),

@@ -9,7 +9,7 @@ import click
 
 from ..example.folder import make_example
 from ._files import FILE
-from ._output import human_bytes, json_option, note, print_json, table, warn
+from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 
 
 @click.command()
@@ -41,7 +41,7 @@ def example(folder: Path, model: Path | None, as_json: bool) -> None:
         else (p.name, human_bytes(p.stat().st_size))
         for p in top
     ]  # fmt: skip
-    click.echo(table(rows, ("file", "size")))
+    echo(table(rows, ("file", "size")))
     note(f"next: cd {shlex.quote(str(folder))} && ggsurgery inspect in.gguf")
 
 

@@ -13,7 +13,7 @@ from ..runtime import worker
 from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
-from ._output import note, table
+from ._output import echo, note, table
 from ._progress import progress_bar
 from ._surgery import Options, in_out, list_option, surgery_options
 from ._writing import check_early, write_recipe
@@ -107,6 +107,6 @@ def _show(found: Healed) -> None:
         for fit in found.fits
     ]
     header = ("cut", "carried by", "tokens", "residual bare", "residual healed")
-    click.echo(table(rows, header))
+    echo(table(rows, header))
     note("residuals are shares of what the cut layers and the carrier's feed-forward did, on "
          "the calibration text; measure perplexity on another one")  # fmt: skip

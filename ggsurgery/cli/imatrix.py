@@ -19,7 +19,7 @@ from ..runtime.imatrix_collect import collect as run_collect
 from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
-from ._output import json_option, note, print_json, table, warn
+from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import progress_bar
 
 
@@ -179,9 +179,9 @@ def show(file: Path, layers: bool, top: int, as_json: bool) -> None:
     cut = top or None
     if layers:
         rows = [(s.layer, f"{s.total:.2f}", f"{s.zd:.4%}", f"{s.cossim:.4f}") for s in ranked[:cut]]
-        click.echo(table(rows, ("layer", "Σ(Act²)", "ZD", "CosSim")))
+        echo(table(rows, ("layer", "Σ(Act²)", "ZD", "CosSim")))
         return
-    click.echo(
+    echo(
         table(
             [
                 (

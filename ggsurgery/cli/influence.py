@@ -20,7 +20,7 @@ from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._measuring import force_plot_option, plot_option
-from ._output import json_option, print_json, table, warn
+from ._output import echo, json_option, print_json, table, warn
 from ._progress import progress_bar
 
 
@@ -129,9 +129,9 @@ def _show(found: Influence, span: int | None) -> None:
         for layer in range(found.n_layers)
     ]
     header = ("layer", "influence", "error", "rank", "angular/π", "norm", "first norm", "")
-    click.echo(table(rows, header))
+    echo(table(rows, header))
     if span is not None:
-        click.echo()
+        echo()
         spans = [
             (
                 f"{first}-{first + span - 1}",
@@ -140,4 +140,4 @@ def _show(found: Influence, span: int | None) -> None:
             )
             for first, distance in found.spans(span)[:10]
         ]
-        click.echo(table(spans, (f"span of {span}", "angular/π", "")))
+        echo(table(spans, (f"span of {span}", "angular/π", "")))

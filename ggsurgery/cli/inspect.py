@@ -18,7 +18,7 @@ from ..look.summary import Summary, summarize
 from ..look.verify import verify as find_faults
 from ..plan.text import format_layers
 from ._files import FILE
-from ._output import human_bytes, human_count, json_option, print_json, table
+from ._output import echo, human_bytes, human_count, json_option, print_json, table
 from ._progress import bytes_bar
 
 
@@ -43,12 +43,12 @@ def inspect(file: Path, tensors: bool, ctx: int | None, as_json: bool) -> None:
         rows = [asdict(t) | {"type_name": t.type_name} for t in header.tensors]
         print_json(facts.to_json() | ({"tensors": rows} if tensors else {}))
         return
-    click.echo(_facts(facts))
-    click.echo()
-    click.echo(_layer_table(facts))
+    echo(_facts(facts))
+    echo()
+    echo(_layer_table(facts))
     if tensors:
-        click.echo()
-        click.echo(_tensor_table(header))
+        echo()
+        echo(_tensor_table(header))
 
 
 def _facts(s: Summary) -> str:
@@ -139,11 +139,9 @@ def verify(file: Path, deep: bool, as_json: bool) -> None:
         print_json({"file": file.name, "ok": not errors, "findings": [asdict(f) for f in found]})
     else:
         for f in found:
-            click.echo(printable(f"{f.severity}: {f.where}: {f.message}"))
+            echo(printable(f"{f.severity}: {f.where}: {f.message}"))
         verdict = f"{len(errors)} error(s)" if errors else "whole and consistent"
-        click.echo(
-            f"{file}: {len(header.tensors)} tensors, {len(header.metadata)} entries: {verdict}"
-        )
+        echo(f"{file}: {len(header.tensors)} tensors, {len(header.metadata)} entries: {verdict}")
     if errors:
         sys.exit(1)
 
@@ -181,9 +179,9 @@ def diff(a: Path, b: Path, as_json: bool) -> None:
     if as_json:
         print_json(found.to_json())
     elif found.same:
-        click.echo("same metadata, same tensors")
+        echo("same metadata, same tensors")
     else:
-        click.echo(_difference(found))
+        echo(_difference(found))
     if not found.same:
         sys.exit(1)
 

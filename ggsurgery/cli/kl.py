@@ -13,7 +13,7 @@ from ..runtime import worker
 from ..textfile import read_corpus
 from ._evaluate import is_given, warn_beyond_training
 from ._files import FILE
-from ._output import human_bytes, json_option, note, print_json, table, warn
+from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import progress_bar
 
 _MEANING = {
@@ -99,9 +99,9 @@ def kl(
     if as_json:
         print_json([s.to_json() for s in scores])
         return
-    click.echo(table(map(_row, scores), ("", "value", "error", "")))
+    echo(table(map(_row, scores), ("", "value", "error", "")))
     lower = "; a lower bound (top-k base file)" if scores[0].provenance.get("lower_bound") else ""
-    click.echo(f"\n{scores[0].n} positions, in nats{lower}")
+    echo(f"\n{scores[0].n} positions, in nats{lower}")
 
 
 def _row(score: Score) -> tuple[str, str, str, str]:

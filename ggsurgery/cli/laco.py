@@ -15,7 +15,7 @@ from ..runtime import worker
 from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
-from ._output import print_json, table
+from ._output import echo, print_json, table
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options
 from ._writing import check_early, say_loss, write_recipe
@@ -110,22 +110,22 @@ def laco(
 
 
 def _show(result: Result) -> None:
-    click.echo(table([_row(a) for a in result.attempts],
+    echo(table([_row(a) for a in result.attempts],
                      ("iteration", "base", "merged", "layers", "similarity", "")))  # fmt: skip
     facts = result.to_json()
     similarity, perplexity = facts["similarity"], result.perplexity
-    click.echo(
+    echo(
         f"\n{facts['merges']} merges, {facts['rejected']} rejected, {facts['iterations']} "
         f"iterations: {facts['layers'][0]} → {facts['layers'][1]} layers "
         f"({100 * facts['removed_share']:.1f} % removed), variant {result.settings.variant}"
     )
     if similarity is not None:
-        click.echo(
+        echo(
             f"similarity with the original over {similarity['texts']} texts: mean "
             f"{similarity['mean']:.4f}, min {similarity['min']:.4f}, max {similarity['max']:.4f}"
         )
     if perplexity is not None:
-        click.echo(f"perplexity of these texts: {perplexity[0]:.2f} uncut, {perplexity[1]:.2f} cut")
+        echo(f"perplexity of these texts: {perplexity[0]:.2f} uncut, {perplexity[1]:.2f} cut")
 
 
 def _row(attempt: Attempt) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from ..ggufio.key_types import type_text
 from ..plan.recipe import step
 from ..report_plan import short
 from ._files import FILE
-from ._output import json_option, print_json, table
+from ._output import echo, echo_exact, json_option, print_json, table
 from ._surgery import Options, in_out, operate, surgery_options
 
 _NEGATIVE = re.compile(r"-[\d.]|-inf\b")
@@ -47,7 +47,7 @@ def show(file: Path, as_json: bool) -> None:
     if as_json:
         print_json({k: {"type": type_text(v), "value": v.value} for k, v in metadata.items()})
         return
-    click.echo(
+    echo(
         table(
             [(k, type_text(v), short(v, 70)) for k, v in metadata.items()], ("key", "type", "value")
         )
@@ -74,7 +74,7 @@ def get(key: str, file: Path, as_json: bool) -> None:
     if as_json or value.item_type is not None:
         print_json(value.value)
     else:
-        click.echo(value.value)
+        echo_exact(str(value.value))
 
 
 class _Signed(click.Command):

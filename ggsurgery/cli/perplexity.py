@@ -12,7 +12,7 @@ from ..runtime import worker
 from ..textfile import read_corpus
 from ._evaluate import warn_beyond_training
 from ._files import FILE
-from ._output import json_option, print_json, table
+from ._output import echo, json_option, print_json, table
 from ._progress import progress_bar
 
 
@@ -61,7 +61,7 @@ def perplexity(
         results = [_json(f, text.name) for f in found]
         print_json(results[0] if len(results) == 1 else results)
         return
-    click.echo(_table(found))
+    echo(_table(found))
 
 
 def _json(found: Perplexity, text: str) -> dict[str, Any]:

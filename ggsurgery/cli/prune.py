@@ -16,7 +16,7 @@ from ..prune import Zeros, masked
 from ..surgery import Operation, prepare
 from ._blend import out_type_option
 from ._files import FILE
-from ._output import human_bytes, note, print_json, table, warn
+from ._output import echo, human_bytes, note, print_json, table, warn
 from ._surgery import Options, in_out, show, summary, surgery_options, write_with_bar, zeros_of
 
 
@@ -111,7 +111,7 @@ def _report(
         facts |= {"out": str(out), "sparsity": total.sparsity, "threshold": threshold}
         print_json(facts | {"tensors": [z.to_json() for z in zeros]})
         return
-    click.echo(_table(zeros if each else _by_kind(zeros), total, zeros, each))
+    echo(_table(zeros if each else _by_kind(zeros), total, zeros, each))
     before, after = (human_bytes(n) for n in facts["bytes"])
     data = sum(t.nbytes for t in operation.headers[0].tensors)  # headers may differ a little
     same = data == sum(t.nbytes for t in operation.layout.tensor_infos())

@@ -15,7 +15,7 @@ from ..prune_depth import By, Choice, choose, how_many
 from ..runtime import worker
 from ._files import FILE
 from ._measuring import METRIC_HELP, measuring_options, setup_of
-from ._output import note, table, warn
+from ._output import echo, note, table, warn
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options
 from ._writing import check_early, say_loss, write_recipe
@@ -106,6 +106,6 @@ def _show(choice: Choice, metric: str) -> None:
         "greedy": f"{metric} after the cut",
     }
     rows = [(i + 1, layer, f"{score:.5f}") for i, (layer, score) in enumerate(choice.rounds)]
-    click.echo(table(rows, ("cut", "layer", what[choice.by])))
-    click.echo(f"{metric}: {choice.before:.4f} uncut, {choice.after:.4f} cut")
+    echo(table(rows, ("cut", "layer", what[choice.by])))
+    echo(f"{metric}: {choice.before:.4f} uncut, {choice.after:.4f} cut")
     note("figures are of the calibration text: measure the result on another one")

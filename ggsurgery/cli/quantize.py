@@ -18,7 +18,7 @@ from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult, requantized_warning
 from ..textfile import read_corpus
 from ._files import FILE
-from ._output import human_bytes, json_option, note, print_json, table, warn
+from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import named_progress_bar, progress_bar
 
 
@@ -187,7 +187,7 @@ def _one(
     if as_json:
         print_json(result.to_json() | {"source": str(planned.header.path)} | more)
         return
-    click.echo(_sizes([result], planned.header.n_bytes))
+    echo(_sizes([result], planned.header.n_bytes))
     _details(result)
     if dry_run:
         note("dry run: nothing was written")
@@ -206,7 +206,7 @@ def _ladder(found: Ladder, dry_run: bool, force: bool, as_json: bool) -> None:
     if as_json:
         print_json([r.to_json() for r in results])
         return
-    click.echo(_sizes(results, found.rungs[0].planned.header.n_bytes))
+    echo(_sizes(results, found.rungs[0].planned.header.n_bytes))
     for result in results:
         _details(result)
     if dry_run:

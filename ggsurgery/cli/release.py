@@ -12,11 +12,12 @@ from ..evaluate.results import Results, load_results, merge_results, read_json
 from ..release.bundle import Bundle, build_bundle, check_folder
 from ..release.collapse import is_laco
 from ..release.licence import licence_of
+from ..release.origin import RELATIONS
 from ..release.push import push as push_bundle
 from ..release.request import Request
 from ..runtime import worker
 from ._files import FILE
-from ._output import human_bytes, json_option, note, print_json, table, warn
+from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import progress_bar
 
 
@@ -70,15 +71,28 @@ def release() -> None:
     help="An Ollama PARAMETER, instead of the header's or the family's.",
 )  # fmt: skip
 @click.option("--recommended", metavar="TYPE", help="The file to recommend; default: by results.")
+@click.option("--repo", metavar="ORG/NAME", help="Where it will be, for commands on the card.")
+@click.option(
+    "--relation", type=click.Choice(RELATIONS),
+    help="To the base model; default: by the operations in the header.",
+)  # fmt: skip
+@click.option("--quantized-by", metavar="NAME", help="For the card; default: the header's.")
 @click.option("--language", "languages", multiple=True, metavar="CODE", help="For the card.")
 @click.option("--tag", "tags", multiple=True, help="For the card.")
 @click.option(
     "--memory/--no-memory", default=True, show_default=True,
     help="Measure the RAM of each file by loading it.",
 )  # fmt: skip
+@click.option(
+    "--check-tokenizer/--no-check-tokenizer", default=True, show_default=True,
+    help="Run `tokenizer check` on the recommended file; an error gives exit code 1.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @json_option
+@click.pass_context
 def build(
+    ctx: click.Context,
+    /,
     files: tuple[Path, ...],
     out: Path,
     results: tuple[Path, ...],
@@ -91,6 +105,8 @@ def build(
     **options: Any,
 ) -> None:
     """Build a bundle from GGUF files of one model.
+
+    The bundle is kept where a check finds an error; the card names it.
 
     \b
     Example:
@@ -118,6 +134,8 @@ def build(
     with progress_bar("checksums", "B") as progress:
         made = build_bundle(request, out, force=force, progress=progress)
     _show(made, as_json)
+    if made.errors:
+        ctx.exit(1)
 
 
 @release.command()
@@ -143,7 +161,7 @@ def push(
     if as_json:
         print_json({"repo": done.repo, "url": done.url, "files": list(done.files)})
     else:
-        click.echo(f"{done.url}: {len(done.files)} files, {human_bytes(done.n_bytes)}")
+        echo(f"{done.url}: {len(done.files)} files, {human_bytes(done.n_bytes)}")
 
 
 def _sorted(paths: tuple[Path, ...]) -> tuple[dict[str, Any] | None, tuple[Results, ...]]:
@@ -197,14 +215,16 @@ def _show(made: Bundle, as_json: bool) -> None:
                 "ollama_capabilities": list(chat.capabilities.names),
                 "lost": list(chat.lost),
                 "notes": list(chat.notes),
+                "warnings": list(made.warnings),
+                "errors": list(made.errors),
             }
         )
         return
-    click.echo(table([(p.name, human_bytes(p.stat().st_size)) for p in made.files],
+    echo(table([(p.name, human_bytes(p.stat().st_size)) for p in made.files],
                      ("file", "size")))  # fmt: skip
     note(f"recommended: {made.recommended}")
     note(f"Ollama will report: {', '.join(chat.capabilities.names)}")
-    for text in made.warnings:
+    for text in (*made.errors, *made.warnings):
         warn(text)
     for name in chat.lost:
         warn(f"TEMPLATE loses {name}, which the file's own chat template offers")

@@ -10,7 +10,7 @@ from ..ggufio.atomic import check_output
 from ..plan.text import parse_layers
 from ..repair import prepare
 from ..report_plan import short
-from ._output import json_option, note, print_json, table, warn
+from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import bytes_bar
 from ._surgery import in_out, list_option, warn_of_refusal
 
@@ -68,7 +68,7 @@ def repair(
             }
             print_json({"changes": values, "tensors": list(found.tensors), "written": not dry_run})
             return
-    click.echo(table(rows, ("key", "in the file", "mended")))
+    echo(table(rows, ("key", "in the file", "mended")))
     for name in found.tensors:
-        click.echo(f"{name}: the slabs of the removed layers are left out")
+        echo(f"{name}: the slabs of the removed layers are left out")
     note(f"dry run: {out} was not written" if dry_run else f"wrote {out}")

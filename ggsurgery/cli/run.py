@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from ..errors import GGSurgeryError
 from ..evaluate.results import Results, read_json
 from ..evaluate.score import Score
 from ..ggufio.header import read_header
 from ..pipeline.run import Event, Pipeline, Planned
 from ..release.sections import HOPELESS
 from ._files import FILE
-from ._output import human_bytes, json_option, note, print_json, table, warn
+from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import Bar
 
 
@@ -24,11 +25,21 @@ from ._progress import Bar
 @click.option("--out", type=FILE, help="Folder for everything; default: named like the recipe.")
 @click.option("--dry-run", is_flag=True, help="Show the steps and what they write; write nothing.")
 @json_option
-def run(recipe: Path, source: Path | None, out: Path | None, dry_run: bool, as_json: bool) -> None:
+@click.pass_context
+def run(
+    ctx: click.Context,
+    recipe: Path,
+    source: Path | None,
+    out: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Run a recipe: surgery, header, template, quantization, evaluation, release bundle.
 
     A step is done again only if what it depends on has changed. Interrupted at any point,
-    the same command goes on where it stopped. Paths in a recipe count from its folder.
+    the same command goes on where it stopped. Paths in a recipe count from its folder. A
+    check that finds an error (the tokenizer's) ends in a warning and exit code 1; its work is
+    kept, and check_tokenizer: false leaves it out.
 
     \b
     Sections, all but source may be missing:
@@ -48,7 +59,8 @@ def run(recipe: Path, source: Path | None, out: Path | None, dry_run: bool, as_j
                    say: {prompt: "Hello"}}
       release:    {base_model: org/name, license: apache-2.0, languages: [en], tags: [a],
                    family: qwen3, system: TEXT, parameters: {temperature: 0.6},
-                   recommended: Q4_K_M, results: [r.json], memory: true}
+                   recommended: Q4_K_M, results: [r.json], memory: true, repo: org/new,
+                   relation: finetune, quantized_by: me, check_tokenizer: true}
 
     \b
     Example:
@@ -59,13 +71,23 @@ def run(recipe: Path, source: Path | None, out: Path | None, dry_run: bool, as_j
     if dry_run:
         _show_plan(pipeline, as_json)
         return
-    with _Teller() as tell:
-        results = pipeline.run(tell)
+    try:
+        with _Teller() as tell:
+            results = pipeline.run(tell)
+    except GGSurgeryError:
+        if not as_json and any(pipeline.results(name) for name in pipeline.files):
+            echo(_table(pipeline))  # what was measured before the step that failed
+        raise
     if as_json:
         print_json(results)
-        return
-    click.echo(_table(pipeline))
-    _say_more(pipeline)
+    else:
+        echo(_table(pipeline))
+        _say_more(pipeline)
+    errors = [text for result in results.values() for text in (result or {}).get("errors", ())]
+    for text in errors:
+        warn(text)
+    if errors:
+        ctx.exit(1)
 
 
 class _Teller:
@@ -119,13 +141,13 @@ def _show_plan(pipeline: Pipeline, as_json: bool) -> None:
         ]
         print_json({"source": str(pipeline.source), "out": str(pipeline.folder), "steps": steps})
         return
-    click.echo(f"source: {pipeline.source}\nfolder: {pipeline.folder}\n")
+    echo(f"source: {pipeline.source}\nfolder: {pipeline.folder}\n")
     rows = [
         (p.task.name, "done" if p.done else "to do",
          _size(p), p.task.what)
         for p in planned
     ]  # fmt: skip
-    click.echo(table(rows, ("step", "", "size", "what")))
+    echo(table(rows, ("step", "", "size", "what")))
     total = sum(p.n_bytes or 0 for p in planned if not p.done)
     most = "at most " if any(p.at_most for p in planned) else ""
     note(f"dry run: nothing was written; a run writes {most}{human_bytes(total)}")
@@ -145,6 +167,8 @@ def _table(pipeline: Pipeline) -> str:
     columns = _columns([r for r in found.values() if r is not None])
     rows = []
     for name, path in files.items():
+        if not path.is_file():  # a step in front of it failed
+            continue
         results = found[name]
         shown: list[str | None] = []
         for label, _ in columns:
@@ -196,20 +220,20 @@ def _say_more(pipeline: Pipeline) -> None:
              "usable without further training")  # fmt: skip
     for results in map(pipeline.results, pipeline.files):
         if results is not None and results.verdict:
-            click.echo(f"\n{Path(results.model.file).name}: {results.verdict}")
+            echo(f"\n{Path(results.model.file).name}: {results.verdict}")
     if places.said.is_file():
         said = read_json(places.said)
         answer = " ".join(str(said["text"]).split())
-        click.echo(f"\n{said['file']} was asked: {said['question']}\n  {answer}")
-    click.echo("\nNext:")
+        echo(f"\n{said['file']} was asked: {said['question']}\n  {answer}")
+    echo("\nNext:")
     if bundle.is_dir():
-        click.echo(f"  {bundle}/README.md   the model card; look at it first")
+        echo(f"  {bundle}/README.md   the model card; look at it first")
         name = places.name.lower()
-        click.echo(f"  cd {shlex.quote(str(bundle))} && ollama create {name} -f Modelfile")
+        echo(f"  cd {shlex.quote(str(bundle))} && ollama create {name} -f Modelfile")
     recipe = pipeline.document.path
     again = ["ggsurgery", "run", str(recipe)]
     context = click.get_current_context().params
     for option in ("source", "out"):
         if context.get(option) is not None:
             again += [f"--{option}", str(context[option])]
-    click.echo(f"  {shlex.join(again)}   again: what is done stays; change the recipe to redo")
+    echo(f"  {shlex.join(again)}   again: what is done stays; change the recipe to redo")

@@ -22,7 +22,7 @@ from ._measuring import (
     setup_of,
     unknown_arch_option,
 )
-from ._output import json_option, note, print_json, table, warn
+from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import progress_bar
 
 
@@ -139,7 +139,7 @@ def _show(found: Scan) -> None:
     what = "log ratio to uncut" if found.metric == "perplexity" else "difference to uncut"
     metric, _, data = found.metric.partition(":")
     measured = f"{metric} {Path(data).stem}" if data else metric
-    click.echo(table(rows, ("operation", measured, what, "rank", "time", "")))
+    echo(table(rows, ("operation", measured, what, "rank", "time", "")))
     base = plus_minus(found.base.value, found.base.stderr)
     note(f"uncut: {base} (n = {found.base.n}); errors are paired, window by window or "
          "question by question")  # fmt: skip

@@ -35,7 +35,7 @@ from ._measuring import (
     setup_of,
     unknown_arch_option,
 )
-from ._output import json_option, note, print_json, table, warn
+from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import progress_bar
 
 
@@ -182,7 +182,7 @@ def search(
         return
     _show(found, top, objective, second)
     if verdict is not None:
-        click.echo()
+        echo()
         _show_verdict(verdict)
     elif reporting is not None:
         warn("no configuration could be measured: there is no winner to report on")
@@ -261,7 +261,7 @@ def _show(found: Outcome, top: int, objective: str, second: str | None) -> None:
             blank = [None] * (len(header) - 4)
             rows.append([None, row.recipe.describe(), None, row.number, *blank, row.error])
     header.append("")
-    click.echo(table(rows, header))
+    echo(table(rows, header))
     failed = found.tried - len(found.ranked)
     note(f"{found.tried} configurations tried, {failed} of them refused, halved away or crashed")
 
@@ -284,7 +284,7 @@ def _show_verdict(verdict: Verdict) -> None:
                 error or "",
             )
         )
-    click.echo(table(rows, ("on the reporting set", metric, what, "")))
+    echo(table(rows, ("on the reporting set", metric, what, "")))
     note(f"the winner of {verdict.tried} configurations; errors are paired")
     if verdict.unbeaten:
         names = "; ".join(verdict.unbeaten)

@@ -20,7 +20,7 @@ from ..ggufio.header import read_header
 from ..ggufio.types import Header
 from ..plan.recipe import step
 from ._files import FILE
-from ._output import json_option, note, print_json, table, warn
+from ._output import echo, echo_exact, json_option, note, print_json, table, warn
 from ._surgery import Options, in_out, operate, surgery_options
 
 KEY = "tokenizer.chat_template"
@@ -49,7 +49,7 @@ def show(file: Path, name: str | None) -> None:
       ggsurgery template show model.gguf > model.jinja
     """
     source, _ = _load(file, name)
-    click.echo(source, nl=not source.endswith("\n"))
+    echo_exact(source)
     others = template_names(read_header(file)) if _is_gguf(file) else ()
     if others and name is None:
         note(f"further templates (--name): {', '.join(others)}")
@@ -104,7 +104,7 @@ def families_(as_json: bool) -> None:
     if as_json:
         print_json([dict(zip(("name", "title", "stop"), row, strict=True)) for row in rows])
     else:
-        click.echo(table(rows, ("family", "for", "ends with")))
+        echo(table(rows, ("family", "for", "ends with")))
 
 
 @template.command("render")
@@ -175,7 +175,7 @@ def render_(
     if as_json:
         print_json({"prompt": prompt})
     else:
-        click.echo(prompt, nl=not prompt.endswith("\n"))
+        echo_exact(prompt)
 
 
 @template.command("lint")
@@ -207,15 +207,15 @@ def lint_(ctx: click.Context, file: Path, name: str | None, as_json: bool) -> No
 
 def _show(report: Report) -> None:
     rendered = sum(text is not None for text in report.prompts.values())
-    click.echo(f"{rendered} of {len(CONVERSATIONS)} conversations rendered")
+    echo(f"{rendered} of {len(CONVERSATIONS)} conversations rendered")
     if report.match is not None:
         how = "the same prompts as" if report.match.exact else "most like"
-        click.echo(f"family: {how} {report.match.family.name} ({report.match.family.title})")
-    click.echo(f"Ollama will report: {', '.join(report.ollama.names)}")
+        echo(f"family: {how} {report.match.family.name} ({report.match.family.title})")
+    echo(f"Ollama will report: {', '.join(report.ollama.names)}")
     if report.findings:
         rows = [(f.level, f.check, f.message, f.conversation or "") for f in report.findings]
-        click.echo("\n" + table(rows, ("", "check", "finding", "shown by")))
-    click.echo("\n" + ("no errors" if report.ok else "errors found"))
+        echo("\n" + table(rows, ("", "check", "finding", "shown by")))
+    echo("\n" + ("no errors" if report.ok else "errors found"))
 
 
 def _is_gguf(file: Path) -> bool:

@@ -11,7 +11,7 @@ from ..runtime import worker
 from ..textfile import read_corpus
 from ..tokenizer.check import SAMPLES, check_tokenizer
 from ._files import FILE
-from ._output import json_option, print_json, table
+from ._output import echo, json_option, print_json, table
 from ._progress import progress_bar
 
 
@@ -51,13 +51,13 @@ def check(ctx: click.Context, file: Path, text: Path | None, as_json: bool) -> N
         print_json(report.to_json())
     else:
         pre = f", pre-tokenizer {report.pre}" if report.pre else ""
-        click.echo(f"{report.model}{pre}: {report.n_tokens:,} tokens")
+        echo(f"{report.model}{pre}: {report.n_tokens:,} tokens")
         if report.compared:
-            click.echo(f"compared with sentencepiece: {report.compared:,} lines")
-        click.echo(f"came back unchanged: {report.returned:,} of {report.lines:,} lines")
+            echo(f"compared with sentencepiece: {report.compared:,} lines")
+        echo(f"came back unchanged: {report.returned:,} of {report.lines:,} lines")
         if report.findings:
             rows = [(f.level, f.check, f.message) for f in report.findings]
-            click.echo("\n" + table(rows, ("", "check", "finding")))
-        click.echo("no errors" if report.ok else "errors found")
+            echo("\n" + table(rows, ("", "check", "finding")))
+        echo("no errors" if report.ok else "errors found")
     if not report.ok:
         ctx.exit(1)

@@ -12,6 +12,7 @@ from ..errors import FormatError, MissingExtraError
 from ..evaluate.results import load_results, merge_results, read_json
 from ..release.licence import licence_of
 from ..release.modelfile import check_parameters
+from ..release.origin import check_origin
 from ..release.request import Request
 from ..runtime import worker
 from ..runtime.memory import peak_memory
@@ -40,6 +41,8 @@ def check_release(document: Document, types: Sequence[str]) -> None:
     if "family" in section:
         family(section["family"])
     check_parameters(section.get("parameters") or {})
+    named = {key: section.get(key) for key in ("base_model", "repo", "relation")}
+    check_origin(**named)
     if find_spec("huggingface_hub") is None:
         raise MissingExtraError("huggingface_hub", "hub", "a model card")
 
@@ -106,4 +109,8 @@ def bundle_request(
         said=said,
         memory=memory,
         recipe=document.path.read_text(encoding="utf-8"),
+        repo=section.get("repo"),
+        relation=section.get("relation"),
+        quantized_by=section.get("quantized_by"),
+        check_tokenizer=section.get("check_tokenizer", True),
     )

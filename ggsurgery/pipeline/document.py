@@ -89,6 +89,10 @@ SCHEMA: Schema = {
         "results": [str],
         "parameters": Any,
         "memory": bool,
+        "repo": str,
+        "relation": str,
+        "quantized_by": str,
+        "check_tokenizer": bool,
     },
 }
 _REQUIRED = {

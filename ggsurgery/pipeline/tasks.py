@@ -292,7 +292,10 @@ def _release(
             bundle_request(document, places, source, files), places.bundle, force=True,
             progress=progress,
         )  # fmt: skip
-        return {"files": [str(p.relative_to(places.folder)) for p in made.files]}
+        return {
+            "files": [str(p.relative_to(places.folder)) for p in made.files],
+            "warnings": list(made.warnings), "errors": list(made.errors),
+        }  # fmt: skip
 
     text = licence(document)
     given = [document.file(str(name)) for name in section.get("results", ())]

@@ -20,14 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import FormatError, OutputError
+from ..chat.vocabulary import Vocabulary
+from ..errors import EngineError, OutputError, json_text
 from ..evaluate.score import versions
+from ..markdown import plain
 from ..runtime import worker
 from ..textfile import read_corpus
 from ..tokenizer.check import TokenizerReport, check_tokenizer
-from .card import base_model, model_card
+from ..tokenizer.findings import Finding
+from .card import model_card
 from .collapse import check_laco
 from .modelfile import Chat, chat_of, modelfile, parameters_of, stop_tokens
+from .origin import base_entry, check_origin, quantized_by, relation
 from .request import ReleaseFile, Request, foreign_results, recommended, release_files
 
 MARK, SUMS = "manifest.json", "SHA256SUMS"
@@ -36,13 +40,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Bundle:
-    """A finished bundle: its folder and files, the recommended one, what Ollama will say."""
+    """A finished bundle: its folder and files, the recommended one, what Ollama will say.
+
+    Args:
+        errors: what checks found wrong with the files; the bundle is whole all the same.
+    """
 
     folder: Path
     files: tuple[Path, ...]
     recommended: str
     chat: Chat
     warnings: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
 
 
 def build_bundle(
@@ -59,10 +68,10 @@ def build_bundle(
 
     Raises:
         OutputError: the folder is there, or holds something else.
-        FormatError: the files are no release; see `release_files` and `chat_of`; or the
-            tokenizer is broken.
+        FormatError: the files are no release; see `release_files`, `check_origin`, `chat_of`.
         MissingExtraError: huggingface_hub is not installed.
     """
+    check_origin(request.base_model, request.repo, request.relation)
     files = release_files(request)
     best, why = recommended(files, request.recommended)
     chat = chat_of(best.header, request.family)
@@ -70,32 +79,31 @@ def build_bundle(
     check_folder(out, force)
     if request.laco is not None:
         check_laco(request.laco, best.header)
-    tokenizer = _tokenizer(best)
-    texts = _texts(request, files, best, why, chat, name)
+    tokenizer = _tokenizer(best) if request.check_tokenizer else None
+    errors, warnings = _findings(tokenizer)
+    texts = _texts(request, files, best, why, chat, name, errors)
     out.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{out.name}.ggsurgery-tmp-", dir=out.parent))
     try:
         for file in files:
             _place(file.source, made / file.name)
         for file_name, text in texts.items():
-            (made / file_name).write_text(text, encoding="utf-8")
+            _write(made / file_name, text)
         if request.license is not None:
             shutil.copyfile(request.license, made / "LICENSE")
         sums = _checksums(made, progress)
         manifest = _manifest(request, files, best, why, chat, name, sums)
-        manifest["tokenizer"] = tokenizer.to_json()
-        (made / MARK).write_text(
-            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        if tokenizer is not None:
+            manifest["tokenizer"] = tokenizer.to_json()
+        _write(made / MARK, json_text(manifest, indent=2) + "\n")
         sums[MARK] = _sha256(made / MARK)
         lines = [f"{digest}  {file_name}\n" for file_name, digest in sorted(sums.items())]
-        (made / SUMS).write_text("".join(lines), encoding="utf-8")
+        _write(made / SUMS, "".join(lines))
         made.chmod(0o755)
         _swap_in(made, out)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-    warnings = [f"tokenizer, {f.check}: {f.message}" for f in tokenizer.findings]
     stated = best.header.get("general.license")
     if (
         request.license_id is not None
@@ -107,27 +115,44 @@ def build_bundle(
                         )  # fmt: skip
     warnings += [f"results of {name} are of no file of this release and are left out"
                  for name in foreign_results(request)]  # fmt: skip
-    return Bundle(out, tuple(sorted(out.iterdir())), best.name, chat, tuple(warnings))
+    listed = tuple(sorted(out.iterdir()))
+    return Bundle(out, listed, best.name, chat, tuple(warnings), tuple(errors))
 
 
 def _tokenizer(file: ReleaseFile) -> TokenizerReport:
-    """Check the tokenizer as llama.cpp runs it; a broken one is not released.
-
-    Raises:
-        FormatError: texts would be read in another way than the model was trained with.
-    """
-    report: TokenizerReport = worker.run(check_tokenizer, file.source)
-    if not report.ok:
-        first = next(f for f in report.findings if f.level == "error")
-        raise FormatError(
-            f"the tokenizer is broken: {first.check}: {first.message}", file=file.source,
-            hint="`ggsurgery tokenizer check` lists all that was found.",
-        )  # fmt: skip
+    """Check the tokenizer as llama.cpp runs it; what llama.cpp refuses is a finding too."""
+    try:
+        report: TokenizerReport = worker.run(check_tokenizer, file.source)
+    except EngineError as error:
+        vocabulary = Vocabulary.of(file.header)
+        finding = Finding("error", "llama.cpp", error.problem)
+        return TokenizerReport(
+            vocabulary.model, vocabulary.pre, len(vocabulary.tokens), 0, 0, 0, (finding,)
+        )
     return report
 
 
+def _findings(report: TokenizerReport | None) -> tuple[list[str], list[str]]:
+    """The errors and the warnings of the tokenizer check."""
+    found = report.findings if report is not None else ()
+    texts = [(f.level, f"tokenizer, {f.check}: {f.message}") for f in found]
+    return ([t for level, t in texts if level == "error"],
+            [t for level, t in texts if level == "warning"])  # fmt: skip
+
+
+def _write(path: Path, text: str) -> None:
+    """Bytes of a header that are no UTF-8 are escaped."""
+    path.write_bytes(text.encode(errors="backslashreplace"))
+
+
 def _texts(
-    request: Request, files: list[ReleaseFile], best: ReleaseFile, why: str, chat: Chat, name: str
+    request: Request,
+    files: list[ReleaseFile],
+    best: ReleaseFile,
+    why: str,
+    chat: Chat,
+    name: str,
+    errors: list[str],
 ) -> dict[str, str]:
     """The written files of a bundle by name."""
     licence = read_corpus(request.license) if request.license else None
@@ -139,9 +164,9 @@ def _texts(
         for file in files
     }  # fmt: skip
     texts["Modelfile"] = texts[f"Modelfile.{best.ftype}"]
-    texts["README.md"] = model_card(request, files, best, why, chat, name)
+    texts["README.md"] = model_card(request, files, best, why, chat, name, errors)
     if chat.notes:
-        notes = "\n".join(f"- {note}" for note in chat.notes)
+        notes = "\n".join(f"- {plain(note)}" for note in chat.notes)
         intro = (
             "The Modelfile's TEMPLATE gives the prompts of the chat template in the GGUF, but for "
             "this:\n\n" if chat.go is not None else ""
@@ -175,14 +200,16 @@ def _manifest(
     manifest: dict[str, Any] = {
         "ggsurgery": "bundle", "version": 1, "name": name,
         "architecture": best.header.architecture, "layers": best.header.n_layers,
-        "parameters": best.header.n_parameters, "base_model": base_model(request, best.header),
+        "parameters": best.header.n_parameters, "base_model": base_entry(request, best.header),
+        "base_model_relation": relation(request, best.header), "repo": request.repo,
+        "quantized_by": quantized_by(request, best.header),
         "recommended": {"file": best.name, "why": why},
         "chat": {
             "family": chat.match.family.name if chat.match else None,
             "ollama_capabilities": list(chat.capabilities.names), "lost": list(chat.lost),
             "notes": list(chat.notes),
             "parameters": parameters_of(best.header, chat, request.parameters),
-            "stop": list(stop_tokens_of(best, chat)),
+            "stop": list(stop_tokens(Vocabulary.of(best.header), chat)),
         },
         "files": listed, "made_by": {"ggsurgery": __version__, **versions()},
         "provenance": made,
@@ -196,13 +223,6 @@ def _manifest(
     if request.recipe:
         manifest["recipe"] = request.recipe
     return {k: v for k, v in manifest.items() if v is not None}
-
-
-def stop_tokens_of(file: ReleaseFile, chat: Chat) -> tuple[str, ...]:
-    """The stop texts that the file's Modelfile names."""
-    from ..chat.vocabulary import Vocabulary
-
-    return stop_tokens(Vocabulary.of(file.header), chat)
 
 
 def check_folder(out: Path, force: bool) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 from ..collapse.types import FORMAT
 from ..errors import FormatError, GGSurgeryError
 from ..ggufio.types import Header
+from ..markdown import code, table
 from ..plan.recipe import HEADER_STEPS, Recipe
 from ..provenance import PREFIX, read_provenance
-from .markdown import table
 
 _SETTINGS = (
     ("merge_layers", "C", "layers that become one"),
@@ -80,7 +80,7 @@ def _settings(settings: Mapping[str, Any]) -> list[str]:
             "LaCo (layer collapse, Yang et al. 2024): layers are merged into an earlier one as "
             "long as the last hidden state stays similar to the original's.", "",
             *table(("setting", "", "value"), rows), "",
-            f"Variant `{variant}`: {said}."]  # fmt: skip
+            f"Variant {code(variant)}: {said}."]  # fmt: skip
 
 
 def _statistics(document: Mapping[str, Any]) -> list[str]:

@@ -1,19 +1,8 @@
-"""Tables and figures as a model card writes them."""
+"""Figures as a model card writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
-
 from ..evaluate.score import Score
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """A Markdown table."""
-    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(' --- ' for _ in head)}|"]
-    return lines + [
-        f"| {' | '.join(str(c).replace('|', chr(92) + '|') for c in r)} |" for r in rows
-    ]
 
 
 def mib(n: int) -> str:

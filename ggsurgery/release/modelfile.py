@@ -1,9 +1,9 @@
 """Ollama's Modelfile for a GGUF file, filled from the file itself.
 
 FROM       relative, so that the folder can be moved
-PARAMETER  num_ctx: the context the header declares; stop: tokens of the vocabulary;
-           sampling: what the header recommends (general.sampling.*), else what the makers
-           of the chat family publish
+PARAMETER  num_ctx: the context the header declares, at most DEFAULT_CONTEXT; stop: tokens of
+           the vocabulary; sampling: what the header recommends (general.sampling.*), else
+           what the makers of the chat family publish
 TEMPLATE   the chat family's, where the file's own template prints the same prompts
 SYSTEM, LICENSE  if given
 """
@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..chat.families import REASONS, Match, families, family, recognise
+from ..chat.families import REASONS, Family, Match, families, family, recognise
 from ..chat.ollama import Capabilities, lost, of_go, of_jinja
 from ..chat.vocabulary import Vocabulary, chat_template
 from ..errors import FormatError
 from ..ggufio.types import Header
+from .quoting import block, file_value, quoted
 
 #: Header key below general.sampling → Ollama's PARAMETER.
 SAMPLING = {
@@ -30,6 +31,10 @@ SAMPLING = {
     "min_p": "min_p",
     "penalty_repeat": "repeat_penalty",
 }
+#: `num_ctx` where the model was trained with more and nobody asks for it: Ollama reserves the
+#: cache of every token of it when the model is loaded.
+DEFAULT_CONTEXT = 8192
+
 #: What Ollama accepts behind PARAMETER (docs/modelfile.md), besides `stop` and `num_ctx`.
 PARAMETERS = frozenset(
     {
@@ -82,10 +87,11 @@ def chat_of(header: Header, family_name: str | None = None) -> Chat:
             f"{wanted.name} IN OUT",
         )  # fmt: skip
     if match is None or not match.usable:
-        notes = (
+        note = (
             "No built-in family prints this model's prompts, so the Modelfile has no TEMPLATE: "
-            "Ollama runs the chat template in the GGUF itself (older versions cannot).",
+            "Ollama runs the chat template in the GGUF itself (older versions cannot)."
         )
+        notes = (note, *_stop_notes(vocabulary, None))
         return Chat(None, None, of_jinja(jinja), (), notes)
     return _described(match, jinja, vocabulary)
 
@@ -94,6 +100,8 @@ def _described(match: Match, jinja: str | None, vocabulary: Vocabulary) -> Chat:
     go = _with_insert(match.family.go, vocabulary)
     gone = () if jinja is None else lost(jinja, go)
     notes = []
+    if vocabulary.fill_in is not None and go == match.family.go:
+        notes.append("TEMPLATE has no fill-in-the-middle: it cannot hold the texts of its tokens.")
     for key in dict.fromkeys(match.family.differs.values()):
         ids = [i for i, reason in match.family.differs.items() if reason == key]
         notes.append(f"{REASONS[key]} (shown by: {', '.join(ids)})")
@@ -109,13 +117,16 @@ def _described(match: Match, jinja: str | None, vocabulary: Vocabulary) -> Chat:
             f"TEMPLATE loses what the GGUF's template offers: {', '.join(gone)}. Ollama may "
             "prefer the GGUF's template for that reason."
         )
-    return Chat(match, go, of_go(go), gone, tuple(notes))
+    return Chat(match, go, of_go(go), gone, (*notes, *_stop_notes(vocabulary, match.family)))
 
 
 def _with_insert(go: str, vocabulary: Vocabulary) -> str:
-    """Add fill-in-the-middle where the header declares its three tokens."""
+    """Add fill-in-the-middle where the header declares its three tokens.
+
+    A token's text must mean itself to Ollama's parser and to Go's templates.
+    """
     marks = vocabulary.fill_in
-    if marks is None:
+    if marks is None or any(re.search(r'["\r\n]|\{\{|\}\}', m) or not quoted(m) for m in marks):
         return go
     pre, suffix, middle = marks
     insert = f"{pre}{{{{ .Prompt }}}}{suffix}{{{{ .Suffix }}}}{middle}"
@@ -124,8 +135,21 @@ def _with_insert(go: str, vocabulary: Vocabulary) -> str:
 
 def stop_tokens(vocabulary: Vocabulary, chat: Chat) -> tuple[str, ...]:
     """The texts that end an answer: declared ends and the family's, if the vocabulary has them."""
-    wanted = (*vocabulary.end_tokens, *(chat.match.family.stop if chat.match else ()))
+    wanted = _ends(vocabulary, chat.match.family if chat.match else None)
+    return tuple(t for t in wanted if quoted(t) is not None)
+
+
+def _ends(vocabulary: Vocabulary, of: Family | None) -> tuple[str, ...]:
+    wanted = (*vocabulary.end_tokens, *(of.stop if of else ()))
     return tuple(t for t in dict.fromkeys(wanted) if vocabulary.is_special(t))
+
+
+def _stop_notes(vocabulary: Vocabulary, of: Family | None) -> tuple[str, ...]:
+    return tuple(
+        f"The Modelfile has no stop for the end token {text!r}: its syntax cannot hold that text."
+        for text in _ends(vocabulary, of)
+        if quoted(text) is None
+    )
 
 
 def parameters_of(
@@ -137,11 +161,11 @@ def parameters_of(
         FormatError: a parameter that Ollama does not know, or that is no number.
     """
     found: dict[str, float] = {}
-    context = header.get("{arch}.context_length")
-    if isinstance(context, int) and context > 0:
-        found["num_ctx"] = context
+    context = _trained_context(header)
+    if context:
+        found["num_ctx"] = min(context, DEFAULT_CONTEXT)
     declared = {name: header.get(f"general.sampling.{key}") for key, name in SAMPLING.items()}
-    declared = {name: value for name, value in declared.items() if value is not None}
+    declared = {name: value for name, value in declared.items() if _is_number(value)}
     published = dict(chat.match.family.parameters) if chat.match else {}
     found |= {name: _rounded(value) for name, value in (declared or published).items()}
     check_parameters(given or {})
@@ -158,9 +182,28 @@ def check_parameters(given: Mapping[str, float]) -> None:
         if name not in PARAMETERS:
             raise FormatError(f"Ollama knows no PARAMETER {name}",
                               expected=f"one of {', '.join(sorted(PARAMETERS))}")  # fmt: skip
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):
+        if not _is_number(value):
             raise FormatError(f"PARAMETER {name}", expected="a number", found=repr(value))
+
+
+def context_note(header: Header, given: Mapping[str, float] | None = None) -> str | None:
+    """Why `num_ctx` is less than the model was trained with; None where it is not."""
+    context = _trained_context(header)
+    if "num_ctx" in (given or {}) or context <= DEFAULT_CONTEXT:
+        return None
+    return (
+        f"The context (num_ctx) is ggsurgery's default of {DEFAULT_CONTEXT:,} tokens; the model "
+        f"was trained with {context:,}, but Ollama reserves memory for every token of it"
+    )
+
+
+def _trained_context(header: Header) -> int:
+    context = header.get("{arch}.context_length")
+    return context if isinstance(context, int) and context > 0 else 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _rounded(value: float) -> float:
@@ -188,41 +231,27 @@ def modelfile(
         FormatError: a text holds the three quotes that end it.
     """
     vocabulary = Vocabulary.of(header)
-    known = families()
-    name = chat.match.family.name if chat.match else "plain"
+    written = families()[chat.match.family.name if chat.match else "plain"]
     lines = []
+    if note := context_note(header, parameters):
+        lines.append(f"# {note}.")
     for key, value in parameters_of(header, chat, parameters).items():
         whole = isinstance(value, int) or value.is_integer()  # Ollama reads no 1e+06
         lines.append(f"PARAMETER {key} {int(value) if whole else format(value, 'g')}")
-    for text in stop_tokens(vocabulary, chat):
-        lines.append(f'PARAMETER stop "{text}"')
-    filled = known[name].modelfile
+    lines += [f"PARAMETER stop {quoted(text)}" for text in stop_tokens(vocabulary, chat)]
+    filled = written.modelfile.replace(f'TEMPLATE """{written.go}"""', "@TEMPLATE@")
     if chat.go is None:
-        start = filled.index('TEMPLATE """')
-        filled = filled[:start] + filled[filled.index("@SYSTEM@") :]
-    else:
-        filled = filled.replace(known[name].go, chat.go)
+        filled = filled.replace("@TEMPLATE@\n", "")
     blocks = {
-        "@FROM@": f"./{from_}",
+        "@FROM@": file_value(str(from_)),
         "@PARAMETERS@": "\n".join(lines),
-        "@SYSTEM@": _quoted("SYSTEM", system),
-        "@LICENSE@": _quoted("LICENSE", license),
+        "@TEMPLATE@": block("TEMPLATE", chat.go or ""),
+        "@SYSTEM@": block("SYSTEM", system.strip()) if system else "",
+        "@LICENSE@": block("LICENSE", license.strip()) if license else "",
     }
     first, _, rest = filled.partition("\nFROM")
     title = first.splitlines()[0] if chat.go is not None else "# The chat template is in the GGUF."
     filled = f"{title}\nFROM{rest}"
     # all at once: a text may hold what looks like a mark
     filled = re.sub("|".join(blocks), lambda match: blocks[match[0]], filled)
-    return "\n".join(_without_blank_ends(filled)) + "\n"
-
-
-def _without_blank_ends(text: str) -> list[str]:
-    return text.rstrip("\n").splitlines()
-
-
-def _quoted(word: str, text: str | None) -> str:
-    if not text:
-        return ""
-    if '"""' in text:
-        raise FormatError(f'{word} cannot hold """', found=text[:60])
-    return f'{word} """{text.strip()}"""'
+    return filled.rstrip("\n") + "\n"

@@ -35,6 +35,10 @@ class Request:
         said: what the recommended file answered, `{"question", "text"}`.
         memory: peak bytes of loading a file, by file name, and the context it was measured at.
         recipe: the recipe document that made the files.
+        repo: `owner/name` of the repository that the bundle goes to, for commands on the card.
+        relation: to the base model, in the Hub's words; None finds it in the header.
+        quantized_by: who made the files; None takes `general.quantized_by`.
+        check_tokenizer: run llama.cpp's tokenizer against the reference and the samples.
     """
 
     files: tuple[Path, ...]
@@ -54,6 +58,10 @@ class Request:
     said: Mapping[str, Any] | None = None
     memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     recipe: str | None = None
+    repo: str | None = None
+    relation: str | None = None
+    quantized_by: str | None = None
+    check_tokenizer: bool = True
 
 
 @dataclass(frozen=True)
@@ -204,7 +212,8 @@ def safe_name(name: str) -> str:
         'Qwen3-8B-LaCo'
     """
     kept = "".join(c if c.isalnum() or c in "._+-" else " " for c in name)
-    return "-".join(part for part in kept.split() if part.strip("-._")) or "model"
+    name = "-".join(part for part in kept.split() if part.strip("-._")).lstrip("-.")
+    return name or "model"  # never an option of a command, never hidden
 
 
 #: A file this much worse in perplexity than the best one is not recommended.

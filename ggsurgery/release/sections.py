@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from ..evaluate.results import Results
 from ..evaluate.score import Score
 from ..ggufio.types import Header
+from ..markdown import Markdown, code, plain, table
 from ..provenance import read_provenance
-from .markdown import figure, mib, percent, table
-from .modelfile import Chat, parameters_of
+from .markdown import figure, mib, percent
+from .modelfile import Chat
+from .origin import imatrix_lines
 from .request import ReleaseFile, Request
 
 #: Retained share of the original's value → what it is called (the published LaCo card).
@@ -44,12 +46,12 @@ def made_by(header: Header) -> list[str]:
     lines = ["## How it was made", ""]
     if steps:
         lines += ["Layers are numbered from 0, as they stand after the step before.", ""]
-        lines += [f"{n}. {step.describe()}" for n, step in enumerate(steps, 1)]
+        lines += [f"{n}. {plain(step.describe())}" for n, step in enumerate(steps, 1)]
     else:
         lines.append("No layer was changed; header and file type only.")
-    lines += ["", f"Source: {', '.join(f'`{s}`' for s in known.sources)}. The recipe, the "
+    lines += ["", f"Source: {', '.join(map(code, known.sources))}. The recipe, the "
               "sources' checksums and the tool's version stand in the header "
-              f"(`ggsurgery.*`, version {known.version})."]  # fmt: skip
+              f"(`ggsurgery.*`, version {plain(known.version)})."]  # fmt: skip
     return lines
 
 
@@ -66,7 +68,7 @@ def statistics(header: Header, original: Results | None) -> list[str]:
     context = header.get("{arch}.context_length")
     lines = ["## Layers and parameters", "", *table(("", "original", "this model", "change"), rows)]
     long = f", context of {context:,} tokens" if isinstance(context, int) else ""
-    return [*lines, "", f"Architecture `{header.architecture}`{long}."]
+    return [*lines, "", f"Architecture {code(header.architecture)}{long}."]
 
 
 def files_table(files: Sequence[ReleaseFile], best: ReleaseFile, why: str) -> list[str]:
@@ -79,13 +81,15 @@ def files_table(files: Sequence[ReleaseFile], best: ReleaseFile, why: str) -> li
     rows = []
     for f in files:
         mark = " (recommended)" if f is best else ""
-        row = [f"[`{f.name}`]({f.name}){mark}", f.ftype, mib(f.n_bytes), f"{f.bits_per_weight:.2f}"]
+        link = Markdown(f"[{code(f.name)}]({f.name}){mark}")
+        row = [link, f.ftype, mib(f.n_bytes), f"{f.bits_per_weight:.2f}"]
         if with_memory:
             row.append(mib(f.memory["bytes"]) if f.memory else "–")
         if with_perplexity:
             row.append(figure(f.results.score("perplexity") if f.results else None))
         rows.append(row)
     lines = ["## Files", "", *table(head, rows), "", f"Recommended: `{best.name}` – {why}."]
+    lines += imatrix_lines(files)
     if with_memory:
         context = next(f.memory["n_ctx"] for f in files if f.memory)
         lines.append(f"RAM is the peak of loading the file with a context of {context:,} tokens "
@@ -108,8 +112,8 @@ def perplexity(files: Sequence[ReleaseFile], original: Results | None) -> list[s
         rows.append((name, figure(score), ratio))
     facts = scores[0][1].provenance
     text = facts.get("text")
-    how = [f"chunks of {facts['n_ctx']} tokens" if "n_ctx" in facts else "",
-           f"{scores[0][1].n:,} tokens scored", f"text `{text}`" if text else ""]  # fmt: skip
+    how = [f"chunks of {plain(facts['n_ctx'])} tokens" if "n_ctx" in facts else "",
+           f"{scores[0][1].n:,} tokens scored", f"text {code(text)}" if text else ""]  # fmt: skip
     return ["## Perplexity", "", *table(("", "perplexity", "ratio"), rows), "",
             f"As llama-perplexity defines it: {', '.join(h for h in how if h)}."]  # fmt: skip
 
@@ -161,7 +165,7 @@ def divergence(files: Sequence[ReleaseFile]) -> list[str]:
     if facts is None:
         return []
     said = f"KL divergence of the next-token predictions at {n:,} positions"
-    said += f" of `{facts['text']}`." if "text" in facts else "."
+    said += f" of {code(facts['text'])}." if "text" in facts else "."
     if facts.get("lower_bound"):
         said += " A lower bound: of the original only the likeliest tokens were kept."
     head = ("", "mean KL (nats)", "99 % below", "same likeliest token")
@@ -195,12 +199,22 @@ def controls(files: Sequence[ReleaseFile]) -> list[str]:
     said = [(f.name, f.results.verdict) for f in files if f.results and f.results.verdict]
     if not said:
         return []
-    return ["## Was it worth it?", "", *(f"- `{name}`: {verdict}" for name, verdict in said)]
+    return [
+        "## Was it worth it?",
+        "",
+        *(f"- {code(name)}: {plain(verdict)}" for name, verdict in said),
+    ]
 
 
-def limitations(request: Request, files: Sequence[ReleaseFile], chat: Chat) -> list[str]:
-    """What a user has to know, drawn from what was measured and what was not."""
-    lines = []
+def limitations(
+    request: Request, files: Sequence[ReleaseFile], chat: Chat, errors: Sequence[str] = ()
+) -> list[str]:
+    """What a user has to know, drawn from what was measured and what was not.
+
+    Args:
+        errors: what checks of the files found wrong.
+    """
+    lines = [f"A check of the files found an error: {error}." for error in errors]
     base = request.original.score("perplexity") if request.original else None
     values = [v for f in files if (v := f.value("perplexity")) is not None]
     if base is not None and values:
@@ -219,7 +233,7 @@ def limitations(request: Request, files: Sequence[ReleaseFile], chat: Chat) -> l
         lines.append(f"Below {FEW_BITS:g} bits per weight ({', '.join(small)}) models usually lose "
                      "much more than above; take a larger file where it fits.")  # fmt: skip
     lines += chat.notes
-    return ["## Limitations", "", *(f"- {line}" for line in lines)] if lines else []
+    return ["## Limitations", "", *(f"- {plain(line)}" for line in lines)] if lines else []
 
 
 def recovery(header: Header) -> list[str]:
@@ -235,30 +249,3 @@ def recovery(header: Header) -> list[str]:
         "`ggsurgery heal` fits the weights before a cut to what the cut layers did."
     )
     return ["## Recovering quality", "", advice]
-
-
-def usage(best: ReleaseFile, chat: Chat, request: Request) -> list[str]:
-    """How to run it: Ollama, llama.cpp, llama-cpp-python."""
-    name = best.name.rsplit(".", 1)[0].lower()
-    context = min(4096, best.header.number("{arch}.context_length") or 4096)
-    is_chat = chat.match is None or chat.match.family.name != "plain"
-    flags = " ".join(
-        f"--{flag} {value:g}"
-        for key, flag in (("temperature", "temp"), ("top_k", "top-k"), ("top_p", "top-p"),
-                          ("min_p", "min-p"))
-        if (value := parameters_of(best.header, chat, request.parameters).get(key)) is not None
-    )  # fmt: skip
-    call = (
-        'llm.create_chat_completion([{"role": "user", "content": "Hello!"}])'
-        if is_chat
-        else 'llm("Once upon a time", max_tokens=64)'
-    )
-    lines = ["## Usage", "", "Ollama (in this folder):", "", "```sh",
-             f"ollama create {name} -f Modelfile", f"ollama run {name}", "```", "",
-             f"Ollama is expected to report: {', '.join(chat.capabilities.names)}.", "",
-             "llama.cpp:", "", "```sh",
-             " ".join(f"llama-cli -m {best.name} {'--jinja' if is_chat else '-no-cnv'} {flags}"
-                      .split()),
-             "```", "", "llama-cpp-python:", "", "```python", "from llama_cpp import Llama", "",
-             f'llm = Llama("{best.name}", n_ctx={context})', f"print({call})", "```"]  # fmt: skip
-    return lines

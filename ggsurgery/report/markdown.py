@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..markdown import plain, table
 from .compute import Cell, Report
 from .html import measured, mib
 
@@ -11,7 +12,7 @@ from .html import measured, mib
 def render_markdown(report: Report) -> str:
     """Tables of models, scores, controls and suite parts."""
     parts = [
-        f"# {_plain(report.title)}",
+        f"# {plain(report.title)}",
         "## Models",
         _models(report),
         "## Scores",
@@ -19,14 +20,14 @@ def render_markdown(report: Report) -> str:
     ]
     if len(report.models) > 1:
         parts.append(
-            f"Base: {_plain(report.base.name)}. ± is one standard error. Kept: share of the base's "
+            f"Base: {plain(report.base.name)}. ± is one standard error. Kept: share of the base's "
             "figure; Good from 80 %, Acceptable from 70 %, Degraded from 50 %, else Not "
             "recommended; Near random within two standard errors of chance."
         )
     for name, controls, verdict in report.controls:
-        parts.append(f"## Controls of {_plain(name)}")
+        parts.append(f"## Controls of {plain(name)}")
         if verdict:
-            parts.append(f"**{_plain(verdict)}**")
+            parts.append(f"**{plain(verdict)}**")
         parts.append(
             _table(
                 ("control", "kind", "size", "score", "p (Holm)", "result"),
@@ -42,7 +43,7 @@ def render_markdown(report: Report) -> str:
         if suite is None:
             continue
         low, high = suite["interval"]["low"], suite["interval"]["high"]
-        parts.append(f"## Surgery suite: {_plain(model.name)}")
+        parts.append(f"## Surgery suite: {plain(model.name)}")
         parts.append(
             f"{suite['total']:.1f} of 100, 95 % interval {low:.1f} to {high:.1f}, n = {suite['n']}"
         )
@@ -83,13 +84,4 @@ def _cell(cell: Cell | None) -> str:
 
 
 def _table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(_plain(str(c)) for c in line) + " |" for line in lines)
-
-
-def _plain(text: str) -> str:
-    """A text that cannot break out of a table's cell or become markup."""
-    flat = " ".join(text.split())
-    for character in "\\|<>[]*_`":
-        flat = flat.replace(character, "\\" + character)
-    return flat
+    return "\n".join(table(header, rows, figures=True))

@@ -347,11 +347,22 @@ def test_few_bits_are_counted_and_not_read_off_the_name(
     assert "take a larger" not in (tmp_path / "out/README.md").read_text(encoding="utf-8")
 
 
-def test_a_broken_tokenizer_is_not_released(tmp_path: Path) -> None:
+def test_an_error_of_the_tokenizer_check_costs_no_bundle(tmp_path: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
     broken = write_shapes(tmp_path / "b.gguf", TINY, tokens=TOKENS)  # most bytes have no token
-    with pytest.raises(FormatError, match="the tokenizer is broken: round trip"):
-        build_bundle(Request((broken,)), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    made = build_bundle(Request((broken,)), tmp_path / "out")
+    (error,) = made.errors
+    assert error.startswith("tokenizer, round trip: ")
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "A check of the files found an error: tokenizer, round trip: " in card
+    assert len(check_bundle(tmp_path / "out")) == len(made.files) - 1
+    result = run(broken, "--out", tmp_path / "two", "--no-memory")
+    assert (result.exit_code, (tmp_path / "two/README.md").is_file()) == (1, True)
+    assert "warning: tokenizer, round trip" in result.stderr
+    result = run(broken, "--out", tmp_path / "three", "--no-memory", "--no-check-tokenizer")
+    assert result.exit_code == 0
+    manifest = json.loads((tmp_path / "three/manifest.json").read_text(encoding="utf-8"))
+    assert "tokenizer" not in manifest
 
 
 def test_the_recommendation_follows_the_results(files: dict[str, Path]) -> None:

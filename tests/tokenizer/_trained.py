@@ -17,10 +17,8 @@ import numpy as np
 import sentencepiece
 from gguf.constants import TokenType
 
-_WORDS = (
-    "the quick brown fox jumps over a lazy dog while two hundred naïve café owners count "
-    "съешь ещё этих мягких французских булок да выпей чаю def return lambda import self x y"
-).split()
+_TEXT = """the quick brown fox jumps over a lazy dog while two hundred naïve café owners count
+съешь ещё этих мягких французских булок да выпей чаю def return lambda import self x y"""
 
 #: Pieces as Gemma defines them: runs of spaces and of line breaks, tabs, tags with a space.
 USER_DEFINED = (
@@ -32,7 +30,7 @@ USER_DEFINED = (
 def trained(**options: Any) -> bytes:
     """A SentencePiece BPE model as the bytes of its `.model` file."""
     draw = random.Random(7)
-    lines = [" ".join(draw.choices(_WORDS, k=12)) for _ in range(400)]
+    lines = [" ".join(draw.choices(_TEXT.split(), k=12)) for _ in range(400)]
     model = io.BytesIO()
     settings: dict[str, Any] = {
         "model_type": "bpe", "vocab_size": 460, "character_coverage": 1.0, "byte_fallback": True,

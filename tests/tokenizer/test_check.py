@@ -83,7 +83,7 @@ def test_a_vocabulary_like_gemmas_has_the_ids_of_its_own_model(tmp_path: Path) -
     vocabulary = Vocabulary.of(read_header(path))
     original = sentencepiece.SentencePieceProcessor(model_proto=model)
     wanted = [original.EncodeAsIds(line) for line in SPACED]
-    assert {vocabulary.ids[" " * 4], vocabulary.ids["\n" * 3]} <= set(sum(wanted, []))
+    assert {vocabulary.ids[" " * 4], vocabulary.ids["\n" * 3]} <= {i for ids in wanted for i in ids}
     with VocabularyFile(path) as llama:
         assert [llama.tokenize(line, add_special=False) for line in SPACED] == wanted
     rebuilt = processor(vocabulary)
