@@ -14,6 +14,7 @@ from ..release.collapse import is_laco
 from ..release.licence import licence_of
 from ..release.origin import RELATIONS
 from ..release.push import push as push_bundle
+from ..release.push import repo_of
 from ..release.request import Request
 from ..runtime import worker
 from ._files import FILE
@@ -157,6 +158,11 @@ def push(
     Example:
       ggsurgery release push bundle my-name/tiny
     """
+    named = repo_of(folder)
+    if named not in (None, repo):
+        warn(
+            f"the card's commands name the repository {named}: build the bundle with --repo {repo}"
+        )
     done = push_bundle(folder, repo, private=not public, endpoint=endpoint, message=message)
     if as_json:
         print_json({"repo": done.repo, "url": done.url, "files": list(done.files)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def check_bundle(folder: Path) -> dict[str, str]:
                 found=found, hint="Build the bundle again.",
             )  # fmt: skip
     return sums
+
+
+def repo_of(folder: Path) -> str | None:
+    """The repository that a bundle's card names; None where it names none."""
+    try:
+        found = json.loads((folder / "manifest.json").read_bytes())["repo"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def push(

@@ -9,11 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ggsurgery.chat.families import family
 from ggsurgery.cli._output import human_bytes
 from ggsurgery.cli.run import _table
 from ggsurgery.evaluate.facts import ModelFacts
 from ggsurgery.evaluate.results import Results
 from ggsurgery.evaluate.score import Score
+from ggsurgery.tokenizer.bpe import byte_alphabet
 
 from .._command import call
 from .._gguf import big_llama, tiny_llama
@@ -65,3 +67,48 @@ def test_what_to_do_next_can_be_pasted(tmp_path: Path) -> None:
     assert shlex.split(command)[1:] == [
         "run", str(recipe), "--source", str(tmp_path / "in.gguf"), "--out", str(out),
     ]  # fmt: skip
+
+
+def without_cyrillic(path: Path) -> Path:
+    """A model whose vocabulary lacks a byte: an error of the tokenizer check, not of the model."""
+    lead = byte_alphabet()[0xD0]
+    tokens = ["zzz" if token == lead else token for token in BYTES]
+    return write_shapes(path, small("Small", 2), tokens=tokens, seed=3)
+
+
+RECIPE = """name: Cut
+source: {file: in.gguf}
+evaluate: {perplexity: {text: text.txt, ctx: 32, chunks: 2}}
+release: {memory: false}
+"""
+
+
+def test_an_error_of_a_check_keeps_table_and_bundle(tmp_path: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    without_cyrillic(tmp_path / "in.gguf")
+    (tmp_path / "text.txt").write_text("Some words, said again. " * 20, encoding="utf-8")
+    recipe, out = tmp_path / "r.yaml", tmp_path / "out"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    for _ in range(2):  # the second time every step is up to date, and the error still there
+        said = call("run", recipe, "--out", out, code=1)
+        assert "perplexity" in said.out and "in.gguf (original)" in said.out
+        assert "Next:" in said.out
+        assert "warning: tokenizer, round trip: " in said.err
+        assert (out / "bundle/README.md").is_file()
+    found = call("run", recipe, "--out", out, "--json", code=1).json
+    assert found["release"]["errors"][0].startswith("tokenizer, round trip: ")
+    recipe.write_text(RECIPE.replace("false}", "false, check_tokenizer: false}"), encoding="utf-8")
+    said = call("run", recipe, "--out", out)
+    assert "tokenizer, round trip" not in said.err + said.out
+
+
+def test_a_step_that_fails_keeps_the_table_of_what_was_measured(tmp_path: Path) -> None:
+    needs_package("huggingface_hub", extra="hub")
+    write_shapes(tmp_path / "in.gguf", small("Small", 2), tokens=BYTES, seed=3,
+                 chat_template=family("qwen3").jinja)  # fmt: skip
+    (tmp_path / "text.txt").write_text("Some words, said again. " * 20, encoding="utf-8")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE.replace("false}", "false, family: gemma3}"), encoding="utf-8")
+    said = call("run", recipe, "--out", tmp_path / "out", code=1)
+    assert "in.gguf (original)" in said.out and "± " in said.out
+    assert "the file's chat template prints other prompts than this family" in said.err
