@@ -29,7 +29,7 @@ from .ggufio.types import (
 from .ggufio.writer import TENSOR_ALIGNMENT, encode_header, padded
 from .header_edit import is_header_edit
 from .plan.blend_ops import BLEND_SHELL
-from .plan.types import Block, BlockRef, Plan, Take, references
+from .plan.types import Block, BlockRef, Edited, Plan, Take, references
 from .provenance import PADDING_KEY
 
 if TYPE_CHECKING:
@@ -213,6 +213,13 @@ def _block_pieces(
     get, likes = _lowering(block, headers), dict(tensors)
     for ref in refs[1:]:  # biases and scales that only another parent has
         likes = headers[ref.source].layer_tensors(ref.index) | likes
+    if isinstance(block, Edited):
+        from .blend.lower import check_names
+
+        try:
+            check_names(block, likes)
+        except PlanError as error:
+            raise error.at(file=main.path) from error
     pieces = []
     for suffix, like in likes.items():
         name = f"blk.{index}.{suffix}"

@@ -71,19 +71,19 @@ class Operation:
 
     def _prepare(self, version: str) -> None:
         headers = self.headers
-        if len(headers) > 1:
-            from .blend.models import check_alike
-
-            check_alike(headers)
         rules = rules_for(headers[0], allow_unknown=self.options.get("allow_unknown_arch", False))
         self.rules = rules
         self.before = Plan.identity(headers[0].n_layers, rules.n_tail(headers[0]))
         plan = self.plan = self._planned(self.recipe)
         if plan.n_sources != len(headers):
             raise PlanError(
-                "another number of inputs than the recipe blends", file=headers[0].path,
+                "another number of inputs than the recipe takes", file=headers[0].path,
                 expected=plan.n_sources, found=len(headers),
             )  # fmt: skip
+        if len(headers) > 1:
+            from .blend.models import check_alike
+
+            check_alike(headers, plan)
         force = self.options.get("force_kinds", False)
         change = rules.rewrite(headers, plan, force_kinds=force)
         metadata = _without_own(headers[plan.shell].metadata)
@@ -100,7 +100,7 @@ class Operation:
         told = self.recipe.without_folders()
         done = "; ".join(s.describe() for s in told.steps if s.operation not in HEADER_STEPS)
         metadata.update(new_identity(metadata, label, done, told.name))
-        if layout.computes:
+        if layout.computes or len(headers) > 1:
             infos = headers[plan.shell].tensors, layout.tensor_infos()
             metadata.update(new_file_type(metadata, *infos))
             computed = [p.info for p in layout.pieces if isinstance(p.job, Compute)]

@@ -12,7 +12,7 @@ task-arithmetic, ties, dare: the first parent is the base model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ..errors import ArchitectureError, PlanError
@@ -205,11 +205,16 @@ def edit_tensor(edit: Edit, suffix: str, get: Get) -> Expr | None:
         weight = f"{suffix.rpartition('.')[0]}.weight"
         if _concerned(edit, weight, get(weight)):
             return None if belongs_to_weight(get, suffix) else effective(get, suffix)
+    if edit.kind == "scale" and suffix.endswith(".scale") and belongs_to_weight(get, suffix):
+        weight = f"{suffix.rpartition('.')[0]}.weight"
+        wanted = _concerned(edit, weight, get(weight))
+        return _scaled(expr, float(options["factor"])) if wanted else expr
     if not _concerned(edit, suffix, expr):
         return expr
     match edit.kind:
-        case "scale":
-            return _scaled(expr, float(options["factor"]))
+        case "scale":  # of a weight with a separate scale that one alone is changed
+            apart = scale_of(get, suffix) is not None
+            return expr if apart else _scaled(expr, float(options["factor"]))
         case "zero":
             return Apply(expr, "zero")
         case "replace":
@@ -253,11 +258,34 @@ def _scaled(expr: Expr, factor: float) -> Expr:
     return expr if factor == 1 else Apply(expr, "scale", params(factor=factor))
 
 
+def check_names(block: Block, suffixes: Collection[str]) -> None:
+    """Refuse edits of tensors that the layer does not have.
+
+    Raises:
+        PlanError: naming the tensor and those that there are.
+    """
+    if not isinstance(block, Edited):
+        return
+    for edit in block.edits:
+        for name in edit.tensors:
+            if not any(_names(name, suffix) for suffix in suffixes):
+                known = sorted({s.removesuffix(".weight") for s in suffixes})
+                raise PlanError(
+                    f"the layer has no tensor {name} to {edit.kind}", expected=", ".join(known)
+                )
+    check_names(block.block, suffixes)
+
+
+def _names(name: str, suffix: str) -> bool:
+    """Whether `attn_q` or `attn_q.weight` names the tensor of that suffix."""
+    return suffix in (name, f"{name}.weight", f"{name}.bias")
+
+
 def _concerned(edit: Edit, suffix: str, expr: Expr | None) -> bool:
     if expr is None:
         return False
     if edit.tensors:
-        return suffix in edit.tensors
+        return any(_names(name, suffix) for name in edit.tensors)
     return suffix.endswith(".weight") and len(shape_of(expr)) > 1
 
 

@@ -1,24 +1,39 @@
-"""Whether models can be blended: one architecture, one shape, one tokenizer."""
+"""Whether models can be blended or stacked: one architecture, one shape, one vocabulary."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..errors import ArchitectureError, FormatError
 from ..expr import Expr, Read
 from ..ggufio.types import Header
+from ..plan.blend_ops import BLEND_SHELL
+from ..plan.types import Plan, Take, references
 from ..report_plan import short
 from .scales import belongs_to_weight
 
+#: The entries that say what a token number means; models of one stack share them.
+VOCABULARY = tuple(
+    f"tokenizer.ggml.{name}"
+    for name in ("model", "pre", "tokens", "token_type", "scores", "merges")
+)
 
-def check_alike(headers: Sequence[Header]) -> None:
-    """Refuse models that do not fit, naming the first difference.
+
+def check_alike(headers: Sequence[Header], plan: Plan) -> None:
+    """Refuse models that do not fit together in this plan, naming the first difference.
+
+    A blend of whole models needs equal tensors and tokenizers. Where only layers are taken
+    or blended, only those must have the shapes of the model that gives the rest; a stack
+    needs one vocabulary besides, for its layers were trained on token numbers.
 
     Raises:
         ArchitectureError: another architecture, tokenizer, tensor or shape.
     """
-    first = headers[0]
-    for other in headers[1:]:
+    first = headers[plan.shell]
+    whole = any(edit.kind == BLEND_SHELL for edit in plan.edits)
+    for number, other in enumerate(headers):
+        if number == plan.shell:
+            continue
         if other.architecture != first.architecture:
             raise ArchitectureError(
                 "the models are of different architectures", file=other.path,
@@ -26,8 +41,35 @@ def check_alike(headers: Sequence[Header]) -> None:
             )  # fmt: skip
         if other.order != first.order:
             raise FormatError("byte order differs from the other source", file=other.path)
-        _check_tensors(first, other)
-        _check_tokenizer(first, other)
+        if whole:
+            _check_tensors(first, other)
+            _check_tokenizer(first, other, _tokenizer_keys(first, other))
+            continue
+        used = {r.index for b in plan.stack for r in references(b) if r.source == number}
+        _check_layers(first, other, used)
+        if any(isinstance(b, Take) and b.ref.source == number for b in plan.stack):
+            _check_tokenizer(first, other, VOCABULARY)
+
+
+def _check_layers(first: Header, other: Header, used: Collection[int]) -> None:
+    """The layers' tensors must have the shapes that some layer of the first model has."""
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for index in range(first.n_layers):
+        for suffix, tensor in first.layer_tensors(index).items():
+            shapes.setdefault(suffix, set()).add(tensor.shape)
+    for index in sorted(used):
+        for suffix, tensor in other.layer_tensors(index).items():
+            if tensor.shape not in shapes.get(suffix, ()):
+                known = sorted(map(list, shapes.get(suffix, ())))
+                raise ArchitectureError(
+                    "the models are of different shapes", file=other.path, tensor=tensor.name,
+                    expected=" or ".join(map(str, known)) or "none", found=list(tensor.shape),
+                )  # fmt: skip
+
+
+def _tokenizer_keys(first: Header, other: Header) -> list[str]:
+    both = dict.fromkeys([*first.metadata, *other.metadata])
+    return [key for key in both if key.startswith("tokenizer.ggml.")]
 
 
 def _check_tensors(first: Header, other: Header) -> None:
@@ -54,11 +96,11 @@ def _optional(header: Header, name: str) -> bool:
     return name.endswith(".bias") or belongs_to_weight(get, name)
 
 
-def _check_tokenizer(first: Header, other: Header) -> None:
-    keys = [k for k in first.metadata if k.startswith("tokenizer.ggml.")]
-    keys += [k for k in other.metadata if k.startswith("tokenizer.ggml.") and k not in keys]
+def _check_tokenizer(first: Header, other: Header, keys: Collection[str]) -> None:
     for key in keys:
         ours, theirs = first.metadata.get(key), other.metadata.get(key)
+        if ours is None and theirs is None:
+            continue
         if ours is not None and theirs is not None and ours.raw == theirs.raw:
             continue
         if ours is None or theirs is None or ours.value != theirs.value:

@@ -8,7 +8,7 @@ import click
 
 from ..plan.blend_ops import INTERPOLATIONS, MERGES, PARTS
 from ..plan.recipe import step
-from ._blend import force_kinds_option, out_type_option
+from ._blend import force_kinds_option, out_type_option, scale_tensors_option
 from ._surgery import Options, in_out, list_option, operate, surgery_options
 
 SCALE_HELP = (
@@ -127,6 +127,7 @@ def interpolate(
 )
 @click.option("--at", required=True, type=int, metavar="N", help="The number that the copy gets.")
 @click.option("--scale", type=float, metavar="S", help=SCALE_HELP)
+@scale_tensors_option
 @out_type_option
 @surgery_options
 @in_out
@@ -135,6 +136,7 @@ def bridge(
     layer: int,
     at: int,
     scale: float | None,
+    scale_tensors: tuple[str, ...],
     out_type: str | None,
     source: Path,
     out: Path,
@@ -146,6 +148,6 @@ def bridge(
       ggsurgery bridge --layer 5 --at 21 in.gguf out.gguf
       ggsurgery bridge --layer 5 --at 21 --scale 0.5 in.gguf out.gguf
     """
-    one = step("bridge", layer=layer, at=at, scale=scale)
+    one = step("bridge", layer=layer, at=at, scale=scale, scale_tensors=list(scale_tensors) or None)
     recipe = options.recipe((one,), out_type=out_type)
     operate(recipe, (source,), out, options)

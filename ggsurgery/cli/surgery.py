@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from ..plan.recipe import step
-from ._blend import out_type_option
+from ._blend import out_type_option, scale_tensors_option
+from ._files import FILE
 from ._surgery import Options, in_out, list_option, operate, surgery_options
 
 LAYER_HELP = "Layers as in the file, from 0: 3, 3-5 or 0-9,11,13."
@@ -62,16 +63,21 @@ def move(options: Options, layer: str, to: int, source: Path, out: Path) -> None
 @click.command()
 @list_option("layers", "LIST", "The new stack: any order, repeats allowed; all others leave.")
 @surgery_options
-@in_out
-def keep(options: Options, layers: str, source: Path, out: Path) -> None:
+@click.argument("sources", metavar="IN…", nargs=-1, required=True, type=FILE)
+@click.argument("out", metavar="OUT", type=FILE)
+def keep(options: Options, layers: str, sources: tuple[Path, ...], out: Path) -> None:
     """Build the stack that the list says: depth cuts and frankenmerges.
+
+    Over several models of one shape and vocabulary, a letter names the input (a the
+    first); all that is not a layer comes from the first.
 
     \b
     Example:
       ggsurgery keep --layers 0-9,11,13,12,14-27 in.gguf out.gguf
       ggsurgery keep --layers 0-15,8-15,16-29 in.gguf frankenmerge.gguf
+      ggsurgery keep --layers a:0-15,b:8-23 one.gguf other.gguf stacked.gguf
     """
-    operate(options.recipe((step("keep", layers=layers),)), (source,), out, options)
+    operate(options.recipe((step("keep", layers=layers),)), sources, out, options)
 
 
 @click.command()
@@ -91,6 +97,7 @@ def keep(options: Options, layers: str, source: Path, out: Path) -> None:
     help="How many copies of the whole group.",
 )
 @click.option("--scale", type=float, metavar="S", help="Damp the copies: they add S times as much.")
+@scale_tensors_option
 @out_type_option
 @surgery_options
 @in_out
@@ -100,6 +107,7 @@ def duplicate(
     to: int | None,
     times: int,
     scale: float | None,
+    scale_tensors: tuple[str, ...],
     out_type: str | None,
     source: Path,
     out: Path,
@@ -111,5 +119,8 @@ def duplicate(
       ggsurgery duplicate --layer 8-15 in.gguf out.gguf
       ggsurgery duplicate --layer 5 --to 21 --scale 0.5 in.gguf out.gguf
     """
-    one = step("duplicate", layer=layer, to=to, times=times if times != 1 else None, scale=scale)
+    one = step(
+        "duplicate", layer=layer, to=to, times=times if times != 1 else None, scale=scale,
+        scale_tensors=list(scale_tensors) or None,
+    )  # fmt: skip
     operate(options.recipe((one,), out_type=out_type), (source,), out, options)

@@ -28,6 +28,8 @@ MAX_MODELS = 256
 #: Arithmetic on weights is in float32.
 FLOAT32_MAX = 3.4028234663852886e38
 SCOPES = ("global", "tensor", "row")
+#: Names of tensors (`attn_q`, or `attn_q.bias` alone), and the factor on them.
+Scales = Sequence[tuple[tuple[str, ...], float]]
 SCORES = ("magnitude", "wanda")
 
 
@@ -84,14 +86,23 @@ def interpolate(
     return ops.insert(plan, (block,), first + 1 if at is None else at)
 
 
-def bridge(plan: Plan, layer: int, at: int, scale: float | None = None) -> Plan:
+def bridge(
+    plan: Plan,
+    layer: int,
+    at: int,
+    scale: float | None = None,
+    scale_tensors: Scales = (),
+) -> Plan:
     """Insert a copy of a layer elsewhere; `scale` damps what the copy adds.
+
+    Args:
+        scale_tensors: tensors of the copy that are multiplied by a factor.
 
     Raises:
         PlanError: the layer or the place does not exist.
     """
     ops.check_layers(plan, (layer,))
-    return ops.insert(plan, (damped(plan.blocks[layer], scale),), at)
+    return ops.insert(plan, (scaled_copy(plan.blocks[layer], scale, scale_tensors),), at)
 
 
 def duplicate(
@@ -100,26 +111,33 @@ def duplicate(
     to: int | None = None,
     times: int = 1,
     scale: float | None = None,
+    scale_tensors: Scales = (),
 ) -> Plan:
     """`ops.duplicate` whose copies add only `scale` times as much to the residual stream.
+
+    Args:
+        scale_tensors: tensors of the copies that are multiplied by a factor.
 
     Raises:
         PlanError: as `ops.duplicate`.
     """
     made = ops.duplicate(plan, layer, to, times)
-    if scale is None:
+    if scale is None and not scale_tensors:
         return made
     start = max(layer) + 1 if to is None else to
     stop = start + len(layer) * times
-    copies = tuple(damped(b, scale) for b in made.blocks[start:stop])
+    copies = tuple(scaled_copy(b, scale, scale_tensors) for b in made.blocks[start:stop])
     return replace(made, blocks=made.blocks[:start] + copies + made.blocks[stop:])
 
 
-def damped(block: Block, scale: float | None) -> Block:
-    """The block with its output projections scaled, itself where `scale` is None or 1."""
-    if scale is None or scale == 1:
-        return block
-    return Edited(block, (Edit("damp", (), params(factor=_finite("scale", scale))),))
+def scaled_copy(block: Block, scale: float | None, scale_tensors: Scales) -> Block:
+    """The block with its output projections damped and tensors scaled, itself where nothing is."""
+    edits = []
+    if scale is not None and scale != 1:
+        edits.append(Edit("damp", (), params(factor=_finite("scale", scale))))
+    for names, factor in scale_tensors:
+        edits.append(Edit("scale", names, params(factor=_finite("scale_tensors", factor))))
+    return Edited(block, tuple(edits)) if edits else block
 
 
 def blend(

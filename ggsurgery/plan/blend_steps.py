@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import blend_ops
 from .text import parse_layers, parse_pair
+
+_TENSOR = re.compile(r"[A-Za-z0-9_.]+")
 
 
 def number(value: Any) -> float:
@@ -42,6 +45,26 @@ def numbers(value: Any) -> tuple[float, ...]:
     if not isinstance(value, list | tuple):
         value = [value]
     return tuple(number(v) for v in value)
+
+
+def scales(value: Any) -> tuple[tuple[tuple[str, ...], float], ...]:
+    """Factors on tensors, as text or a list of texts: `attn_q,attn_k=0.7`.
+
+    Raises:
+        ValueError: something else.
+
+    Example:
+        >>> scales("attn_q,attn_k=0.7")
+        ((('attn_q', 'attn_k'), 0.7),)
+    """
+    found = []
+    for text in value if isinstance(value, list | tuple) else [value]:
+        names, equals, factor = str(text).partition("=")
+        listed = tuple(name.strip() for name in names.split(","))
+        if not equals or not all(_TENSOR.fullmatch(name) for name in listed):
+            raise ValueError(f"expected such as attn_q,attn_k=0.7, found {text!r}")
+        found.append((listed, number(factor)))
+    return tuple(found)
 
 
 def quoted(value: Any) -> str:
@@ -80,12 +103,15 @@ STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], t
     ),
     "bridge": (
         blend_ops.bridge,
-        {"layer": whole, "at": whole, "scale": number},
+        {"layer": whole, "at": whole, "scale": number, "scale_tensors": scales},
         ("layer", "at"),
     ),
     "duplicate": (
         blend_ops.duplicate,
-        {"layer": parse_layers, "to": whole, "times": whole, "scale": number},
+        {
+            "layer": parse_layers, "to": whole, "times": whole, "scale": number,
+            "scale_tensors": scales,
+        },
         ("layer",),
     ),
     "blend": (

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import PlanError
 from .text import format_layers
-from .types import Block, Edit, Plan, params
+from .types import Block, BlockRef, Edit, Plan, Take, params
 
 #: llama.cpp's LLAMA_MAX_LAYERS: with one more it ends in an assertion.
 MAX_LAYERS = 512
@@ -129,17 +129,34 @@ def duplicate(plan: Plan, layer: Sequence[int], to: int | None = None, times: in
     return insert(plan, copies, place)
 
 
-def keep(plan: Plan, layers: Sequence[int]) -> Plan:
+def keep(plan: Plan, layers: Sequence[int] | Sequence[tuple[int, int]]) -> Plan:
     """The stack that the list says: any order, repeats allowed, all others leave.
+
+    Args:
+        layers: numbers, or pairs (input, layer) for a stack over several models.
 
     Raises:
         PlanError: a layer does not exist, or the list is empty.
     """
+    pairs = [item for item in layers if isinstance(item, tuple)]
+    if pairs:
+        return _stacked(plan, pairs)
+    layers = [item for item in layers if isinstance(item, int)]
     check_layers(plan, layers, unique=False)
     if not layers:
         raise PlanError("no layer would be left", expected="at least one")
     check_size(plan, len(layers))
     return replace(plan, blocks=tuple(plan.blocks[i] for i in layers))
+
+
+def _stacked(plan: Plan, pairs: Sequence[tuple[int, int]]) -> Plan:
+    """A stack over several models; everything outside the layers is the first one's."""
+    if plan != Plan.identity(plan.n_layers, len(plan.tail)):
+        raise PlanError("a stack of several models comes before all other operations")
+    check_layers(plan, [layer for source, layer in pairs if source == 0], unique=False)
+    check_size(plan, len(pairs))
+    blocks = tuple(Take(BlockRef(source, layer)) for source, layer in pairs)
+    return replace(plan, blocks=blocks, n_sources=1 + max(source for source, _ in pairs))
 
 
 def drop_tail(plan: Plan) -> Plan:

@@ -21,7 +21,7 @@ from ..errors import FormatError, PlanError, json_text
 from . import ops
 from .blend_steps import STEPS, whole
 from .heal import heal
-from .text import parse_layers, parse_pair
+from .text import parse_layers, parse_pair, parse_stack
 from .types import Plan
 
 #: Keys of a recipe document that belong to the pipeline (`ggsurgery run`), not to surgery.
@@ -72,7 +72,7 @@ OPERATIONS: dict[str, Operation] = {
         {"layer": parse_layers, "to": whole},
         ("layer", "to"),
     ),
-    "keep": Operation(ops.keep, {"layers": parse_layers}, ("layers",)),
+    "keep": Operation(ops.keep, {"layers": parse_stack}, ("layers",)),
     "drop_mtp": Operation(ops.drop_tail, {}),
     "set": Operation(ops.set_metadata, {"key": str, "value": _same, "type": str}, ("key", "value")),
     "unset": Operation(ops.unset_metadata, {"key": str}, ("key",)),

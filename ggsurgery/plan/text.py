@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from ..errors import PlanError
 
@@ -46,6 +47,46 @@ def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
         if len(layers) > LONGEST:
             raise PlanError("the list of layers is longer than any model")
     return tuple(layers)
+
+
+def parse_stack(text: str | int | Sequence[Any]) -> tuple[int, ...] | tuple[tuple[int, int], ...]:
+    """A list of layers, or one over several models: `a:0-15, b:8-23`.
+
+    A letter names the input, a the first; it holds until the next letter.
+
+    Returns:
+        Layer numbers, or pairs (input, layer) where the list names inputs.
+
+    Raises:
+        PlanError: no such list, or one that begins without a letter.
+
+    Example:
+        >>> parse_stack("a:0-1,b:1")
+        ((0, 0), (0, 1), (1, 1))
+    """
+    if not isinstance(text, int | str) and isinstance(text, Sequence):
+        text = ",".join(str(item) for item in text)
+    if not isinstance(text, str) or ":" not in text:
+        return parse_layers(text)
+    found: list[tuple[int, int]] = []
+    source: int | None = None
+    for part in text.split(","):
+        letter, colon, layers = part.rpartition(":")
+        if colon:
+            if not re.fullmatch(r"[a-z]", letter.strip()):
+                raise _wrong_stack(text)
+            source = ord(letter.strip()) - ord("a")
+        if source is None:
+            raise _wrong_stack(text)
+        found += [(source, layer) for layer in parse_layers(layers)]
+    return tuple(found)
+
+
+def _wrong_stack(text: str) -> PlanError:
+    return PlanError(
+        "not a list of layers over several models", expected="such as a:0-15,b:8-23",
+        found=repr(text), hint="a is the first input, b the second.",
+    )  # fmt: skip
 
 
 def _wrong(text: object) -> PlanError:

@@ -204,7 +204,7 @@ def test_a_recipe_that_blends_takes_all_its_models(run: Run, model: Path, tmp_pa
     assert run("replay", out, model, other, again)[0] == 0
     for wrong in ((model,), (model, other, other)):
         code, _, err = run("apply", recipe, *wrong, tmp_path / "x.gguf")
-        assert code == 1 and f"recipe blends: expected 2, found {len(wrong)}" in err
+        assert code == 1 and f"recipe takes: expected 2, found {len(wrong)}" in err
 
 
 def test_equal_weights_give_the_mean(run: Run, model: Path, tmp_path: Path) -> None:
