@@ -51,7 +51,9 @@ native:  ## Build the kernels in the tree, for work on them.
 	cmake --install build/native --prefix .
 
 bench: $(VENV)/.dev  ## Run the benchmarks (ratios against peers, some minutes each).
-	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+	failed=; for script in benchmarks/[a-z]*.py; do \
+	  echo "== $$script"; $(BIN)/python $$script || failed="$$failed $$script"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 clean:  ## Remove what was built here; the environment stays.
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache

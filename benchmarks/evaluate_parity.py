@@ -22,12 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks._inputs import data, smollm2, smollm2_f16  # noqa: E402
+from ggsurgery import host  # noqa: E402
 from ggsurgery.evaluate.questions import load_questions, prompts  # noqa: E402
 from ggsurgery.evaluate.runs import choices_of_file, kl_of_files  # noqa: E402
-from ggsurgery.runtime import machine, worker  # noqa: E402
+from ggsurgery.runtime import worker  # noqa: E402
 from tests._llama_tools import llama_tool  # noqa: E402
 
-THREADS = str(machine.n_threads())
+THREADS = str(host.n_threads())
 
 PATTERNS = {
     "kl_mean": r"Mean +KLD: +([\d.-]+)",

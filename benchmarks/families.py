@@ -1,6 +1,6 @@
 """Pruning one family after the other: llama-quantize --prune-layers against ggsurgery.
 
-    python -m benchmarks.families [FAMILY …]
+    python benchmarks/families.py [FAMILY …]
 
 Each family is a tiny random model (tests/fixtures) with its kinds of layers mixed as in
 the real ones. The yardstick is the unpruned model whose removed layers are turned into
@@ -9,6 +9,7 @@ exact bypasses: a right result has its logits. The table goes into the README.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ggsurgery.errors import ArchitectureError
 from tests._llama_tools import llama_tool
 from tests.fixtures import families, operate
@@ -33,11 +35,16 @@ FAMILIES = (
 
 def main() -> None:
     """Print the table, one row a family, as soon as it is known."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="default: all")
+    asked = parser.parse_args().families
     tool = llama_tool("llama-quantize")
     heads = [" ".join(map(str, gone)) for gone in REMOVED]
     print("| family | " + " | ".join(f"llama-quantize −{h} | ggsurgery −{h}" for h in heads) + " |")
     print("|---" * (1 + 2 * len(REMOVED)) + "|")
-    for name in sys.argv[1:] or FAMILIES:
+    for name in asked or FAMILIES:
         with TemporaryDirectory() as folder:
             cells = compare(name, Path(folder), tool)
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)

@@ -29,14 +29,14 @@ import gguf
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from ggsurgery.compute import default_threads
 from ggsurgery.ggufio.reader import Source
+from ggsurgery.host import n_threads
 from ggsurgery.kernels import BF16, F16, backend
 from ggsurgery.kernels.reference import REFERENCE
 from tests._shapes import QWEN3_8B, write_shapes
 
 SEED = 1
-THREADS = default_threads()
+THREADS = n_threads()
 MB = 1e6
 LIMIT_GB = 8
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks._inputs import data, smollm2
+from ggsurgery import host
 from ggsurgery.runtime import machine
 from tests._llama_tools import llama_tool
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=4, help="chunks of the short runs")
     parser.add_argument("--many", type=int, default=24, help="chunks of the long runs")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=machine.n_threads())
+    parser.add_argument("--threads", type=int, default=host.n_threads())
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     model = args.model or smollm2()

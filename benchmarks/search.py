@@ -32,8 +32,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks._inputs import data, smollm2_f16  # noqa: E402
 from ggsurgery.candidates.measure import Measurer, Setup  # noqa: E402
+from ggsurgery.host import n_threads  # noqa: E402
 from ggsurgery.plan.recipe import Recipe, step  # noqa: E402
-from ggsurgery.runtime.machine import n_threads  # noqa: E402
 from ggsurgery.search.optimize import Budget, Work, run_worker  # noqa: E402
 from ggsurgery.search.run import outcome  # noqa: E402
 from ggsurgery.surgery import prepare  # noqa: E402

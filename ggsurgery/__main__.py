@@ -1,5 +1,22 @@
-"""`python -m ggsurgery` is the command line."""
+"""The command line: `ggsurgery` and `python -m ggsurgery`."""
 
-from .cli import main
+from __future__ import annotations
 
-main()
+import os
+import sys
+
+
+def run() -> None:
+    """Run it; Ctrl-C while its modules are still loading is no traceback."""
+    try:
+        from .cli import main
+
+        main()
+    except KeyboardInterrupt:
+        sys.stderr.write("ggsurgery: interrupted before it began\n")
+        sys.stderr.flush()
+        os._exit(130)
+
+
+if __name__ == "__main__":
+    run()

@@ -6,10 +6,10 @@ a time, and the suite runs on each.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from . import temporary
 from .errors import GGSurgeryError
 from .evaluate.controls import LADDER, Control, Outcome, choose_controls, measure_controls
 from .evaluate.facts import model_facts
@@ -55,14 +55,14 @@ def measure_alternatives(
     Args:
         score: of the cut; measure: the suite on a file, with the settings of that score.
     """
-    with tempfile.TemporaryDirectory(prefix="ggsurgery-") as scratch:
+    with temporary.Folder("controls") as scratch:
 
         def remove(path: Path) -> None:
-            if path.parent == Path(scratch):  # never a file of the user's
+            if path.parent == scratch:  # never a file of the user's
                 path.unlink()
 
         return measure_controls(
-            score, controls, build=lambda control: _build(control, baseline, Path(scratch)),
+            score, controls, build=lambda control: _build(control, baseline, scratch),
             measure=measure, done=remove, progress=start,
         )  # fmt: skip
 

@@ -63,11 +63,15 @@ class Child:
 
     def close(self, *, kill: bool = False) -> int:
         """End the child; returns its exit status, negative for a signal."""
+        self.answers.close()
+        return self.end(kill=kill)
+
+    def end(self, *, kill: bool = False) -> int:
+        """End the child, and leave its last answers to be read."""
         if kill:
             self.process.kill()
         with contextlib.suppress(OSError):  # what a dead child did not read any more
             self.questions.close()
-        self.answers.close()
         try:
             return self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:  # a child that hangs while it exits

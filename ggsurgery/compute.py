@@ -8,7 +8,6 @@ Blends of F32, F16 or BF16 tensors into the same type take one fused kernel call
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -24,16 +23,10 @@ from .errors import GGSurgeryError
 from .expr import Apply, Combine, Expr, Read, Slice, reads
 from .ggufio.reader import Source
 from .ggufio.types import type_name
+from .host import n_threads
 from .kernels import NAN_KEY, Raw, backend
 
-__all__ = ["default_threads", "evaluate", "largest"]
-
-
-def default_threads() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+__all__ = ["evaluate", "largest"]
 
 
 def evaluate(
@@ -51,7 +44,7 @@ def evaluate(
         out_type: ggml's number of a type for which `kernels.can_encode` holds; a tensor
             taken as it stands, or cut between blocks, may have any type it already has.
         sources: the open files, in the order that `Read.source` counts.
-        threads: how many work at once; None for one a core.
+        threads: how many work at once; None for `host.n_threads`.
         given: the arrays that `Given` names, as a mapping or a function of the key.
 
     Raises:
@@ -62,7 +55,7 @@ def evaluate(
         EngineError: `out_type` cannot be encoded.
     """
     reader = RowReader(sources, given)
-    count = default_threads() if threads is None else max(1, threads)
+    count = n_threads() if threads is None else max(1, threads)
     try:
         tree = Resolver(reader, count).resolve(expr)
         block = _BlockEncoder(reader, tree, out_type)

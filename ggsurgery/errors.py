@@ -127,6 +127,10 @@ class FormatError(GGSurgeryError):
     """A file is not the GGUF (JSONL, YAML, imatrix …) that it should be."""
 
 
+class InputError(GGSurgeryError):
+    """An input cannot be read, or another program changed it meanwhile."""
+
+
 class PlanError(GGSurgeryError):
     """An operation that cannot be carried out on this stack of layers."""
 

@@ -14,10 +14,12 @@ from typing import Any
 
 from .errors import OutputError
 from .ggufio.atomic import atomic_path, check_output
-from .ggufio.copying import copy_range, write_all
+from .ggufio.copying import ReadFailed, copy_range, write_all
 from .ggufio.header import read_header
 from .ggufio.reader import Source
+from .host import n_threads
 from .layout import Compute, Copy, FileLayout, Piece
+from .system_errors import read_error
 
 #: Called with the number of bytes read or written since the last call.
 Progress = Callable[[int], object]
@@ -60,11 +62,10 @@ def settle(
     from .blend import together
     from .blend.resolve import Resolver
     from .blend.rows import RowReader
-    from .compute import default_threads
 
     if not together.pending(exprs):
         return layout
-    resolver = Resolver(RowReader(sources, given, progress), threads or default_threads())
+    resolver = Resolver(RowReader(sources, given, progress), threads or n_threads())
     pieces = list(layout.pieces)
     for place, expr in zip(places, together.settle(exprs, resolver), strict=True):
         pieces[place] = replace(pieces[place], job=Compute(expr))
@@ -90,17 +91,18 @@ def execute(
         out: the file to make.
         force: replace an existing file.
         sync: wait until the data is on the disk before the file gets its name.
-        threads: threads for computed tensors; None takes one a processor.
+        threads: threads for computed tensors; None takes `host.n_threads`.
         given: float32 arrays for `expr.Given`, by key.
         progress: called with the bytes written since the last call.
 
     Raises:
         OutputError: the output exists, is an input, or does not fit on the disk.
+        InputError: an input cannot be read, or changed while it was read.
     """
     inputs = [path for source in sources for path in source.header.paths]
     check_output(out, inputs, force=force, nbytes=layout.n_bytes)
     layout = settle(layout, sources, threads=threads, given=given)
-    with atomic_path(out, force=force, sync=sync) as temporary:
+    with atomic_path(out, inputs=inputs, force=force, sync=sync) as temporary:
         target = os.open(temporary, os.O_RDWR)
         try:
             write_all(target, layout.header, 0)
@@ -111,6 +113,8 @@ def execute(
                     progress(piece.info.nbytes)
         finally:
             os.close(target)
+        for source in sources:
+            source.check_unchanged()
         _check_written(temporary, layout, out)
 
 
@@ -126,9 +130,13 @@ def _write(
     match piece.job:
         case Copy(number, tensor):
             source = sources[number]
-            copy_range(
-                source.descriptor(tensor.shard), target, tensor.nbytes, source.position(tensor), to
-            )
+            descriptor, at = source.descriptor(tensor.shard), source.position(tensor)
+            try:
+                copy_range(descriptor, target, tensor.nbytes, at, to)
+            except ReadFailed as error:
+                source.check_unchanged()
+                path = source.header.paths[tensor.shard]
+                raise read_error(error, path, tensor.name) from error
         case Compute(expr):
             from .compute import evaluate
 

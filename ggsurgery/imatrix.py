@@ -24,6 +24,7 @@ from .ggufio.atomic import atomic_path, check_output
 from .ggufio.reader import Source
 from .ggufio.types import TensorInfo, Value
 from .ggufio.writer import encode_header, padded
+from .system_errors import reading, unreadable
 
 F32 = NDArray[np.float32]
 ALIGNMENT = 32
@@ -75,7 +76,7 @@ def read_imatrix(path: str | Path) -> Imatrix:
         with path.open("rb") as file:
             magic = file.read(4)
     except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", file=path) from error
+        raise unreadable(error, path) from error
     if magic != struct.pack("<I", GGUF_MAGIC):
         return _read_legacy(path)
     with Source(path) as source:
@@ -124,7 +125,8 @@ def _entry(source: Source, sums: TensorInfo, name: str) -> Entry:
 
 
 def _read_legacy(path: Path) -> Imatrix:
-    data = memoryview(path.read_bytes())
+    with reading(path):
+        data = memoryview(path.read_bytes())
     at = 0
 
     def take(code: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from . import kernels
@@ -14,9 +15,9 @@ from .blend.mapping import drop
 from .blend.parallel import reduce_blocks
 from .blend.resolve import row_blocks
 from .blend.rows import RowReader, Rows
-from .compute import default_threads
 from .expr import Apply, Combine, Read, walk
 from .ggufio.reader import Source
+from .host import n_threads
 from .kernels import F32, backend
 from .layout import Compute, FileLayout
 
@@ -58,6 +59,15 @@ def masked(layout: FileLayout) -> dict[str, float | None]:
     return found
 
 
+def zeros_of(layout: FileLayout, out: Path) -> list[Zeros]:
+    """The zeros in the tensors of a written file that a prune was about."""
+    names = list(masked(layout))
+    if not names:
+        return []
+    with Source(out) as written:
+        return measure(written, names)
+
+
 def measure(
     source: Source,
     names: Sequence[str],
@@ -86,7 +96,7 @@ def measure(
                 values = reader.values(expr, rows)
                 total[0] += kernel.count(F32, values.view("u1"), 0, 1)
 
-        parts = reduce_blocks(row_blocks(expr), lambda: [0], step_, threads or default_threads())
+        parts = reduce_blocks(row_blocks(expr), lambda: [0], step_, threads or n_threads())
         zeros = sum(p[0] for p in parts)
         result.append(Zeros(name, tensor.type_name, zeros, tensor.n_elements))
     return result

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from .analyze.influence import Influence, influence
 from .candidates.journal import Journal
 from .candidates.measure import Measurer, Setup
-from .errors import ArchitectureError, GGSurgeryError, OutputError, PlanError
+from .errors import ArchitectureError, GGSurgeryError, InputError, OutputError, PlanError
 from .ggufio.reader import Source
 from .plan import ops
 from .plan.recipe import Recipe, step
@@ -212,7 +212,7 @@ class _Table:
         """The figure of one candidate among others; None where it is refused."""
         try:
             return self.figure(cut)
-        except OutputError:  # no room for its file
+        except (InputError, OutputError):  # no room for its file
             raise
         except GGSurgeryError as error:
             self.refused = error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import FormatError
+from .system_errors import unreadable
 
 #: Bytes of the largest text, question file or result file: 256 MiB.
 MAX_TEXT = 2**28
@@ -113,4 +114,4 @@ def _too_long(path: str | Path, limit: int) -> FormatError:
 
 
 def _unreadable(path: str | Path, error: OSError) -> FormatError:
-    return FormatError(f"cannot be read: {error.strerror or error}", file=path)
+    return unreadable(error, path)

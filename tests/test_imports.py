@@ -19,7 +19,8 @@ PACKAGE = ROOT / "ggsurgery"
 ROWS: tuple[tuple[str, ...], ...] = (
     ("installed",),
     ("errors", "_gguf", "__version__"),
-    ("child", "textfile"),
+    ("child", "exchange", "host", "names", "system_errors", "temporary"),
+    ("textfile",),
     ("fields",),
     ("ggufio", "kernels", "markdown", "plan", "shipped"),
     ("chat", "expr", "header_edit", "identity", "imatrix", "provenance"),
@@ -33,6 +34,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("candidates", "surgery"),
     ("alternatives", "analyze", "collapse", "healing", "repair"),
     ("release",),
+    ("cautions",),
     ("pipeline", "prune_depth", "search"),
     ("example",),
     ("cli",),

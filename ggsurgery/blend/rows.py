@@ -24,6 +24,7 @@ from ..expr import Apply, Combine, Effective, Expr, Given, Read, Slice, describe
 from ..ggufio.reader import Source
 from ..ggufio.types import Header, TensorInfo, type_name
 from ..kernels import Raw, Values
+from ..system_errors import reading
 from . import finite, mapping, methods
 from .norms import IMATRIX, input_norms
 from .shape import n_rows, shape_of
@@ -159,13 +160,14 @@ class RowReader:
     def _fill(self, source: Source, read: Read, out: Raw, offset: int) -> None:
         descriptor = source.descriptor(read.tensor.shard)
         at, view = source.position(read.tensor) + offset, memoryview(out.data)
+        path = source.header.paths[read.tensor.shard]
         while view.nbytes:
-            got = os.preadv(descriptor, [view], at)
+            with reading(path, read.tensor.name):
+                got = os.preadv(descriptor, [view], at)
             if got == 0:
                 raise FormatError(
-                    "the file ended while it was read", tensor=read.tensor.name,
-                    file=source.header.paths[read.tensor.shard],
-                )  # fmt: skip
+                    "the file ended while it was read", tensor=read.tensor.name, file=path
+                )
             at, view = at + got, view[got:]
 
     def _given_rows(self, expr: Given, rows: Rows) -> Values:

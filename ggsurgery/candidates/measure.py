@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from ..errors import FormatError, GGSurgeryError
+from ..errors import GGSurgeryError
 from ..evaluate.choices import accuracy, longest_prompt, score_choices
 from ..evaluate.problems import TOGETHER, Problem, load_problems, room, solve
 from ..evaluate.questions import Question, guess_style, load_questions, prompts
@@ -28,6 +28,8 @@ from ..evaluate.suite.result import SurgeryScore
 from ..evaluate.suite.run import N_CTX, run_suite
 from ..plan.types import Plan
 from ..runtime.engine import Engine
+from ..runtime.nonfinite import not_finite
+from ..system_errors import unreadable
 from ..textfile import read_corpus
 from .divergence import Reference
 from .session import CACHE_BYTES, Candidates, Route
@@ -97,7 +99,7 @@ def _content(path: Path) -> str:
     try:
         return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", file=path) from error
+        raise unreadable(error, path) from error
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,21 @@ class Measurer:
         if not self.setup.needs_text:
             return self.measure(self.session.identity)
         nll = self.session.prepare(progress=progress)
+        if not np.isfinite(nll).all():
+            self._refuse_nan(int(np.argmin(np.isfinite(nll))))
         if self._kind == "perplexity":
             return self._summary(nll)
         self._reference = Reference(self.session, self.setup.n_threads)
         return self._summary([0.0] * len(self.windows))
+
+    def _refuse_nan(self, index: int) -> NoReturn:
+        """Nothing can be compared with a model that gives no numbers; says where that begins."""
+        self.session.states = None  # so that the whole model is opened
+        with self.session.open(self.session.identity) as candidate:
+            raise not_finite(
+                candidate.engine, self.windows.inputs[index],
+                f"window {index + 1} of the uncut model", self.setup.path,
+            )  # fmt: skip
 
     def measure(self, plan: Plan, progress: Progress | None = None) -> Measured:
         """The figure of a plan.

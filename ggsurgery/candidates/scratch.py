@@ -6,9 +6,7 @@ takes milliseconds instead of the time to read and hash a hundred thousand strin
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 from gguf.constants import GGUFValueType
 
+from .. import temporary
 from ..arch import ArchRules
 from ..errors import GGSurgeryError
 from ..execute import execute
@@ -26,34 +25,16 @@ from ..header_edit import is_header_edit
 from ..layout import FileLayout, lay_out
 from ..plan.types import Plan
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - no file locks on Windows
-    fcntl = None  # type: ignore[assignment]
-
-#: Where Linux keeps files in memory.
-MEMORY = Path("/dev/shm")
-
-
-#: Begins the names of scratch folders.
-PREFIX = "ggsurgery-scratch-"
-
 
 class Scratch:
-    """A folder for one candidate at a time; removed with everything in it on `close`.
-
-    A killed process cannot remove its folder, and in memory that is memory lost. So each
-    folder holds a lock for as long as its process lives, and the next one removes those
-    that nobody holds.
-    """
+    """A folder for one candidate at a time; removed with everything in it on `close`."""
 
     def __init__(self, need: int) -> None:
-        remove_abandoned(MEMORY)
-        remove_abandoned(Path(tempfile.gettempdir()))
-        folder = MEMORY if _roomy(MEMORY, need) else None
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
-        self._lock = _locked(self.folder / "lock", create=True)
-        self.in_memory = folder is not None
+        self.in_memory = _roomy(temporary.MEMORY, need)
+        self._made = temporary.Folder(
+            "candidate", place=temporary.MEMORY if self.in_memory else None
+        )
+        self.folder = self._made.path
 
     @property
     def file(self) -> Path:
@@ -71,10 +52,7 @@ class Scratch:
         return self.file
 
     def close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._made.close()
 
     def __enter__(self) -> Scratch:
         return self
@@ -86,34 +64,6 @@ class Scratch:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def remove_abandoned(folder: Path) -> list[Path]:
-    """Remove the scratch folders in `folder` whose processes are dead; returns them."""
-    removed = []
-    for found in folder.glob(f"{PREFIX}*"):
-        lock = _locked(found / "lock", create=False)
-        if lock is not None:  # a folder without a lock file is being made just now
-            shutil.rmtree(found, ignore_errors=True)
-            os.close(lock)
-            removed.append(found)
-    return removed
-
-
-def _locked(path: Path, *, create: bool) -> int | None:
-    """A descriptor that holds the lock; None where another process does, or has no such file."""
-    if fcntl is None:
-        return None
-    try:
-        lock = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        return None
-    return lock
 
 
 def _roomy(folder: Path, need: int) -> bool:

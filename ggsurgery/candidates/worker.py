@@ -9,6 +9,7 @@ journal the crash as a row, start again with the rest
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError, GGSurgeryError, OutputError
+from ..errors import EngineError, GGSurgeryError, InputError, OutputError
 from ..ggufio.reader import Source
 from ..plan.recipe import Recipe
 from ..plan.types import Plan
@@ -121,6 +122,11 @@ def measure_all(
                 )
     base = Trial.from_json(book.results[BASE]).measured
     assert base is not None
+    if not math.isfinite(base.value):  # in a journal of an earlier version
+        raise GGSurgeryError(
+            "the uncut model gives no numbers (NaN or infinity), so nothing can be compared",
+            file=setup.path, found=base.value, hint="Find the layer with: ggsurgery perplexity",
+        )  # fmt: skip
     return base, [Trial.from_json(book.results[k]) for k in keys]
 
 
@@ -181,14 +187,14 @@ def try_one(measurer: Measurer, recipe: Recipe, key: str) -> Trial:
     """Measure one recipe; a refusal is a trial with its reason.
 
     Raises:
-        OutputError: no room for the candidate's file, which says nothing about the candidate.
+        InputError, OutputError: no room for the candidate's file, or a source that cannot be read.
     """
     begin = time.monotonic()
     try:
         plan = recipe.apply(measurer.session.identity)
         measured = measurer.measure(plan)
         difference = measurer.difference(measured)
-    except OutputError:
+    except (InputError, OutputError):  # of the disk, not of the candidate
         raise
     except GGSurgeryError as error:
         return Trial(recipe, key, None, None, time.monotonic() - begin, str(error))

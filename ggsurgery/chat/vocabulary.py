@@ -37,6 +37,11 @@ class Vocabulary:
     types: tuple[int, ...]
 
     @classmethod
+    def find(cls, header: Header) -> Vocabulary | None:
+        """As `of`; None for a file without one (`no_vocab`)."""
+        return cls.of(header) if Keys.Tokenizer.LIST in header.metadata else None
+
+    @classmethod
     def of(cls, header: Header) -> Vocabulary:
         """Read the vocabulary out of a header.
 

@@ -15,10 +15,12 @@ from typing import NoReturn
 
 import click
 
-from .. import __version__
+from .. import __version__, temporary
 from ..errors import GGSurgeryError, printable
+from ..host import plain_terminal
+from ..system_errors import system_error
 from ._overview import SECTIONS, SHORT_HELP
-from ._signals import Stopped, stop_like_ctrl_c
+from ._signals import Stopped, ignore_signals, stop_like_ctrl_c
 
 #: command → module below ggsurgery.cli and the name of the click command in it.
 COMMANDS: dict[str, str] = {
@@ -110,6 +112,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
       ggsurgery delete --layer 10 in.gguf out.gguf
     """
     ctx.obj = {"debug": debug}
+    if plain_terminal():
+        ctx.color = False
 
 
 def main(args: list[str] | None = None) -> NoReturn:
@@ -121,6 +125,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8, a plain C locale
             stream.reconfigure(errors="backslashreplace")
     try:
+        temporary.sweep_scratch()
         code = cli.main(args=arguments, prog_name="ggsurgery", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as done:
@@ -129,6 +134,8 @@ def main(args: list[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as stop:
+        ignore_signals()  # a second Ctrl-C must not end the cleaning
+        temporary.remove_all()
         cause = stop.__cause__ if isinstance(stop, click.Abort) else stop
         number = cause.number if isinstance(cause, Stopped) else signal.SIGINT
         click.echo(
@@ -149,8 +156,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, GGSurgeryError):
         return str(error)
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return printable(f"{where}{error.strerror or error}")
+        return str(system_error(error))
     text = " ".join(str(error).split())
     return printable(
         f"unexpected {type(error).__name__}: {text}. This is a bug, or a damaged file that got "

@@ -14,24 +14,13 @@ from ..evaluate.controls import Outcome
 from ..evaluate.results import Results
 from ..evaluate.suite.result import SurgeryScore
 from ..ggufio.atomic import atomic_path, check_output
-from ..ggufio.header import read_header
-from ._output import human_bytes, note, table, warn
+from ._output import human_bytes, note, table
 
 
 def is_given(option: str) -> bool:
     """Whether the running command's option was typed, and not filled with its default."""
     source = click.get_current_context().get_parameter_source(option)
     return source not in (ParameterSource.DEFAULT, None)
-
-
-def warn_beyond_training(file: Path, ctx: int) -> None:
-    """Say before the work, not after it, that a context is larger than the trained one."""
-    trained = read_header(file).number("{arch}.context_length")
-    if trained is not None and 0 < trained < ctx:
-        warn(
-            f"{file}: --ctx {ctx} is more than the context the model was trained with "
-            f"({trained:,} tokens)"
-        )
 
 
 def save_text(out: Path, text: str, *, force: bool, inputs: Sequence[Path] = ()) -> None:

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
+from .. import cautions
 from ..candidates.measure import Setup
-from ._evaluate import warn_beyond_training
 from ._files import FILE
+from ._output import warn
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -106,7 +107,7 @@ def setup_of(
         allow_unknown_arch=allow_unknown_arch,
     )
     if setup.needs_text:
-        warn_beyond_training(path, setup.n_ctx)
+        warn(*cautions.of_context(path, setup.n_ctx))
     return setup
 
 

@@ -66,14 +66,16 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def note(text: str) -> None:
-    """A remark to the user, on standard error so that figures stay alone on standard output."""
-    click.echo(printable(text, _LAYOUT), err=True)
+def note(*texts: str) -> None:
+    """Remarks to the user, on standard error so that figures stay alone on standard output."""
+    for text in texts:
+        click.echo(printable(text, _LAYOUT), err=True)
 
 
-def warn(text: str) -> None:
-    """A danger said aloud."""
-    click.echo(click.style("warning: ", fg="yellow") + printable(text, _LAYOUT), err=True)
+def warn(*texts: str) -> None:
+    """Warnings, each on a line of its own."""
+    for text in texts:
+        click.echo(click.style("warning: ", fg="yellow") + printable(text, _LAYOUT), err=True)
 
 
 #: A column of text is not wrapped below this many cells.

@@ -33,6 +33,14 @@ def stop_like_ctrl_c() -> None:
         sys.unraisablehook = _ask_again
 
 
+def ignore_signals() -> None:
+    """Of a program that is ending: let no further signal interrupt its cleaning."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _ask_again(lost: Any) -> None:
     """Python drops what is raised inside a destructor or a C library's callback.
 

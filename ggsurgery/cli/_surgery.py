@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .. import cautions
 from ..errors import OutputError, printable
 from ..execute import unsettled_bytes
 from ..ggufio.atomic import check_output
@@ -145,19 +146,13 @@ def operate(
 
 def run(operation: Operation, out: Path, options: Options) -> None:
     """Show the prepared operation (dry run) or write it."""
-    for text in operation.layout.warnings:
-        warn(text)
-    if options.drop_mtp and not operation.before.tail:
-        warn("--drop-mtp: the file has no layers behind the trunk")
-    if "out_type" in operation.options and not operation.layout.computes:
-        warn("--out-type: nothing is computed; the tensors keep their types")
-    for text in operation.faults(out):
-        warn(text)
+    warn(*cautions.of_operation(operation, out))
     if options.dry_run:
         show(operation, out, force=options.force, as_json=options.as_json)
         return
     write_with_bar(operation, out, force=options.force, sync=options.sync)
     facts, zeros = summary(operation), zeros_of(operation, out)
+    warn(*cautions.of_sparsity(operation.recipe, zeros))
     header_only = operation.plan.stack == operation.before.stack and all(
         s.operation in HEADER_STEPS for s in operation.recipe.steps
     )

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import cautions
 from ..errors import OutputError
 from ..ggufio.atomic import check_output
 from ..plan.recipe import Recipe
-from ..release.sections import HOPELESS
 from ..surgery import prepare
 from ._output import human_bytes, human_count, note, print_json, warn
 from ._surgery import Options, show, summary, write_with_bar
@@ -28,13 +28,6 @@ def check_early(source: Path, out: Path, options: Options, *others: Path | None)
         seen.add(path.absolute())
 
 
-def say_loss(before: float, after: float) -> None:
-    """Say aloud when a cut leaves no usable model."""
-    if not after <= HOPELESS * before:  # NaN too
-        warn(f"on the calibration text the cut model's perplexity is {after / before:.1f} times "
-             "the uncut one's: it is not usable without further training")  # fmt: skip
-
-
 def write_recipe(
     recipe: Recipe,
     source: Path,
@@ -51,8 +44,7 @@ def write_recipe(
     """
     whole = options.recipe(recipe.steps)
     with prepare(whole, (source,), given=given) as operation:
-        for text in operation.layout.warnings:
-            warn(text)
+        warn(*cautions.of_operation(operation, out))
         if options.dry_run and not options.as_json:
             show(operation, out, force=options.force, as_json=False)
             return

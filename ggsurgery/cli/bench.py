@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
+from .. import cautions
 from ..evaluate.bench.run import N_CTX, require_harness, run_bench
 from ..evaluate.score import Score
 from ..ggufio.atomic import check_output
 from ..runtime import worker
-from ._evaluate import save_text, warn_beyond_training
+from ._evaluate import save_text
 from ._files import FILE
 from ._output import echo, json_option, print_json, table, warn
 from ._progress import progress_bar
@@ -61,14 +62,13 @@ def bench(
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise click.UsageError("--tasks names no task")
-    warn_beyond_training(file, ctx)
+    warn(*cautions.of_context(file, ctx))
     with progress_bar("bench", "request") as progress:
         found = worker.run(
             run_bench, file, names, data=data, include_path=include_path, limit=limit,
             shots=shots, chat=chat, n_ctx=ctx, progress=progress,
         )  # fmt: skip
-    if found.n_truncated:
-        warn(f"{found.n_truncated} prompts were longer than --ctx {ctx} and lost their beginning")
+    warn(*cautions.of_truncated(found.n_truncated, ctx))
     if out is not None:
         text = json.dumps(found.document, indent=1, ensure_ascii=False) + "\n"
         save_text(out, text, force=force, inputs=(file,))

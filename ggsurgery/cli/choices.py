@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .. import cautions
 from ..evaluate import runs
 from ..evaluate.facts import model_facts
 from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
@@ -71,9 +72,7 @@ def choices(
     facts = {"task": data.stem, "style": chosen, "shots": shots, "limit": limit,
              "chance": sum(1 / len(q.choices) for q in questions) / len(questions)}  # fmt: skip
     longest, trained = worker.run(runs.longest_of_file, file, prompted)
-    if 0 < trained < longest:
-        warn(f"{file}: the longest prompt has {longest:,} tokens, more than the context the model "
-             f"was trained with ({trained:,})")  # fmt: skip
+    warn(*cautions.of_prompts(file, longest, trained))
     with progress_bar("choices", "question") as progress:
         scores = worker.run(
             runs.choices_of_file, file, prompted, facts=facts, n_ctx=ctx, longest=longest,

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .. import __version__
+from .. import __version__, host
 from ..runtime import binding, machine, probe
 from ._output import echo, json_option, print_json
 
@@ -51,7 +51,7 @@ def _facts(again: bool) -> dict[str, Any]:
         "llama_cpp": module.llama_version().decode(),
         "cpu": machine.cpu()[0],
         "cpu_features": list(machine.cpu_features()),
-        "threads": machine.n_threads(),
+        "threads": host.n_threads(),
         "extra_buffers_survive": found.survive,
         "reason": found.reason or None,
         "answer": f"{found.source} ({_from_home(probe.cache_file())})",

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .. import cautions
 from ..alternatives import alternatives, measure_alternatives
 from ..evaluate import runs
 from ..evaluate.controls import Control, Outcome, verdict
@@ -84,8 +85,7 @@ def evaluate(
     score = _measure(file, settings)
     if not as_json:
         echo(suite_table(score))
-    if limit is not None:
-        warn(f"--limit {limit}: a trial, not a result")
+    warn(*cautions.of_limit(limit))
     results = Results(facts, suite=score)
     if baseline is not None and base_facts is not None:
         base_score = _measure(baseline, settings)

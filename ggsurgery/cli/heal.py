@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
+from .. import cautions
 from ..healing.fit import Healed, Method, Settings
 from ..healing.fit import heal as run_heal
 from ..plan.text import parse_layers
 from ..runtime import worker
 from ..textfile import read_corpus
-from ._evaluate import warn_beyond_training
 from ._files import FILE
-from ._output import echo, note, table
+from ._output import echo, note, table, warn
 from ._progress import progress_bar
 from ._surgery import Options, in_out, list_option, surgery_options
 from ._writing import check_early, write_recipe
@@ -80,7 +80,7 @@ def heal(
     check_early(source, out, options, sidecar)
     layers = parse_layers(layer)
     words = read_corpus(text)
-    warn_beyond_training(source, ctx)
+    warn(*cautions.of_context(source, ctx))
     with progress_bar("heal", "window") as progress:
         found = worker.run(
             run_heal, source, layers, words, Settings(method, tokens, ctx, ridge, first),

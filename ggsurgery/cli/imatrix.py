@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .. import cautions
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..imatrix import read_imatrix, write_imatrix
@@ -17,7 +18,6 @@ from ..quantize.remap import remap as follow
 from ..runtime import worker
 from ..runtime.imatrix_collect import collect as run_collect
 from ..textfile import read_corpus
-from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import progress_bar
@@ -85,16 +85,14 @@ def collect(
     """
     check_output(out, [file, text], force=force)
     words = read_corpus(text)
-    warn_beyond_training(file, ctx)
+    warn(*cautions.of_context(file, ctx))
     with progress_bar("imatrix", "chunk") as progress:
         found = worker.run(
             run_collect, file, words, n_ctx=ctx, n_chunks=chunks, process_output=process_output,
             dataset=text.name, n_threads=threads, progress=progress,
         )  # fmt: skip
     write_imatrix(found, out, force=force)
-    unseen = sum(int((e.counts == 0).sum()) for e in found.entries.values())
-    if unseen:
-        warn(f"{unseen} expert matrices saw no token; use a longer text")
+    warn(*cautions.of_imatrix(found))
     note(f"{out}: {len(found.entries)} tensors over {found.n_chunks} chunks of {ctx} tokens")
 
 

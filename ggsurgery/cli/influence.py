@@ -8,6 +8,7 @@ from typing import Literal
 
 import click
 
+from .. import cautions
 from ..analyze.influence import Influence
 from ..analyze.influence import influence as measure
 from ..arch import rules_for
@@ -17,7 +18,6 @@ from ..ggufio.header import read_header
 from ..runtime import worker
 from ..runtime.engine import Engine
 from ..textfile import read_corpus
-from ._evaluate import warn_beyond_training
 from ._files import FILE
 from ._measuring import force_plot_option, plot_option
 from ._output import echo, json_option, print_json, table, warn
@@ -78,7 +78,7 @@ def influence(
     if span is not None and span > n_layers:
         raise PlanError("no such span", file=file, expected=f"1 to {n_layers} layers", found=span)
     words = read_corpus(text)
-    warn_beyond_training(file, ctx)
+    warn(*cautions.of_context(file, ctx))
     with progress_bar(file.name, "window") as progress:
         found = worker.run(
             influence_of_file, file, words, ctx, windows, tokens, threads, progress=progress

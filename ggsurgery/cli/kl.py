@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from .. import cautions
 from ..evaluate import runs
 from ..evaluate.score import Score
 from ..ggufio.atomic import check_output
 from ..runtime import worker
 from ..textfile import read_corpus
-from ._evaluate import is_given, warn_beyond_training
+from ._evaluate import is_given
 from ._files import FILE
 from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import progress_bar
@@ -74,7 +75,7 @@ def kl(
     if save_base is not None:
         check_output(save_base, (*files, *filter(None, [text])), force=force)
     for file in files if base_file is None else ():
-        warn_beyond_training(file, ctx)
+        warn(*cautions.of_context(file, ctx))
     with progress_bar("kl", "window") as progress:
         if base_file is not None:
             scores = worker.run(

@@ -8,17 +8,17 @@ from typing import Any
 
 import click
 
+from .. import cautions
 from ..collapse import METHODS, Attempt, Result, Settings, laco_of_file, split_text
 from ..errors import PlanError
 from ..ggufio.atomic import atomic_path
 from ..runtime import worker
 from ..textfile import read_corpus
-from ._evaluate import warn_beyond_training
 from ._files import FILE
-from ._output import echo, print_json, table
+from ._output import echo, print_json, table, warn
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options
-from ._writing import check_early, say_loss, write_recipe
+from ._writing import check_early, write_recipe
 
 
 @click.command()
@@ -84,7 +84,7 @@ def laco(
     check_early(source, out, options, log)
     settings = Settings(**numbers)
     pieces = split_text(read_corpus(text), texts)
-    warn_beyond_training(source, ctx)
+    warn(*cautions.of_context(source, ctx))
     with progress_bar("laco", "attempt") as progress:
         result = worker.run(
             laco_of_file, source, pieces, settings, ctx, threads, options.allow_unknown_arch,
@@ -105,7 +105,7 @@ def laco(
     if not options.as_json:
         _show(result)
     if result.perplexity is not None:
-        say_loss(*result.perplexity)
+        warn(*cautions.of_loss(*result.perplexity))
     write_recipe(result.recipe, source, out, options, figures={"laco": result.to_json()})
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from .. import cautions
 from ..evaluate.perplexity import Perplexity, perplexity_of_file
 from ..runtime import worker
 from ..textfile import read_corpus
-from ._evaluate import warn_beyond_training
 from ._files import FILE
-from ._output import echo, json_option, print_json, table
+from ._output import echo, json_option, print_json, table, warn
 from ._progress import progress_bar
 
 
@@ -47,7 +47,7 @@ def perplexity(
     """
     words = read_corpus(text)
     for file in files:
-        warn_beyond_training(file, ctx)
+        warn(*cautions.of_context(file, ctx))
     found = []
     for file in files:
         with progress_bar(file.name, "chunk") as progress:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from .. import cautions
 from ..ggufio.atomic import check_output
 from ..plan.blend_ops import SCOPES, SCORES
 from ..plan.recipe import step
@@ -81,32 +82,25 @@ def prune(
         read = (source,) if imatrix is None else (source, imatrix)
         check_output(out, read, force=options.force)
     with prepare(options.recipe((one,), out_type=out_type), (source,)) as operation:
-        for text in operation.layout.warnings:
-            warn(text)
+        warn(*cautions.of_operation(operation, out))
         if options.dry_run:
             show(operation, out, force=options.force, as_json=options.as_json)
             return
         write_with_bar(operation, out, force=options.force, sync=options.sync)
         zeros = zeros_of(operation, out)
-        _report(operation, out, zeros, sparsity, options.as_json, each)
+        _report(operation, out, zeros, options.as_json, each)
 
 
 def _report(
     operation: Operation,
     out: Path,
     zeros: list[Zeros],
-    asked: float | None,
     as_json: bool,
     each: bool,
 ) -> None:
     total, facts = _joined("all", zeros), summary(operation)
     threshold = next(iter(masked(operation.layout).values()))
-    inexact = ", ".join(sorted({z.type for z in zeros} - {"f32", "f16", "bf16"}))
-    if asked is not None and inexact and total.sparsity < asked - 0.01:
-        warn(
-            f"asked for {asked:.4g}, but {inexact} has few exact zeros: measured "
-            f"{total.sparsity:.4g} after encoding; --out-type f16 keeps them all"
-        )
+    warn(*cautions.of_sparsity(operation.recipe, zeros))
     if as_json:
         facts |= {"out": str(out), "sparsity": total.sparsity, "threshold": threshold}
         print_json(facts | {"tensors": [z.to_json() for z in zeros]})

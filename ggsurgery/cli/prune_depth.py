@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from .. import cautions
 from ..arch import rules_for
 from ..errors import GGSurgeryError
 from ..ggufio.header import read_header
@@ -18,7 +19,7 @@ from ._measuring import METRIC_HELP, measuring_options, setup_of
 from ._output import echo, note, table, warn
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options
-from ._writing import check_early, say_loss, write_recipe
+from ._writing import check_early, write_recipe
 
 
 @click.command("prune-depth")
@@ -94,7 +95,7 @@ def prune_depth(
         warn(f"layer {choice.sink}, which makes the attention sink, is among them: cutting it "
              f"usually breaks the model. --keep {choice.sink} leaves it")  # fmt: skip
     if metric == "perplexity":
-        say_loss(choice.before, choice.after)
+        warn(*cautions.of_loss(choice.before, choice.after))
     write_recipe(choice.recipe, source, out, options, figures={"choice": choice.to_json()})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .. import cautions
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..quantize.ladder import Ladder, ladder
@@ -194,7 +195,8 @@ def _one(
 
 
 def _ladder(found: Ladder, dry_run: bool, force: bool, as_json: bool) -> None:
-    _requantized(max((r.result for r in found.rungs), key=lambda r: r.requantized))
+    most = max((r.result for r in found.rungs), key=lambda r: r.requantized)
+    _requantized(most)
     if dry_run:
         results = [r.result for r in found.rungs]
     else:
@@ -230,31 +232,13 @@ def _sizes(results: list[QuantizeResult], n_bytes: int) -> str:
 
 
 def _details(result: QuantizeResult) -> None:
-    _fallbacks(result)
-    _lacking(result)
+    note(*cautions.of_fallbacks(result))
+    warn(*cautions.of_lacking_entries(result))
     if result.folded_scales:
         note(
             f"{result.ftype}: {result.folded_scales} separate scales are multiplied into "
             "their weights"
         )
-
-
-def _fallbacks(result: QuantizeResult) -> None:
-    groups: dict[tuple[str, str, int], list[str]] = {}
-    for t in result.fallbacks:
-        groups.setdefault((t.wanted or "", t.new, t.shape[0]), []).append(t.name)
-    for (wanted, new, columns), names in groups.items():
-        kinds = sorted({n.split(".", 2)[-1] if n.startswith("blk.") else n for n in names})
-        note(
-            f"{result.ftype}: {len(names)} tensors with rows of {columns} cannot be {wanted} and "
-            f"became {new}: {', '.join(kinds)}"
-        )
-
-
-def _lacking(result: QuantizeResult) -> None:
-    lacking = [n for n in result.without_imatrix if n.startswith("blk.")]
-    if lacking:
-        warn(f"{len(lacking)} tensors have no entry in the imatrix: {', '.join(lacking[:5])} …")
 
 
 def _requantized(result: QuantizeResult) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .. import __version__
+from .. import __version__, cautions
 from ..errors import GGSurgeryError, OutputError
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
@@ -119,6 +119,7 @@ def replay(
         raise OutputError("the new file would replace the one to compare with", file=new)
     if dry_run:
         with prepare_replay(made, sources) as operation:
+            warn(*cautions.of_operation(operation, new))
             show(operation, new, force=force, as_json=as_json)
         return
     check_output(new, sources, force=force)  # before a checksum over all bytes
@@ -128,6 +129,7 @@ def replay(
             pass  # the inputs are checked before the fit
         given = _given(known.recipe, sources[0], sidecar, text, made)
     with prepare_replay(made, sources, given=given) as operation:
+        warn(*cautions.of_operation(operation, new))
         write_with_bar(operation, new, force=force, sync=sync)
     same = filecmp.cmp(made, new, shallow=False)
     if as_json:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from .. import cautions
 from ..errors import FormatError
 from ..evaluate.results import Results, load_results, merge_results, read_json
 from ..release.bundle import Bundle, build_bundle, check_folder
@@ -230,9 +231,6 @@ def _show(made: Bundle, as_json: bool) -> None:
                      ("file", "size")))  # fmt: skip
     note(f"recommended: {made.recommended}")
     note(f"Ollama will report: {', '.join(chat.capabilities.names)}")
-    for text in (*made.errors, *made.warnings):
-        warn(text)
-    for name in chat.lost:
-        warn(f"TEMPLATE loses {name}, which the file's own chat template offers")
+    warn(*made.errors, *cautions.of_bundle(made))
     for text in chat.notes:
         note(f"Ollama: {text}")

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
+from .. import cautions
 from ..errors import GGSurgeryError
 from ..evaluate.results import Results, read_json
 from ..evaluate.score import Score
 from ..ggufio.header import read_header
 from ..pipeline.run import Event, Pipeline, Planned
-from ..release.sections import HOPELESS
 from ._files import FILE
 from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import Bar
@@ -68,6 +68,7 @@ def run(
       ggsurgery run models/qwen3-tiny-v1.yaml --source Qwen3-1.7B-BF16.gguf --dry-run
     """
     pipeline = Pipeline(recipe, out or Path(recipe.stem), source=source)
+    warn(*pipeline.cautions())
     if dry_run:
         _show_plan(pipeline, as_json)
         return
@@ -117,11 +118,9 @@ class _Teller:
             case "done":
                 self._bar.close()
                 note(f"✓ {event.label}, {event.task.what} ({event.seconds:.1f} s)")
-                for warning in (event.result or {}).get("warnings", ()):
-                    note(f"  warning: {warning}")
-                if fallbacks := (event.result or {}).get("fallbacks"):
-                    note(f"  {len(fallbacks)} tensors have rows that the type cannot divide and "
-                         "took a larger one")  # fmt: skip
+                found = event.result or {}
+                note(*(f"  warning: {text}" for text in found.get("warnings", ())))
+                note(*(f"  {text}" for text in found.get("notes", ())))
 
 
 def _show_plan(pipeline: Pipeline, as_json: bool) -> None:
@@ -215,9 +214,8 @@ def _say_more(pipeline: Pipeline) -> None:
     """What a model said, and what to do next."""
     places, bundle = pipeline.places, pipeline.places.bundle
     before, after = (_perplexity(pipeline.results(name)) for name in ("source", "cut"))
-    if before and after and after > HOPELESS * before:
-        warn(f"the cut model's perplexity is {after / before:.1f} times the original's: it is not "
-             "usable without further training")  # fmt: skip
+    if before and after:
+        warn(*cautions.of_loss(before, after, ""))
     for results in map(pipeline.results, pipeline.files):
         if results is not None and results.verdict:
             echo(f"\n{Path(results.model.file).name}: {results.verdict}")

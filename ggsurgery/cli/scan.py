@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .. import temporary
 from ..analyze.scan import OPERATIONS, SHARES, Scan
 from ..analyze.scan import scan as run_scan
 from ._files import FILE
@@ -93,8 +93,8 @@ def scan(
         check_plot(plot, (*files_of(setup), journal), force=force)
     with ExitStack() as stack:
         if journal is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ggsurgery-scan-"))
-            book = Path(folder) / "journal.jsonl"
+            folder = stack.enter_context(temporary.Folder("scan"))
+            book = folder / "journal.jsonl"
         else:
             book = journal
         progress = stack.enter_context(progress_bar(f"{operation} of {file.name}", "candidate"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import click
 import yaml
 
+from .. import temporary
 from ..candidates.measure import check_data
 from ..errors import OutputError
 from ..ggufio.reader import Source
@@ -153,12 +153,12 @@ def search(
     verdict = None
     if reporting is not None and found.ranked:
         with (
-            tempfile.TemporaryDirectory(prefix="ggsurgery-report-") as folder,
+            temporary.Folder("report") as folder,
             progress_bar("winner and controls", "candidate") as progress,
         ):
             verdict = report(
-                reporting, found.ranked[0], found.tried, Path(folder) / "journal.jsonl",
-                Path(folder), seed=seed, progress=progress,
+                reporting, found.ranked[0], found.tried, folder / "journal.jsonl",
+                folder, seed=seed, progress=progress,
             )  # fmt: skip
     if recipes is not None:
         _write_recipes(found, recipes, top)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .. import cautions
 from ..chat.conversations import BY_ID, CONVERSATIONS
 from ..chat.families import families, family
 from ..chat.lint import Report, lint
@@ -17,7 +18,6 @@ from ..chat.render import TemplateError, compile_template, render
 from ..chat.vocabulary import Vocabulary, chat_template, template_names
 from ..errors import FormatError
 from ..ggufio.header import read_header
-from ..ggufio.types import Header
 from ..plan.recipe import step
 from ._files import FILE
 from ._output import echo, echo_exact, json_option, note, print_json, table, warn
@@ -77,18 +77,9 @@ def set_(
     text = _read(source_file) if source_file is not None else family(str(family_name)).jinja
     with _named(source_file):
         compile_template(text)
-    _warn_of_faults(text, source)
+    warn(*cautions.of_template(text, read_header(source)))
     one = step("set", key=KEY, value=text, type="string")
     operate(options.recipe((one,)), (source,), out, options, read=(source_file,))
-
-
-def _warn_of_faults(text: str, model: Path) -> None:
-    """What `lint` would call an error of this template on this model's vocabulary."""
-    report = lint(text, _vocabulary(read_header(model)))
-    faults = [f for f in report.findings if f.level == "error"]
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        warn(f"the template {faults[0].message}{more}; `ggsurgery template lint` shows all")
 
 
 @template.command("families")
@@ -261,13 +252,7 @@ def _load(file: Path, name: str | None) -> tuple[str, Vocabulary | None]:
             if name is None
             else "Without --name it is the default template.",
         )
-    return found, _vocabulary(header)
-
-
-def _vocabulary(header: Header) -> Vocabulary | None:
-    """None for a file without one (`no_vocab`): then special tokens go unchecked."""
-    known = "tokenizer.ggml.tokens" in header.metadata
-    return Vocabulary.of(header) if known else None
+    return found, Vocabulary.find(header)
 
 
 def _json_list(file: Path) -> list[dict[str, Any]]:

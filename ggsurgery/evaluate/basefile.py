@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError, FormatError
 from ..ggufio.atomic import atomic_path, check_output
+from ..system_errors import reading
 
 MAGIC = b"GGSKL\x00\x00\x02"
 _MAX_HEADER = 1 << 20
@@ -58,7 +59,7 @@ class BaseFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with self.path.open("rb") as stream:
+        with reading(path), self.path.open("rb") as stream:
             magic = stream.read(len(MAGIC))
             if magic != MAGIC:
                 raise FormatError(

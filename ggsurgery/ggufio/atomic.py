@@ -1,36 +1,21 @@
 """Files that appear whole or not at all.
 
 The content goes to a sibling `.NAME.ggsurgery-tmp-XXXXXXXX`, which is renamed when it is
-whole. The writer holds a lock on its temporary file, so the next run tells the leftovers
-of a killed run (no lock) from the work of a living one, and removes them.
+whole. What a killed run leaves of it, the next run in the same folder removes (`temporary`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .. import temporary
 from ..errors import OutputError
+from ..system_errors import write_error, writing
 from .split import siblings
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows has no flock; leftovers stay there
-    fcntl = None  # type: ignore[assignment]
-
-MARK = ".ggsurgery-tmp-"
-
-_FREE = "Free some room and run it again."
-_NO_ROOM = {
-    errno.ENOSPC: ("the disk ran full while writing", _FREE),
-    errno.EDQUOT: ("the disk quota ran out while writing", _FREE),
-    errno.EFBIG: ("the file grew larger than allowed here", "See ulimit -f, or use another disk."),
-}
 
 
 def check_output(
@@ -85,54 +70,66 @@ def check_output(
 
 
 @contextlib.contextmanager
-def atomic_path(out: Path, *, force: bool = False, sync: bool = False) -> Iterator[Path]:
+def atomic_path(
+    out: Path, *, inputs: Sequence[Path] = (), force: bool = False, sync: bool = False
+) -> Iterator[Path]:
     """A temporary path beside `out` that takes its name when the block ends well.
 
     On any error, Ctrl-C included, the temporary file is removed and `out` stays as it was.
     With `sync`, the data reaches the disk before the name does.
 
+    Args:
+        inputs: files whose content goes into the output: who may not read one of them may not
+            read the output either. A file that is replaced counts as one.
+
     Raises:
         OutputError: the folder cannot be written, or the disk ran full.
 
     Example:
-        >>> with atomic_path(Path("out.gguf")) as temporary:  # doctest: +SKIP
-        ...     temporary.write_bytes(b"GGUF")
+        >>> with atomic_path(Path("out.gguf")) as path:  # doctest: +SKIP
+        ...     path.write_bytes(b"GGUF")
     """
-    _remove_leftovers(out.parent)
-    temporary, descriptor = _create(out)
+    temporary.sweep(out.parent)
+    path, descriptor = out, -1
     try:
-        yield temporary
+        while True:
+            path = temporary.beside(out)
+            temporary.enter(path)
+            with writing(out):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+                tighten(descriptor, [*inputs, out])
+            # Waits for a sweeper that took the lock first; some network disks have no locks.
+            temporary.hold(descriptor, wait=True)
+            if path.exists():
+                break
+            os.close(descriptor)  # another run swept it between its creation and its lock
+            temporary.remove(path)
+        yield path
         if sync:
             os.fsync(descriptor)
-        _rename(temporary, out, force)
+        _rename(path, out, force)
         if sync:
             _sync_folder(out.parent)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        problem, hint = _NO_ROOM[error.errno]
-        raise OutputError(f"{problem}; nothing was left behind", file=out, hint=hint) from error
+        if error.filename is not None and Path(os.fsdecode(error.filename)) not in (path, out):
+            raise  # of another file
+        raise write_error(error, out) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        os.close(descriptor)
+        if path is not out:
+            temporary.remove(path)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
-def _create(out: Path) -> tuple[Path, int]:
-    stem = out.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
-    while True:
-        temporary = out.with_name(f".{stem}{MARK}{secrets.token_hex(4)}")
-        try:
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        except OSError as error:
-            raise OutputError(error.strerror or str(error), file=out) from None
-        if fcntl is not None:
-            # Waits for a sweeper that took the lock first; some network disks have no locks.
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if temporary.exists():
-            return temporary, descriptor
-        os.close(descriptor)  # another run swept it between its creation and its lock
+def tighten(descriptor: int, inputs: Sequence[Path]) -> None:
+    """Take from an open output the rights that one of the inputs does not give."""
+    mode = os.fstat(descriptor).st_mode & 0o777
+    allowed = mode
+    for path in inputs:
+        with contextlib.suppress(OSError):
+            allowed &= path.stat().st_mode | 0o600
+    if allowed != mode and hasattr(os, "fchmod"):
+        os.fchmod(descriptor, allowed)
 
 
 def _rename(temporary: Path, out: Path, force: bool) -> None:
@@ -159,16 +156,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    if fcntl is None or not folder.is_dir():
-        return
-    for path in folder.glob(f".*{MARK}*"):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDWR)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails: its writer lives
-                path.unlink()
-            finally:
-                os.close(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 
 #: File systems that share extents do so in blocks of this size.
 SHARE_BLOCK = 4096
@@ -16,28 +17,59 @@ _CHUNK = 1 << 20  # for the portable way; larger blocks fall out of the processo
 _UNSUPPORTED = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
 
 
+class ReadFailed(OSError):
+    """The source of a copy cannot be read; any other `OSError` is of the target."""
+
+
 def copy_range(source: int, target: int, nbytes: int, at: int, to: int) -> None:
     """Copy `nbytes` from offset `at` of descriptor `source` to offset `to` of `target`.
 
     Raises:
-        OSError: as from the operating system; EIO if the source became shorter.
+        ReadFailed: the source cannot be read, or became shorter.
+        OSError: as from the operating system, of the target.
     """
-    if os.fstat(source).st_blocks * 512 >= os.fstat(source).st_size:
-        _copy(source, target, nbytes, at, to)
-        return
     end = at + nbytes
+    _check_inside(source, end)
+    status = os.fstat(source)
+    if status.st_blocks * 512 >= status.st_size:
+        _copy(source, target, nbytes, at, to)
+    else:
+        for start, stop in _data(source, at, end):
+            _copy(source, target, stop - start, start, to + start - at)
+    _check_inside(source, end)  # what lay behind a new end looked like a hole
+
+
+def _check_inside(source: int, end: int) -> None:
+    if os.fstat(source).st_size < end:
+        raise ReadFailed(errno.EIO, "the source became shorter while it was read")
+
+
+def _data(source: int, at: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a range that are not holes, as (start, stop).
+
+    Where a file system gives positions that cannot be, the rest counts as data.
+    """
     while at < end:
-        try:
-            start = os.lseek(source, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
-                return
-            raise
-        if start >= end:
+        start = _seek(source, at, os.SEEK_DATA)
+        if start is None or start >= end:  # only a hole is left
             return
-        stop = min(end, os.lseek(source, start, os.SEEK_HOLE))
-        _copy(source, target, stop - start, start, to + start - at)
-        to, at = to + stop - at, stop
+        stop = _seek(source, start, os.SEEK_HOLE) if start >= at else None
+        if stop is None or stop <= start:
+            start, stop = at, end
+        yield start, min(stop, end)
+        at = stop
+
+
+def _seek(source: int, at: int, how: int) -> int | None:
+    """The next data or hole; None if there is none; `at` where the file system does not say."""
+    try:
+        return os.lseek(source, at, how)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        if error.errno == errno.EINVAL:
+            return at
+        raise ReadFailed(error.errno, error.strerror) from error
 
 
 def _copy(source: int, target: int, nbytes: int, at: int, to: int) -> None:
@@ -65,13 +97,17 @@ def _copy_plain(source: int, target: int, nbytes: int, at: int, to: int) -> None
                 if moved == 0:
                     break  # some file systems say 0 where they cannot; try the portable way
                 done += moved
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
+        except OSError as error:  # of EIO, the portable way finds out which file it is of
+            if error.errno not in _UNSUPPORTED | {errno.EIO}:
                 raise
     while done < nbytes:
-        block = os.pread(source, min(_CHUNK, nbytes - done), at + done)
+        try:
+            block = os.pread(source, min(_CHUNK, nbytes - done), at + done)
+        except OSError as error:
+            raise ReadFailed(error.errno, error.strerror) from error
         if not block:
-            raise OSError(errno.EIO, "the source became shorter while it was read")
+            _check_inside(source, at + nbytes)
+            raise ReadFailed(errno.EIO, "the source gives no bytes before its end")
         write_all(target, block, to + done)
         done += len(block)
 
@@ -80,9 +116,11 @@ def write_all(target: int, data: bytes | memoryview, to: int) -> None:
     """`os.pwrite` until everything is written.
 
     Raises:
-        OSError: as from the operating system, such as ENOSPC.
+        OSError: as from the operating system, such as ENOSPC; EIO where nothing is taken.
     """
     view = memoryview(data).cast("B")
     while view:
         written = os.pwrite(target, view, to)
+        if written == 0:
+            raise OSError(errno.EIO, "the file system accepts no bytes")
         view, to = view[written:], to + written

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from ..errors import InputError
+from ..system_errors import reading
 from .header import read_header
 from .types import Header, TensorInfo
 
 #: Bytes hashed at the start, the middle and the end of each tensor.
 SAMPLE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What changes when another program writes to a file or replaces it."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> _Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _changed(path: Path) -> InputError:
+    return InputError(
+        "the file changed while it was read; nothing was left behind", file=path,
+        hint="Wait until the program that writes it is done, then run the command again.",
+    )  # fmt: skip
 
 
 class Source:
@@ -26,9 +51,36 @@ class Source:
     """
 
     def __init__(self, path: str | Path) -> None:
+        before = None
+        with contextlib.suppress(OSError):  # read_header says what is wrong
+            before = _Identity.of(Path(path).stat())
         self.header: Header = read_header(path)
-        self._descriptors = [os.open(p, os.O_RDONLY) for p in self.header.paths]
         self._maps: dict[int, mmap.mmap] = {}
+        self._descriptors: list[int] = []
+        for shard in self.header.paths:
+            with reading(shard):
+                self._descriptors.append(os.open(shard, os.O_RDONLY))
+        self._identities = [_Identity.of(os.fstat(d)) for d in self._descriptors]
+        sizes = tuple(i.size for i in self._identities)
+        if sizes != self.header.file_size or before not in self._identities:
+            self.close()
+            raise _changed(self.header.path)
+
+    def check_unchanged(self) -> None:
+        """Check that the files are what they were when they were opened.
+
+        Raises:
+            InputError: another program wrote to one of them, cut it or replaced it.
+        """
+        for path, descriptor, seen in zip(
+            self.header.paths, self._descriptors, self._identities, strict=True
+        ):
+            with reading(path):
+                same = _Identity.of(os.fstat(descriptor)) == seen
+                if path.exists():  # a name that is gone leaves the open file whole
+                    same = same and _Identity.of(path.stat()) == seen
+            if not same:
+                raise _changed(path)
 
     def descriptor(self, shard: int = 0) -> int:
         """The file descriptor of a shard, for copies inside the kernel."""
@@ -70,20 +122,22 @@ class Source:
         for number, descriptor in enumerate(self._descriptors):
             left = self.header.data_offset[number]
             digest.update(f"{self.header.file_size[number]}\n".encode())
-            for at in range(0, left, 1 << 20):
-                digest.update(os.pread(descriptor, min(1 << 20, left - at), at))
+            with reading(self.header.paths[number], "the header"):
+                for at in range(0, left, 1 << 20):
+                    digest.update(os.pread(descriptor, min(1 << 20, left - at), at))
         for tensor in self.header.tensors:
             start = self.position(tensor)
             last = max(0, tensor.nbytes - SAMPLE)
-            for at in (0, last // 2, last):
-                size = min(SAMPLE, tensor.nbytes - at)
-                digest.update(os.pread(self.descriptor(tensor.shard), size, start + at))
+            with reading(self.header.paths[tensor.shard], tensor.name):
+                for at in (0, last // 2, last):
+                    size = min(SAMPLE, tensor.nbytes - at)
+                    digest.update(os.pread(self.descriptor(tensor.shard), size, start + at))
         return f"sampled-sha256:{digest.hexdigest()}"
 
     def _full(self) -> str:
         digest = hashlib.sha256()
         for path in self.header.paths:
-            with path.open("rb") as file:
+            with reading(path), path.open("rb") as file:
                 while block := file.read(1 << 22):
                     digest.update(block)
         return f"sha256:{digest.hexdigest()}"

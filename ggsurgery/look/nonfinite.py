@@ -12,9 +12,9 @@ from ..blend.parallel import reduce_blocks
 from ..blend.parts import is_integer
 from ..blend.resolve import row_blocks
 from ..blend.rows import RowReader, Rows
-from ..compute import default_threads
 from ..expr import Read
 from ..ggufio.reader import Source
+from ..host import n_threads
 
 
 def nonfinite_tensors(
@@ -40,7 +40,7 @@ def nonfinite_tensors(
             bad[0] += finite.count_nonfinite(read.tensor.type, raw)
             mapping.drop(raw)
 
-        parts = reduce_blocks(row_blocks(read), lambda: [0], step, default_threads())
+        parts = reduce_blocks(row_blocks(read), lambda: [0], step, n_threads())
         if bad := sum(part[0] for part in parts):
             yield Finding(
                 "error",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from .. import cautions
 from ..alternatives import alternatives, measure_alternatives
 from ..errors import FormatError
 from ..evaluate import runs
@@ -32,8 +33,9 @@ from ..textfile import read_corpus
 from .document import Document
 from .state import Progress
 
-#: Called with the file, a progress and, where the measurement `needs` another one, its results.
-Measure = Callable[..., Results]
+#: Called with the file, a progress and, where the measurement `needs` another one, its results;
+#: returns the results, and warnings.
+Measure = Callable[..., tuple[Results, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,19 @@ class Measurement:
     measure: Measure
     of_source: bool = True
     needs: str | None = None
+
+
+def contexts(document: Document) -> list[tuple[str, int]]:
+    """The contexts of a recipe, each with the name of its setting."""
+    evaluate = document.section("evaluate") or {}
+    sections = [
+        ("laco", document.section("laco"), 256),
+        ("imatrix", document.section("imatrix"), 512),
+        ("evaluate.perplexity", evaluate.get("perplexity"), 512),
+        ("evaluate.kl", evaluate.get("kl"), 512),
+        ("evaluate.bench", evaluate.get("bench"), N_CTX),
+    ]
+    return [(f"{name}.ctx", int(asked.get("ctx", n))) for name, asked, n in sections if asked]
 
 
 def measurements(document: Document, source: Path) -> list[Measurement]:
@@ -104,12 +119,12 @@ def results_of(paths: Iterator[Path], base: Results | None = None) -> Results | 
 def _perplexity(document: Document, asked: Mapping[str, Any]) -> Measurement:
     text, options, settings = _text(document, asked)
 
-    def measure(path: Path, progress: Progress) -> Results:
+    def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
         found = worker.run(
             perplexity_of_file, path, read_corpus(text), progress=progress,
             n_ctx=options["n_ctx"], n_chunks=options["n_windows"],
         )  # fmt: skip
-        return _scored(path, [found.score], text)
+        return _scored(path, [found.score], text), []
 
     return Measurement("perplexity", settings, measure)
 
@@ -117,7 +132,7 @@ def _perplexity(document: Document, asked: Mapping[str, Any]) -> Measurement:
 def _kl(document: Document, asked: Mapping[str, Any], source: Path) -> Measurement:
     text, options, settings = _text(document, asked)
 
-    def measure(path: Path, progress: Progress) -> Results:
+    def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
         scores = worker.run(
             runs.kl_of_files,
             source,
@@ -127,7 +142,7 @@ def _kl(document: Document, asked: Mapping[str, Any], source: Path) -> Measureme
             file=path,
             **options,
         )
-        return _scored(path, scores, text)
+        return _scored(path, scores, text), []
 
     return Measurement("kl", settings, measure, of_source=False)
 
@@ -147,12 +162,13 @@ def _choices(document: Document, asked: Mapping[str, Any]) -> Measurement:
     facts = {"task": data.stem, "style": style, "shots": shots, "limit": asked.get("limit"),
              "chance": sum(1 / len(q.choices) for q in questions) / len(questions)}  # fmt: skip
 
-    def measure(path: Path, progress: Progress) -> Results:
+    def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
+        longest, trained = worker.run(runs.longest_of_file, path, prompted)
         found = worker.run(
             runs.choices_of_file, path, prompted, facts=facts, n_ctx=asked.get("ctx"),
-            progress=progress,
+            longest=longest, progress=progress,
         )  # fmt: skip
-        return Results(model_facts(path), found)
+        return Results(model_facts(path), found), cautions.of_prompts(path, longest, trained)
 
     sums = [sha256_of(f) for f in (data, dev) if f is not None]
     return Measurement(f"choices-{data.stem}", {**asked, "sha256": sums}, measure)
@@ -162,14 +178,16 @@ def _bench(document: Document, asked: Mapping[str, Any]) -> Measurement:
     require_harness()
     folders = {k: document.directory(str(asked[k])) for k in ("data", "include") if k in asked}
 
-    def measure(path: Path, progress: Progress) -> Results:
+    def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
         found = worker.run(
             run_bench, path, list(asked["tasks"]), data=folders.get("data"),
             include_path=folders.get("include"), limit=asked.get("limit"),
             shots=asked.get("shots"), chat=asked.get("chat", False),
             n_ctx=asked.get("ctx", N_CTX), progress=progress,
         )  # fmt: skip
-        return Results(model_facts(path), found.scores)
+        n_ctx = asked.get("ctx", N_CTX)
+        warnings = cautions.of_truncated(found.n_truncated, n_ctx, "evaluate.bench.ctx")
+        return Results(model_facts(path), found.scores), warnings
 
     sums = {k: _contents(folder) for k, folder in folders.items()}
     return Measurement("bench", {**asked, "sha256": sums}, measure)
@@ -181,9 +199,10 @@ def _suite(document: Document, asked: Mapping[str, Any]) -> Measurement:
         raise FormatError("evaluate.suite.length", file=document.path,
                           expected=" or ".join(get_args(Length)), found=length)  # fmt: skip
 
-    def measure(path: Path, progress: Progress) -> Results:
+    def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
         found = worker.run(runs.suite_of_file, path, progress=progress, **_suite_settings(asked))
-        return Results(model_facts(path), suite=found)
+        warnings = cautions.of_limit(asked.get("limit"), "evaluate.suite.limit")
+        return Results(model_facts(path), suite=found), warnings
 
     return Measurement("suite", _suite_settings(asked), measure)
 
@@ -196,7 +215,7 @@ def _controls(asked: Mapping[str, Any], source: Path) -> Measurement:
     settings = _suite_settings(asked)
     chosen = {"n_random": asked.get("random", N_RANDOM), "seed": asked.get("seed", 0)}
 
-    def measure(path: Path, progress: Progress, of_file: Results) -> Results:
+    def measure(path: Path, progress: Progress, of_file: Results) -> tuple[Results, list[str]]:
         assert of_file.suite is not None
         controls = alternatives(path, source, **chosen)
         done = 0
@@ -212,10 +231,11 @@ def _controls(asked: Mapping[str, Any], source: Path) -> Measurement:
             return worker.run(runs.suite_of_file, file, progress=told, **settings)
 
         outcomes = measure_alternatives(of_file.suite, controls, source, suite, start)
-        return Results(
+        found = Results(
             model_facts(path), controls=tuple(o.to_json() for o in outcomes),
             verdict=verdict(of_file.suite, outcomes), baseline=source.name,
         )  # fmt: skip
+        return found, []
 
     return Measurement("controls", chosen, measure, of_source=False, needs="suite")
 

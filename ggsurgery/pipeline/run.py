@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .. import cautions, temporary
 from ..errors import OutputError
 from ..evaluate.results import Results
 from ..ggufio.copying import write_all
@@ -23,7 +23,7 @@ from ..runtime.quantize import plan
 from ..runtime.quantize_plan import check_requantized, requantized_warning
 from ..surgery import prepare
 from .document import Document, load_document
-from .evaluation import measurements, results_of
+from .evaluation import contexts, measurements, results_of
 from .places import Places
 from .source import find_source
 from .state import State, locked
@@ -96,6 +96,14 @@ class Pipeline:
         #: What `plan` found that the user should know before the work.
         self.warnings: tuple[str, ...] = ()
 
+    def cautions(self) -> list[str]:
+        """What a user is warned of before the work."""
+        return [
+            text
+            for setting, n_ctx in contexts(self.document)
+            for text in cautions.of_context(self.source, n_ctx, setting)
+        ]
+
     def plan(self) -> list[Planned]:
         """Every task, whether it is done, and how large its file becomes (to the byte).
 
@@ -133,8 +141,8 @@ class Pipeline:
             sizes = {"cut": layout.n_bytes}
             if not types:
                 return sizes
-            with tempfile.TemporaryDirectory(prefix="ggsurgery-") as folder:
-                model = Path(folder) / self.places.cut.name
+            with temporary.Folder("sizes") as folder:
+                model = folder / self.places.cut.name
                 with model.open("wb") as stream:
                     write_all(stream.fileno(), layout.header, 0)
                     os.ftruncate(stream.fileno(), layout.n_bytes)

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..errors import FormatError
+from ..system_errors import reading
 from .document import Document
 
 
@@ -64,7 +65,7 @@ def _in_package(document: Document, requirement: str, file: str) -> Path:
 
 def _check_sum(path: Path, expected: str) -> None:
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     if digest.hexdigest() != expected:

@@ -12,17 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .. import cautions
 from ..collapse import Settings, laco_of_file, split_text
 from ..errors import EngineError, PlanError
 from ..evaluate.results import load_results, read_json
 from ..ggufio.atomic import atomic_path
 from ..ggufio.reader import Source
 from ..plan.recipe import Recipe
+from ..prune import zeros_of
 from ..quantize.like import with_pins
 from ..release.request import safe_name
 from ..runtime import worker
 from ..runtime.binding import installed_version
 from ..runtime.filetypes import file_type
+from ..runtime.imatrix_need import file_needs_imatrix
 from ..runtime.quantize import quantize
 from ..surgery import prepare
 from ..textfile import read_corpus
@@ -92,7 +95,7 @@ def _types(document: Document) -> list[str]:
     """The file types, checked: all of them exist, and an imatrix is there for those in need."""
     section = document.section("quantize") or {}
     types = [file_type(str(t))[0] for t in section.get("types", ())]
-    needy = [t for t in types if t.startswith(("IQ1", "IQ2")) or t in ("Q2_K_S", "IQ3_XXS")]
+    needy = [t for t in types if file_needs_imatrix(t, pure=bool(section.get("pure")))]
     if needy and not document.section("imatrix"):
         raise EngineError(
             f"llama.cpp makes {', '.join(needy)} only with an importance matrix",
@@ -121,7 +124,9 @@ def _laco(document: Document, source: Path, places: Places, checksum: str, n_lay
         )
         facts = found.to_json()
         _write_json(places.laco, facts)
-        return {k: facts[k] for k in ("layers", "merges", "rejected", "iterations", "similarity")}
+        kept = {k: facts[k] for k in ("layers", "merges", "rejected", "iterations", "similarity")}
+        loss = found.perplexity
+        return kept | {"warnings": [] if loss is None else cautions.of_loss(*loss)}
 
     key = key_of("laco", {**section, "text": sha256_of(text)}, [checksum],
                  llama_cpp=installed_version())  # fmt: skip
@@ -158,12 +163,17 @@ def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) ->
 
             operation.write(places.cut, force=True, progress=told)
             before = operation.headers[0]
+            warnings = cautions.of_operation(operation, places.cut)
+            warnings += cautions.of_sparsity(recipe, zeros_of(operation.layout, places.cut))
+            if document.section("template"):
+                text = str(operation.layout.metadata["tokenizer.chat_template"].value)
+                warnings += cautions.of_template(text, before)
             return {
                 "operations": recipe.describe() or "none",
                 "layers": [before.n_layers, operation.plan.n_layers],
                 "parameters": [before.n_parameters, operation.layout.n_parameters],
                 "bytes": [sum(before.file_size), total],
-                "warnings": list(operation.layout.warnings),
+                "warnings": warnings,
             }
 
     what = _short(document.recipe.describe()) or "a copy with a new name"
@@ -192,7 +202,8 @@ def _imatrix(document: Document, places: Places, cut: str) -> Task:
             **options,
         )  # fmt: skip
         write_imatrix(matrix, places.imatrix, force=True)
-        return {"text": text.name, "entries": len(matrix.entries), "chunks": matrix.n_chunks}
+        return {"text": text.name, "entries": len(matrix.entries), "chunks": matrix.n_chunks,
+                "warnings": cautions.of_imatrix(matrix)}  # fmt: skip
 
     settings = {**options, "text": sha256_of(text)}
     key = key_of("imatrix", settings, [cut], llama_cpp=installed_version())
@@ -226,7 +237,9 @@ def _quantize(
         options = quantize_options(document, places.imatrix, source, places.cut, ftype)
         result = quantize(places.cut, out, ftype, force=True, progress=progress, **options)
         facts = result.to_json()
-        return {k: facts[k] for k in ("type", "bytes", "bpw", "fallbacks", "requantized")}
+        kept = {k: facts[k] for k in ("type", "bytes", "bpw", "fallbacks", "requantized")}
+        warnings, notes = cautions.of_lacking_entries(result), cautions.of_fallbacks(result)
+        return kept | {"warnings": warnings, "notes": notes}
 
     settings = {"type": ftype, **{k: v for k, v in section.items() if k != "types"}}
     key = key_of("quantize", settings, base, llama_cpp=installed_version())
@@ -240,10 +253,11 @@ def _measure(
 
     def make(progress: Progress) -> Any:
         needed = [places.result(name, asked.needs)] if asked.needs else []
-        results = asked.measure(path, progress, *(load_results(p)[0] for p in needed))
+        results, warnings = asked.measure(path, progress, *(load_results(p)[0] for p in needed))
         _write_json(out, results.to_json())
         figures: dict[str, Any] = {s.label: [s.value, s.stderr, s.n] for s in results.all_scores}
-        return figures | ({"verdict": results.verdict} if results.verdict else {})
+        figures |= {"verdict": results.verdict} if results.verdict else {}
+        return figures | ({"warnings": warnings} if warnings else {})
 
     settings = {"name": asked.name, "settings": asked.settings}
     key = key_of("measure", settings, [key, *on], llama_cpp=installed_version())
@@ -292,10 +306,9 @@ def _release(
             bundle_request(document, places, source, files), places.bundle, force=True,
             progress=progress,
         )  # fmt: skip
-        return {
-            "files": [str(p.relative_to(places.folder)) for p in made.files],
-            "warnings": list(made.warnings), "errors": list(made.errors),
-        }  # fmt: skip
+        names = [str(p.relative_to(places.folder)) for p in made.files]
+        warnings = cautions.of_bundle(made)
+        return {"files": names, "warnings": warnings, "errors": list(made.errors)}
 
     text = licence(document)
     given = [document.file(str(name)) for name in section.get("results", ())]

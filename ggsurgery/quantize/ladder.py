@@ -18,6 +18,7 @@ from ..errors import FormatError, OutputError
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..ggufio.reader import Source
+from ..names import fitting
 from ..runtime.filetypes import file_type
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult, as_written
@@ -159,7 +160,7 @@ def base_name(src: Path) -> str:
         >>> base_name(Path("tiny-F16.gguf"))
         'tiny'
     """
-    return _FLOAT_SUFFIX.sub("", _SHARD.sub("", src.stem)) or src.stem
+    return fitting(_FLOAT_SUFFIX.sub("", _SHARD.sub("", src.stem)) or src.stem)
 
 
 def _is_there(path: Path, planned: Planned, inputs: Sequence[Path]) -> bool:

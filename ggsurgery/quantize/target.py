@@ -9,18 +9,19 @@ whichever diverges less from the source wins: a mix that does not help is not us
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import temporary
 from ..errors import EngineError
 from ..ggufio.header import read_header
 from ..ggufio.reader import Source
 from ..ggufio.types import tensor_nbytes, type_id
 from ..ggufio.writer import padded
 from ..imatrix import Imatrix, read_imatrix
+from ..runtime import imatrix_need
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import ALIGNMENT, QuantizedTensor
 from ..runtime.weight_error import relative_errors
@@ -35,13 +36,11 @@ from .sensitivity import (
     probe,
 )
 
-#: Standard types from large to small; those that need an imatrix only count with one.
+#: Standard types from large to small that need no importance matrix.
 STANDARD = (
     "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_NL", "IQ4_XS", "Q3_K_L",
     "Q3_K_M", "IQ3_M", "IQ3_S", "Q3_K_S", "Q2_K",
 )  # fmt: skip
-WITH_IMATRIX = ("IQ3_XS", "IQ3_XXS", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M",
-                "IQ1_S")  # fmt: skip
 
 #: Types that a tensor may take in a mix, for rows that 256 divides and for others.
 WIDE = ("q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0")
@@ -92,7 +91,7 @@ def for_size(
         EngineError: even the smallest type is larger; says what it takes.
     """
     src = Path(src)
-    names = STANDARD + (WITH_IMATRIX if options.get("imatrix") else ())
+    names = STANDARD + (imatrix_need.FILE_TYPES if options.get("imatrix") else ())
     every = plan(src, names, **options)
     fitting = [p for p in every if p.result.n_bytes <= budget]
     smallest = min(every, key=lambda p: p.result.n_bytes)
@@ -111,9 +110,9 @@ def for_size(
         )
         return Decision(best, [], why)
     where = Path(folder) if folder is not None else None
-    with tempfile.TemporaryDirectory(prefix=".ggsurgery-probe-", dir=where) as work:
+    with temporary.Folder("mix", place=where) as work:
         return _mix(
-            src, budget, best, every[0], bool(fitting), text, Path(work), n_ctx, n_chunks,
+            src, budget, best, every[0], bool(fitting), text, work, n_ctx, n_chunks,
             options, progress or (lambda *_: None),
         )  # fmt: skip
 

@@ -12,19 +12,20 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .. import __version__, temporary
 from ..chat.vocabulary import Vocabulary
 from ..errors import EngineError, OutputError, json_text
 from ..evaluate.score import versions
+from ..exchange import restore, swap_in
+from ..ggufio.atomic import tighten
 from ..markdown import plain
 from ..runtime import worker
+from ..system_errors import reading, writing
 from ..textfile import read_corpus
 from ..tokenizer.check import TokenizerReport, check_tokenizer
 from ..tokenizer.findings import Finding
@@ -76,6 +77,7 @@ def build_bundle(
     best, why = recommended(files, request.recommended)
     chat = chat_of(best.header, request.family)
     name = request.name or str(best.header.get("general.name") or best.source.stem)
+    restore(out)
     check_folder(out, force)
     if request.laco is not None:
         check_laco(request.laco, best.header)
@@ -83,14 +85,13 @@ def build_bundle(
     errors, warnings = _findings(tokenizer)
     texts = _texts(request, files, best, why, chat, name, errors)
     out.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{out.name}.ggsurgery-tmp-", dir=out.parent))
-    try:
+    with temporary.Folder(out=out) as made, writing(out, "the bundle"):
         for file in files:
             _place(file.source, made / file.name)
         for file_name, text in texts.items():
             _write(made / file_name, text)
         if request.license is not None:
-            shutil.copyfile(request.license, made / "LICENSE")
+            _copy(request.license, made / "LICENSE")
         sums = _checksums(made, progress)
         manifest = _manifest(request, files, best, why, chat, name, sums)
         if tokenizer is not None:
@@ -99,11 +100,7 @@ def build_bundle(
         sums[MARK] = _sha256(made / MARK)
         lines = [f"{digest}  {file_name}\n" for file_name, digest in sorted(sums.items())]
         _write(made / SUMS, "".join(lines))
-        made.chmod(0o755)
-        _swap_in(made, out)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
+        swap_in(made, out)
     stated = best.header.get("general.license")
     if (
         request.license_id is not None
@@ -266,7 +263,25 @@ def _place(source: Path, target: Path) -> None:
     with contextlib.suppress(OSError):
         os.link(source.resolve(), target)
         return
-    shutil.copyfile(source, target)
+    _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file with the rights of the umask, or the tighter ones of the source.
+
+    Raises:
+        InputError: the source cannot be read. OSError: of the target.
+    """
+    with reading(source):
+        stream = source.open("rb")
+    with stream, target.open("xb") as out:
+        tighten(out.fileno(), [source])
+        while True:
+            with reading(source):
+                block = stream.read(1 << 22)
+            if not block:
+                return
+            out.write(block)
 
 
 def _checksums(folder: Path, progress: Progress | None) -> dict[str, str]:
@@ -287,21 +302,10 @@ def _checksums(folder: Path, progress: Progress | None) -> dict[str, str]:
 
 def _sha256(path: Path, told: Callable[[int], None] | None = None) -> str:
     digest, done = hashlib.sha256(), 0
-    with path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         while block := stream.read(1 << 22):
             digest.update(block)
             done += len(block)
             if told is not None:
                 told(done)
     return digest.hexdigest()
-
-
-def _swap_in(made: Path, out: Path) -> None:
-    """Give the finished folder its name; an older bundle goes only then."""
-    if not out.exists():
-        made.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.ggsurgery-old-", dir=out.parent))
-    out.rename(old / "bundle")
-    made.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

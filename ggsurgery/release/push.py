@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FormatError, GGSurgeryError, MissingExtraError
+from ..system_errors import reading
 
 
 class PushError(GGSurgeryError):
@@ -48,7 +49,8 @@ def check_bundle(folder: Path) -> dict[str, str]:
         what = "missing" if name in sums else "not listed in SHA256SUMS"
         raise FormatError(what, file=folder / name, hint="Build the bundle again.")
     for name, digest in sums.items():
-        with (folder / name).open("rb") as stream:
+        path = folder / name
+        with reading(path), path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != digest:
             raise FormatError(

@@ -15,6 +15,7 @@ from ..evaluate.results import Results, merge_results
 from ..evaluate.score import Score
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
+from ..names import fitting
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def safe_name(name: str) -> str:
     """
     kept = "".join(c if c.isalnum() or c in "._+-" else " " for c in name)
     name = "-".join(part for part in kept.split() if part.strip("-._")).lstrip("-.")
-    return name or "model"  # never an option of a command, never hidden
+    return fitting(name or "model")  # never an option of a command, never hidden
 
 
 #: A file this much worse in perplexity than the best one is not recommended.

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import host
 from ..errors import EngineError
 from ..ggufio.split import siblings
 from . import binding, log, machine
@@ -46,7 +47,7 @@ class Context(Vocabulary):
         # llama.cpp aborts where a batch cannot hold a token of each sequence
         shared = max(n_seq, min(N_SHARED_SEQUENCES, self.n_batch))
         self.n_seq_max = shared if unified else n_seq
-        self.n_threads = n_threads or machine.n_threads()
+        self.n_threads = n_threads or host.n_threads()
         self.extra_buffers = extra_buffers
         self._cells = cells
         self._context: Any = None

@@ -10,30 +10,11 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from ..errors import EngineError
-
 #: CPU features that decide which of ggml's matrix paths are taken.
 INTERESTING = (
     "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8",
     "amx_bf16", "asimd", "asimddp", "i8mm", "sve",
 )  # fmt: skip
-
-
-#: Overrides the number of threads.
-THREADS = "GGSURGERY_THREADS"
-
-
-def n_threads() -> int:
-    """How many threads this process may use; `GGSURGERY_THREADS` overrides it."""
-    wanted = os.environ.get(THREADS, "").strip()
-    if wanted:
-        if not wanted.isdecimal() or int(wanted) == 0:
-            raise EngineError(f"{THREADS} is no number of threads", expected="1 or more",
-                              found=wanted)  # fmt: skip
-        return int(wanted)
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
 
 
 @cache

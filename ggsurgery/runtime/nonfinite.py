@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -17,11 +18,14 @@ class Finder(Protocol):
     def first_nonfinite(self, tokens: Sequence[int] | NDArray[Any]) -> str | None: ...
 
 
-def not_finite(engine: Finder, tokens: Sequence[int] | NDArray[Any], where: str) -> EngineError:
+def not_finite(
+    engine: Finder, tokens: Sequence[int] | NDArray[Any], where: str, file: Path | None = None
+) -> EngineError:
     """The error to raise after `tokens` gave NaN or infinity; decodes them once more.
 
     Args:
         where: what was measured, for a person: `window 3`.
+        file: the model to name; None names the engine's.
     """
     node = engine.first_nonfinite(tokens)
     layer = re.search(r"-(\d+)$", node or "")
@@ -29,7 +33,7 @@ def not_finite(engine: Finder, tokens: Sequence[int] | NDArray[Any], where: str)
     tensors = f"the tensors blk.{layer[1]}.*" if layer else "the tensors outside the layers"
     return EngineError(
         f"{where}: the model's logits are not numbers (NaN or infinity), {place}",
-        file=getattr(engine, "path", None),
+        file=file or getattr(engine, "path", None),
         hint=f"One of {tensors} is damaged or too large for its type; `ggsurgery diff` with the "
         "original tells which tensors changed.",
     )

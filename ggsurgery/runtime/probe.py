@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import gguf
 import numpy as np
 
+from .. import temporary
 from ..errors import EngineError, OutputError
 from . import binding, machine, worker
 
@@ -80,8 +80,8 @@ def result(again: bool = False) -> Probe:
 def probe() -> Probe:
     """Decode a tiny quantized model with extra buffers, in a subprocess."""
     facts = {"cpu": machine.cpu()[0], "library": binding.installed_version()}
-    with tempfile.TemporaryDirectory(prefix="ggsurgery-probe-") as folder:
-        path = Path(folder) / "probe.gguf"
+    with temporary.Folder("probe") as folder:
+        path = folder / "probe.gguf"
         write_model(path)
         plain = worker.run(_last_logits, path, False, timeout=120)
         try:

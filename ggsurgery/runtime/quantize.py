@@ -6,8 +6,10 @@ result.fallbacks        # tensors that could not take the type they were meant f
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePath
@@ -15,7 +17,8 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError, FormatError
+from .. import host
+from ..errors import EngineError, FormatError, GGSurgeryError, OutputError
 from ..expr import Read
 from ..fold_scales import folded_layout, has_scales
 from ..ggufio.atomic import atomic_path, check_output
@@ -24,7 +27,7 @@ from ..ggufio.reader import Source
 from ..ggufio.types import Header, type_id
 from ..imatrix import Imatrix, read_imatrix
 from ..layout import FileLayout
-from . import machine
+from ..system_errors import write_error
 from .filetypes import file_type
 from .quantize_call import Call, InvalidDataError, Told, dry_runs, run
 from .quantize_plan import (
@@ -65,16 +68,22 @@ class Planned:
         Raises:
             OutputError: the output exists, is the input, or the disk has no room for it.
         """
-        out = Path(dst)
-        check_output(out, self.header.paths, force=force, nbytes=self.result.n_bytes)
+        out, inputs = Path(dst), self.header.paths
+        check_output(out, inputs, force=force, nbytes=self.result.n_bytes)
         if self.folded is not None:
             return self._fold(self.folded, out, force, progress)
-        with atomic_path(out, force=force) as temporary:
+        with (
+            Source(self.header.path) as source,
+            atomic_path(out, inputs=inputs, force=force) as temporary,
+        ):
             try:
                 told = run(replace(self.call, dst=str(temporary), dry_run=False), progress)
+                made = read_header(temporary)
             except InvalidDataError as error:
                 raise self._too_large(str(error.tensor)) from error
-            made = read_header(temporary)
+            except (EngineError, FormatError) as error:
+                raise _write_failure(error, temporary, out, self.result.n_bytes) from error
+            source.check_unchanged()
         return written_result(self.result, made, out, told)
 
     def _too_large(self, name: str) -> EngineError:
@@ -113,6 +122,26 @@ class Planned:
         with Source(self.header.path) as source:
             execute(layout, [source], out, force=force, threads=self.call.n_threads, progress=tick)
         return written_result(self.result, read_header(out), out, Told())
+
+
+def _write_failure(
+    error: GGSurgeryError, temporary: Path, out: Path, n_bytes: int
+) -> GGSurgeryError:
+    """What stopped llama.cpp, which says `iostream error` of every failed write, or nothing."""
+    is_read = isinstance(error, FormatError) and error.file == str(temporary)
+    if not is_read and "iostream" not in error.problem:
+        return error
+    with suppress(AttributeError):  # systems without the call
+        try:
+            with temporary.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+        except OSError as full:  # what llama.cpp has met
+            return write_error(full, out)
+    return OutputError(
+        "llama.cpp could not write the file; nothing was left behind", file=out,
+        hint="The disk or its connection fails: see the system's log (dmesg), or write to "
+        "another disk.",
+    )  # fmt: skip
 
 
 def quantize(
@@ -182,7 +211,7 @@ def plan(
         str(header.path),  # of a split file the first shard
         "",
         0,
-        n_threads or machine.n_threads(),
+        n_threads or host.n_threads(),
         allow_requantize,
         pure,
         leave_output,

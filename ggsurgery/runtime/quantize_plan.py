@@ -17,6 +17,7 @@ from ..ggufio.types import Header, TensorInfo, Value, tensor_nbytes, type_id
 from ..ggufio.writer import encode_header, padded
 from ..imatrix import Imatrix
 from ..layout import FileLayout
+from .imatrix_need import tensor_needs_imatrix
 from .quantize_call import Call, Told
 
 ALIGNMENT = 32  # llama.cpp's output always uses the default
@@ -173,11 +174,6 @@ def as_written(value: str | int) -> str | int:
     return os.fsdecode(os.fsencode(value)[:127]) if isinstance(value, str) else value
 
 
-#: What llama.cpp refuses to make of a layer's tensor that has no entry (llama-quant.cpp,
-#: tensor_requires_imatrix), and tells only when it has come to that tensor.
-_ONLY_WITH_IMATRIX = {"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"}
-
-
 def check(
     planned: QuantizeResult,
     header: Header,
@@ -242,9 +238,7 @@ def check_imatrix(
     weights = [t for t in planned.tensors if t.old != t.new and t.name.startswith("blk.")]
     lacking = lacking_entries(planned, matrix)
     for t in weights:
-        if t.name in lacking and (
-            t.new in _ONLY_WITH_IMATRIX or (t.new, planned.ftype) == ("q2_k", "Q2_K_S")
-        ):
+        if t.name in lacking and tensor_needs_imatrix(t.new, planned.ftype):
             raise EngineError(
                 f"the importance matrix lacks a tensor that cannot become {t.new} without one",
                 file=path, tensor=t.name, hint=hint,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import machine
+from .. import host
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -23,7 +23,7 @@ NEAR = np.float32(-4)
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(machine.n_threads(), "ggsurgery-scoring")
+    return ThreadPoolExecutor(host.n_threads(), "ggsurgery-scoring")
 
 
 def log_softmax_at(logits: F32, targets: NDArray[Any]) -> F64:
@@ -43,7 +43,7 @@ def log_softmax_at(logits: F32, targets: NDArray[Any]) -> F64:
     if n <= step:
         _piece(logits, targets, out, np.empty((n, n_vocab), np.float32))
         return out
-    n_workers = min(machine.n_threads(), -(-n // step))
+    n_workers = min(host.n_threads(), -(-n // step))
 
     def work(first: int) -> None:
         scratch = np.empty((step, n_vocab), np.float32)

@@ -10,9 +10,10 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import host
 from ..ggufio.reader import Source
 from ..ggufio.types import TensorInfo
-from . import binding, machine
+from . import binding
 
 F32 = NDArray[np.float32]
 
@@ -75,5 +76,5 @@ def relative_errors(
             importance = importance.reshape(-1, rows.shape[1]).mean(axis=0)
         return [relative_error(rows, kind, importance) for kind in kinds]
 
-    with ThreadPoolExecutor(machine.n_threads()) as pool:
+    with ThreadPoolExecutor(host.n_threads()) as pool:
         return list(pool.map(measure, tensors))

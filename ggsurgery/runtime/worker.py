@@ -7,7 +7,11 @@ its parent. What passes between them, framed by length:
 
     parent → stdin of the child     pickle of (function, args, kwargs, wants progress)
     child → stdout, before fd 1 is redirected
-        ("progress", args) …  then  ("result", value) or ("error", exception)
+        ("temporary", path, whether it is made or gone), ("progress", args) …
+        then  ("result", value) or ("error", exception)
+
+What the child made for a while and could not remove, because it crashed or was ended, the
+parent removes.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import queue
 import signal
 import tempfile
 import threading
@@ -23,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from .. import temporary
 from ..child import Child, receive, send, streams
 from ..errors import EngineError, GGSurgeryError
 
@@ -54,17 +60,18 @@ def run(
     payload = pickle.dumps((function, args, kwargs, progress is not None))
     with tempfile.TemporaryFile() as noise:
         child = Child(__name__, "_child", noise)
-        killed = False
+        inbox, killed = _Inbox(child.answers), False
         with child.deadline(timeout):
             try:
                 with contextlib.suppress(BrokenPipeError):  # crashed early: its status tells
                     send(child.questions, payload)
-                kind, value = _receive_all(child.answers, progress)
+                kind, value = inbox.answer(progress)
             except BaseException:  # Ctrl-C, or a progress callback that raised
                 killed = True
                 raise
             finally:
-                status = child.close(kill=killed)
+                status = child.end(kill=killed)
+                inbox.close()
         if kind == "result":
             return value  # type: ignore[no-any-return]
         if kind == "error":
@@ -94,25 +101,68 @@ def _crash(status: int, noise: str, file: str | Path | None) -> EngineError:
     )
 
 
-def _receive_all(stream: IO[bytes], progress: Callable[..., None] | None) -> tuple[str, Any]:
-    while True:
+class _Inbox:
+    """Reads a child's messages in a thread of its own, which no signal interrupts."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._temporary: set[Path] = set()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
         try:
-            kind, value = pickle.loads(receive(stream))
-        except EOFError:
-            return "gone", None
-        if kind != "progress":
-            return kind, value
-        if progress is not None:
-            progress(*value)
+            while True:
+                kind, value = pickle.loads(receive(self._stream))
+                if kind == "temporary":
+                    self._note(*value)
+                else:
+                    self._messages.put((kind, value))
+        except Exception as error:  # noqa: BLE001 - the thread that waits raises it
+            gone = isinstance(error, EOFError)
+            self._messages.put(("gone", None) if gone else ("error", error))
+
+    def _note(self, path: Path, exists: bool) -> None:
+        if exists:
+            self._temporary.add(path)
+            temporary.enter(path)
+        else:
+            self._temporary.discard(path)
+            temporary.forget(path)
+
+    def answer(self, progress: Callable[..., None] | None) -> tuple[str, Any]:
+        """The child's result or error, or ("gone", None); passes progress on."""
+        while True:
+            kind, value = self._messages.get()
+            if kind != "progress":
+                return kind, value
+            if progress is not None:
+                progress(*value)
+
+    def close(self) -> None:
+        """Of a child that has ended: read the rest, and remove what it left."""
+        self._thread.join(timeout=10)
+        self._stream.close()
+        for path in list(self._temporary):
+            temporary.remove(path)
 
 
 def _child() -> None:
     """The child's main: answers on the original fd 1, anything printed goes to stderr."""
     questions, answers = streams()
+    sending = threading.Lock()
+
+    def tell(message: tuple[str, Any]) -> None:
+        data = pickle.dumps(message)
+        with sending:
+            send(answers, data)
+
     function, args, kwargs, wants_progress = pickle.loads(receive(questions))
+    temporary.listener.announce = lambda *what: tell(("temporary", what))
     threading.Thread(target=_die_with_parent, args=(questions,), daemon=True).start()
     if wants_progress:
-        kwargs["progress"] = _Progress(answers)
+        kwargs["progress"] = _Progress(tell)
     try:
         answer: tuple[str, Any] = ("result", function(*args, **kwargs))
         data = pickle.dumps(answer)
@@ -122,7 +172,9 @@ def _child() -> None:
         data = pickle.dumps(("error", EngineError("not enough memory")))
     except Exception as error:  # noqa: BLE001 - crosses to the parent, which raises it
         data = _pickled(error)
-    send(answers, data)
+    temporary.remove_all()
+    with sending:
+        send(answers, data)
     answers.close()
     os._exit(0)  # skips llama.cpp's static destructors, which may crash after the work is done
 
@@ -138,14 +190,15 @@ def _pickled(error: Exception) -> bytes:
 
 def _die_with_parent(questions: IO[bytes]) -> None:
     questions.read()  # returns when the parent closes the pipe or dies
+    temporary.remove_all()
     os._exit(1)
 
 
 class _Progress:
     """Sends calls to the parent, at most 20 a second, the last of a total always."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream
+    def __init__(self, tell: Callable[[tuple[str, Any]], object]) -> None:
+        self.tell = tell
         self.last = 0.0
 
     def __call__(self, *args: Any) -> None:
@@ -153,4 +206,4 @@ class _Progress:
         finished = len(args) > 1 and args[0] == args[1]
         if now - self.last >= 0.05 or finished:
             self.last = now
-            send(self.stream, pickle.dumps(("progress", args)))
+            self.tell(("progress", args))

@@ -22,7 +22,7 @@ from ..candidates import window_losses
 from ..candidates.journal import Journal
 from ..candidates.measure import Measurer, Setup, summary
 from ..candidates.scratch import candidate_layout
-from ..errors import EngineError, GGSurgeryError, OutputError
+from ..errors import EngineError, GGSurgeryError, InputError, OutputError
 from ..plan.recipe import Recipe
 from ..plan.types import Plan
 from ..runtime.engine import Engine
@@ -303,7 +303,7 @@ class _Worker:
                       "n": found.n, "detail": dict(found.detail)}  # fmt: skip
             if not all(math.isfinite(v) for v in values):
                 entry["error"] = f"not a number: {values}"
-        except OutputError:  # no room for its file, which says nothing about the candidate
+        except (InputError, OutputError):  # of the disk, not of the candidate
             raise
         except GGSurgeryError as error:
             entry["error"] = str(error)

@@ -19,9 +19,11 @@ from ggsurgery.candidates.measure import Measured, Measurer, Setup
 from ggsurgery.cli import cli
 from ggsurgery.errors import FormatError, GGSurgeryError, OutputError, PlanError
 from ggsurgery.evaluate.perplexity import perplexity_of_file
+from ggsurgery.ggufio.reader import Source
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.surgery import prepare
 from ggsurgery.textfile import read_corpus
+from tests._command import call
 from tests._needs import needs_package
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
 
@@ -274,3 +276,20 @@ def test_command(deletions: tuple[Scan, Path], tmp_path: Path) -> None:
     assert "cannot plot" in str(result.exception)
     result = CliRunner().invoke(cli, [*arguments, "--plot", str(tmp_path / "no" / "scan.svg")])
     assert "folder does not exist" in str(result.exception) and not result.stdout
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "kl"])
+def test_a_model_that_gives_no_numbers_is_an_error(tmp_path: Path, metric: str) -> None:
+    """Which layer it is, and exit code 1: nothing can be compared with it."""
+    broken = tmp_path / "broken.gguf"
+    data = bytearray(MODEL.read_bytes())
+    with Source(MODEL) as source:
+        at = source.position(source.header.by_name["blk.4.ffn_down.weight"])
+    data[at : at + 64] = np.full(32, np.nan, np.float16).tobytes()
+    broken.write_bytes(data)
+    arguments = ["scan", str(broken), "--text", str(SEARCH_TEXT), "--ctx", "64", "--windows", "2"]
+    said = call(*arguments, "--metric", metric, "--threads", "1", code=1)
+    assert said.out == ""
+    (line,) = (text for text in said.err.splitlines() if "error" in text)
+    assert f"{broken}: window 1 of the uncut model: the model's logits are not numbers" in line
+    assert "tensors blk.4.* is damaged" in line

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from ggsurgery.candidates import scratch
-from ggsurgery.candidates.scratch import PREFIX, Scratch, remove_abandoned
+from ggsurgery import temporary
+from ggsurgery.candidates.scratch import Scratch
+from ggsurgery.temporary import PREFIX, sweep
 from tests._needs import ROOT
 
 KILLED = """
 import sys, time
 from pathlib import Path
-from ggsurgery.candidates import scratch
-scratch.MEMORY = Path(sys.argv[1])
-made = scratch.Scratch(0)
+from ggsurgery import temporary
+from ggsurgery.candidates.scratch import Scratch
+temporary.MEMORY = Path(sys.argv[1])
+made = Scratch(0)
 made.file.write_bytes(bytes(1000))
 print(made.folder, flush=True)
 time.sleep(60)
@@ -28,7 +30,7 @@ time.sleep(60)
 def test_the_next_process_removes_what_a_killed_one_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scratch, "MEMORY", tmp_path)
+    monkeypatch.setattr(temporary, "MEMORY", tmp_path)
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
@@ -39,7 +41,9 @@ def test_the_next_process_removes_what_a_killed_one_left(
             assert (left / "candidate.gguf").exists()
             process.send_signal(signal.SIGKILL)
             process.wait()
-            (tmp_path / f"{PREFIX}new").mkdir()  # made by a process that has no lock yet
-            assert remove_abandoned(tmp_path) == [left]
+            (tmp_path / f"{PREFIX}new").mkdir()  # killed between making it and its lock
+            (tmp_path / "ggsurgery-mine").mkdir()  # somebody's own
+            (tmp_path / f"{PREFIX}link").symlink_to(ours.folder)
+            assert set(sweep(tmp_path)) == {left, tmp_path / f"{PREFIX}new"}
             assert not left.exists() and ours.folder.exists()
-        assert not ours.folder.exists() and (tmp_path / f"{PREFIX}new").exists()
+        assert {p.name for p in tmp_path.iterdir()} == {"ggsurgery-mine", f"{PREFIX}link"}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ggsurgery import host
 from ggsurgery.evaluate.questions import load_questions, prompts
 from ggsurgery.evaluate.runs import (
     choices_of_file,
@@ -20,14 +21,13 @@ from ggsurgery.evaluate.runs import (
     save_base_file,
 )
 from ggsurgery.plan.recipe import Recipe, step
-from ggsurgery.runtime import machine
 from ggsurgery.surgery import prepare
 from tests._llama_tools import llama_tool
 from tests._needs import needs_shared, needs_smollm2
 
 pytestmark = pytest.mark.slow
 
-THREADS = str(machine.n_threads())
+THREADS = str(host.n_threads())
 
 
 def cut(source: Path, out: Path, layers: str) -> Path:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ggsurgery import temporary
 from ggsurgery.errors import OutputError
-from ggsurgery.ggufio import atomic
-from ggsurgery.ggufio.atomic import MARK, atomic_path, check_output
+from ggsurgery.ggufio.atomic import atomic_path, check_output
+from ggsurgery.temporary import MARK
 
 from .._mount import tmpfs
 from .._needs import ROOT
@@ -170,7 +171,9 @@ def test_a_read_only_disk(tmp_path):
         with pytest.raises(OutputError, match="folder is not writable"):
             check_output(disk / "out")
         with (
-            pytest.raises(OutputError, match="out: Read-only file system"),
+            pytest.raises(
+                OutputError, match="out: read-only file system while writing; nothing was left"
+            ),
             atomic_path(disk / "out"),
         ):
             pass
@@ -178,7 +181,9 @@ def test_a_read_only_disk(tmp_path):
 
 def test_a_folder_without_the_right_to_write():
     assert "/: the output's folder is not writable" in as_nobody(lambda: check_output(Path("/out")))
-    assert "/out: Permission denied" in as_nobody(lambda: atomic_path(Path("/out")).__enter__())
+    assert "/out: permission denied while writing" in as_nobody(
+        lambda: atomic_path(Path("/out")).__enter__()
+    )
 
 
 def as_nobody(attempt: Callable[[], object]) -> str:
@@ -205,7 +210,7 @@ def as_nobody(attempt: Callable[[], object]) -> str:
 
 
 def test_the_sweep_needs_locks(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "fcntl", None)
+    monkeypatch.setattr(temporary, "fcntl", None)
     other = tmp_path / f".x{MARK}00000000"
     other.write_bytes(b"perhaps alive")
     with atomic_path(tmp_path / "out"):

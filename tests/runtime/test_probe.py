@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ggsurgery import host
 from ggsurgery.errors import EngineError
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.runtime import binding, machine, probe
@@ -116,6 +117,8 @@ def test_a_shifted_struct_is_noticed() -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5"])
 def test_a_wrong_number_of_threads_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(machine.THREADS, text)
-    with pytest.raises(EngineError, match=f"GGSURGERY_THREADS is no number.*found {text}"):
-        machine.n_threads()
+    monkeypatch.setenv(host.THREADS, text)
+    with pytest.raises(
+        EngineError, match=f"GGSURGERY_THREADS must be a positive integer: found {text}"
+    ):
+        host.n_threads()

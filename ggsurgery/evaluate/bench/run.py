@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ... import temporary
 from ...errors import GGSurgeryError, MissingExtraError
 from ...runtime.engine import Engine
 from ..results import lm_eval_scores
@@ -71,10 +71,10 @@ def run_bench(
         raise GGSurgeryError("no such folder of task files", file=include_path)
     if data is not None:  # before the harness reads them: nothing may ask the network
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    with tempfile.TemporaryDirectory(prefix="ggsurgery-bench-") as scratch:
+    with temporary.Folder("bench") as scratch:
         os.environ.setdefault("HF_DATASETS_CACHE", f"{scratch}/cache")
         require_harness()
-        folder = Path(scratch, "tasks")
+        folder = scratch / "tasks"
         folder.mkdir()
         if data is not None:
             # names without a local form may be tasks of the user's own

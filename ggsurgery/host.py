@@ -1,0 +1,31 @@
+"""What every part may ask about the machine: threads, and what the terminal can show."""
+
+from __future__ import annotations
+
+import os
+
+from .errors import EngineError
+
+#: Overrides the number of threads.
+THREADS = "GGSURGERY_THREADS"
+
+
+def n_threads() -> int:
+    """How many threads this process may use; `GGSURGERY_THREADS` overrides it.
+
+    Raises:
+        EngineError: the variable holds something else than a positive integer.
+    """
+    wanted = os.environ.get(THREADS, "").strip()
+    if wanted:
+        if not wanted.isdecimal() or int(wanted) == 0:
+            raise EngineError(f"{THREADS} must be a positive integer", found=wanted)
+        return int(wanted)
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def plain_terminal() -> bool:
+    """Whether the user asked for text without colours: NO_COLOR (no-color.org), TERM=dumb."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"

@@ -1,0 +1,1 @@
+"""Commands that are stopped or killed at random moments."""
