@@ -87,7 +87,8 @@ def too_large(kind: int, largest: float) -> PlanError:
         f"the computed values are too large for {type_name(kind)}",
         expected=None if limit is None else f"at most {limit:.6g}",
         found=f"{largest:.6g}" if isfinite(largest) else "NaN or infinity",
-        hint="Choose bf16 or f32 with --out-type (in a recipe: out_type)."
+        hint="Choose bf16 or f32 with --out-type (in a recipe: out_type), or convert the source "
+        "to one of them."
         if wide
         else "Choose a smaller factor.",
     )

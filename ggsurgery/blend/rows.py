@@ -98,7 +98,8 @@ class RowReader:
                 at = methods.Place(shape_of(expr), rows, describe(inner))
                 return methods.apply(method, self.values(inner, rows), dict(options), at)
             case Combine(inputs, method, options):
-                at = methods.Place(shape_of(expr), rows, describe(inputs[0]))
+                first = inputs[0].weight if isinstance(inputs[0], Effective) else inputs[0]
+                at = methods.Place(shape_of(expr), rows, describe(first))
                 parts = [self._part(e, at) for e in inputs]
                 return methods.combine(method, parts, dict(options), at)
 

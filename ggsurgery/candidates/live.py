@@ -63,6 +63,8 @@ class Live:
             if (layer := piece.info.layer) is not None:
                 name = f"blk.{slots[layer]}.{piece.info.suffix}"
             placed.add(name)
+            if name.endswith(".input_scale"):  # no graph reads it
+                continue
             tensor = self.source.header.by_name.get(name)
             if tensor is None:
                 raise self._unlike(name, "none", "a tensor as in the layer that takes its place")

@@ -18,6 +18,7 @@ from ..errors import FormatError, OutputError
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..ggufio.reader import Source
+from ..layout import Compute
 from ..names import fitting
 from ..runtime.filetypes import file_type
 from ..runtime.quantize import Planned, plan
@@ -184,19 +185,23 @@ def _is_there(path: Path, planned: Planned, inputs: Sequence[Path]) -> bool:
         header.metadata[key].raw == value.raw
         for key, value in planned.header.metadata.items()
         if key in header.metadata and key not in ("general.file_type",)
-    ) and _same_copies(path, planned.header.path)
+    ) and _same_copies(path, planned)
 
 
-def _same_copies(made: Path, src: Path) -> bool:
+def _same_copies(made: Path, planned: Planned) -> bool:
     """Whether the small tensors that are copied as they are (norms) are the source's.
 
     A source that was put in place of another with an older time (`mv`, `cp -p`) has other ones.
     """
-    with Source(made) as ours, Source(src) as theirs:
+    folded = () if planned.folded is None else planned.folded.pieces
+    computed = {p.info.name for p in folded if isinstance(p.job, Compute)}
+    with Source(made) as ours, Source(planned.header.path) as theirs:
         return all(
             bytes(ours.data(t)) == bytes(theirs.data(theirs.header.by_name[t.name]))
             for t in ours.header.tensors
-            if t.nbytes <= COPIED and t.type == theirs.header.by_name[t.name].type
+            if t.nbytes <= COPIED
+            and t.type == theirs.header.by_name[t.name].type
+            and t.name not in computed
         )
 
 

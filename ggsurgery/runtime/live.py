@@ -25,6 +25,10 @@ from .engine import Engine
 Original = Callable[[str], memoryview | bytes]
 
 
+#: How the names of weights end, and those of what is stored beside them.
+_ENDS = (b".weight", b".bias", b".scale")
+
+
 class _Weights:
     """A hook that reads nothing, but notes the named leaves of the graph by their address."""
 
@@ -35,7 +39,7 @@ class _Weights:
         for source in node.src:
             if source:
                 tensor = source.contents
-                if tensor.op == 0 and tensor.data and tensor.name.endswith((b".weight", b".bias")):
+                if tensor.op == 0 and tensor.data and tensor.name.endswith(_ENDS):
                     self.found.setdefault(tensor.name.decode("utf-8", "replace"), source)
         return False
 

@@ -124,6 +124,7 @@ def test_operations_that_copy_keep_the_bytes(tmp_path: Path) -> None:
         ("--method", "slerp", "--weights", "0.3"),
         ("--method", "task-arithmetic", "--weights", "0.5", "--base"),
         ("--method", "ties", "--density", "0.5", "--base"),
+        ("--method", "dare", "--density", "0.5", "--base"),
     ],
     ids=lambda m: m[1],
 )

@@ -19,6 +19,7 @@ from ggsurgery.runtime import worker
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.surgery import prepare
 from ggsurgery.textfile import read_corpus
+from tests._scales import with_scales_of
 from tests._small_models import write_small_model
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 from tests.fixtures.families import recipes
@@ -70,6 +71,32 @@ def written(recipe: Recipe, folder: Path, windows: Windows) -> float:
     text = [int(t) for row in windows.targets for t in row]
     with Engine.open(out, n_ctx=N_CTX, n_threads=1) as engine:
         return perplexity(engine, text, N_CTX).value
+
+
+@pytest.mark.parametrize("route", ["live", "file"])
+@pytest.mark.parametrize("scales", [{4: 8.0}, {3: 0.25, 4: 8.0}])
+def test_candidates_of_a_model_with_scales_are_those_of_the_model_without(
+    tmp_path: Path, windows: Windows, scales: dict[int, float], route: Route
+) -> None:
+    scaled = with_scales_of(MODEL, tmp_path / "scaled.gguf", scales)
+    recipes = [
+        step("merge", layers="3-5", method="mean"), step("merge", layers="3-4"),
+        step("merge", layers="3-5"), step("swap", layers="3,4"), step("delete", layer="4"),
+    ]  # fmt: skip
+    with (
+        Candidates(MODEL, windows, n_threads=1) as plain,
+        Candidates(scaled, windows, route=route, n_threads=1) as session,
+    ):
+        for one in recipes:
+            plan = Recipe((one,)).apply(plain.identity)
+            expected = mean_exp(plain.nll(plan))
+            try:
+                found = mean_exp(session.nll(plan))
+            except ArchitectureError as error:  # a scale, and no place for it in memory
+                assert route == "live" and "scale" in str(error) and "--route file" in str(error)
+                assert len(scales) == 1
+                continue
+            assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_twenty_random_plans_agree_with_their_files(tmp_path: Path, windows: Windows) -> None:

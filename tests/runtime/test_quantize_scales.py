@@ -11,6 +11,7 @@ from gguf import GGUFReader, GGUFValueType
 
 from ggsurgery import kernels
 from ggsurgery.errors import EngineError, GGSurgeryError, PlanError
+from ggsurgery.quantize.ladder import ladder
 from ggsurgery.runtime.quantize import quantize
 from tests._command import call
 from tests._llama_logits import logits
@@ -58,6 +59,16 @@ def test_quantized_types_keep_scales(tmp_path: Path) -> None:
     for name, values in folded(read(source)).items():
         found = folded(read(out))[name]
         assert np.abs(found - values).max() <= np.abs(values).max() / 120
+
+
+def test_a_ladder_keeps_what_it_has_folded(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.gguf", with_scales(model(), SCALES), T.BF16)
+    for there in (False, True):
+        (rung,) = ladder(source, ["BF16"], tmp_path / "ladder").rungs
+        assert rung.there == there
+        if not there:
+            list(ladder(source, ["BF16"], tmp_path / "ladder").make())
+    assert not [n for n in read(rung.path) if n.endswith("scale")]
 
 
 def test_an_output_matrix_needs_its_scale_folded_first(tmp_path: Path) -> None:
