@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
 
 from gguf.constants import Keys
 
 from .errors import GGSurgeryError, PlanError
 from .ggufio.header import MAX_KEY
 from .ggufio.new_value import new_value, unicode_text
+from .ggufio.split import KEYS as SPLIT_KEYS
 from .ggufio.types import Header, Value
 from .plan.types import Edit
 
 #: Entries that say how the rest of the file is to be read.
 _STRUCTURE = re.compile(r"^(general\.(alignment|architecture)|split\..*|.*\.block_count)$")
+#: The kind of an edit that leaves tensors out.
+DROP = "drop"
 #: Entries that every surgery writes anew, so that setting them would have no effect.
 _OWN = re.compile(r"^ggsurgery\.(version|recipe|sources|checksums|digest|history|padding)$")
 
@@ -32,6 +38,8 @@ def edited(
     for edit in edits:
         options = dict(edit.params)
         key = str(options["key"]).replace("{arch}", header.architecture)
+        if edit.kind == "unset" and key in SPLIT_KEYS and key in header.metadata:
+            continue  # no output has them: a whole file that had them is mended by any change
         if _STRUCTURE.match(key):
             raise PlanError(
                 "says how the file is to be read and cannot be changed alone",
@@ -70,7 +78,33 @@ def edited(
     return metadata, notes
 
 
+def kept_tensors(names: Sequence[str], edits: Iterable[Edit], path: Path) -> set[str]:
+    """The tensors that the `drop` edits of a plan leave.
+
+    Raises:
+        PlanError: an edit finds no tensor.
+    """
+    kept = set(names)
+    for edit in edits:
+        if edit.kind != DROP:
+            continue
+        wanted = str(dict(edit.params)["tensor"])
+        found = {wanted} & kept or {name for name in kept if fnmatchcase(name, wanted)}
+        if not found:
+            near = get_close_matches(wanted, names, n=1)
+            raise PlanError(
+                f"no tensor {wanted!r} to drop",
+                file=path,
+                hint=f"Did you mean {near[0]}?"
+                if near
+                else "`ggsurgery inspect --tensors` lists the tensors.",
+            )
+        kept -= found
+    return kept
+
+
 def is_header_edit(edit: Edit) -> bool:
+    """Whether an edit concerns a single entry."""
     return edit.kind in ("set", "unset")
 
 

@@ -6,7 +6,6 @@ consumes: metadata, and for each tensor its place and the job that makes its byt
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from gguf.constants import GGUF_VERSION, GGMLQuantizationType, GGUFValueType, Keys
 
+from .aligned_header import aligned_header
 from .errors import FormatError, GGSurgeryError, PlanError
 from .expr import Expr, Read, reads
-from .ggufio.copying import SHARE_BLOCK
 from .ggufio.types import (
     ByteOrder,
     Header,
@@ -26,11 +25,10 @@ from .ggufio.types import (
     tensor_nbytes,
     type_name,
 )
-from .ggufio.writer import TENSOR_ALIGNMENT, encode_header, padded
-from .header_edit import is_header_edit
+from .ggufio.writer import TENSOR_ALIGNMENT, padded
+from .header_edit import DROP, is_header_edit, kept_tensors
 from .plan.blend_ops import BLEND_SHELL
 from .plan.types import Block, BlockRef, Edited, Plan, Take, references
-from .provenance import PADDING_KEY
 
 if TYPE_CHECKING:
     from .arch import MetadataChange
@@ -140,19 +138,53 @@ def lay_out(
     for index, block in enumerate(plan.stack):
         pieces += _block_pieces(index, block, headers, change, chooser)
     try:
-        pieces = _edited(plan, pieces, chooser)
+        pieces = _edited(plan, _kept(plan, pieces, shell), chooser)
     except GGSurgeryError as error:
         raise error.at(file=shell.path) from error
     _check_reads(pieces, headers)
-    pieces.sort(key=lambda p: (-1 if p.info.layer is None else p.info.layer, p.info.name))
+    pieces.sort(key=_order)
+    warnings = (*change.warnings, *chooser.warnings())
+    return _file(metadata, pieces, headers, shell, tuple(dict.fromkeys(warnings)))
+
+
+def lay_out_as_is(plan: Plan, header: Header, metadata: dict[str, Value]) -> FileLayout:
+    """Any GGUF file with its tensors as they are, but for those that the plan drops."""
+    pieces = _kept(plan, [Piece(t, Copy(0, t)) for t in header.tensors], header)
+    if plan.stack:  # a model: llama.cpp's order
+        pieces.sort(key=_order)
+    return _file(metadata, pieces, [header], header)
+
+
+def _file(
+    metadata: dict[str, Value],
+    pieces: Sequence[Piece],
+    headers: Sequence[Header],
+    shell: Header,
+    warnings: tuple[str, ...] = (),
+) -> FileLayout:
+    """The pieces in their places, with the header in front."""
     alignment = max(shell.alignment, TENSOR_ALIGNMENT)
     if alignment != shell.alignment:  # llama.cpp aborts on files that are aligned below it
         raised = Value.of(alignment, GGUFValueType.UINT32, order=shell.order)
         metadata = metadata | {Keys.General.ALIGNMENT: raised}
     placed = tuple(place(pieces, alignment))
-    metadata, header_bytes = _header(metadata, placed, headers, shell.order, alignment)
-    warnings = tuple(dict.fromkeys((*change.warnings, *chooser.warnings())))
+    copies = [
+        (headers[p.job.source].data_offset[p.job.tensor.shard] + p.job.tensor.offset, p.info)
+        for p in placed
+        if isinstance(p.job, Copy)
+    ]
+    infos = [p.info for p in placed]
+    metadata, header_bytes = aligned_header(metadata, infos, copies, shell.order, alignment)
     return FileLayout(metadata, placed, shell.order, alignment, header_bytes, warnings)
+
+
+def _order(piece: Piece) -> tuple[int, str]:
+    return -1 if piece.info.layer is None else piece.info.layer, piece.info.name
+
+
+def _kept(plan: Plan, pieces: list[Piece], header: Header) -> list[Piece]:
+    kept = kept_tensors([p.info.name for p in pieces], plan.edits, header.path)
+    return [p for p in pieces if p.info.name in kept]
 
 
 def _check_layers(header: Header) -> None:
@@ -262,7 +294,8 @@ def _check_reads(pieces: Sequence[Piece], headers: Sequence[Header]) -> None:
 
 def _edited(plan: Plan, pieces: list[Piece], chooser: _TypeChooser) -> list[Piece]:
     """Edits over the whole model: masks. A weight that is masked takes its scale up."""
-    edits = tuple(e for e in plan.edits if not is_header_edit(e) and e.kind != BLEND_SHELL)
+    elsewhere = (BLEND_SHELL, DROP)
+    edits = tuple(e for e in plan.edits if not is_header_edit(e) and e.kind not in elsewhere)
     if not edits:
         return pieces
     from .blend.model import edited
@@ -361,35 +394,3 @@ def place(pieces: Sequence[Piece], alignment: int) -> list[Piece]:
         placed.append(replace(piece, info=info))
         offset += padded(size, alignment)
     return placed
-
-
-def _header(
-    metadata: dict[str, Value],
-    pieces: Sequence[Piece],
-    headers: Sequence[Header],
-    order: ByteOrder,
-    alignment: int,
-) -> tuple[dict[str, Value], bytes]:
-    """The encoded header, made as long as needed for copies to stand block-aligned.
-
-    Extents can be shared only where source and target positions agree modulo the block
-    size, so a header gets some filler that lets as many copied bytes as possible agree.
-    """
-    infos = [p.info for p in pieces]
-    plain = encode_header(metadata, infos, order, alignment)
-    shifts: Counter[int] = Counter()
-    for piece in pieces:
-        match piece.job:
-            case Copy(number, origin) if origin.nbytes >= SHARE_BLOCK:
-                source = headers[number].data_offset[origin.shard] + origin.offset
-                shifts[(source - piece.info.offset) % SHARE_BLOCK] += origin.nbytes
-    if not shifts:
-        return metadata, plain
-    ((shift, _),) = shifts.most_common(1)
-    if (shift - len(plain)) % SHARE_BLOCK == 0:
-        return metadata, plain
-    filled = metadata | {PADDING_KEY: Value.of("", GGUFValueType.STRING, order=order)}
-    start = len(encode_header(filled, infos, order, 1))
-    missing = (shift - start) % SHARE_BLOCK
-    filled[PADDING_KEY] = Value.of(" " * missing, GGUFValueType.STRING, order=order)
-    return filled, encode_header(filled, infos, order, alignment)

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gguf.constants import Keys
+
 from . import __version__
-from .arch import rules_for
-from .errors import FormatError, PlanError, printable
+from .arch import ArchRules, LayerKind, rules_for
+from .errors import ArchitectureError, FormatError, PlanError, printable
 from .execute import Progress, execute, settle
+from .ggufio.new_value import new_value
 from .ggufio.reader import Source
-from .ggufio.types import Header, Value, type_id
+from .ggufio.split import KEYS as SPLIT_KEYS
+from .ggufio.types import Header, TensorInfo, Value, type_id
 from .header_edit import edited, is_header_edit
 from .identity import (
     counted_size_label,
@@ -26,10 +31,10 @@ from .identity import (
     new_identity,
     new_quantization_version,
 )
-from .layout import Compute, lay_out
+from .layout import Compute, lay_out, lay_out_as_is
 from .look.verify import verify
 from .plan.ops import drop_tail
-from .plan.recipe import HEADER_STEPS, Recipe
+from .plan.recipe import HEADER_STEPS, PLAIN_STEPS, Recipe
 from .plan.types import Plan
 from .provenance import PADDING_KEY, PREFIX, entries, read_provenance
 
@@ -41,6 +46,9 @@ OPTIONS: dict[str, type] = {
     "out_type": str,
     "full_checksum": bool,
 }
+
+#: Options that concern layers or computed tensors.
+_OF_LAYERS = {"drop_mtp", "out_type", "force_kinds"}
 
 
 class Operation:
@@ -61,10 +69,15 @@ class Operation:
         self.given = given
         self.sources: list[Source] = []
         try:
+            alone = _mends_split(recipe)
             for path in inputs:
-                self.sources.append(Source(path))
+                self.sources.append(Source(path, alone=alone))
             self.names = names or [printable(h.path.name) for h in self.headers]
-            self._prepare(version)
+            plain = all(s.operation in PLAIN_STEPS for s in recipe.steps) and recipe.steps
+            if plain and len(self.sources) == 1 and not self.options.keys() & _OF_LAYERS:
+                self._prepare_plain(version)
+            else:
+                self._prepare(version)
         except BaseException:
             self.close()
             raise
@@ -72,7 +85,7 @@ class Operation:
     def _prepare(self, version: str) -> None:
         headers = self.headers
         rules = rules_for(headers[0], allow_unknown=self.options.get("allow_unknown_arch", False))
-        self.rules = rules
+        self.rules: ArchRules | None = rules
         self.before = Plan.identity(headers[0].n_layers, rules.n_tail(headers[0]))
         plan = self.plan = self._planned(self.recipe)
         if plan.n_sources != len(headers):
@@ -93,12 +106,9 @@ class Operation:
         out_type = self.options.get("out_type")
         kind = None if out_type is None else type_id(out_type)
         layout = lay_out(plan, headers, change, metadata, out_type=kind)
-        n_experts = headers[plan.shell].get("{arch}.expert_count")
-        label = counted_size_label(
-            layout.tensor_infos(), n_experts if isinstance(n_experts, int) else 0
-        )
+        label = _label(headers[plan.shell], layout.tensor_infos())
         told = self.recipe.without_folders()
-        done = "; ".join(s.describe() for s in told.steps if s.operation not in HEADER_STEPS)
+        done = "; ".join(s.describe() for s in told.steps if s.operation not in PLAIN_STEPS)
         metadata.update(new_identity(metadata, label, done, told.name))
         if layout.computes or len(headers) > 1:
             infos = headers[plan.shell].tensors, layout.tensor_infos()
@@ -113,6 +123,29 @@ class Operation:
         metadata.update(entries(self._planned(told), told, self.names, headers, sums, version))
         # Laid out again: name and provenance changed the header's length, not the pieces.
         self.layout = lay_out(plan, headers, change, metadata, out_type=kind)
+
+    def _prepare_plain(self, version: str) -> None:
+        """Entries and the list of tensors change, and nothing else: any GGUF file will do."""
+        header = self.headers[0]
+        self.rules, self.before = _layers_of(header)
+        plan = self.plan = self._planned(self.recipe)
+        told = self.recipe.without_folders()
+        metadata = _without_own(header.metadata)
+        if told.name is not None:
+            metadata[Keys.General.NAME], _ = new_value(Keys.General.NAME, told.name, header)
+        if plan.stack:
+            infos = lay_out_as_is(plan, header, metadata).tensor_infos()
+            metadata.update(new_identity(metadata, _label(header, infos), "", told.name))
+        metadata, notes = edited(header, metadata, filter(is_header_edit, plan.edits))
+        full = self.options.get("full_checksum", False)
+        sums = [self.sources[0].checksum(full=full)]
+        metadata.update(entries(plan, told, self.names, self.headers, sums, version))
+        self.layout = replace(lay_out_as_is(plan, header, metadata), warnings=tuple(notes))
+
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """The kind of every layer of the shell's source; none where the file has no layers."""
+        header = self.headers[self.plan.shell]
+        return () if self.rules is None else self.rules.kinds(header)
 
     def _planned(self, recipe: Recipe) -> Plan:
         try:
@@ -234,6 +267,26 @@ def prepare_replay(
     return Operation(recipe, inputs, version=known.version, names=known.sources, given=given)
 
 
+def _label(header: Header, infos: Sequence[TensorInfo]) -> str:
+    n_experts = header.get("{arch}.expert_count")
+    return counted_size_label(infos, n_experts if isinstance(n_experts, int) else 0)
+
+
+def _mends_split(recipe: Recipe) -> bool:
+    """Whether a step removes what makes a whole file one of several."""
+    unset = (dict(s.arguments).get("key") for s in recipe.steps if s.operation == "unset")
+    return any(key in SPLIT_KEYS for key in unset)
+
+
+def _layers_of(header: Header) -> tuple[ArchRules | None, Plan]:
+    """The rules and the plan of a file whose layers stay; neither where it has none to name."""
+    try:
+        rules = rules_for(header, allow_unknown=True)
+        return rules, Plan.identity(header.n_layers, rules.n_tail(header))
+    except (FormatError, ArchitectureError):
+        return None, Plan.identity(0)
+
+
 def _check_text(recipe: Recipe) -> None:
     """Refuse new text that is no Unicode; entries and tensors of any name can be removed."""
     told = [a for s in recipe.steps if s.operation not in HEADER_STEPS for a in s.arguments]
@@ -258,5 +311,6 @@ def _without_own(metadata: Mapping[str, Value]) -> dict[str, Value]:
     keep_out = (
         *(PREFIX + k for k in ("version", "recipe", "sources", "checksums", "digest", "history")),
         PADDING_KEY,
+        *SPLIT_KEYS,  # every output is one file
     )
     return {k: v for k, v in metadata.items() if k not in keep_out}

@@ -36,9 +36,15 @@ _ARRAYS = {
     ("vector", "std::string"): "array[string]",
 }
 _SCALARS = {
-    "bool": "bool", "float": "float32", "uint32_t": "uint32", "int32_t": "int32", "int": "int32",
-    "uint16_t": "uint16", "std::string": "string", "enum llama_pooling_type": "uint32",
-}  # fmt: skip
+    "bool": "bool",
+    "float": "float32",
+    "uint32_t": "uint32",
+    "int32_t": "int32",
+    "int": "int32",
+    "uint16_t": "uint16",
+    "std::string": "string",
+    "enum llama_pooling_type": "uint32",
+}
 
 #: Read through gguf's C functions, with a check of the type beside them.
 _BY_HAND = {
@@ -65,8 +71,10 @@ _TOOLS = {
     "imatrix.chunk_size": "uint32",
 }
 
-_CALL = re.compile(r"\bget_(key_or_arr|key|arr)\s*\(\s*(?:\w+\.llm_kv\()?(?:llm_kv\()?"
-                   r"(LLM_KV_\w+)\)?\s*,\s*([\w.]+)\s*([^;]*?)\)[ )]*[;{&|]")  # fmt: skip
+_CALL = re.compile(
+    r"\bget_(key_or_arr|key|arr)\s*\(\s*(?:\w+\.llm_kv\()?(?:llm_kv\()?"
+    r"(LLM_KV_\w+)\)?\s*,\s*([\w.]+)\s*([^;]*?)\)[ )]*[;{&|]"
+)
 _FUNCTION = re.compile(r"^[\w:<>&* ]*?\b(\w+)::(\w+)\([^;{]*\)[^;{]*\{", re.MULTILINE)
 _KIND = r"((?:enum )?(?:std::)?\w+(?:<[^;>]*>)?)"
 
@@ -84,8 +92,13 @@ def read_source(folder: Path) -> dict[str, dict[str, str]]:
     )
     vocabulary = _text(source / "llama-vocab.cpp").split("struct llama_vocab::impl {")[1]
     members = _members(vocabulary.split("\n};")[0])
-    for name in ("llama-vocab.h", "llama-model-loader.h", "llama-model.h", "models/models.h",
-                 "llama-hparams.h"):  # fmt: skip
+    for name in (
+        "llama-vocab.h",
+        "llama-model-loader.h",
+        "llama-model.h",
+        "models/models.h",
+        "llama-hparams.h",
+    ):
         members |= _members(_text(source / name))
     files = sorted([*source.glob("llama-*.cpp"), *(source / "models").glob("*.cpp")])
     functions = [f for file in files for f in _functions(_text(file))]

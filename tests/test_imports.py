@@ -24,7 +24,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("fields",),
     ("ggufio", "kernels", "markdown", "plan", "shipped"),
     ("chat", "expr", "header_edit", "identity", "imatrix", "provenance"),
-    ("report_plan",),
+    ("aligned_header", "report_plan"),
     ("arch", "blend"),
     ("compute", "layout"),
     ("execute", "fold_scales"),

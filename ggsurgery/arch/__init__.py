@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..errors import FormatError
+from ..ggufio.purpose import not_a_model
 from ..ggufio.types import Header
 from .generic import UNKNOWN
 from .kinds import Finding, LayerKind, MetadataChange
@@ -39,7 +40,7 @@ def rules_for(header: Header, *, allow_unknown: bool = False) -> ArchRules:
     """
     name = header.architecture
     if not name:
-        raise FormatError(
+        raise not_a_model(header) or FormatError(
             "no architecture",
             file=header.path,
             tensor="general.architecture",

@@ -17,7 +17,7 @@ from ..ggufio.atomic import check_output
 from ..ggufio.reader import Source
 from ..ggufio.types import Value
 from ..layout import Compute
-from ..plan.recipe import HEADER_STEPS, Recipe, Step
+from ..plan.recipe import PLAIN_STEPS, Recipe, Step
 from ..plan.text import format_layers
 from ..plan.types import references
 from ..provenance import PREFIX
@@ -154,17 +154,23 @@ def run(operation: Operation, out: Path, options: Options) -> None:
     facts, zeros = summary(operation), zeros_of(operation, out)
     warn(*cautions.of_sparsity(operation.recipe, zeros))
     header_only = operation.plan.stack == operation.before.stack and all(
-        s.operation in HEADER_STEPS for s in operation.recipe.steps
+        s.operation in PLAIN_STEPS for s in operation.recipe.steps
     )
     n_zero, n_weights = sum(z.n_zero for z in zeros), sum(z.n_weights for z in zeros)
     if options.as_json:
         more: dict[str, Any] = {"sparsity": n_zero / n_weights} if zeros else {}
         if header_only:
             more["metadata"] = [c.to_json() for c in changed(operation)]
+            more["dropped"] = dropped_tensors(operation)
         print_json(facts | {"out": str(out)} | more)
         return
     if header_only:
-        note(f"{out}: {_entries(operation)}; the weights are those of {operation.names[0]}")
+        dropped = dropped_tensors(operation)
+        which = "other tensors" if dropped else "weights"
+        note(
+            f"{out}: {_dropped(dropped)}{_entries(operation)}; the {which} are those of "
+            f"{operation.names[0]}"
+        )
         return
     note(
         f"{out}: layers {facts['layers'][0]} → {facts['layers'][1]}, parameters "
@@ -189,6 +195,20 @@ def zeros_of(operation: Operation, out: Path) -> list[Zeros]:
         nbytes = sum(written.header.by_name[n].nbytes for n in names)
         with bytes_bar("counting zeros", nbytes) as bar:
             return measure(written, names, progress=bar.update)
+
+
+def dropped_tensors(operation: Operation) -> list[str]:
+    """The tensors of the input that the output does not have."""
+    kept = {p.info.name for p in operation.layout.pieces}
+    header = operation.headers[operation.plan.shell]
+    return [t.name for t in header.tensors if t.name not in kept]
+
+
+def _dropped(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return printable(f"{len(names)} tensor(s) dropped: {', '.join(names[:3])}{more}; ")
 
 
 def _entries(operation: Operation) -> str:
@@ -225,7 +245,7 @@ def summary(operation: Operation) -> dict[str, Any]:
     )
     return {
         "operation": operation.recipe.describe(),
-        "layers": [before.n_layers, operation.plan.n_layers],
+        "layers": [operation.before.n_layers, operation.plan.n_layers],
         "layer_map": layer_map(operation.plan),
         "parameters": [before.n_parameters, operation.layout.n_parameters],
         "bytes": [sum(before.file_size), operation.layout.n_bytes],
@@ -250,16 +270,16 @@ def show(operation: Operation, out: Path, *, force: bool, as_json: bool) -> None
     facts = summary(operation)
     paths = [path for header in operation.headers for path in header.paths]
     facts["warnings"] += warn_of_refusal(out, paths, operation.layout.n_bytes, force=force)
-    header = operation.headers[operation.plan.shell]
     altered = changed(operation)
     if as_json:
         print_json(facts | {"metadata": [c.to_json() for c in altered]})
         return
-    kinds = operation.rules.kinds(header)
+    kinds = operation.kinds()
     rows = [(row["new"], row["from"], _kind(kinds, row["layer"])) for row in facts["layer_map"]]
-    echo(table(_fold(rows), ("new layer", "from", "kind")))
+    if rows:
+        echo(table(_fold(rows), ("new layer", "from", "kind")))
     used = {r.index for b in operation.plan.stack for r in references(b)}
-    gone = sorted(set(range(header.n_layers)) - used)
+    gone = sorted(set(range(operation.before.n_layers)) - used)
     if gone:
         echo(f"\nleft out: {format_layers(gone)}")
     echo()
@@ -276,6 +296,8 @@ def show(operation: Operation, out: Path, *, force: bool, as_json: bool) -> None
     if facts["computed"]:
         types = ", ".join(f"{n} {kind}" for kind, n in facts["computed"].items())
         echo(f"\ncomputed tensors: {types}; all others are copied")
+    if dropped := dropped_tensors(operation) if not gone else []:
+        echo(f"\n{_dropped(dropped).removesuffix('; ')}")
     echo()
     echo(table([c.row for c in altered], ("metadata", "before", "after")))
     note("dry run: nothing was written")

@@ -11,6 +11,7 @@ import click
 from ..arch import Finding
 from ..errors import printable
 from ..ggufio.header import read_header
+from ..ggufio.purpose import MODEL, purpose
 from ..ggufio.reader import Source
 from ..ggufio.types import Header
 from ..look.difference import Difference, LayerOrigin, compare
@@ -44,8 +45,9 @@ def inspect(file: Path, tensors: bool, ctx: int | None, as_json: bool) -> None:
         print_json(facts.to_json() | ({"tensors": rows} if tensors else {}))
         return
     echo(_facts(facts))
-    echo()
-    echo(_layer_table(facts))
+    if facts.rows:
+        echo()
+        echo(_layer_table(facts))
     if tensors:
         echo()
         echo(_tensor_table(header))
@@ -60,14 +62,25 @@ def _facts(s: Summary) -> str:
     lines = [
         ("file", f"{s.file} (GGUF v{s.version}{order}{split})"),
         ("name", s.name or "–"),
-        ("architecture", s.architecture + unknown),
-        ("layers", f"{s.layers}{tail}"),
+        *([] if s.layered else [("purpose", s.purpose)]),
+        ("architecture", (s.architecture or "–") + (unknown if s.layered else "")),
+        *([("layers", f"{s.layers}{tail}")] if s.layered else []),
         (
             "parameters",
-            f"{s.parameters:,} ({human_count(s.parameters)}), {s.parameters_in_layers:,} in layers",
+            f"{s.parameters:,} ({human_count(s.parameters)})"
+            + (f", {s.parameters_in_layers:,} in layers" if s.layered else ""),
         ),
         ("tensor data", f"{human_bytes(s.bytes)}, {s.bits_per_weight:.2f} bits per weight"),
         ("types", types),
+    ]
+    if s.layered:
+        lines += _use(s)
+    return "\n".join(f"{k:14} {printable(v)}" for k, v in lines)
+
+
+def _use(s: Summary) -> list[tuple[str, str]]:
+    """What it takes to run the model."""
+    return [
         ("embedding", f"{s.embedding or '–'}, vocabulary {s.vocabulary or '–'}"),
         ("context", f"trained {s.context_trained or '–'}"),
         (
@@ -77,7 +90,6 @@ def _facts(s: Summary) -> str:
             "compute buffers come on top)",
         ),
     ]
-    return "\n".join(f"{k:14} {printable(v)}" for k, v in lines)
 
 
 def _layer_table(s: Summary) -> str:
@@ -140,7 +152,9 @@ def verify(file: Path, deep: bool, as_json: bool) -> None:
     else:
         for f in found:
             echo(printable(f"{f.severity}: {f.where}: {f.message}"))
-        verdict = f"{len(errors)} error(s)" if errors else "whole and consistent"
+        kind = purpose(header)
+        verdict = "" if kind is MODEL else f"{kind.name}, "
+        verdict += f"{len(errors)} error(s)" if errors else "whole and consistent"
         echo(f"{file}: {len(header.tensors)} tensors, {len(header.metadata)} entries: {verdict}")
     if errors:
         sys.exit(1)

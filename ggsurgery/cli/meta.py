@@ -144,6 +144,24 @@ def unset(options: Options, key: str, source: Path, out: Path) -> None:
     operate(options.recipe((step("unset", key=key),)), (source,), out, options)
 
 
+@meta.command("drop-tensor")
+@click.argument("tensor", metavar="NAME")
+@surgery_options
+@in_out
+def drop_tensor(options: Options, tensor: str, source: Path, out: Path) -> None:
+    """Write a copy without one tensor, or without all that a pattern such as '*.scale' matches.
+
+    `verify` tells whether llama.cpp needs a tensor; the command warns of what it would call an
+    error.
+
+    \b
+    Example:
+      ggsurgery meta drop-tensor rope_freqs.weight in.gguf out.gguf
+      ggsurgery meta drop-tensor 'blk.*.attn_q.bias' in.gguf out.gguf
+    """
+    operate(options.recipe((step("drop_tensor", tensor=tensor),)), (source,), out, options)
+
+
 def _value(text: str, is_json: bool) -> Any:
     where = text
     try:

@@ -18,7 +18,8 @@ from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType, Ke
 
 from ..errors import FormatError
 from .cursor import DOWNLOAD_HINT, MAX_ENTRIES, MAX_HEADER, Cursor
-from .split import shard_paths
+from .foreign import HEAD, describe
+from .split import is_leftover, shard_paths
 from .types import SCALAR_CODES, Header, TensorInfo, Value, tensor_nbytes, type_name
 
 MAX_KEY = 2**16 - 1  # gguf.md: keys have at most 65535 bytes
@@ -28,11 +29,12 @@ MAX_ALIGNMENT = 2**20
 _SCALAR_SIZE = {kind: struct.calcsize("<" + code) for kind, code in SCALAR_CODES.items()}
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path, *, alone: bool = False) -> Header:
     """Read the header of a GGUF file; of a split file those of all its shards together.
 
     Args:
         path: the file, or any shard `…-0000K-of-0000N.gguf` of a split file.
+        alone: read this file only, whatever it says of further shards.
 
     Raises:
         FormatError: the file is not whole, not consistent or no GGUF at all.
@@ -43,7 +45,7 @@ def read_header(path: str | Path) -> Header:
     """
     first = _read_one(Path(path))
     count = first.get("split.count", 0)
-    if not isinstance(count, int) or count <= 1:
+    if alone or not isinstance(count, int) or count <= 1 or is_leftover(first):
         return first
     paths = shard_paths(Path(path), count)
     shards = [first if p == Path(path) else _read_one(p) for p in paths]
@@ -107,6 +109,7 @@ def _read_one(path: Path) -> Header:
         if not stat.S_ISREG(status.st_mode):
             raise FormatError("not a regular file", file=path, expected="a GGUF file")
         if status.st_size < 24:
+            refuse_foreign(path, os.pread(descriptor, 24, 0))
             raise FormatError(
                 "too small for a GGUF file",
                 file=path,
@@ -119,6 +122,16 @@ def _read_one(path: Path) -> Header:
             return _parse(Cursor(path, data, status.st_size))
     finally:
         os.close(descriptor)
+
+
+def refuse_foreign(path: Path, head: bytes) -> None:
+    """Name a file that begins as no GGUF does, if its first bytes show what it is.
+
+    Raises:
+        FormatError: they do.
+    """
+    if found := describe(head):
+        raise FormatError(found[0], file=path, hint=found[1])
 
 
 def _parse(c: Cursor) -> Header:
@@ -157,6 +170,7 @@ def _parse(c: Cursor) -> Header:
 def _magic_and_version(c: Cursor) -> int:
     magic = c.take(4)
     if magic != struct.pack("<I", GGUF_MAGIC):
+        refuse_foreign(c.path, c.data[:HEAD])
         raise c.fail(
             "not a GGUF file",
             expected="the magic 'GGUF'",

@@ -50,11 +50,11 @@ class Source:
         FormatError: from `read_header`.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, alone: bool = False) -> None:
         before = None
         with contextlib.suppress(OSError):  # read_header says what is wrong
             before = _Identity.of(Path(path).stat())
-        self.header: Header = read_header(path)
+        self.header: Header = read_header(path, alone=alone)
         self._maps: dict[int, mmap.mmap] = {}
         self._descriptors: list[int] = []
         for shard in self.header.paths:

@@ -4,10 +4,32 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import FormatError
 
+if TYPE_CHECKING:
+    from .types import Header
+
 _SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+
+
+#: Entries of a shard that say which one it is.
+KEYS = ("split.no", "split.count", "split.tensors.count")
+
+
+def is_leftover(header: Header) -> bool:
+    """Whether a whole file still says that it is one of several, as merging tools leave it.
+
+    It holds all tensors that `split.tensors.count` counts, and its name is not a shard's.
+    """
+    count = header.get("split.count", 0)
+    return (
+        isinstance(count, int)
+        and count > 1
+        and header.get("split.tensors.count") == len(header.tensors)
+        and _SHARD.match(header.path.name) is None
+    )
 
 
 def shard_paths(path: Path, count: int) -> list[Path]:
@@ -23,7 +45,8 @@ def shard_paths(path: Path, count: int) -> list[Path]:
             file=path,
             expected=f"a name that ends in -00001-of-{count:05d}.gguf",
             found=path.name,
-            hint="Rename the shards back to the names that llama-gguf-split gave them.",
+            hint="Rename the shards back to the names that llama-gguf-split gave them; if this "
+            "file is whole, `ggsurgery meta unset split.count IN OUT` mends it.",
         )
     paths = [
         path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)

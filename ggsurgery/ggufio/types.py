@@ -22,6 +22,7 @@ from typing import Any, Literal
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from ..errors import FormatError
+from .purpose import not_a_model
 
 ByteOrder = Literal["<", ">"]
 
@@ -305,7 +306,7 @@ class Header:
         key = f"{self.architecture}.block_count"
         count = self.get(key)
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_LAYERS:
-            raise FormatError(
+            raise not_a_model(self) or FormatError(
                 "no usable layer count",
                 file=self.path,
                 tensor=key,

@@ -1,4 +1,4 @@
-"""Names and values that are not UTF-8: llama.cpp loads them, other readers fail."""
+"""Names that are not UTF-8, and entries of a split in a file that is whole."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from gguf.constants import GGUFValueType
 
 from ..arch import Finding
+from ..ggufio.split import is_leftover
 from ..ggufio.types import Header
 
 _PROBLEM = "is not valid UTF-8: readers that take it for text, as gguf-py does, fail on the file"
@@ -22,6 +23,18 @@ def name_findings(header: Header) -> Iterator[Finding]:
     for tensor in header.tensors:
         if not _is_utf8(tensor.name):
             yield _warning(tensor.name, "the name", "meta drop-tensor NAME")
+
+
+def split_findings(header: Header) -> Iterator[Finding]:
+    """An error for a whole file that llama.cpp would take for one of several."""
+    count = header.get("split.count")
+    if is_leftover(header):
+        yield Finding(
+            "error",
+            "split.count",
+            f"names {count} files, and this one holds all tensors: llama.cpp refuses it",
+            "Any change mends it, such as: ggsurgery meta unset split.count IN OUT",
+        )
 
 
 def _warning(where: str, what: str, command: str) -> Finding:

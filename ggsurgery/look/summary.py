@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..arch import LayerKind, rules_for
+from ..ggufio.purpose import MODEL, purpose
 from ..ggufio.types import Header
 from ..ggufio.writer import padded
 
@@ -32,11 +33,15 @@ class LayerRow:
 class Summary:
     """The figures that `inspect` prints. All counts come from the shapes.
 
+    `purpose` is what the file is: `a language model`, `a LoRA adapter` …; of files without
+    layers the figures about layers, context and cache are zero.
+
     `bits_per_weight` is tensor bytes × 8 / parameters. `kv_bytes` is the cache of keys and
     values at `context` tokens in f16; what recurrent layers keep does not grow and is left out.
     """
 
     file: str
+    purpose: str
     architecture: str
     known: bool
     name: str | None
@@ -57,6 +62,11 @@ class Summary:
     kv_bytes: int
     rows: tuple[LayerRow, ...]
 
+    @property
+    def layered(self) -> bool:
+        """Whether it is a language model; other files have no layers to count."""
+        return self.purpose == MODEL.name
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -72,25 +82,28 @@ def summarize(header: Header, context: int | None = None) -> Summary:
         FormatError: no layer count in the header.
         ArchitectureError: the header contradicts the rules of its architecture.
     """
-    rules = rules_for(header, allow_unknown=True)
-    kinds = rules.kinds(header)
+    found = purpose(header)
+    rules = rules_for(header, allow_unknown=True) if found is MODEL else None
+    kinds = rules.kinds(header) if rules else ()
+    n_layers = header.n_layers if rules else 0
     trained = header.number("{arch}.context_length")
     n_ctx = context or min(trained or 4096, 4096)
-    rows = tuple(_row(header, i, kinds) for i in range(header.n_layers))
+    rows = tuple(_row(header, i, kinds) for i in range(n_layers))
     count = header.n_parameters
     types: Counter[str] = Counter()
     for t in header.tensors:
         types[t.type_name] += t.nbytes
     return Summary(
         file=header.path.name,
+        purpose=found.name,
         architecture=header.architecture,
-        known=rules.known,
+        known=rules is not None and rules.known,
         name=_text(header, "general.name"),
         version=header.version,
         byte_order="little" if header.order == "<" else "big",
         shards=len(header.paths),
-        layers=header.n_layers,
-        tail=rules.n_tail(header),
+        layers=n_layers,
+        tail=rules.n_tail(header) if rules else 0,
         parameters=count,
         parameters_in_layers=sum(r.parameters for r in rows),
         bytes=header.n_bytes,
@@ -99,8 +112,8 @@ def summarize(header: Header, context: int | None = None) -> Summary:
         embedding=header.number("{arch}.embedding_length"),
         vocabulary=_vocabulary(header),
         context_trained=trained,
-        context=n_ctx,
-        kv_bytes=_cache_bytes(header, kinds, n_ctx),
+        context=n_ctx if rules else 0,
+        kv_bytes=_cache_bytes(header, kinds, n_ctx) if rules else 0,
         rows=rows,
     )
 

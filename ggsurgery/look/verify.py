@@ -10,13 +10,20 @@ from collections.abc import Iterator
 
 from ..arch import Finding, rules_for
 from ..errors import ArchitectureError
+from ..ggufio.purpose import MODEL, OTHER, VOCABULARY, purpose
 from ..ggufio.types import Header
 from .entry_types import entry_type_findings
 from .expected import foreign_tensors, missing_tensors
 from .format import format_findings
-from .names import name_findings
+from .names import name_findings, split_findings
 
 _SPECIAL = ("bos", "eos", "unknown", "padding", "eot", "eom", "seperator", "mask")
+
+_UNKNOWN_PURPOSE = Finding(
+    "warning",
+    "general.architecture",
+    "names no language model, and no file that goes with one: only the file's form is checked",
+)
 
 
 def verify(header: Header) -> list[Finding]:
@@ -28,9 +35,15 @@ def verify(header: Header) -> list[Finding]:
         *format_findings(header),
         *entry_type_findings(header),
         *name_findings(header),
-        *_layers(header),
-        *_tokenizer(header),
+        *split_findings(header),
     ]
+    kind = purpose(header)
+    if kind is MODEL:
+        found += _layers(header)
+    elif kind is OTHER:
+        found.append(_UNKNOWN_PURPOSE)
+    if kind in (MODEL, VOCABULARY):
+        found += _tokenizer(header)
     return sorted(found, key=lambda f: f.severity != "error")
 
 

@@ -185,3 +185,8 @@ def set_metadata(plan: Plan, key: str, value: Any, type: str | None = None) -> P
 def unset_metadata(plan: Plan, key: str) -> Plan:
     """Remove a header entry."""
     return replace(plan, edits=(*plan.edits, Edit("unset", (), params(key=key))))
+
+
+def drop_tensor(plan: Plan, tensor: str) -> Plan:
+    """Leave tensors out of the output: one by its name, or all that a pattern matches."""
+    return replace(plan, edits=(*plan.edits, Edit("drop", (), params(tensor=tensor))))

@@ -76,12 +76,16 @@ OPERATIONS: dict[str, Operation] = {
     "drop_mtp": Operation(ops.drop_tail, {}),
     "set": Operation(ops.set_metadata, {"key": str, "value": _same, "type": str}, ("key", "value")),
     "unset": Operation(ops.unset_metadata, {"key": str}, ("key",)),
+    "drop_tensor": Operation(ops.drop_tensor, {"tensor": str}, ("tensor",)),
     **{name: Operation(*parts) for name, parts in STEPS.items()},
     "heal": Operation(heal, {"layer": parse_layers, "fit": _mapping}, ("layer", "fit")),
 }
 
 #: Steps that change the header only: the model keeps its name.
 HEADER_STEPS = ("set", "unset")
+
+#: Steps that leave every layer and value as it is, so that they work on any GGUF file.
+PLAIN_STEPS = (*HEADER_STEPS, "drop_tensor")
 
 #: Arguments that name a file, by operation.
 FILE_ARGUMENTS = {"prune": "imatrix"}
@@ -149,7 +153,7 @@ class Recipe:
         """
         for number, one in enumerate(self.steps, 1):
             try:
-                plan = _behind_no_prune(plan, one.apply(plan))
+                plan = _behind_no_edit(plan, one.apply(plan))
             except PlanError as error:
                 if len(self.steps) == 1:
                     raise
@@ -220,13 +224,18 @@ class Recipe:
         return cls(steps, None if name is None else str(name), tuple(options.items()))
 
 
-def _behind_no_prune(before: Plan, after: Plan) -> Plan:
-    """`after`, unless its layers changed behind a prune, which sees the finished stack only."""
-    if after.blocks != before.blocks and any(e.kind == "mask" for e in before.edits):
-        raise PlanError(
-            "a prune works on the finished stack of layers",
-            hint="Move it behind the steps that change layers.",
-        )
+#: Edits that name tensors of the finished stack, by what a message calls them.
+_OF_THE_FINISHED_STACK = {"mask": "a prune works", "drop": "drop_tensor works"}
+
+
+def _behind_no_edit(before: Plan, after: Plan) -> Plan:
+    """`after`, unless its layers changed behind an edit of the finished stack."""
+    for edit in before.edits:
+        if edit.kind in _OF_THE_FINISHED_STACK and after.blocks != before.blocks:
+            raise PlanError(
+                f"{_OF_THE_FINISHED_STACK[edit.kind]} on the finished stack of layers",
+                hint="Move it behind the steps that change layers.",
+            )
     return after
 
 

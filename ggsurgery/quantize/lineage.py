@@ -10,7 +10,7 @@ from ..arch import rules_for
 from ..errors import PlanError
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
-from ..plan.recipe import HEADER_STEPS, Recipe, Step
+from ..plan.recipe import PLAIN_STEPS, Recipe, Step
 from ..plan.types import Plan
 from ..provenance import lineage, read_provenance
 
@@ -54,7 +54,7 @@ def _operations(header: Header) -> tuple[tuple[Recipe, int], ...]:
     found = (
         (
             replace(
-                r, steps=tuple(s for s in r.steps if s.operation not in HEADER_STEPS), name=None
+                r, steps=tuple(s for s in r.steps if s.operation not in PLAIN_STEPS), name=None
             ),
             n,
         )

@@ -13,7 +13,7 @@ from ..collapse.types import FORMAT
 from ..errors import FormatError, GGSurgeryError
 from ..ggufio.types import Header
 from ..markdown import code, table
-from ..plan.recipe import HEADER_STEPS, Recipe
+from ..plan.recipe import PLAIN_STEPS, Recipe
 from ..provenance import PREFIX, read_provenance
 
 _SETTINGS = (
@@ -52,7 +52,7 @@ def check_laco(document: Mapping[str, Any], header: Header) -> None:
             hint="Write them again with: ggsurgery laco … --log laco.json",
         ) from None
     steps = read_provenance(header).recipe.steps if f"{PREFIX}recipe" in header.metadata else ()
-    found = tuple(s for s in steps if s.operation not in HEADER_STEPS)
+    found = tuple(s for s in steps if s.operation not in PLAIN_STEPS)
     if found != merges:
         raise FormatError(
             "the statistics of LaCo are of another model", file=header.path,

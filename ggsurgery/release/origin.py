@@ -11,7 +11,7 @@ from gguf.constants import Keys
 from ..errors import FormatError, GGSurgeryError, one_line
 from ..ggufio.types import Header
 from ..markdown import code
-from ..plan.recipe import HEADER_STEPS
+from ..plan.recipe import PLAIN_STEPS
 from ..provenance import PREFIX, lineage
 from .request import ReleaseFile, Request
 
@@ -80,7 +80,7 @@ def relation(request: Request, header: Header) -> str | None:
         return None
     if any(n_sources > 1 for _, n_sources in made):
         return "merge"
-    steps = [s for recipe, _ in made for s in recipe.steps if s.operation not in HEADER_STEPS]
+    steps = [s for recipe, _ in made for s in recipe.steps if s.operation not in PLAIN_STEPS]
     return "finetune" if steps else "quantized"
 
 

@@ -16,6 +16,7 @@ from ..errors import EngineError
 from ..ggufio.split import siblings
 from . import binding, log, machine
 from .observe import Callback, Hook
+from .refusal import refusal
 from .vocabulary import Vocabulary
 
 F32 = NDArray[np.float32]
@@ -72,11 +73,7 @@ class Context(Vocabulary):
                 parameters,
             )
         if not model:
-            raise EngineError(
-                f"llama.cpp cannot load it: {lines.errors() or 'no reason given'}",
-                file=self.path,
-                hint="`ggsurgery verify` tells more about the file.",
-            )
+            raise refusal(self.path, "it", lines.errors())
         if self._llama.llama_model_has_encoder(model):
             self._llama.llama_model_free(model)
             raise EngineError(

@@ -20,6 +20,7 @@ from typing import Any, Self
 from ..errors import EngineError
 from . import binding, log
 from .engine import Engine
+from .refusal import refusal
 
 #: Reads the original bytes of a tensor by name, to put them back.
 Original = Callable[[str], memoryview | bytes]
@@ -65,9 +66,7 @@ class LiveModel(Engine):
         with log.capture() as lines:
             model = llama.llama_model_load_from_file(os.fsencode(self.path), parameters)
         if not model:
-            raise EngineError(
-                f"llama.cpp cannot load it: {lines.errors() or 'no reason given'}", file=self.path
-            )
+            raise refusal(self.path, "it", lines.errors())
         return model
 
     @classmethod

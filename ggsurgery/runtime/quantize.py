@@ -23,6 +23,7 @@ from ..expr import Read
 from ..fold_scales import folded_layout, has_scales
 from ..ggufio.atomic import atomic_path, check_output
 from ..ggufio.header import read_header
+from ..ggufio.purpose import MMPROJ, not_a_model, purpose
 from ..ggufio.reader import Source
 from ..ggufio.types import Header, type_id
 from ..imatrix import Imatrix, read_imatrix
@@ -39,6 +40,7 @@ from .quantize_plan import (
     planned_result,
     written_result,
 )
+from .refusal import unfit
 
 Progress = Callable[[int, int], None]
 TensorTypes = Iterable[str | tuple[str, str]]
@@ -204,6 +206,9 @@ def plan(
     """
     src = Path(src)
     header = read_header(src)
+    other = None if purpose(header) is MMPROJ else not_a_model(header)  # llama-quantize takes those
+    if error := unfit(header) or other:
+        raise error
     known = [file_type(name) for name in ftypes]
     overrides = parse_tensor_types(tensor_types)
     matrix = None if imatrix is None else read_imatrix(imatrix)

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..errors import EngineError
 from ..ggufio.split import siblings
 from . import binding, log
+from .refusal import refusal
 from .vocabulary import Vocabulary
 
 
@@ -33,10 +33,7 @@ class VocabularyFile(Vocabulary):
                 os.fsencode(siblings(Path(path))[0]), parameters
             )
         if not self._loaded:
-            raise EngineError(
-                f"llama.cpp cannot load the vocabulary: {lines.errors() or 'no reason given'}",
-                file=path,
-            )
+            raise refusal(Path(path), "the vocabulary", lines.errors())
         super().__init__(llama, self._loaded, Path(path))
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from ggsurgery.ggufio.key_types import (
     expand,
     key_type,
     known_keys,
-)  # fmt: skip
+)
 from ggsurgery.ggufio.new_value import new_value
 from ggsurgery.ggufio.reader import Source
 from ggsurgery.ggufio.types import Value
@@ -33,20 +33,47 @@ from .._llama_source import llama_source
 N_LAYERS = 4
 #: Values that the loaders insist on, by key without the architecture.
 VALUES = {
-    "block_count": N_LAYERS, "context_length": 64, "embedding_length": 64, "vocab_size": 32,
-    "attention.head_count": 4, "attention.head_count_kv": 4, "feed_forward_length": 64,
-    "expert_count": 4, "expert_used_count": 2, "nextn_predict_layers": 0,
-    "attention.key_length": 16, "attention.value_length": 16, "rope.dimension_count": 16,
-    "leading_dense_block_count": 0, "attention.shared_kv_layers": 0, "full_attention_interval": 2,
-    "attention.sliding_window": 16, "hidden_activation": "gelu", "expert_gating_func": 2,
-    "kda.gate_lower_bound": -1.0, "attention.key_length_mla": 24, "attention.value_length_mla": 16,
-    "ssm.inner_size": 128, "rope.scaling.type": "linear",
-}  # fmt: skip
+    "block_count": N_LAYERS,
+    "context_length": 64,
+    "embedding_length": 64,
+    "vocab_size": 32,
+    "attention.head_count": 4,
+    "attention.head_count_kv": 4,
+    "feed_forward_length": 64,
+    "expert_count": 4,
+    "expert_used_count": 2,
+    "nextn_predict_layers": 0,
+    "attention.key_length": 16,
+    "attention.value_length": 16,
+    "rope.dimension_count": 16,
+    "leading_dense_block_count": 0,
+    "attention.shared_kv_layers": 0,
+    "full_attention_interval": 2,
+    "attention.sliding_window": 16,
+    "hidden_activation": "gelu",
+    "expert_gating_func": 2,
+    "kda.gate_lower_bound": -1.0,
+    "attention.key_length_mla": 24,
+    "attention.value_length_mla": 16,
+    "ssm.inner_size": 128,
+    "rope.scaling.type": "linear",
+}
 #: Architectures that together read nearly every kind of key.
 ARCHITECTURES = (
-    "llama", "qwen3", "gemma3n", "grok", "qwen3next", "falcon-h1", "rwkv7", "apertus", "step35",
-    "granite_swa", "deepseek2", "modern-bert", "nanbeige",
-)  # fmt: skip
+    "llama",
+    "qwen3",
+    "gemma3n",
+    "grok",
+    "qwen3next",
+    "falcon-h1",
+    "rwkv7",
+    "apertus",
+    "step35",
+    "granite_swa",
+    "deepseek2",
+    "modern-bert",
+    "nanbeige",
+)
 
 
 def test_the_table_is_that_of_the_sources():

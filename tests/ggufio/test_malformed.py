@@ -24,7 +24,7 @@ def q(number: int) -> bytes:
 
 
 BROKEN: dict[str, tuple[Raw, str]] = {
-    "wrong magic": (Raw(magic=b"PK\3\4"), r"not a GGUF file: expected the magic 'GGUF'"),
+    "wrong magic": (Raw(magic=b"PK\3\4"), r"a ZIP archive or a PyTorch checkpoint, not a GGUF"),
     "safetensors": (Raw(magic=q(40)[:4]), r"not a GGUF file.*convert_hf_to_gguf"),
     "version 1": (Raw(version=1), r"version not supported: expected 2 or 3, found 1"),
     "version 4": (Raw(version=4), r"version not supported.*found 4"),
