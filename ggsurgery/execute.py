@@ -15,7 +15,7 @@ from typing import Any
 from .errors import OutputError
 from .ggufio.atomic import atomic_path, check_output
 from .ggufio.copying import ReadFailed, copy_range, write_all
-from .ggufio.header import read_header
+from .ggufio.header import read_shard
 from .ggufio.reader import Source
 from .host import n_threads
 from .layout import Compute, Copy, FileLayout, Piece
@@ -103,19 +103,36 @@ def execute(
     check_output(out, inputs, force=force, nbytes=layout.n_bytes)
     layout = settle(layout, sources, threads=threads, given=given)
     with atomic_path(out, inputs=inputs, force=force, sync=sync) as temporary:
-        target = os.open(temporary, os.O_RDWR)
-        try:
-            write_all(target, layout.header, 0)
-            os.ftruncate(target, layout.n_bytes)  # paddings are holes, which read as zeros
-            for piece in layout.pieces:
-                _write(piece, layout, sources, target, threads, given or {})
-                if progress is not None:
-                    progress(piece.info.nbytes)
-        finally:
-            os.close(target)
-        for source in sources:
-            source.check_unchanged()
-        _check_written(temporary, layout, out)
+        write_pieces(layout, sources, temporary, out, threads, given or {}, progress)
+
+
+def write_pieces(
+    layout: FileLayout,
+    sources: Sequence[Source],
+    temporary: Path,
+    out: Path,
+    threads: int | None,
+    given: Mapping[str, Any],
+    progress: Progress | None,
+) -> None:
+    """Fill a file that is there and empty, and read its header back.
+
+    Args:
+        out: the name that the file will get, for messages; the rest as of `execute`.
+    """
+    target = os.open(temporary, os.O_RDWR)
+    try:
+        write_all(target, layout.header, 0)
+        os.ftruncate(target, layout.n_bytes)  # paddings are holes, which read as zeros
+        for piece in layout.pieces:
+            _write(piece, layout, sources, target, threads, given)
+            if progress is not None:
+                progress(piece.info.nbytes)
+    finally:
+        os.close(target)
+    for source in sources:
+        source.check_unchanged()
+    _check_written(temporary, layout, out)
 
 
 def _write(
@@ -147,7 +164,7 @@ def _write(
 
 def _check_written(temporary: Path, layout: FileLayout, out: Path) -> None:
     """Read the header back: a bug or a bad disk must not hand out a wrong file."""
-    written = read_header(temporary)
+    written = read_shard(temporary)
     if written.tensors != layout.tensor_infos() or written.file_size[0] != layout.n_bytes:
         raise OutputError(
             "the written header differs from the plan; nothing was kept",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from gguf.constants import GGUFValueType
 
@@ -21,6 +22,7 @@ from .ggufio.reader import Source
 from .ggufio.types import Value
 from .layout import FileLayout, lay_out
 from .plan.text import format_layers
+from .shards import execute_split
 
 KEY = "ggsurgery.repaired"
 
@@ -46,13 +48,18 @@ class Repair:
         force: bool = False,
         sync: bool = False,
         progress: Progress | None = None,
-    ) -> None:
-        """Write the mended file.
+        split_max_size: int | None = None,
+    ) -> Path:
+        """Write the mended file; with `split_max_size` several, of which the first is returned.
 
         Raises:
             OutputError: the output exists, is the input, or does not fit on the disk.
         """
-        execute(self.layout, [self.source], Path(out), force=force, sync=sync, progress=progress)
+        how: dict[str, Any] = {"force": force, "sync": sync, "progress": progress}
+        if split_max_size is None:
+            execute(self.layout, [self.source], Path(out), **how)
+            return Path(out)
+        return execute_split(self.layout, [self.source], Path(out), split_max_size, **how)[0]
 
     def __enter__(self) -> Repair:
         return self

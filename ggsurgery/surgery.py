@@ -182,22 +182,29 @@ class Operation:
         sync: bool = False,
         threads: int | None = None,
         progress: Progress | None = None,
-    ) -> None:
+        split_max_size: int | None = None,
+    ) -> Path:
         """Write the output; see `execute.execute`.
+
+        Args:
+            split_max_size: write several files with tensors of at most so many bytes each.
+
+        Returns:
+            The file, or the first of several.
 
         Raises:
             OutputError: the output exists, is an input, or does not fit on the disk.
         """
-        execute(
-            self.layout,
-            self.sources,
-            Path(out),
-            force=force,
-            sync=sync,
-            threads=threads,
-            given=self.given,
-            progress=progress,
-        )
+        write: dict[str, Any] = {
+            "force": force, "sync": sync, "threads": threads, "given": self.given,
+            "progress": progress,
+        }  # fmt: skip
+        if split_max_size is None:
+            execute(self.layout, self.sources, Path(out), **write)
+            return Path(out)
+        from .shards import execute_split
+
+        return execute_split(self.layout, self.sources, Path(out), split_max_size, **write)[0]
 
     def close(self) -> None:
         for source in self.sources:

@@ -28,14 +28,14 @@ try:
 except ImportError:  # pragma: no cover - no file locks on Windows
     fcntl = None  # type: ignore[assignment]
 
-TOOLS = ("llama-quantize", "llama-perplexity", "llama-imatrix")
+TOOLS = ("llama-quantize", "llama-perplexity", "llama-imatrix", "llama-gguf-split")
 
 #: Names a folder with tools that are built already.
 VARIABLE = "GGSURGERY_LLAMA_TOOLS"
 
 
 def llama_tool(name: str) -> str:
-    """The path of a tool (`llama-quantize`, `llama-perplexity`, `llama-imatrix`), built if need be.
+    """The path of a tool (one of `TOOLS`), built if need be.
 
     In a test: skips on a user's machine without compiler or network, fails in CI.
     """

@@ -28,6 +28,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("arch", "blend"),
     ("compute", "layout"),
     ("execute", "fold_scales"),
+    ("shards",),
     ("runtime",),
     ("evaluate", "look", "tokenizer"),
     ("prune", "quantize", "report"),

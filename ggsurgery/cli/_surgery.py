@@ -23,7 +23,7 @@ from ..plan.types import references
 from ..provenance import PREFIX
 from ..report_plan import Change, changes, layer_map, short
 from ..surgery import Operation, prepare
-from ._files import FILE
+from ._files import FILE, split_option
 from ._output import echo, human_bytes, human_count, note, print_json, table, warn
 from ._progress import bytes_bar
 
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
 _OPTIONS = (
     click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing."),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     click.option("--force", is_flag=True, help="Replace an existing output."),
     click.option("--name", help="The new model's general.name."),
     click.option("--sync", is_flag=True, help="Wait until the data is on the disk."),
+    split_option,
     click.option("--drop-mtp", is_flag=True, help="Leave out the layers behind the trunk (MTP)."),
     click.option(
         "--full-checksum",
@@ -61,9 +63,15 @@ class Options:
     force: bool
     name: str | None
     sync: bool
+    split_max_size: int | None
     drop_mtp: bool
     full_checksum: bool
     allow_unknown_arch: bool
+
+    @property
+    def writing(self) -> dict[str, Any]:
+        """How the output is written."""
+        return {"force": self.force, "sync": self.sync, "split_max_size": self.split_max_size}
 
     def recipe(self, steps: tuple[Step, ...], **more: Any) -> Recipe:
         """A recipe of these steps with the options that change the bytes."""
@@ -150,7 +158,7 @@ def run(operation: Operation, out: Path, options: Options) -> None:
     if options.dry_run:
         show(operation, out, force=options.force, as_json=options.as_json)
         return
-    write_with_bar(operation, out, force=options.force, sync=options.sync)
+    out = write_with_bar(operation, out, **options.writing)
     facts, zeros = summary(operation), zeros_of(operation, out)
     warn(*cautions.of_sparsity(operation.recipe, zeros))
     header_only = operation.plan.stack == operation.before.stack and all(
@@ -228,13 +236,17 @@ def changed(operation: Operation) -> list[Change]:
     return changes(header.metadata, operation.layout.metadata)
 
 
-def write_with_bar(operation: Operation, out: Path, *, force: bool, sync: bool) -> None:
-    """Write with a progress bar that appears after two seconds."""
+def write_with_bar(
+    operation: Operation, out: Path, *, force: bool, sync: bool, split_max_size: int | None
+) -> Path:
+    """Write with a progress bar that appears after two seconds; the first file written."""
     if nbytes := unsettled_bytes(operation.layout):
         with bytes_bar("threshold", nbytes) as bar:
             operation.settle(progress=bar.update)
     with bytes_bar(out.name, operation.layout.n_bytes) as bar:
-        operation.write(out, force=force, sync=sync, progress=bar.update)
+        return operation.write(
+            out, force=force, sync=sync, progress=bar.update, split_max_size=split_max_size
+        )  # fmt: skip
 
 
 def summary(operation: Operation) -> dict[str, Any]:

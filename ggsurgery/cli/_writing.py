@@ -49,7 +49,7 @@ def write_recipe(
             show(operation, out, force=options.force, as_json=False)
             return
         if not options.dry_run:
-            write_with_bar(operation, out, force=options.force, sync=options.sync)
+            out = write_with_bar(operation, out, **options.writing)
         facts = summary(operation)
     if options.as_json:
         print_json({**facts, **figures, "out": None if options.dry_run else str(out)})

@@ -86,7 +86,7 @@ def prune(
         if options.dry_run:
             show(operation, out, force=options.force, as_json=options.as_json)
             return
-        write_with_bar(operation, out, force=options.force, sync=options.sync)
+        out = write_with_bar(operation, out, **options.writing)
         zeros = zeros_of(operation, out)
         _report(operation, out, zeros, options.as_json, each)
 

@@ -14,11 +14,12 @@ from ..ggufio.header import read_header
 from ..quantize.ladder import Ladder, ladder
 from ..quantize.like import like as like_mix
 from ..quantize.like import with_pins
+from ..quantize.split import make_split
 from ..quantize.target import budget_of, for_size, parse_size
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult, requantized_warning
 from ..textfile import read_corpus
-from ._files import FILE
+from ._files import FILE, split_option
 from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import named_progress_bar, progress_bar
 
@@ -59,6 +60,7 @@ from ._progress import named_progress_bar, progress_bar
 @click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
 @click.option("--dry-run", is_flag=True, help="Show types and sizes; write nothing.")
 @click.option("--force", is_flag=True, help="Replace existing outputs.")
+@split_option
 @json_option
 def quantize(
     source: Path,
@@ -73,6 +75,7 @@ def quantize(
     text: Path | None,
     dry_run: bool,
     force: bool,
+    split_max_size: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -106,6 +109,8 @@ def quantize(
     if types is not None:
         if out_dir is None or out is not None:
             raise click.UsageError("--types needs --out-dir and no OUT.")
+        if split_max_size is not None:
+            raise click.UsageError("--split-max-size goes with one type and OUT.")
         names = [t.strip() for t in types.split(",") if t.strip()]
         if not names:
             raise click.UsageError("--types names no type")
@@ -131,7 +136,7 @@ def quantize(
             options = with_pins(source, pin, ftype, options)
             note(f"types pinned to those of {pin.name}")
         (planned,) = plan(source, [str(ftype)], **options)
-    _one(planned, out, dry_run, force, as_json, more)
+    _one(planned, out, dry_run, force, as_json, more, split_max_size)
 
 
 def _budget(source: Path, size: str | None, bpw: float | None) -> int:
@@ -178,13 +183,17 @@ def _one(
     force: bool,
     as_json: bool,
     more: dict[str, Any],
+    split_max_size: int | None,
 ) -> None:
     _requantized(planned.result)
     if dry_run or out is None:
         result = planned.result
     else:
         with progress_bar(out.name, "tensor") as progress:
-            result = planned.make(out, force=force, progress=progress)
+            if split_max_size is None:
+                result = planned.make(out, force=force, progress=progress)
+            else:
+                result = make_split(planned, out, split_max_size, force=force, progress=progress)
     if as_json:
         print_json(result.to_json() | {"source": str(planned.header.path)} | more)
         return

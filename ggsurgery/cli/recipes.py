@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import click
@@ -20,7 +21,7 @@ from ..runtime import worker
 from ..surgery import prepare_replay
 from ..textfile import read_corpus
 from ._blend import force_kinds_option, out_type_option
-from ._files import FILE
+from ._files import FILE, split_option
 from ._output import json_option, note, print_json, warn
 from ._progress import progress_bar
 from ._surgery import Options, operate, show, surgery_options, write_with_bar
@@ -88,6 +89,7 @@ def apply(
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--sync", is_flag=True, help="Wait until the data is on the disk.")
+@split_option
 @json_option
 def replay(
     made: Path,
@@ -98,6 +100,7 @@ def replay(
     dry_run: bool,
     force: bool,
     sync: bool,
+    split_max_size: int | None,
     as_json: bool,
 ) -> None:
     """Make a file once more from the recipe in its header, and compare the bytes.
@@ -130,8 +133,9 @@ def replay(
         given = _given(known.recipe, sources[0], sidecar, text, made)
     with prepare_replay(made, sources, given=given) as operation:
         warn(*cautions.of_operation(operation, new))
-        write_with_bar(operation, new, force=force, sync=sync)
-    same = filecmp.cmp(made, new, shallow=False)
+        new = write_with_bar(operation, new, force=force, sync=sync, split_max_size=split_max_size)
+    pairs = list(zip_longest(read_header(made).paths, read_header(new).paths))
+    same = all(a and b and filecmp.cmp(a, b, shallow=False) for a, b in pairs)
     if as_json:
         print_json({"out": str(new), "identical": same, "recipe": known.recipe.to_json()})
     if not same:

@@ -10,6 +10,7 @@ from ..ggufio.atomic import check_output
 from ..plan.text import parse_layers
 from ..repair import prepare
 from ..report_plan import short
+from ._files import split_option
 from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import bytes_bar
 from ._surgery import in_out, list_option, warn_of_refusal
@@ -23,6 +24,7 @@ from ._surgery import in_out, list_option, warn_of_refusal
 )
 @click.option("--dry-run", is_flag=True, help="Show what would change; write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
+@split_option
 @click.option("--allow-unknown-arch", is_flag=True, help="Also without a rule file.")
 @json_option
 @in_out
@@ -30,6 +32,7 @@ def repair(
     removed: str,
     dry_run: bool,
     force: bool,
+    split_max_size: int | None,
     allow_unknown_arch: bool,
     as_json: bool,
     source: Path,
@@ -53,7 +56,9 @@ def repair(
             warn(text)
         if not dry_run:
             with bytes_bar(out.name, found.layout.n_bytes) as bar:
-                found.write(out, force=force, progress=bar.update)
+                out = found.write(
+                    out, force=force, progress=bar.update, split_max_size=split_max_size
+                )
         else:
             paths = found.source.header.paths
             warn_of_refusal(out, paths, found.layout.n_bytes, force=force)

@@ -43,12 +43,12 @@ def read_header(path: str | Path, *, alone: bool = False) -> Header:
         >>> read_header("model.gguf").n_layers  # doctest: +SKIP
         30
     """
-    first = _read_one(Path(path))
+    first = read_shard(Path(path))
     count = first.get("split.count", 0)
     if alone or not isinstance(count, int) or count <= 1 or is_leftover(first):
         return first
     paths = shard_paths(Path(path), count)
-    shards = [first if p == Path(path) else _read_one(p) for p in paths]
+    shards = [first if p == Path(path) else read_shard(p) for p in paths]
     return _join(shards)
 
 
@@ -99,7 +99,12 @@ def _join(shards: list[Header]) -> Header:
     )
 
 
-def _read_one(path: Path) -> Header:
+def read_shard(path: Path) -> Header:
+    """The header of one file of a split model by itself, whatever its name.
+
+    Raises:
+        FormatError: as `read_header`.
+    """
     try:  # without O_NONBLOCK a named pipe would wait for a writer for ever
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
