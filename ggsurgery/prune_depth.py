@@ -165,7 +165,10 @@ def measure_influence(
         raise GGSurgeryError("influence needs a text", hint="Give one with --text FILE")
     size = max(64, setup.n_ctx)
     with Engine.open(setup.path, n_ctx=size, n_batch=size, n_threads=setup.n_threads) as engine:
-        windows = Windows.of_text(engine, read_corpus(setup.text), setup.n_ctx, setup.n_windows)
+        windows = Windows.of_text(
+            engine, read_corpus(setup.text), setup.n_ctx, setup.n_windows,
+            parse_special=setup.parse_special,
+        )  # fmt: skip
         return influence(engine, windows.inputs, tokens=tokens, progress=progress)
 
 

@@ -52,6 +52,7 @@ class Setup:
         n_ctx, n_windows: size of a window in tokens, and how many; None takes all.
         limit: how many questions of `choices` and `gsm8k`, or of each part of the suite.
         score: which accuracy counts for choices.
+        parse_special: read special tokens in the text as the tokens they name.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class Setup:
     route: Route = "auto"
     n_threads: int | None = None
     allow_unknown_arch: bool = False
+    parse_special: bool = False
     given: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property
@@ -92,6 +94,7 @@ class Setup:
             "n_windows": self.n_windows,
             "limit": self.limit,
             "score": self.score if self.metric.startswith("choices:") else None,
+            **({"parse_special": True} if self.needs_text and self.parse_special else {}),
         }
 
 
@@ -286,7 +289,10 @@ def windows_of(setup: Setup) -> Windows:
     if setup.text is None:
         raise GGSurgeryError(f"{setup.metric} needs a text", hint="Give one with --text FILE")
     with Engine.open(setup.path, n_ctx=64, n_threads=setup.n_threads) as engine:
-        return Windows.of_text(engine, read_corpus(setup.text), setup.n_ctx, setup.n_windows)
+        return Windows.of_text(
+            engine, read_corpus(setup.text), setup.n_ctx, setup.n_windows,
+            parse_special=setup.parse_special,
+        )  # fmt: skip
 
 
 def check_data(setup: Setup) -> None:

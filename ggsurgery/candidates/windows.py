@@ -84,10 +84,19 @@ class Windows:
         return cls(tuple(inputs), tuple(rows))
 
     @classmethod
-    def of_text(cls, engine: Engine, text: str, n_ctx: int, limit: int | None = None) -> Windows:
+    def of_text(
+        cls,
+        engine: Engine,
+        text: str,
+        n_ctx: int,
+        limit: int | None = None,
+        *,
+        parse_special: bool = False,
+    ) -> Windows:
         """Tokenize with the model's own vocabulary, then cut."""
         bos = engine.bos if engine.add_bos else None
-        return cls.of_tokens(engine.tokenize_array(text), n_ctx, limit, bos)
+        tokens = engine.tokenize_array(text, parse_special=parse_special)
+        return cls.of_tokens(tokens, n_ctx, limit, bos)
 
     @classmethod
     def of_texts(cls, engine: Engine, texts: Sequence[str], longest: int) -> Windows:

@@ -12,6 +12,7 @@ from .. import cautions
 from ..candidates.measure import Setup
 from ._files import FILE
 from ._output import warn
+from ._texts import ctx_option, parse_special_option, text_option, threads_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,10 +22,8 @@ METRIC_HELP = (
 )
 
 _OPTIONS = (
-    click.option("--text", type=FILE, help="UTF-8 text for perplexity and KL."),
-    click.option(
-        "--ctx", default=512, show_default=True, type=click.IntRange(8), help="Tokens of a window."
-    ),
+    text_option("UTF-8 text for perplexity and KL."),
+    ctx_option("Tokens of a window.", least=8),
     click.option(
         "--windows",
         default=8,
@@ -57,9 +56,8 @@ _OPTIONS = (
         type=click.IntRange(0),
         help="Bound on the hidden states kept for reuse.",
     ),
-    click.option(
-        "--threads", type=click.IntRange(1), help="Default: all that this process may use."
-    ),
+    parse_special_option,
+    threads_option,
 )
 
 plot_option = click.option(
@@ -71,7 +69,9 @@ force_plot_option = click.option("--force", is_flag=True, help="Replace an exist
 unknown_arch_option = click.option(
     "--allow-unknown-arch", is_flag=True, help="Operate on an architecture without a rule file."
 )
-_NAMES = ("text", "ctx", "windows", "limit", "score", "route", "cache_mib", "threads")  # fmt: skip
+_NAMES = (
+    "text", "ctx", "windows", "limit", "score", "route", "cache_mib", "parse_special", "threads",
+)  # fmt: skip
 
 
 def measuring_options(function: F) -> F:
@@ -104,6 +104,7 @@ def setup_of(
         cache_bytes=measuring["cache_mib"] << 20,
         route=measuring["route"],
         n_threads=measuring["threads"],
+        parse_special=measuring["parse_special"],
         allow_unknown_arch=allow_unknown_arch,
     )
     if setup.needs_text:

@@ -17,6 +17,7 @@ from ._evaluate import save_text
 from ._files import FILE
 from ._output import echo, json_option, print_json, table, warn
 from ._progress import progress_bar
+from ._texts import ctx_option
 
 
 @click.command()
@@ -27,8 +28,7 @@ from ._progress import progress_bar
 @click.option("--limit", type=click.IntRange(1), help="Questions of each task (MMLU: subject).")
 @click.option("--shots", type=click.IntRange(0), help="Solved examples; the task's own number.")
 @click.option("--chat", is_flag=True, help="Ask through the file's chat template.")
-@click.option("--ctx", default=N_CTX, show_default=True, type=click.IntRange(64),
-              help="Context; longer prompts lose their beginning.")  # fmt: skip
+@ctx_option("Context; longer prompts lose their beginning.", least=64, default=N_CTX)
 @click.option("-o", "--out", type=FILE, help="Write the results in the harness's JSON form.")
 @click.option("--force", is_flag=True, help="Replace an existing results file.")
 @json_option

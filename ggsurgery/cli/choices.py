@@ -19,6 +19,7 @@ from ._evaluate import save_results
 from ._files import FILE
 from ._output import echo, json_option, print_json, table, warn
 from ._progress import progress_bar
+from ._texts import ctx_option
 
 
 @click.command()
@@ -32,7 +33,7 @@ from ._progress import progress_bar
     help="How a question is worded; by its fields if not given.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many questions.")
-@click.option("--ctx", type=click.IntRange(8), help="Context; as large as needed if not given.")
+@ctx_option("Context; as large as needed if not given.", least=8, default=None)
 @click.option("-o", "--out", type=FILE, help="Write the results, with every answer, to a file.")
 @click.option("--force", is_flag=True, help="Replace an existing results file.")
 @json_option

@@ -16,6 +16,7 @@ from ._files import FILE
 from ._output import echo, note, table, warn
 from ._progress import progress_bar
 from ._surgery import Options, in_out, list_option, surgery_options
+from ._texts import ctx_option, text_option, threads_option
 from ._writing import check_early, write_recipe
 
 DEFAULT = Settings()
@@ -24,9 +25,7 @@ DEFAULT = Settings()
 @click.command()
 @surgery_options
 @list_option("layer", "LIST", "Layers to cut: 12-16 or 5,12-14.")
-@click.option(
-    "--text", required=True, type=FILE, help="UTF-8 calibration text; report on another one."
-)
+@text_option("UTF-8 calibration text; report on another one.", required=True)
 @click.option(
     "--method",
     default=DEFAULT.method,
@@ -38,10 +37,7 @@ DEFAULT = Settings()
     "--tokens", default=DEFAULT.tokens, show_default=True, type=click.IntRange(64),
     help="Tokens to fit on. Memory does not grow with them.",
 )  # fmt: skip
-@click.option(
-    "--ctx", default=DEFAULT.ctx, show_default=True, type=click.IntRange(8),
-    help="Tokens of a window.",
-)  # fmt: skip
+@ctx_option("Tokens of a window.", least=8, default=DEFAULT.ctx)
 @click.option(
     "--ridge", default=DEFAULT.ridge, show_default=True, type=click.FloatRange(0, min_open=True),
     help="λ relative to the Gram matrix's mean diagonal: more keeps closer to the bare cut.",
@@ -51,7 +47,7 @@ DEFAULT = Settings()
     help="How many times the first position of a window counts (the attention sink).",
 )  # fmt: skip
 @click.option("--sidecar", type=FILE, help="Write the fitted arrays here too (.npz).")
-@click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
+@threads_option
 @in_out
 def heal(
     options: Options,

@@ -21,6 +21,7 @@ from ..textfile import read_corpus
 from ._files import FILE
 from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import progress_bar
+from ._texts import ctx_option, parse_special_option, text_option, threads_option
 
 
 class DefaultGroup(click.Group):
@@ -59,13 +60,12 @@ def imatrix() -> None:
 @imatrix.command()
 @click.argument("file", metavar="FILE", type=FILE)
 @click.argument("out", metavar="OUT", type=FILE)
-@click.option("--text", required=True, type=FILE, help="UTF-8 calibration text.")
-@click.option(
-    "--ctx", default=512, show_default=True, type=click.IntRange(16), help="Tokens of a chunk."
-)
+@text_option("UTF-8 calibration text.", required=True)
+@ctx_option("Tokens of a chunk.", least=16)
 @click.option("--chunks", type=click.IntRange(1), help="Only the first so many chunks.")
 @click.option("--process-output", is_flag=True, help="Include output.weight.")
-@click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
+@parse_special_option
+@threads_option
 @click.option("--force", is_flag=True, help="Replace an existing OUT.")
 def collect(
     file: Path,
@@ -74,6 +74,7 @@ def collect(
     ctx: int,
     chunks: int | None,
     process_output: bool,
+    parse_special: bool,
     threads: int | None,
     force: bool,
 ) -> None:
@@ -89,7 +90,7 @@ def collect(
     with progress_bar("imatrix", "chunk") as progress:
         found = worker.run(
             run_collect, file, words, n_ctx=ctx, n_chunks=chunks, process_output=process_output,
-            dataset=text.name, n_threads=threads, progress=progress,
+            dataset=text.name, parse_special=parse_special, n_threads=threads, progress=progress,
         )  # fmt: skip
     write_imatrix(found, out, force=force)
     warn(*cautions.of_imatrix(found))

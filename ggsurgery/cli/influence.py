@@ -22,11 +22,12 @@ from ._files import FILE
 from ._measuring import force_plot_option, plot_option
 from ._output import echo, json_option, print_json, table, warn
 from ._progress import progress_bar
+from ._texts import ctx_option, parse_special_option, text_option, threads_option
 
 
 @click.command()
 @click.argument("file", metavar="FILE", type=FILE)
-@click.option("--text", required=True, type=FILE, help="UTF-8 text that runs through the model.")
+@text_option("UTF-8 text that runs through the model.", required=True)
 @click.option("--span", type=click.IntRange(1), metavar="N", help="Rank every span of N layers.")
 @click.option(
     "--tokens",
@@ -36,15 +37,14 @@ from ._progress import progress_bar
     help="Where the angular distance is taken: at the last token of each window (as published; "
     "few samples, so give many windows), or at all.",
 )
-@click.option(
-    "--ctx", default=512, show_default=True, type=click.IntRange(8), help="Tokens of a window."
-)
+@ctx_option("Tokens of a window.", least=8)
 @click.option(
     "--windows", default=8, show_default=True, type=click.IntRange(1), help="Windows of the text."
 )
 @plot_option
 @force_plot_option
-@click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
+@parse_special_option
+@threads_option
 @json_option
 def influence(
     file: Path,
@@ -54,6 +54,7 @@ def influence(
     ctx: int,
     windows: int,
     plot: Path | None,
+    parse_special: bool,
     threads: int | None,
     force: bool,
     as_json: bool,
@@ -81,7 +82,15 @@ def influence(
     warn(*cautions.of_context(file, ctx))
     with progress_bar(file.name, "window") as progress:
         found = worker.run(
-            influence_of_file, file, words, ctx, windows, tokens, threads, progress=progress
+            influence_of_file,
+            file,
+            words,
+            ctx,
+            windows,
+            tokens,
+            threads,
+            parse_special,
+            progress=progress,
         )
     if plot is not None:
         render_influence(found, plot, span, force=force)
@@ -104,12 +113,13 @@ def influence_of_file(
     n_windows: int,
     tokens: Literal["last", "all"],
     n_threads: int | None,
+    parse_special: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Influence:
     """Open a file and measure it; made to be run by `runtime.worker.run`."""
     size = max(64, n_ctx)
     with Engine.open(path, n_ctx=size, n_batch=size, n_threads=n_threads) as engine:
-        windows = Windows.of_text(engine, text, n_ctx, n_windows)
+        windows = Windows.of_text(engine, text, n_ctx, n_windows, parse_special=parse_special)
         return measure(engine, windows.inputs, tokens=tokens, progress=progress)
 
 

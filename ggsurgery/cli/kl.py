@@ -16,6 +16,7 @@ from ._evaluate import is_given
 from ._files import FILE
 from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import progress_bar
+from ._texts import ctx_option, parse_special_option, text_option, threads_option
 
 _MEANING = {
     "kl_mean": "mean KL divergence",
@@ -29,9 +30,11 @@ _MEANING = {
 
 @click.command()
 @click.argument("files", metavar="[BASE] FILE", nargs=-1, required=True, type=FILE)
-@click.option("--text", type=FILE, help="UTF-8 text to predict.")
-@click.option("--ctx", default=512, show_default=True, type=click.IntRange(4), help="Window.")
+@text_option("UTF-8 text to predict.")
+@ctx_option("Window.", least=4)
 @click.option("--chunks", type=click.IntRange(1), help="Only the first so many windows.")
+@parse_special_option
+@threads_option
 @click.option("--save-base", type=FILE, help="Write the base's predictions here and stop.")
 @click.option("--base-file", type=FILE, help="Compare with predictions saved before.")
 @click.option(
@@ -45,6 +48,8 @@ def kl(
     text: Path | None,
     ctx: int,
     chunks: int | None,
+    parse_special: bool,
+    threads: int | None,
     save_base: Path | None,
     base_file: Path | None,
     top_k: int,
@@ -68,8 +73,10 @@ def kl(
         raise click.UsageError(
             "give BASE and FILE, or BASE with --save-base, or FILE with --base-file"
         )
-    if base_file is not None and (text is not None or is_given("ctx")):
-        raise click.UsageError("--base-file holds its own text and context: no --text, no --ctx")
+    if base_file is not None and (text is not None or is_given("ctx") or parse_special):
+        raise click.UsageError(
+            "--base-file holds its own text and context: no --text, --ctx, --parse-special"
+        )
     if text is None and base_file is None:
         raise click.UsageError("--text is needed (or --base-file, which holds its own)")
     if save_base is not None:
@@ -79,7 +86,12 @@ def kl(
     with progress_bar("kl", "window") as progress:
         if base_file is not None:
             scores = worker.run(
-                runs.kl_of_base_file, files[0], base_file, n_windows=chunks, progress=progress
+                runs.kl_of_base_file,
+                files[0],
+                base_file,
+                n_windows=chunks,
+                n_threads=threads,
+                progress=progress,
             )
         else:
             assert text is not None
@@ -87,13 +99,15 @@ def kl(
             if save_base is not None:
                 worker.run(
                     runs.save_base_file, files[0], save_base, words, n_ctx=ctx, n_windows=chunks,
-                    k=top_k, force=force, progress=progress,
+                    k=top_k, force=force, parse_special=parse_special,
+                    n_threads=threads, progress=progress,
                 )  # fmt: skip
                 note(f"{save_base}: {human_bytes(save_base.stat().st_size)}")
                 return
             scores = worker.run(
                 runs.kl_of_files, files[0], files[1], words, n_ctx=ctx, n_windows=chunks,
-                progress=progress,
+                parse_special=parse_special,
+                    n_threads=threads, progress=progress,
             )  # fmt: skip
     if base_file is not None and scores[0].provenance.get("over_trained"):
         warn(f"{files[-1]}: the window is larger than the context the model was trained with")

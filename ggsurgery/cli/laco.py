@@ -18,6 +18,7 @@ from ._files import FILE
 from ._output import echo, print_json, table, warn
 from ._progress import progress_bar
 from ._surgery import Options, in_out, surgery_options
+from ._texts import ctx_option, text_option, threads_option
 from ._writing import check_early, write_recipe
 
 
@@ -43,17 +44,10 @@ from ._writing import check_early, write_recipe
     "differences times --factor.",
 )
 @click.option("--factor", type=float, help="Of `damped`; default 0.5.")
-@click.option(
-    "--text",
-    required=True,
-    type=FILE,
-    help="Calibration: UTF-8 text, cut into --texts pieces.",
-)
+@text_option("Calibration: UTF-8 text, cut into --texts pieces.", required=True)
 @click.option("--texts", default=10, show_default=True, type=click.IntRange(1), help="Pieces.")
-@click.option(
-    "--ctx", default=256, show_default=True, type=click.IntRange(8), help="Tokens of a piece."
-)
-@click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
+@ctx_option("Tokens of a piece.", least=8, default=256)
+@threads_option
 @click.option("--log", type=FILE, help="Write settings, attempts and "
               "statistics as JSON, as `release` puts them on a card.")  # fmt: skip
 @in_out

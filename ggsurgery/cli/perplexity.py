@@ -14,17 +14,17 @@ from ..textfile import read_corpus
 from ._files import FILE
 from ._output import echo, json_option, print_json, table, warn
 from ._progress import progress_bar
+from ._texts import ctx_option, parse_special_option, text_option, threads_option
 
 
 @click.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
-@click.option("--text", required=True, type=FILE, help="UTF-8 text to predict.")
-@click.option(
-    "--ctx", default=512, show_default=True, type=click.IntRange(4), help="Tokens of a chunk."
-)
+@text_option("UTF-8 text to predict.", required=True)
+@ctx_option("Tokens of a chunk.", least=4)
 @click.option("--chunks", type=click.IntRange(1), help="Only the first so many chunks.")
 @click.option("--bos/--no-bos", default=None, help="Override whether BOS precedes each chunk.")
-@click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
+@parse_special_option
+@threads_option
 @json_option
 def perplexity(
     files: tuple[Path, ...],
@@ -32,6 +32,7 @@ def perplexity(
     ctx: int,
     chunks: int | None,
     bos: bool | None,
+    parse_special: bool,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -54,7 +55,7 @@ def perplexity(
             found.append(
                 worker.run(
                     perplexity_of_file, file, words, n_ctx=ctx, n_chunks=chunks, add_bos=bos,
-                    n_threads=threads, progress=progress,
+                    n_threads=threads, parse_special=parse_special, progress=progress,
                 )
             )  # fmt: skip
     if as_json:

@@ -22,6 +22,7 @@ from ..textfile import read_corpus
 from ._files import FILE, split_option
 from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import named_progress_bar, progress_bar
+from ._texts import text_option, threads_option
 
 
 @click.command()
@@ -50,14 +51,10 @@ from ._progress import named_progress_bar, progress_bar
     "--target-bpw", type=click.FloatRange(0, 32, min_open=True), metavar="BITS",
     help="At most so many bits per weight.",
 )  # fmt: skip
-@click.option(
-    "--text",
-    type=FILE,
-    help="With a target: measure sensitivities on this text and mix types per tensor.",
-)
+@text_option("With a target: measure sensitivities on this text and mix types per tensor.")
 @click.option("--pure", is_flag=True, help="Every tensor in the base type, no mix.")
 @click.option("--leave-output", is_flag=True, help="Leave output.weight as it is.")
-@click.option("--threads", type=click.IntRange(1), help="Default: all that this process may use.")
+@threads_option
 @click.option("--dry-run", is_flag=True, help="Show types and sizes; write nothing.")
 @click.option("--force", is_flag=True, help="Replace existing outputs.")
 @split_option

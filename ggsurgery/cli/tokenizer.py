@@ -13,6 +13,7 @@ from ..tokenizer.check import SAMPLES, check_tokenizer
 from ._files import FILE
 from ._output import echo, json_option, print_json, table
 from ._progress import progress_bar
+from ._texts import text_option
 
 
 @click.group()
@@ -27,7 +28,7 @@ def tokenizer() -> None:
 
 @tokenizer.command()
 @click.argument("file", metavar="FILE", type=FILE)
-@click.option("--text", type=FILE, help="UTF-8 text whose lines are tried; default: a few samples.")
+@text_option("UTF-8 text whose lines are tried; default: a few samples.")
 @json_option
 @click.pass_context
 def check(ctx: click.Context, file: Path, text: Path | None, as_json: bool) -> None:

@@ -41,6 +41,7 @@ class Perplexity:
         chunks: mean nll of each chunk, in text order; a paired comparison uses these.
         n_tokens: tokens that the text has; n_ctx: tokens of a chunk.
         add_bos: whether BOS stood in front of each chunk.
+        parse_special: whether special tokens in the text were read as tokens.
     """
 
     file: Path
@@ -53,6 +54,7 @@ class Perplexity:
     n_ctx: int
     add_bos: bool
     over_trained: bool
+    parse_special: bool = False
 
     @property
     def score(self) -> Score:
@@ -63,6 +65,7 @@ class Perplexity:
             n_chunks=len(self.chunks),
             add_bos=self.add_bos,
             n_tokens=self.n_tokens,
+            parse_special=self.parse_special or None,
         )
         return Score("perplexity", self.value, self.stderr, self.n, facts, self.chunks)
 
@@ -84,6 +87,7 @@ def perplexity(
     n_chunks: int | None = None,
     *,
     add_bos: bool | None = None,
+    parse_special: bool = False,
     progress: Progress | None = None,
 ) -> Perplexity:
     """Measure the perplexity of a text (or of tokens that are already there).
@@ -91,6 +95,7 @@ def perplexity(
     Args:
         n_chunks: only the first so many chunks; None takes all.
         add_bos: None does what the model's vocabulary says.
+        parse_special: read `<|im_start|>` and the like in a text as the tokens they name.
         progress: called with (chunks done, chunks in all).
 
     Returns:
@@ -106,7 +111,7 @@ def perplexity(
             "the vocabulary has no BOS token to put in front", file=engine.path,
             hint="Leave --bos away.",
         )  # fmt: skip
-    tokens = _tokens(engine, text, bos)
+    tokens = _tokens(engine, text, bos, parse_special)
     if n_ctx > engine.n_ctx or n_ctx < 4:
         raise EngineError(
             "the context is too small for these chunks", file=engine.path,
@@ -136,7 +141,7 @@ def perplexity(
     stderr = value * math.sqrt(max(0.0, variance) / (n - 1))
     return Perplexity(
         engine.path, value, stderr, nll, n, tuple(s / scored for s in sums), len(tokens), n_ctx,
-        bos, engine.n_ctx_train < n_ctx,
+        bos, engine.n_ctx_train < n_ctx, parse_special,
     )  # fmt: skip
 
 
@@ -145,11 +150,11 @@ def _exp(x: float) -> float:
 
 
 def _tokens(
-    engine: Engine, text: str | Sequence[int] | NDArray[Any], bos: bool
+    engine: Engine, text: str | Sequence[int] | NDArray[Any], bos: bool, parse_special: bool
 ) -> NDArray[np.int32]:
     if not isinstance(text, str):
         return np.asarray(text, np.int32)
-    tokens = engine.tokenize_array(text)
+    tokens = engine.tokenize_array(text, parse_special=parse_special)
     if bos and not engine.add_bos and engine.bos is not None:
         return np.concatenate([np.array([engine.bos], np.int32), tokens])
     if not bos and engine.add_bos:
@@ -179,6 +184,7 @@ def perplexity_of_file(
     n_ctx: int = 512,
     n_chunks: int | None = None,
     add_bos: bool | None = None,
+    parse_special: bool = False,
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> Perplexity:
@@ -188,4 +194,7 @@ def perplexity_of_file(
     """
     n_seq = min(MAX_SEQUENCES, max(1, 2048 // n_ctx))
     with Engine.open(path, n_ctx=n_ctx, n_seq=n_seq, n_threads=n_threads, unified=False) as engine:
-        return perplexity(engine, text, n_ctx, n_chunks, add_bos=add_bos, progress=progress)
+        return perplexity(
+            engine, text, n_ctx, n_chunks, add_bos=add_bos, parse_special=parse_special,
+            progress=progress,
+        )  # fmt: skip

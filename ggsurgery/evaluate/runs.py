@@ -27,11 +27,16 @@ def kl_of_files(
     *,
     n_ctx: int = 512,
     n_windows: int | None = None,
+    parse_special: bool = False,
+    n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Score]:
     """KL of one file from another over a text, both models open at once."""
-    with Engine.open(base, n_ctx=n_ctx) as p, Engine.open(other, n_ctx=n_ctx) as q:
-        tokens = p.tokenize_array(text)
+    with (
+        Engine.open(base, n_ctx=n_ctx, n_threads=n_threads) as p,
+        Engine.open(other, n_ctx=n_ctx, n_threads=n_threads) as q,
+    ):
+        tokens = p.tokenize_array(text, parse_special=parse_special)
         found = kl_divergence(p, q, tokens, limit=n_windows, progress=progress)
         over = 0 < min(p.n_ctx_train, q.n_ctx_train) < n_ctx
     facts = provenance(
@@ -40,6 +45,7 @@ def kl_of_files(
         n_ctx=n_ctx,
         n_windows=len(found.kl) // found.per_window,
         over_trained=over or None,
+        parse_special=parse_special or None,
     )
     return found.scores(facts)
 
@@ -49,15 +55,17 @@ def kl_of_base_file(
     base_file: str | Path,
     *,
     n_windows: int | None = None,
+    n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Score]:
     """KL of a file from a stored base (a lower bound; see `basefile`)."""
     base = BaseFile(base_file)
-    with Engine.open(other, n_ctx=base.n_ctx) as q:
+    with Engine.open(other, n_ctx=base.n_ctx, n_threads=n_threads) as q:
         found = kl_from_file(base, q, limit=n_windows, progress=progress)
         over = 0 < q.n_ctx_train < base.n_ctx
     facts = provenance(other, base=base.provenance.get("file"), base_file=str(base_file),
-                       n_ctx=base.n_ctx, top_k=base.k, over_trained=over or None)  # fmt: skip
+                       n_ctx=base.n_ctx, top_k=base.k, over_trained=over or None,
+                       parse_special=base.provenance.get("parse_special"))  # fmt: skip
     return found.scores(facts)
 
 
@@ -70,13 +78,16 @@ def save_base_file(
     n_windows: int | None = None,
     k: int = 256,
     force: bool = False,
+    parse_special: bool = False,
+    n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Store a base model's predictions for later; see `kl.write_base_file`."""
-    with Engine.open(base, n_ctx=n_ctx) as engine:
+    with Engine.open(base, n_ctx=n_ctx, n_threads=n_threads) as engine:
+        tokens = engine.tokenize_array(text, parse_special=parse_special)
         write_base_file(
-            str(out), engine, engine.tokenize_array(text), k=k, limit=n_windows, force=force,
-            provenance=provenance(base), progress=progress,
+            str(out), engine, tokens, k=k, limit=n_windows, force=force, progress=progress,
+            provenance=provenance(base, parse_special=parse_special or None),
         )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ LOWER_IS_BETTER = frozenset(
 #: Settings of a measurement that figures must share to be compared, and those that count as
 #: switched off where they are not told.
 _SETTINGS = ("text", "n_tokens", "n_ctx", "add_bos", "base", "top_k", "style", "shots")
-_FLAGS = ("chat", "lower_bound")
+_FLAGS = ("chat", "lower_bound", "parse_special")
 
 
 @dataclass(frozen=True, slots=True)

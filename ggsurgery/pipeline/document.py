@@ -31,7 +31,7 @@ from ..plan.recipe import Recipe, Step, check_keys
 #: What each key holds: a type, a list of one type, or the keys below it. `Any` is not looked into.
 Schema = Mapping[str, Any]
 
-_TEXT: Schema = {"text": str, "ctx": int, "chunks": int}
+_TEXT: Schema = {"text": str, "ctx": int, "chunks": int, "parse_special": bool}
 _LACO: Schema = {
     "text": str, "texts": int, "ctx": int, "merge_layers": int, "lowest": int, "highest": int,
     "interval": int, "threshold": float, "max_compression": float, "variant": str, "factor": float,

@@ -123,6 +123,7 @@ def _perplexity(document: Document, asked: Mapping[str, Any]) -> Measurement:
         found = worker.run(
             perplexity_of_file, path, read_corpus(text), progress=progress,
             n_ctx=options["n_ctx"], n_chunks=options["n_windows"],
+            parse_special=options.get("parse_special", False),
         )  # fmt: skip
         return _scored(path, [found.score], text), []
 
@@ -246,6 +247,8 @@ def _text(
     """The text of a measurement, how much of it counts, and what keys the step."""
     text = document.file(str(asked["text"]))
     options = {"n_ctx": asked.get("ctx", 512), "n_windows": asked.get("chunks")}
+    if asked.get("parse_special"):  # only then, so that the keys of earlier runs stay
+        options["parse_special"] = True
     return text, options, {**options, "sha256": sha256_of(text)}
 
 

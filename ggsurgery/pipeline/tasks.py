@@ -192,6 +192,8 @@ def _imatrix(document: Document, places: Places, cut: str) -> Task:
     section = document.section("imatrix") or {}
     text = document.file(str(section["text"]))
     options = {"n_ctx": section.get("ctx", 512), "n_chunks": section.get("chunks")}
+    if section.get("parse_special"):
+        options["parse_special"] = True
 
     def make(progress: Progress) -> Any:
         from ..imatrix import write_imatrix

@@ -149,6 +149,7 @@ def collect(
     n_ctx: int = 512,
     n_chunks: int | None = None,
     process_output: bool = False,
+    parse_special: bool = False,
     dataset: str | None = None,
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -158,13 +159,14 @@ def collect(
     Args:
         n_chunks: only the first so many chunks of `n_ctx` tokens.
         process_output: include `output.weight`, which llama-imatrix leaves out by default.
+        parse_special: read `<|im_start|>` and the like in the text as the tokens they name.
         dataset: the name to keep in the file for the text.
 
     Raises:
         EngineError: the text is too short, or an input is not finite (names the tensor).
     """
     with Engine.open(path, n_ctx=n_ctx, n_batch=n_ctx, n_threads=n_threads) as engine:
-        tokens = engine.tokenize_array(text)
+        tokens = engine.tokenize_array(text, parse_special=parse_special)
         if len(tokens) < 2 * n_ctx:
             raise EngineError(
                 f"the text is too short for chunks of {n_ctx}", file=path,
