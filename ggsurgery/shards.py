@@ -52,14 +52,14 @@ def split_layout(layout: FileLayout, max_bytes: int) -> tuple[FileLayout, ...]:
 
 
 def _file(layout: FileLayout, pieces: Sequence[Piece], number: int, count: int) -> FileLayout:
-    u16, i32 = GGUFValueType.UINT16, GGUFValueType.INT32
+    u16, i32 = GGUFValueType.UINT16, GGUFValueType.INT32  # llama-gguf-split's types and order
     metadata = dict(layout.metadata) if number == 0 else {}
     metadata |= {
         Keys.Split.LLM_KV_SPLIT_NO: Value.of(number, u16, order=layout.order),
-        Keys.Split.LLM_KV_SPLIT_COUNT: Value.of(count, u16, order=layout.order),
         Keys.Split.LLM_KV_SPLIT_TENSORS_COUNT: Value.of(
             len(layout.pieces), i32, order=layout.order
         ),
+        Keys.Split.LLM_KV_SPLIT_COUNT: Value.of(count, u16, order=layout.order),
     }
     if number and "general.alignment" in layout.metadata:
         metadata["general.alignment"] = layout.metadata["general.alignment"]
