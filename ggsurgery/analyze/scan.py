@@ -17,6 +17,8 @@ from ..arch import rules_for
 from ..candidates.measure import Measured, Setup
 from ..candidates.worker import Trial, measure_all
 from ..errors import PlanError
+from ..evaluate.retention import is_near_random
+from ..evaluate.score import Score
 from ..ggufio.header import read_header
 from ..plan.recipe import Recipe, step
 
@@ -49,12 +51,16 @@ class Scan:
 
     @property
     def guessing(self) -> bool:
-        """Whether the uncut model's accuracy is within two standard errors of guessing.
+        """Whether guessing explains the uncut model's accuracy.
 
         Then its layers have nothing to lose, and their ranking is noise.
         """
-        chance = self.base.detail.get("chance")
-        return chance is not None and self.base.value - 2 * (self.base.stderr or 0) <= chance
+        base = self.base
+        return is_near_random(
+            Score(
+                self.metric, base.value, base.stderr, base.n, {"chance": base.detail.get("chance")}
+            )
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

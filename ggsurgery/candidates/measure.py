@@ -21,9 +21,17 @@ import numpy as np
 
 from ..errors import GGSurgeryError
 from ..evaluate.choices import accuracy, longest_prompt, score_choices
+from ..evaluate.comparison import ALPHA
+from ..evaluate.metrics import direction_of
 from ..evaluate.problems import TOGETHER, Problem, load_problems, room, solve
 from ..evaluate.questions import Question, guess_style, load_questions, prompts
 from ..evaluate.score import mean_score
+from ..evaluate.statistics import (
+    Interval,
+    mcnemar,
+    paired_shares_interval,
+    wilson_of_share,
+)
 from ..evaluate.suite.result import SurgeryScore
 from ..evaluate.suite.run import N_CTX, run_suite
 from ..plan.types import Plan
@@ -75,7 +83,7 @@ class Setup:
 
     @property
     def lower_is_better(self) -> bool:
-        return self.metric in ("perplexity", "kl")
+        return direction_of(self.metric) == "lower"
 
     def facts(self) -> dict[str, Any]:
         """What makes two measurements comparable; goes into journals and studies.
@@ -115,6 +123,11 @@ class Measured:
     n: int
     detail: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def interval(self) -> Interval | None:
+        """Wilson's 95 % interval of a share of right answers, None of other figures."""
+        return wilson_of_share(self.value, self.n) if "chance" in self.detail else None
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -122,14 +135,28 @@ class Difference:
 
     `value` is in the metric's own unit; of perplexity it is the difference of mean nll (the
     log of the ratio), so that windows weigh alike. `stderr` is None without paired items.
+    `p_value` (McNemar's exact test) and `interval` (95 %) are of right and wrong answers only:
+    three questions that all turn out alike have a standard error of 0, and prove nothing.
     """
 
     value: float
     stderr: float | None
+    p_value: float | None = None
+    interval: Interval | None = None
+
+    def __neg__(self) -> Difference:
+        """The same, seen from the other side."""
+        ends = self.interval
+        return Difference(
+            -self.value, self.stderr, self.p_value,
+            None if ends is None else Interval(-ends.high, -ends.low, ends.level),
+        )  # fmt: skip
 
     @property
     def clear(self) -> bool:
-        """Whether it is more than two standard errors from zero."""
+        """Whether it is more than two standard errors from zero, or p < 0.05."""
+        if self.p_value is not None:
+            return self.p_value < ALPHA
         return self.stderr is not None and abs(self.value) > 2 * self.stderr
 
 
@@ -327,4 +354,7 @@ def paired(items: Sequence[float], base: Sequence[float]) -> Difference:
     differences = np.subtract(items, base)
     n = len(differences)
     spread = float(differences.std(ddof=1) / math.sqrt(n)) if n > 1 else None
-    return Difference(float(differences.mean()), spread)
+    mean = float(differences.mean())
+    if set(items) | set(base) <= {0.0, 1.0}:
+        return Difference(mean, spread, mcnemar(base, items), paired_shares_interval(base, items))
+    return Difference(mean, spread)

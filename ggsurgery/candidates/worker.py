@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, GGSurgeryError, InputError, OutputError
+from ..evaluate.statistics import Interval
 from ..ggufio.reader import Source
 from ..plan.recipe import Recipe
 from ..plan.types import Plan
@@ -56,7 +57,7 @@ class Trial:
             "items": [] if self.measured is None else list(self.measured.items),
             "detail": {} if self.measured is None else dict(self.measured.detail),
             "difference": None if self.difference is None else self.difference.value,
-            "difference_stderr": None if self.difference is None else self.difference.stderr,
+            **_certainty(self.difference),
             "seconds": self.seconds,
             "error": self.error,
         }
@@ -70,11 +71,26 @@ class Trial:
                 entry.get("detail", {}),
             )  # fmt: skip
         if entry.get("difference") is not None:
-            difference = Difference(float(entry["difference"]), entry["difference_stderr"])
+            ends = entry.get("difference_interval")
+            difference = Difference(
+                float(entry["difference"]), entry["difference_stderr"], entry.get("difference_p"),
+                None if ends is None else Interval(**ends),
+            )  # fmt: skip
         return cls(
             Recipe.from_json(entry["recipe"]), entry["digest"], measured, difference,
             float(entry["seconds"]), entry.get("error"),
         )  # fmt: skip
+
+
+def _certainty(difference: Difference | None) -> dict[str, Any]:
+    """How sure a difference is, as JSON."""
+    if difference is None:
+        return {"difference_stderr": None}
+    found: dict[str, Any] = {"difference_stderr": difference.stderr}
+    if difference.p_value is not None and difference.interval is not None:
+        found["difference_p"] = difference.p_value
+        found["difference_interval"] = difference.interval.to_json()
+    return found
 
 
 def measure_all(

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from .. import cautions
-from ..candidates.measure import Setup
+from ..candidates.measure import Difference, Measured, Setup
+from ..evaluate.figures import figure_in_words
 from ._files import FILE
 from ._output import warn
 from ._texts import ctx_option, parse_special_option, text_option, threads_option
@@ -118,10 +119,8 @@ def files_of(setup: Setup) -> tuple[Path | None, ...]:
     return setup.path, setup.text, Path(data) if data else None
 
 
-def plus_minus(value: float | None, stderr: float | None, digits: int = 4) -> str | None:
+def in_words(figure: Measured | Difference | None) -> str | None:
     """`12.3456 ± 0.1234`; without an error the bare figure."""
-    if value is None:
+    if figure is None:
         return None
-    if stderr is None:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} ± {stderr:.{digits}f}"
+    return figure_in_words(figure.value, figure.stderr, figure.interval)

@@ -10,6 +10,7 @@ import click
 
 from .. import cautions
 from ..evaluate.bench.run import N_CTX, require_harness, run_bench
+from ..evaluate.figures import error_in_words
 from ..evaluate.score import Score
 from ..ggufio.atomic import check_output
 from ..runtime import worker
@@ -83,6 +84,6 @@ def _row(score: Score) -> tuple[Any, ...]:
     chance = score.provenance.get("chance")
     return (
         score.task, score.metric, f"{score.value:.4f}",
-        "" if score.stderr is None else f"± {score.stderr:.4f}", score.n,
+        error_in_words(score.stderr, score.interval, 4), score.n,
         score.provenance.get("shots", 0), None if chance is None else f"{chance:.4f}",
     )  # fmt: skip

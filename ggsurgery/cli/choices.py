@@ -12,7 +12,6 @@ from ..evaluate.facts import model_facts
 from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
 from ..evaluate.results import Results
 from ..evaluate.score import Score
-from ..evaluate.statistics import wilson_interval
 from ..ggufio.atomic import check_output
 from ..runtime import worker
 from ._evaluate import save_results
@@ -90,6 +89,5 @@ def choices(
 
 
 def _row(score: Score) -> tuple[str, str, str, str]:
-    interval = wilson_interval(round(sum(score.items)), score.n)
     error = "" if score.stderr is None else f"± {score.stderr:.4f}"
-    return (score.metric, f"{score.value:.4f}", error, str(interval))
+    return (score.metric, f"{score.value:.4f}", error, str(score.interval))

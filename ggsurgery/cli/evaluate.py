@@ -96,7 +96,7 @@ def evaluate(
         outcomes: list[Outcome] = []
         line = None
         if not no_controls:
-            outcomes = _outcomes(score, controls, baseline, settings)
+            outcomes = _outcomes(score, controls, baseline, base_score, settings)
             line = verdict(score, outcomes)
             if not as_json:
                 echo(f"\n{control_table(outcomes)}\n\n{line}")
@@ -122,8 +122,9 @@ def _measure(
 
 
 def _outcomes(
-    score: SurgeryScore, controls: list[Control], baseline: Path, settings: dict[str, Any]
-) -> list[Outcome]:
+    score: SurgeryScore, controls: list[Control], baseline: Path, base_score: SurgeryScore,
+    settings: dict[str, Any],
+) -> list[Outcome]:  # fmt: skip
     name = [""]
     with named_progress_bar() as tell:
 
@@ -131,6 +132,8 @@ def _outcomes(
             name[0] = control
 
         def measure(path: Path) -> SurgeryScore:
+            if path == baseline:  # the uncut model as a control: measured already
+                return base_score
             return _measure(path, settings, lambda done, total: tell(name[0], done, total))
 
         return measure_alternatives(score, controls, baseline, measure, start)

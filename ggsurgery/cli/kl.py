@@ -8,6 +8,8 @@ import click
 
 from .. import cautions
 from ..evaluate import runs
+from ..evaluate.figures import error_in_words
+from ..evaluate.metrics import METRICS
 from ..evaluate.score import Score
 from ..ggufio.atomic import check_output
 from ..runtime import worker
@@ -17,15 +19,6 @@ from ._files import FILE
 from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import progress_bar
 from ._texts import ctx_option, parse_special_option, text_option, threads_option
-
-_MEANING = {
-    "kl_mean": "mean KL divergence",
-    "kl_median": "median",
-    "kl_p99": "99 % of positions below",
-    "kl_max": "largest",
-    "top1_agreement": "same likeliest token",
-    "perplexity_ratio": "perplexity ratio",
-}
 
 
 @click.command()
@@ -120,5 +113,5 @@ def kl(
 
 
 def _row(score: Score) -> tuple[str, str, str, str]:
-    error = "" if score.stderr is None else f"± {score.stderr:.6f}"
-    return (_MEANING[score.metric], f"{score.value:.6f}", error, score.metric)
+    error = error_in_words(score.stderr, score.interval, 6)
+    return (METRICS[score.metric].label, f"{score.value:.6f}", error, score.metric)

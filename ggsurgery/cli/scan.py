@@ -16,9 +16,9 @@ from ._measuring import (
     METRIC_HELP,
     files_of,
     force_plot_option,
+    in_words,
     measuring_options,
     plot_option,
-    plus_minus,
     setup_of,
     unknown_arch_option,
 )
@@ -129,8 +129,8 @@ def _show(found: Scan) -> None:
         rows.append(
             (
                 trial.recipe.describe(),
-                None if value is None else plus_minus(value.value, value.stderr),
-                None if difference is None else plus_minus(difference.value, difference.stderr),
+                in_words(value),
+                in_words(difference),
                 ranks.get(id(trial)),
                 f"{trial.seconds:.1f} s",
                 trial.error or "",
@@ -140,12 +140,12 @@ def _show(found: Scan) -> None:
     metric, _, data = found.metric.partition(":")
     measured = f"{metric} {Path(data).stem}" if data else metric
     echo(table(rows, ("operation", measured, what, "rank", "time", "")))
-    base = plus_minus(found.base.value, found.base.stderr)
+    base = in_words(found.base)
     note(f"uncut: {base} (n = {found.base.n}); errors are paired, window by window or "
          "question by question")  # fmt: skip
     if found.guessing:
-        warn("the uncut model is within two standard errors of guessing "
-             f"({found.base.detail['chance']:.2f}): what a layer loses or wins here is noise"
+        warn("guessing explains the uncut model's figure (chance "
+             f"{found.base.detail['chance']:.2f}): what a layer loses or wins here is noise"
              )  # fmt: skip
     best = next(iter(found.ranked()), None)
     if best is not None and len(found.trials) > 1:

@@ -14,6 +14,8 @@ import yaml
 from .. import temporary
 from ..candidates.measure import check_data
 from ..errors import OutputError
+from ..evaluate.controls import UNCUT
+from ..evaluate.figures import figure_in_words
 from ..ggufio.reader import Source
 from ..plan.recipe import load_recipe
 from ..runtime import worker
@@ -30,8 +32,8 @@ from ._measuring import (
     METRIC_HELP,
     files_of,
     force_plot_option,
+    in_words,
     measuring_options,
-    plus_minus,
     setup_of,
     unknown_arch_option,
 )
@@ -247,7 +249,12 @@ def _show(found: Outcome, top: int, objective: str, second: str | None) -> None:
     for rank, row in enumerate(found.ranked, 1):
         if rank > top and not row.hand_made:
             continue
-        cells = [rank, row.recipe.describe(), plus_minus(row.values[0], row.stderr), row.number]
+        cells = [
+            rank,
+            row.recipe.describe(),
+            figure_in_words(row.values[0], row.stderr, row.interval),
+            row.number,
+        ]
         notes = ["hand-made"] * row.hand_made
         if second is not None:
             cells.append(f"{row.values[1]:,.0f}")
@@ -271,25 +278,18 @@ def _show_verdict(verdict: Verdict) -> None:
     what = "log ratio to winner" if metric == "perplexity" else "difference to winner"
     rows: list[tuple[Any, ...]] = [
         ("winner: " + verdict.winner.recipe.describe(),
-         plus_minus(verdict.measured.value, verdict.measured.stderr), "", "")
+         in_words(verdict.measured), "", "")
     ]  # fmt: skip
-    rows.append(("uncut", plus_minus(verdict.base.value, verdict.base.stderr),
-                 plus_minus(-verdict.to_base.value, verdict.to_base.stderr), ""))  # fmt: skip
+    if UNCUT not in (name for name, *_ in verdict.controls):
+        rows.append((UNCUT, in_words(verdict.base), in_words(-verdict.to_base), ""))
     for name, measured, difference, error in verdict.controls:
-        rows.append(
-            (
-                name,
-                None if measured is None else plus_minus(measured.value, measured.stderr),
-                None if difference is None else plus_minus(difference.value, difference.stderr),
-                error or "",
-            )
-        )
+        rows.append((name, in_words(measured), in_words(difference), error or ""))
     echo(table(rows, ("on the reporting set", metric, what, "")))
     note(f"the winner of {verdict.tried} configurations; errors are paired")
     if verdict.unbeaten:
         names = "; ".join(verdict.unbeaten)
-        note(f"not shown to be better (two standard errors) than: {names}")
+        note(f"not shown to be better ({verdict.rule}) than: {names}")
     elif len(verdict.controls) > len(verdict.unmeasured):
-        note("better than every control by two standard errors")
+        note(f"better than every control ({verdict.rule})")
     if verdict.unmeasured:
         note(f"could not be measured: {'; '.join(verdict.unmeasured)}")

@@ -9,10 +9,13 @@ from typing import Any
 
 from ..errors import GGSurgeryError
 from . import statistics
+from .metrics import Direction
 from .score import Score
 
 #: A difference is called one below this probability of chance.
 ALPHA = 0.05
+#: Fewer right or wrong answers than this are not normally distributed.
+MIN_COUNT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +26,12 @@ class Comparison:
         label: task and metric.
         base, other: the two values, over the units that both have.
         difference: other − base, in the metric's unit.
-        interval: 95 % bootstrap interval of the difference (None: no per-unit values).
+        interval: 95 % interval of the difference (None: no per-unit values).
         p_value: of the test named in `test`.
-        test: `McNemar (exact)`, `paired bootstrap`, or `normal, unpaired`.
+        test: `McNemar (exact)`, `paired bootstrap`, `Fisher (exact), unpaired`, or
+            `normal, unpaired`.
         n: units compared.
-        lower_is_better: which direction is better.
+        direction: which values are better, None if that is not known.
     """
 
     label: str
@@ -38,7 +42,7 @@ class Comparison:
     p_value: float
     test: str
     n: int
-    lower_is_better: bool
+    direction: Direction | None
 
     @property
     def distinguishable(self) -> bool:
@@ -47,17 +51,25 @@ class Comparison:
     @property
     def better(self) -> bool:
         """Whether `other` is distinguishably better than `base`."""
-        return self.distinguishable and (self.difference < 0) == self.lower_is_better
+        return self._differs_towards(self.direction)
 
     @property
     def worse(self) -> bool:
-        return self.distinguishable and not self.better
+        return self._differs_towards(
+            {"lower": "higher", "higher": "lower"}.get(str(self.direction))
+        )
+
+    def _differs_towards(self, direction: str | None) -> bool:
+        lower = self.difference < 0
+        return self.distinguishable and direction == ("lower" if lower else "higher")
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or `not distinguishable at n = …`."""
+        """`better`, `worse`, or why neither can be said."""
         if not self.distinguishable:
             return f"not distinguishable at n = {self.n}"
+        if self.direction is None:
+            return "different; which is better is not known"
         return "better" if self.better else "worse"
 
     def to_json(self) -> dict[str, Any]:
@@ -70,6 +82,7 @@ class Comparison:
             "p_value": self.p_value,
             "test": self.test,
             "n": self.n,
+            "direction": self.direction,
             "verdict": self.verdict,
         }
 
@@ -80,7 +93,8 @@ def compare(base: Score, other: Score, *, seed: int = 0) -> Comparison:
     Right/wrong items (all 0 or 1) go through McNemar's exact test, any other items through
     a paired bootstrap. Perplexities are compared on their per-unit negative
     log-likelihoods, which is where they are means; `difference` stays in perplexity.
-    Without items on both sides, a normal approximation of independent errors.
+    Without items on both sides, a normal approximation of independent errors, and Fisher's
+    exact test of shares with so few right or wrong answers that it does not hold.
 
     Raises:
         GGSurgeryError: different metrics, settings or units.
@@ -89,6 +103,11 @@ def compare(base: Score, other: Score, *, seed: int = 0) -> Comparison:
         raise GGSurgeryError(
             "two metrics cannot be compared", expected=base.label, found=other.label
         )
+    if None not in (base.direction, other.direction) and base.direction != other.direction:
+        raise GGSurgeryError(
+            f"{base.label}: the two results disagree about which values are better",
+            expected=base.direction, found=other.direction,
+        )  # fmt: skip
     if unlike := base.unlike(other):
         raise GGSurgeryError(
             f"{base.label}: the two runs differ in {unlike}",
@@ -103,20 +122,18 @@ def compare(base: Score, other: Score, *, seed: int = 0) -> Comparison:
         "base": values[0],
         "other": values[1],
         "difference": values[1] - values[0],
-        "lower_is_better": base.lower_is_better,
+        "direction": base.direction or other.direction,
     }
     if not a:
+        p_value, test = _unpaired(base, other)
         return Comparison(
-            **shared,
-            interval=None,
-            p_value=_unpaired(base, other),
-            test="normal, unpaired",
-            n=min(base.n, other.n),
+            **shared, interval=None, p_value=p_value, test=test, n=min(base.n, other.n)
         )
     interval, p_value = statistics.paired_bootstrap(a, b, seed=seed)
     test = "paired bootstrap"
     if set(a) | set(b) <= {0.0, 1.0}:
         p_value, test = statistics.mcnemar(a, b), "McNemar (exact)"
+        interval = statistics.paired_shares_interval(a, b)
     if base.metric == "perplexity":  # items are nats: d(ppl) ≈ base · (exp(d nats) − 1)
         interval = statistics.Interval(
             base.value * math.expm1(interval.low), base.value * math.expm1(interval.high)
@@ -158,11 +175,17 @@ def compare_all(base: Sequence[Score], other: Sequence[Score]) -> list[Compariso
     return [compare(score, theirs[score.label]) for score in base if score.label in theirs]
 
 
-def _unpaired(base: Score, other: Score) -> float:
-    """Two-sided p of independent normal errors; 1 where an error is unknown."""
+def _unpaired(base: Score, other: Score) -> tuple[float, str]:
+    """Two-sided p of independent errors, and its test; 1 where an error is unknown."""
+    test = "normal, unpaired"
     if base.stderr is None or other.stderr is None:
-        return 1.0
+        return 1.0, test
+    if base.is_share and other.is_share:
+        a, b = (round(s.value * s.n) for s in (base, other))
+        if min(a, base.n - a, b, other.n - b) < MIN_COUNT:
+            p_value = statistics.fisher_exact(a, base.n, b, other.n)
+            return p_value, "Fisher (exact), unpaired"
     spread = math.hypot(base.stderr, other.stderr)
     if spread == 0:
-        return 1.0 if base.value == other.value else 0.0
-    return math.erfc(abs(other.value - base.value) / spread / math.sqrt(2))
+        return 1.0 if base.value == other.value else 0.0, test
+    return math.erfc(abs(other.value - base.value) / spread / math.sqrt(2)), test

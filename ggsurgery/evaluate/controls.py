@@ -2,6 +2,7 @@
 
 A cut is worth something only if it beats the cheap alternatives:
 
+    uncut           the uncut model itself, where the operation saves no bytes
     same bytes      the uncut model at the next lower quantization of about the cut's size
     random layers   as many layers deleted, chosen by a seeded generator, several times
     last layers     as many deleted just before the last one
@@ -35,6 +36,9 @@ LADDER = (
 #: A control above the cut's size still counts as "about the same bytes" up to this ratio.
 ABOUT = 1.05
 
+#: Name of the uncut model as a control.
+UNCUT = "uncut"
+
 
 @dataclass(frozen=True, slots=True)
 class Control:
@@ -42,13 +46,13 @@ class Control:
 
     Args:
         name: for tables, `Q6_K, uncut` or `random 4, 11, 17`.
-        kind: which of the three.
+        kind: which of the four.
         layers: layers to delete from the base, as numbered there.
         ftype: file type to quantize the result to, None for the base's own.
     """
 
     name: str
-    kind: Literal["same bytes", "random layers", "last layers"]
+    kind: Literal["uncut", "same bytes", "random layers", "last layers"]
     layers: tuple[int, ...] = ()
     ftype: str | None = None
 
@@ -127,6 +131,8 @@ def choose_controls(
         Control(f"{name}, uncut", "same bytes", ftype=name)
         for name in _about_the_same(cut_bytes, base_bytes, sizes)
     ]
+    if n_removed <= 0 and base_bytes <= ABOUT * cut_bytes:
+        controls.insert(0, Control(UNCUT, "uncut"))
     if not 0 < n_removed < n_layers:
         return controls
     rng = np.random.default_rng(seed)

@@ -18,19 +18,13 @@ from typing import Any
 
 from ..errors import FormatError
 from .facts import ModelFacts
+from .metrics import OF_LM_EVAL, Direction
 from .score import FACTS, Score
 from .suite.result import SurgeryScore
 
 FORMAT = "results"
 VERSION = 1
 _MAX_BYTES = 256 << 20
-
-#: Metrics of lm-eval's result files that are figures of merit, as `Score` names them.
-_LM_EVAL_METRICS = {
-    "acc": "acc", "acc_norm": "acc_norm", "acc_bytes": "acc_bytes", "exact_match": "exact_match",
-    "word_perplexity": "word_perplexity", "byte_perplexity": "byte_perplexity",
-    "bits_per_byte": "bits_per_byte", "f1": "f1",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +148,9 @@ def _lm_eval(document: Mapping[str, Any], path: str | Path) -> Results:
         scores = [Score.from_json(s, file=path) for s in own or ()] or [
             score
             for task, row in document["results"].items()
-            for score in lm_eval_scores(task, row, counts.get(task, {}))
+            for score in lm_eval_scores(
+                task, row, counts.get(task, {}), directions_of(document, task)
+            )
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"lm-eval result file is damaged: {error}", file=path) from error
@@ -170,26 +166,43 @@ def _facts(score: Score, path: str | Path) -> ModelFacts:
     return ModelFacts(Path(file).stem, file, **known)
 
 
-def lm_eval_scores(task: str, row: Mapping[str, Any], counts: Mapping[str, Any]) -> list[Score]:
+def directions_of(document: Mapping[str, Any], task: str) -> dict[str, Direction]:
+    """Which direction of each metric of a task the harness calls better."""
+    said = document.get("higher_is_better", {}).get(task) or {}
+    return {k: "higher" if v else "lower" for k, v in said.items() if isinstance(v, bool)}
+
+
+def lm_eval_scores(
+    task: str,
+    row: Mapping[str, Any],
+    counts: Mapping[str, Any],
+    directions: Mapping[str, Direction],
+) -> list[Score]:
     """The scores of one task in lm-eval's form (`acc,none`, `acc_stderr,none`).
 
     Filters other than `none` are named in the metric: `exact_match (strict-match)`.
+
+    Args:
+        directions: what the harness says of them; metrics outside `OF_LM_EVAL` count only if
+            they are in it.
     """
     found = []
     for key, value in row.items():
         metric, _, chosen = key.partition(",")
-        if metric not in _LM_EVAL_METRICS or not isinstance(value, int | float):
+        known = metric in OF_LM_EVAL or metric in directions
+        if not known or not isinstance(value, int | float) or isinstance(value, bool):
             continue
         error = row.get(f"{metric}_stderr,{chosen}")
-        label = _LM_EVAL_METRICS[metric] + ("" if chosen in ("", "none") else f" ({chosen})")
-        known = isinstance(error, int | float) and math.isfinite(error)
+        label = metric + ("" if chosen in ("", "none") else f" ({chosen})")
+        finite = isinstance(error, int | float) and math.isfinite(error)
         found.append(
             Score(
                 label,
                 float(value),
-                float(error) if known and isinstance(error, int | float) else None,
+                float(error) if finite and isinstance(error, int | float) else None,
                 int(counts.get("effective", row.get("sample_len", 0)) or 0),
                 {"task": task, "by": "lm-evaluation-harness"},
+                direction=directions.get(metric),
             )
         )
     return found

@@ -12,13 +12,9 @@ from typing import Any
 
 from .. import __version__
 from ..errors import FormatError, GGSurgeryError
+from . import statistics
 from .facts import model_facts
-
-#: Metrics of which less is better; of all others more is better.
-LOWER_IS_BETTER = frozenset(
-    {"perplexity", "nll", "kl_mean", "kl_median", "kl_p99", "kl_max", "repetition", "bytes"}
-)
-
+from .metrics import Direction, as_direction, direction_of, metric_of
 
 #: Settings of a measurement that figures must share to be compared, and those that count as
 #: switched off where they are not told.
@@ -38,6 +34,8 @@ class Score:
         provenance: file, its size, settings and versions; see `provenance`.
         items: the per-unit values behind a mean, in file order, for paired comparisons.
         ids: names of the units, as many as `items`, or empty.
+        direction: which values are better; that of `metrics` where the result does not say, and
+            None where `metrics` does not know it either.
 
     Example:
         >>> str(Score("acc", 0.25, 0.0433, 100))
@@ -51,6 +49,11 @@ class Score:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     items: tuple[float, ...] = ()
     ids: tuple[str, ...] = ()
+    direction: Direction | None = None
+
+    def __post_init__(self) -> None:
+        if self.direction is None:
+            object.__setattr__(self, "direction", direction_of(self.metric))
 
     @property
     def task(self) -> str | None:
@@ -65,7 +68,24 @@ class Score:
 
     @property
     def lower_is_better(self) -> bool:
-        return self.metric in LOWER_IS_BETTER
+        return self.direction == "lower"
+
+    @property
+    def interval(self) -> statistics.Interval | None:
+        """95 %: Wilson's of a share of right answers, else 1.96 standard errors; or None."""
+        if self.is_share:
+            return statistics.wilson_of_share(self.value, self.n)
+        if self.stderr is None or not math.isfinite(self.value):
+            return None
+        half = statistics.Z_95 * self.stderr
+        return statistics.Interval(self.value - half, self.value + half)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a fraction of n right answers."""
+        row = metric_of(self.metric)
+        share = row is not None and row.unit == "share"
+        return share and self.n > 0 and 0.0 <= self.value <= 1.0
 
     def unlike(self, other: Score, *, same_n: bool = False) -> str | None:
         """The first setting that differs, so that the two figures answer different questions.
@@ -97,6 +117,7 @@ class Score:
             "value": _plain(self.value),
             "stderr": _plain(self.stderr),
             "n": self.n,
+            "direction": self.direction,
             "provenance": dict(self.provenance),
         }
         if items and self.items:
@@ -121,6 +142,7 @@ class Score:
                 provenance=dict(data.get("provenance", {})),
                 items=tuple(float(v) for v in data.get("items", ())),
                 ids=tuple(str(v) for v in data.get("ids", ())),
+                direction=as_direction(data.get("direction")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(

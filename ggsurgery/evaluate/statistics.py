@@ -18,6 +18,8 @@ Floats = npt.NDArray[np.float64]
 
 #: Resamples of a bootstrap: the ends of a 95 % interval then move by about 1 % of its width.
 RESAMPLES = 10_000
+#: Standard errors on either side of a normal 95 % interval.
+Z_95 = 1.959963984540054
 _CHUNK = 4_000_000  # indices drawn at once: bounds the memory to about 64 MB
 
 
@@ -75,7 +77,7 @@ def bootstrap_interval(
     return interval_of(resampled_means(items, n=n, seed=seed), level)
 
 
-def wilson_interval(correct: int, n: int, *, z: float = 1.959963984540054) -> Interval:
+def wilson_interval(correct: int, n: int) -> Interval:
     """The Wilson (1927) score interval of a proportion: right at 0/n and n/n too.
 
     Example:
@@ -86,10 +88,41 @@ def wilson_interval(correct: int, n: int, *, z: float = 1.959963984540054) -> In
         raise GGSurgeryError(
             "not a proportion", expected="0 ≤ correct ≤ n, n ≥ 1", found=(correct, n)
         )
-    p = correct / n
+    return wilson_of_share(correct / n, n)
+
+
+def wilson_of_share(p: float, n: int) -> Interval:
+    """The same of a mean `p` of n values between 0 and 1.
+
+    No such values spread more than right and wrong answers with that mean do, so of values in
+    between the interval is on the safe side.
+    """
+    z = Z_95
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Interval(max(0.0, centre - half), min(1.0, centre + half), 0.95)
+    # at p = 0 and p = 1 one end is the share itself, which rounding must not pass
+    return Interval(min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), 0.95)
+
+
+def fisher_exact(right_a: int, n_a: int, right_b: int, n_b: int) -> float:
+    """Two-sided p of Fisher's exact test on two shares of different questions.
+
+    The probability of all tables with these margins that are no likelier than this one.
+
+    Example:
+        >>> round(fisher_exact(3, 3, 0, 3), 4)
+        0.1
+    """
+    right, n = right_a + right_b, n_a + n_b
+
+    def log_choose(m: int, k: int) -> float:
+        return math.lgamma(m + 1) - math.lgamma(k + 1) - math.lgamma(m - k + 1)
+
+    whole = log_choose(n, right)
+    ways = range(max(0, right - n_b), min(right, n_a) + 1)
+    logs = {k: log_choose(n_a, k) + log_choose(n_b, right - k) - whole for k in ways}
+    bound = logs[right_a] + 1e-7
+    return min(1.0, math.fsum(math.exp(v) for v in logs.values() if v <= bound))
 
 
 def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
@@ -117,6 +150,25 @@ def binomial_two_sided(k: int, n: int) -> float:
         term = term * (n - i + 1) // i
         tail += term
     return min(1.0, float(2 * tail / 2**n))
+
+
+def paired_shares_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """95 % interval of mean(b − a), both right/wrong on the same questions.
+
+    Wald's with one question more on either side (Bonett and Price 2012), so that its width is
+    not 0 where both answered alike.
+
+    Example:
+        >>> str(paired_shares_interval([1, 1, 1], [1, 1, 1]))
+        '[-0.5544, 0.5544]'
+    """
+    left, right = _paired(a, b)
+    n = len(left)
+    gained = (int(np.sum((right > 0.5) & (left <= 0.5))) + 1) / (n + 2)
+    lost = (int(np.sum((left > 0.5) & (right <= 0.5))) + 1) / (n + 2)
+    middle = gained - lost
+    half = Z_95 * math.sqrt((gained + lost - middle**2) / (n + 2))
+    return Interval(max(-1.0, middle - half), min(1.0, middle + half))
 
 
 def paired_bootstrap(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..evaluate.figures import error_in_words, figure_in_words
 from ..evaluate.score import Score
 
 
@@ -12,9 +13,9 @@ def mib(n: int) -> str:
 def figure(score: Score | None) -> str:
     if score is None:
         return "–"
-    return f"{score.value:.4f}" + (f" ± {score.stderr:.4f}" if score.stderr is not None else "")
+    return figure_in_words(score.value, score.stderr, score.interval)
 
 
 def percent(score: Score) -> str:
-    error = f" ± {100 * score.stderr:.2f}" if score.stderr is not None else ""
-    return f"{100 * score.value:.2f}{error} %"
+    error = error_in_words(score.stderr, score.interval, 2, 100.0)
+    return f"{100 * score.value:.2f} {error}".rstrip() + " %"

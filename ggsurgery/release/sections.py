@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..evaluate.metrics import metric_of
 from ..evaluate.results import Results
-from ..evaluate.score import Score
+from ..evaluate.retention import LEGEND
+from ..evaluate.retention import retention as kept
 from ..ggufio.types import Header
 from ..markdown import Markdown, code, plain, table
 from ..provenance import read_provenance
@@ -18,23 +20,11 @@ from .modelfile import Chat
 from .origin import imatrix_lines
 from .request import ReleaseFile, Request
 
-#: Retained share of the original's value → what it is called (the published LaCo card).
-STATUS = ((0.80, "Good"), (0.70, "Acceptable"), (0.50, "Degraded"), (0.0, "Not recommended"))
 #: Perplexity of this many times the original's: text without sense, by experience.
 HOPELESS = 3.0
 #: Where quantizing begins to cost much: Q2_K and the types below it.
 FEW_BITS = 3.5
 ACCURACIES = ("acc", "acc_norm", "exact_match")
-
-
-def status_of(retained: float) -> str:
-    """The word for a retained share.
-
-    Example:
-        >>> status_of(0.743)
-        'Acceptable'
-    """
-    return next(word for least, word in STATUS if retained >= least or least == 0.0)
 
 
 def made_by(header: Header) -> list[str]:
@@ -124,32 +114,30 @@ def retention(files: Sequence[ReleaseFile], original: Results | None) -> list[st
         return []
     rows = []
     for base in original.all_scores:
-        if base.metric not in ACCURACIES or not base.value:
+        row = metric_of(base.metric)
+        if row is None or row.name not in ACCURACIES:
             continue
         for f in files:
             score = f.results.score(base.label) if f.results else None
             if score is None:
                 continue
-            share = score.value / base.value
+            share, word = kept(base, score)
+            if share is None:
+                continue
             rows.append(
                 (score.label, f.ftype, f"{score.n:,}", percent(base), percent(score),
-                 f"{100 * share:.1f} %", near_chance(score) or status_of(share))
+                 f"{100 * share:.1f} %", word)
             )  # fmt: skip
     if not rows:
         return []
     head = ("benchmark", "file", "questions", "original", "this model", "retained", "status")
-    return ["## Benchmarks", "", *table(head, rows), "",
-            "Good: at least 80 % retained; Acceptable: 70 %; Degraded: 50 %; below that Not "
-            "recommended. Near random: within two standard errors of guessing. ± is one "
-            "standard error."]  # fmt: skip
-
-
-def near_chance(score: Score) -> str | None:
-    """`Near random` where guessing explains the score, if its chance level is known."""
-    chance = score.provenance.get("chance")
-    if not isinstance(chance, int | float) or score.stderr is None:
-        return None
-    return "Near random" if score.value - 2 * score.stderr <= chance else None
+    return [
+        "## Benchmarks",
+        "",
+        *table(head, rows),
+        "",
+        f"{LEGEND} ± is one standard error; in brackets is a 95 % interval.",
+    ]
 
 
 def divergence(files: Sequence[ReleaseFile]) -> list[str]:

@@ -14,14 +14,12 @@ from typing import Any
 from ..errors import FormatError, GGSurgeryError
 from ..evaluate.comparison import compare_all
 from ..evaluate.facts import ModelFacts
+from ..evaluate.metrics import Direction, direction_of
 from ..evaluate.results import Results
+from ..evaluate.retention import retention
 from ..evaluate.score import FACTS, Score
+from ..evaluate.statistics import Interval
 from ..evaluate.suite.result import compare_surgery
-
-#: Status words of retention, as published model cards use them: at least this share is kept.
-STATUS = ((0.80, "Good"), (0.70, "Acceptable"), (0.50, "Degraded"))
-LOST = "Not recommended"
-RANDOM = "Near random"
 
 #: What quality means in the plot against size, the first that all models have.
 QUALITY = ("surgery", "acc_norm", "acc", "perplexity")
@@ -34,6 +32,7 @@ class Cell:
     value: float
     stderr: float | None
     n: int
+    interval: Interval | None = None
     retention: float | None = None
     status: str | None = None
     verdict: str | None = None
@@ -44,8 +43,12 @@ class Row:
     """One metric over all models; a cell is None where a model lacks it."""
 
     label: str
-    lower_is_better: bool
+    direction: Direction | None
     cells: tuple[Cell | None, ...]
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.direction == "lower"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,27 +107,6 @@ class Report:
         }
 
 
-def retention(base: Score, other: Score) -> tuple[float | None, str | None]:
-    """The share of the base's figure that is kept, and its status word.
-
-    Of metrics of which less is better there is no share (and no word), nor where the base
-    is nothing. A figure within two standard errors of chance is `Near random` whatever its
-    share: keeping 96 % of a base that guesses is no achievement.
-
-    Example:
-        >>> retention(Score("acc", 0.8, None, 9), Score("acc", 0.6, None, 9))
-        (0.75, 'Acceptable')
-    """
-    if base.lower_is_better or base.value <= 0 or base.metric in ("perplexity_ratio",):
-        return None, None
-    share = other.value / base.value
-    chance = other.provenance.get("chance")
-    error = other.stderr
-    if isinstance(chance, int | float) and error and other.value <= chance + 2 * error:
-        return share, RANDOM
-    return share, next((word for least, word in STATUS if share >= least), LOST)
-
-
 def compute_report(
     results: Sequence[Results],
     *,
@@ -147,7 +129,7 @@ def compute_report(
         cells = []
         for item, said in zip(results, verdicts, strict=True):
             cells.append(_cell(base.score(label), item.score(label), item is base, said.get(label)))
-        rows.append(Row(label, first.lower_is_better, tuple(cells)))
+        rows.append(Row(label, first.direction, tuple(cells)))
     plots = [p for p in (_quality_against_size(results),) if p is not None]
     plots += [scan_series(scan) for scan in scans]
     return Report(
@@ -175,7 +157,7 @@ def _cell(base: Score | None, score: Score | None, is_base: bool, said: str | No
     if score is None:
         return None
     share, word = (None, None) if is_base or base is None else retention(base, score)
-    return Cell(score.value, score.stderr, score.n, share, word, said)
+    return Cell(score.value, score.stderr, score.n, score.interval, share, word, said)
 
 
 def _quality_against_size(results: Sequence[Results]) -> Series | None:
@@ -230,7 +212,7 @@ def scan_series(scan: Mapping[str, Any]) -> Series:
         raise FormatError(f"scan is damaged: {type(error).__name__} at {error}") from error
     return Series(
         f"{metric} against the {place}", place, metric, points, level, connected=True,
-        lower_is_better=metric in ("perplexity", "kl"),
+        lower_is_better=direction_of(metric) == "lower",
     )  # fmt: skip
 
 

@@ -9,6 +9,9 @@ import jinja2
 import markupsafe
 
 from .. import __version__
+from ..evaluate.figures import figure_in_words
+from ..evaluate.retention import LEGEND
+from ..evaluate.statistics import Interval
 from .compute import Report
 from .svg import draw
 
@@ -26,6 +29,7 @@ def render_html(report: Report) -> str:
     return environment.get_template("page.html.j2").render(
         report=report,
         version=__version__,
+        legend=LEGEND,
         # draw() escapes all words that it prints
         plots=[(p.title, markupsafe.Markup(draw(p))) for p in report.plots],
         suites=[(n, s) for n, s in zip(names, report.suites, strict=True) if s is not None],
@@ -43,7 +47,7 @@ def mib(size: object) -> str:
     return f"{size / 2**20:,.1f} MiB" if isinstance(size, int | float) else "–"
 
 
-def measured(value: float, stderr: float | None) -> str:
+def measured(value: float, stderr: float | None, interval: Interval | None = None) -> str:
     """A figure with its error, four decimals below 10, fewer above.
 
     Example:
@@ -54,5 +58,4 @@ def measured(value: float, stderr: float | None) -> str:
         return str(value)
     size = abs(value)
     decimals = 4 if size < 10 else 2 if size < 10_000 else 0
-    error = "" if stderr is None else f" ± {stderr:.{decimals}f}"
-    return f"{value:.{decimals}f}{error}"
+    return figure_in_words(value, stderr, interval, decimals)

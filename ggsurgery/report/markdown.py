@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..evaluate.retention import LEGEND
 from ..markdown import plain, table
 from .compute import Cell, Report
 from .html import measured, mib
@@ -21,8 +22,7 @@ def render_markdown(report: Report) -> str:
     if len(report.models) > 1:
         parts.append(
             f"Base: {plain(report.base.name)}. ± is one standard error. Kept: share of the base's "
-            "figure; Good from 80 %, Acceptable from 70 %, Degraded from 50 %, else Not "
-            "recommended; Near random within two standard errors of chance."
+            f"figure. {LEGEND}"
         )
     for name, controls, verdict in report.controls:
         parts.append(f"## Controls of {plain(name)}")
@@ -77,7 +77,7 @@ def _scores(report: Report) -> str:
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "–"
-    text = f"{measured(cell.value, cell.stderr)} (n = {cell.n})"
+    text = f"{measured(cell.value, cell.stderr, cell.interval)} (n = {cell.n})"
     if cell.retention is not None:
         text += f", {100 * cell.retention:.1f} % kept: {cell.status}"
     return text + (f"; {cell.verdict}" if cell.verdict else "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from ..plan.recipe import Recipe
 from ..plan.types import Plan
 from ..runtime.engine import Engine
 from .enqueue import GIVEN
+from .propose import SAME_AS, Repeated, propose
 from .silence import Silence
 from .space import Space
 from .storage import optuna, patiently
@@ -169,8 +170,25 @@ class _Worker:
             before = self._kept()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                proposing = not waiting and self.work.sampler != "grid"
+                if proposing and not patiently(self._propose, self.work.storage, self._kept):
+                    return
                 patiently(self._next, self.work.storage, self._kept)
             known = 0 if self._kept() > before else known + 1
+
+    def _propose(self) -> bool:
+        """Queue a new configuration that the sampler draws; False where it knows no new one.
+
+        It draws in a copy of the study, so that what it draws again is no trial of the real one.
+        """
+        return propose(self.study, self._digest_of, STALE)
+
+    def _digest_of(self, trial: Any) -> str | None:
+        """Of the plan that a trial's point gives; None if it gives none."""
+        try:
+            return self._recipe(trial).apply(self.measurer.session.identity).digest
+        except GGSurgeryError:
+            return None
 
     def _next(self) -> None:
         """Take one candidate."""
@@ -178,7 +196,7 @@ class _Worker:
         # SQLite does not prevent: the result is in the journal
         with suppress(optuna().exceptions.UpdateFinishedTrialError):
             try:
-                self.study.optimize(self._objective, n_trials=1)
+                self.study.optimize(self._objective, n_trials=1, catch=(Repeated,))
             except ValueError as error:
                 if "Cannot tell a" not in str(error):
                     raise
@@ -217,7 +235,7 @@ class _Worker:
         done = sum(
             t.state in (s.COMPLETE, s.PRUNED)
             and "digest" in t.user_attrs
-            and "same_as" not in t.user_attrs
+            and SAME_AS not in t.user_attrs
             for t in trials
         )
         lost = patiently(lambda: self.silence.give_back(trials), self.work.storage, self._kept)
@@ -247,12 +265,8 @@ class _Worker:
         trial.set_user_attr("digest", plan.digest)
         twin = self._twin(trial.number, plan.digest)
         if twin is not None:
-            trial.set_user_attr("same_as", twin.number)
-            if twin.state != self.states.COMPLETE:
-                raise pruned(f"the same plan as trial {twin.number}")
-            for key in ("items", "stderr", "n", "detail"):
-                trial.set_user_attr(key, twin.user_attrs.get(key))
-            return twin.values
+            trial.set_user_attr(SAME_AS, twin.number)
+            raise Repeated(twin.number)
         entry = self.book.results.get(plan.digest) or self._measure(trial, plan)
         for key in ("items", "stderr", "n", "detail", "seconds"):
             trial.set_user_attr(key, entry.get(key))
@@ -281,7 +295,7 @@ class _Worker:
             if (
                 other.number != number
                 and other.user_attrs.get("digest") == digest
-                and "same_as" not in other.user_attrs
+                and SAME_AS not in other.user_attrs
                 and (
                     other.state in (s.COMPLETE, s.PRUNED)
                     or (other.state == s.RUNNING and other.number < number)
@@ -325,14 +339,15 @@ class _Worker:
             for count in range(1, total + 1):
                 losses.append(window_losses(candidate, count - 1))
                 if count & (count - 1) == 0 and count < total:  # 1, 2, 4, 8 …
-                    trial.report(float(np.mean([row.mean() for row in losses])), step=count)
+                    # a pruned trial's value is what it reported last: the study's own unit
+                    trial.report(summary("perplexity", means(losses)).value, step=count)
                     behind = trial.should_prune()
                 if count < total and self._worse(losses, 2.0 if behind else 3.0):
                     raise GGSurgeryError(f"halved away after {count} windows")
         mean = np.concatenate(losses).mean()
         if math.isfinite(mean) and (self.best is None or mean < np.concatenate(self.best).mean()):
             self.best = losses
-        return summary("perplexity", [float(row.mean()) for row in losses])
+        return summary("perplexity", means(losses))
 
     def _worse(self, losses: list[F64], errors: float) -> bool:
         """Than this worker's best, token by token, by so many standard errors."""
@@ -359,6 +374,11 @@ class _Worker:
                 engine.decode(tokens)
                 best = min(best, time.monotonic() - start)
         return n / best
+
+
+def means(losses: Sequence[F64]) -> list[float]:
+    """Mean loss of each window."""
+    return [float(row.mean()) for row in losses]
 
 
 def crashed(error: EngineError) -> bool:

@@ -17,6 +17,7 @@ from ..candidates.measure import Difference, Measured, Setup, paired
 from ..candidates.worker import Trial, measure_all
 from ..errors import EngineError, GGSurgeryError
 from ..evaluate.controls import N_RANDOM, Control, choose_controls
+from ..evaluate.statistics import Interval, wilson_of_share
 from ..ggufio.header import read_header
 from ..plan.recipe import Recipe
 from ..plan.types import Plan, main_reference
@@ -25,6 +26,7 @@ from ..runtime.quantize import quantize
 from ..surgery import prepare
 from .enqueue import HAND_MADE
 from .optimize import Work, crashed, run_worker
+from .propose import SAME_AS
 from .silence import failed, given_up, queue_again
 from .space import alike
 from .storage import RETRIES, close_storage, open_storage, optuna, patiently
@@ -40,7 +42,7 @@ class Row:
     """One configuration of a study.
 
     `values` are the objectives; `error` says why there are none. `hand_made` ones were
-    queued as recipes.
+    queued as recipes. `share`: the first objective is a share of right answers.
     """
 
     number: int
@@ -51,6 +53,14 @@ class Row:
     items: tuple[float, ...]
     error: str | None
     hand_made: bool = False
+    share: bool = False
+
+    @property
+    def interval(self) -> Interval | None:
+        """Wilson's, of a share of right answers."""
+        if not self.share or not self.items or not self.values:
+            return None
+        return wilson_of_share(self.values[0], len(self.items))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -156,7 +166,7 @@ def outcome(work: Work) -> Outcome:
     rows = []
     for t in trials:
         a = t.user_attrs
-        if not ("digest" in a or HAND_MADE in a) or "same_as" in a:
+        if not ("digest" in a or HAND_MADE in a) or SAME_AS in a:
             continue  # a point that is no recipe, or a plan that stands in another row
         if t.state not in (states.COMPLETE, states.PRUNED) and t.number not in lost:
             continue
@@ -167,7 +177,8 @@ def outcome(work: Work) -> Outcome:
         rows.append(
             Row(t.number, Recipe.from_json(a.get("recipe") or a[HAND_MADE]),
                 a.get("digest", ""), values, a.get("stderr"),
-                tuple(a.get("items") or ()), error, HAND_MADE in a)
+                tuple(a.get("items") or ()), error, HAND_MADE in a,
+                "chance" in (a.get("detail") or {}))
         )  # fmt: skip
     sign = 1 if work.setup.lower_is_better else -1
     rows.sort(key=lambda r: (r.error is not None, *(sign * v for v in r.values[:1]), r.number))
@@ -213,13 +224,21 @@ class Verdict:
 
     @property
     def unbeaten(self) -> tuple[str, ...]:
-        """Controls that the winner does not beat by two standard errors of the difference."""
+        """Controls that the winner does not clearly beat (`Difference.clear`)."""
         sign = 1 if self.lower_is_better else -1
         return tuple(
             name
             for name, _, d, _ in self.controls
-            if d is not None and not (d.stderr is not None and sign * d.value > 2 * d.stderr)
+            if d is not None and not (d.clear and sign * d.value > 0)
         )
+
+    @property
+    def rule(self) -> str:
+        """How a difference is judged, in words."""
+        known = [d for _, _, d, _ in self.controls if d is not None]
+        if known and all(d.p_value is not None for d in known):
+            return "McNemar, p < 0.05"
+        return "two standard errors"
 
     def to_json(self) -> dict[str, Any]:
         def figures(m: Measured | None) -> dict[str, Any] | None:
@@ -238,7 +257,7 @@ class Verdict:
                     "measured": figures(m),
                     "difference_to_winner": None
                     if d is None
-                    else {"value": d.value, "stderr": d.stderr},
+                    else {"value": d.value, "stderr": d.stderr, "p_value": d.p_value},
                     "error": error,
                 }
                 for name, m, d, error in self.controls
@@ -294,8 +313,11 @@ def report(
         _row(name, trial, first.measured)
         for (name, _), trial in zip(named, trials[1:], strict=True)
     ]
-    for control in (c for c in controls if c.ftype is not None and not c.layers):
-        rows.append(_quantized(setup, control, first.measured, scratch))
+    for control in (c for c in controls if not c.layers):
+        if control.ftype is None:  # the uncut model itself, which is measured already
+            rows.append((control.name, base, -first.difference, None))
+        else:
+            rows.append(_quantized(setup, control, first.measured, scratch))
     return Verdict(
         winner, base, first.measured, first.difference, tuple(rows), tried, setup.lower_is_better,
         setup.metric,

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from .propose import SAME_AS
 from .storage import RETRIES, optuna
 
 #: How many times the longest measurement so far a candidate may take, without a heartbeat.
@@ -85,7 +86,11 @@ def failed(trials: Sequence[Any]) -> list[Any]:
     """Trials whose worker died and that no other trial repeats."""
     fail = optuna().trial.TrialState.FAIL
     repeated = {n for t in trials for n in t.system_attrs.get("retry_history", ())}
-    return [t for t in trials if t.state == fail and t.number not in repeated]
+    return [
+        t
+        for t in trials
+        if t.state == fail and t.number not in repeated and SAME_AS not in t.user_attrs
+    ]
 
 
 def given_up(trial: Any) -> bool:

@@ -35,7 +35,14 @@ def test_same_bytes_takes_the_largest_type_that_is_not_larger():
     assert names(n_removed=0) == ["Q5_K_M, uncut"]
     assert names(n_removed=0, cut_bytes=65) == ["Q5_K_M, uncut", "Q6_K, uncut"]  # 66 is close
     assert names(n_removed=0, cut_bytes=20) == ["Q2_K, uncut"]  # nothing fits: the smallest
-    assert names(n_removed=0, base_bytes=30) == []  # nothing is smaller than the base
+    assert names(base_bytes=30)[0].startswith("random")  # nothing is smaller than the base
+
+
+def test_what_saves_no_bytes_is_compared_with_the_uncut_model():
+    assert names(n_removed=0, cut_bytes=160) == ["uncut", "Q8_0, uncut"]
+    assert names(n_removed=-1, cut_bytes=170)[0] == "uncut"
+    assert "uncut" not in names(n_removed=0, cut_bytes=58)  # quantized, too
+    assert "uncut" not in names(n_removed=1, cut_bytes=155)
 
 
 def test_layers_are_drawn_by_seed_and_never_the_cut_itself():

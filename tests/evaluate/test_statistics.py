@@ -160,3 +160,40 @@ def test_without_items_the_errors_decide_and_the_test_says_so():
     assert [c.label for c in compare_all([a, Score("x", 1, None, 1)], [b])] == ["acc"]
     with pytest.raises(GGSurgeryError, match="two metrics"):
         compare(a, Score("acc_norm", 0.5, 0.1, 3))
+
+
+@pytest.mark.parametrize(
+    ("a", "n", "b", "m"), [(3, 3, 0, 3), (1, 9, 7, 12), (0, 5, 5, 5), (8, 40, 8, 40)]
+)
+def test_fisher_agrees_with_scipy(a, n, b, m):
+    scipy_stats = pytest.importorskip("scipy.stats")
+    expected = scipy_stats.fisher_exact([[a, n - a], [b, m - b]]).pvalue
+    assert st.fisher_exact(a, n, b, m) == pytest.approx(expected, abs=1e-9)
+
+
+def test_few_answers_without_items_prove_nothing():
+    """0 of 3 against 3 of 3: both standard errors are 0."""
+    a, b = mean_score("acc", [0, 0, 0]), mean_score("acc", [1, 1, 1])
+    bare = [Score("acc", s.value, s.stderr, s.n) for s in (a, b)]
+    found = compare(*bare)
+    assert (found.test, found.p_value) == ("Fisher (exact), unpaired", pytest.approx(0.1))
+
+
+def test_paired_shares_have_a_width_and_cover():
+    """Bonett and Price's interval holds the true difference in about 95 % of samples."""
+    found = compare(mean_score("acc", [1.0] * 20), mean_score("acc", [1.0] * 20))
+    assert found.interval is not None and found.interval.low < 0 < found.interval.high
+    rng = np.random.default_rng(0)
+    for p_a, p_b in ((0.9, 0.95), (0.5, 0.7)):
+        inside = 0
+        for _ in range(400):
+            a, b = (rng.random(25) < p_a).astype(float), (rng.random(25) < p_b).astype(float)
+            inside += (p_b - p_a) in st.paired_shares_interval(a, b)
+        assert inside >= 0.93 * 400
+
+
+def test_the_interval_of_a_share_never_excludes_it():
+    for n in (1, 2, 3, 20, 1319):
+        for right in (0, n // 2, n):
+            found = st.wilson_of_share(right / n, n)
+            assert right / n in found and found.low < found.high

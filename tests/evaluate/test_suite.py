@@ -6,9 +6,11 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ggsurgery.errors import EngineError, FormatError, GGSurgeryError
+from ggsurgery.evaluate import statistics
 from ggsurgery.evaluate.suite import data
 from ggsurgery.evaluate.suite.answers import accepted
 from ggsurgery.evaluate.suite.repetition import (
@@ -253,3 +255,39 @@ def test_wrong_fact_files_are_named(tmp_path, line, message):
     path.write_text(line)
     with pytest.raises(FormatError, match=message):
         data.load_facts("long", path)
+
+
+def test_no_part_and_no_total_has_an_interval_without_width():
+    """20 of 20, 0 of 3, windows all beyond the scale, one window alone."""
+    parts = (
+        Part("facts", 40.0, (0.0,) * 3),
+        Part("coherence", 15.0, (1.0,) * 20),
+        Part("perplexity", 15.0, (5.0, 6.0), 3.0, 0.8),
+        Part("repetition", 10.0, (0.4,)),
+    )
+    for part, expected in zip(parts, ((0, 0.5615), (0.8389, 1), (0, 0.6576), None), strict=True):
+        found = part.interval
+        assert found.low < found.high and part.value in found
+        assert part.to_json()["interval"] == found.to_json()
+        if expected is not None:
+            assert (found.low, found.high) == pytest.approx(expected, abs=1e-4)
+    score = SurgeryScore(parts)
+    assert score.interval.low < score.total < score.interval.high
+    perfect = SurgeryScore((Part("facts", 40.0, (1.0,) * 20), Part("stop", 10.0, (1.0,) * 10)))
+    assert perfect.interval.low < 95 and perfect.interval.high == pytest.approx(100)
+    assert all(s.stderr for s in perfect.scores())
+    for found in compare_surgery(perfect, perfect)[1:]:
+        assert found.interval is not None and found.interval.low < 0 < found.interval.high
+
+
+def test_the_total_s_interval_is_that_of_its_only_part_and_near_the_bootstrap_s():
+    alone = SurgeryScore((Part("facts", 40.0, (1.0,) * 19 + (0.0,) * 11),))
+    assert alone.interval.low == pytest.approx(100 * alone.parts[0].interval.low)
+    rng = np.random.default_rng(1)
+    parts = (Part("facts", 40.0, tuple(np.repeat([0.0, 1.0], [12, 18]))),
+             Part("repetition", 10.0, tuple(rng.random(20))),
+             Part("stop", 10.0, tuple(np.repeat([0.0, 1.0], [5, 5]))))  # fmt: skip
+    score = SurgeryScore(parts)
+    drawn = statistics.interval_of(score.draws())
+    assert score.interval.low == pytest.approx(drawn.low, abs=2.5)
+    assert score.interval.high == pytest.approx(drawn.high, abs=2.5)

@@ -20,7 +20,6 @@ from ggsurgery.evaluate.score import Score
 from ggsurgery.release.bundle import build_bundle
 from ggsurgery.release.push import check_bundle
 from ggsurgery.release.request import Request, recommended, release_files
-from ggsurgery.release.sections import status_of
 from ggsurgery.runtime.quantize import quantize
 from tests._command import call, error_line
 from tests._gguf import tiny_llama
@@ -374,12 +373,6 @@ def test_the_recommendation_follows_the_results(files: dict[str, Path]) -> None:
     best, why = recommended(release_files(large_loss))
     assert best.ftype == "Q8_0"
     assert "within 5 %" in why
-
-
-def test_status_words_of_the_published_card() -> None:
-    shares = (0.826, 0.743, 0.618, 0.327)
-    expected = ["Good", "Acceptable", "Degraded", "Not recommended"]
-    assert [status_of(s) for s in shares] == expected
 
 
 def run(*arguments: object) -> Result:

@@ -16,28 +16,11 @@ from ggsurgery.errors import FormatError, OutputError
 from ggsurgery.evaluate.results import load_results, load_with_base, merge_results
 from ggsurgery.evaluate.score import Score
 from ggsurgery.evaluate.suite.result import compare_surgery
-from ggsurgery.report.compute import Point, Series, compute_report, retention, scan_series
+from ggsurgery.report.compute import Point, Series, compute_report, scan_series
 from ggsurgery.report.html import render_html
 from ggsurgery.report.markdown import render_markdown
 from ggsurgery.report.svg import axis, draw, round_step
 from tests.report.samples import HOSTILE, scan, three_models
-
-
-@pytest.mark.parametrize(
-    ("base", "other", "word"),
-    [(79.54, 65.67, "Good"), (83.09, 61.77, "Acceptable"), (78.55, 48.52, "Degraded"),
-     (76.89, 25.12, "Not recommended")],
-)  # fmt: skip
-def test_status_words_are_those_of_the_published_card(base, other, word):
-    share, found = retention(Score("acc", base, None, 100), Score("acc", other, None, 100))
-    assert (share, found) == (pytest.approx(other / base), word)
-
-
-def test_near_random_beats_every_share_and_perplexity_has_none():
-    facts = {"chance": 0.25}
-    near = Score("acc", 0.26, 0.02, 400, facts)
-    assert retention(Score("acc", 0.27, 0.02, 400, facts), near)[1] == "Near random"
-    assert retention(Score("perplexity", 20, 1, 9), Score("perplexity", 70, 1, 9)) == (None, None)
 
 
 class Checker(HTMLParser):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ... import temporary
 from ...errors import GGSurgeryError, MissingExtraError
 from ...runtime.engine import Engine
-from ..results import lm_eval_scores
+from ..results import directions_of, lm_eval_scores
 from ..score import Score, provenance
 from .model import harness_model
 from .tasks import TASKS, write_tasks
@@ -156,12 +157,14 @@ def _scores(
         if in_group:
             continue  # a subject of MMLU: its questions count in the group
         shots = document.get("n-shot", {}).get(members[0])
-        for score in lm_eval_scores(task, row, counts[task]):
+        for score in lm_eval_scores(task, row, counts[task], directions_of(document, task)):
             metric, _, chosen = score.metric.partition(" (")
             items, ids = _items(samples, members, metric, chosen.rstrip(")") or "none")
+            if items and not math.isclose(math.fsum(items) / len(items), score.value, rel_tol=1e-6):
+                items, ids = (), ()  # the figure is no mean of them: of log-likelihoods, say
             where = {**facts, "task": task, "shots": shots, "chance": _chance(samples, members)}
             where = {k: v for k, v in where.items() if v is not None}
-            made.append(Score(score.metric, score.value, score.stderr, score.n, where, items, ids))
+            made.append(replace(score, provenance=where, items=items, ids=ids))
     return made
 
 

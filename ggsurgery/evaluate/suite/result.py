@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,10 +59,20 @@ class Part:
         means = statistics.resampled_means(self.items, n=n, seed=seed)
         return np.clip((means - self.bad) / (self.good - self.bad), 0.0, 1.0)
 
+    @property
+    def interval(self) -> statistics.Interval:
+        """95 % interval of the value: Wilson's of right and wrong answers, else a bootstrap's.
+
+        Items that are all alike, or all beyond `bad` or `good`, give a bootstrap nothing to
+        resample: then Wilson's too, which is on the safe side for any values in [0, 1].
+        """
+        drawn = statistics.interval_of(self.draws(statistics.RESAMPLES, 0))
+        if set(self.items) <= {0.0, 1.0} or not drawn.low < drawn.high:
+            return statistics.wilson_of_share(self.value, len(self.items))
+        return drawn
+
     def to_json(self) -> dict[str, Any]:
-        interval = None
-        if self.applies:
-            interval = statistics.interval_of(self.draws(statistics.RESAMPLES, 0)).to_json()
+        interval = self.interval.to_json() if self.applies else None
         return {
             "name": self.name,
             "weight": self.weight,
@@ -129,8 +140,19 @@ class SurgeryScore:
 
     @property
     def interval(self) -> statistics.Interval:
-        """95 % bootstrap interval of the total."""
-        return statistics.interval_of(self.draws())
+        """95 % interval of the total, from those of its parts (MOVER, Zou and Donner 2008).
+
+        Each end is the total and the root of the summed squares of what the parts' ends add.
+        """
+        weight = sum(p.weight for p in self.applicable)
+        down = up = 0.0
+        for part in self.applicable:
+            share, ends = 100.0 * part.weight / weight, part.interval
+            down += (share * (part.value - ends.low)) ** 2
+            up += (share * (ends.high - part.value)) ** 2
+        return statistics.Interval(
+            max(0.0, self.total - math.sqrt(down)), min(100.0, self.total + math.sqrt(up))
+        )
 
     def part(self, name: str) -> Part:
         return next(p for p in self.parts if p.name == name)
@@ -141,9 +163,10 @@ class SurgeryScore:
         Parts come as figures in [0, 1], more is better; compare two suites with
         `compare_surgery`, which pairs their items.
         """
-        found = [Score("surgery", self.total, float(self.draws().std()), self.n, self.provenance)]
+        spread = _spread(self.draws(), self.interval)
+        found = [Score("surgery", self.total, spread, self.n, self.provenance)]
         for part in self.applicable:
-            spread = float(part.draws(statistics.RESAMPLES, 0).std())
+            spread = _spread(part.draws(statistics.RESAMPLES, 0), part.interval)
             name, n = f"surgery_{part.name}", len(part.items)
             found.append(Score(name, part.value, spread, n, self.provenance))
         return found
@@ -162,6 +185,12 @@ class SurgeryScore:
         return cls(
             tuple(Part.from_json(p) for p in data["parts"]), dict(data.get("provenance", {}))
         )
+
+
+def _spread(draws: NDArray[np.float64], interval: statistics.Interval) -> float:
+    """Standard error by the bootstrap; by the interval where there was nothing to resample."""
+    spread = float(draws.std())
+    return spread if spread > 0 else (interval.high - interval.low) / (2 * statistics.Z_95)
 
 
 def compare_surgery(base: SurgeryScore, other: SurgeryScore) -> list[Comparison]:
@@ -195,7 +224,7 @@ def compare_surgery(base: SurgeryScore, other: SurgeryScore) -> list[Comparison]
             statistics.two_sided(
                 draws, sum(map(_n_unlike, base.applicable, other.applicable))
             ),
-            "paired bootstrap", base.n, False,
+            "paired bootstrap", base.n, "higher",
         )
     ]  # fmt: skip
     found += [
@@ -208,12 +237,19 @@ def _compare_part(base: Part, other: Part) -> Comparison:
     n = statistics.RESAMPLES
     draws = other.draws(n, 0) - base.draws(n, 0)
     p_value, test = statistics.two_sided(draws, _n_unlike(base, other)), "paired bootstrap"
-    if set(base.items) | set(other.items) <= {0.0, 1.0}:
+    interval = statistics.interval_of(draws)
+    if _right_or_wrong(base, other):
         p_value, test = statistics.mcnemar(base.items, other.items), "McNemar (exact)"
+        interval = statistics.paired_shares_interval(base.items, other.items)
     return Comparison(
         f"surgery_{base.name}", base.value, other.value, other.value - base.value,
-        statistics.interval_of(draws), p_value, test, len(base.items), False,
+        interval, p_value, test, len(base.items), "higher",
     )  # fmt: skip
+
+
+def _right_or_wrong(base: Part, other: Part) -> bool:
+    plain = (base.bad, base.good) == (other.bad, other.good) == (0.0, 1.0)
+    return plain and set(base.items) | set(other.items) <= {0.0, 1.0}
 
 
 def _n_unlike(base: Part, other: Part) -> int:
