@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import GGSurgeryError
 from ..evaluate.choices import accuracy, longest_prompt, score_choices
 from ..evaluate.comparison import ALPHA
+from ..evaluate.draw import SEED, draw_problems, draw_questions
 from ..evaluate.metrics import direction_of
 from ..evaluate.problems import TOGETHER, Problem, load_problems, room, solve
 from ..evaluate.questions import Question, guess_style, load_questions, prompts
@@ -59,6 +60,7 @@ class Setup:
         text: a UTF-8 text for perplexity and KL.
         n_ctx, n_windows: size of a window in tokens, and how many; None takes all.
         limit: how many questions of `choices` and `gsm8k`, or of each part of the suite.
+        limit_seed: which questions those are.
         score: which accuracy counts for choices.
         parse_special: read special tokens in the text as the tokens they name.
     """
@@ -69,6 +71,7 @@ class Setup:
     n_ctx: int = 512
     n_windows: int | None = 8
     limit: int | None = None
+    limit_seed: int = SEED
     score: str = "acc_norm"
     cache_bytes: int = CACHE_BYTES
     route: Route = "auto"
@@ -101,6 +104,7 @@ class Setup:
             "n_ctx": self.n_ctx,
             "n_windows": self.n_windows,
             "limit": self.limit,
+            "limit_seed": None if self.limit is None or not data else self.limit_seed,
             "score": self.score if self.metric.startswith("choices:") else None,
             **({"parse_special": True} if self.needs_text and self.parse_special else {}),
         }
@@ -178,9 +182,9 @@ class Measurer:
         self._questions: list[Question] = []
         self._problems: list[Problem] = []
         if self._kind == "choices":
-            self._questions = load_questions(data, limit=setup.limit)
+            self._questions = draw_questions(load_questions(data), setup.limit, setup.limit_seed)
         elif self._kind == "gsm8k":
-            self._problems = load_problems(data, limit=setup.limit)
+            self._problems = draw_problems(load_problems(data), setup.limit, setup.limit_seed)
         windows = windows_of(setup)
         self.session = Candidates(
             setup.path, windows, cache_bytes=setup.cache_bytes if setup.needs_text else 0,
@@ -332,9 +336,9 @@ def check_data(setup: Setup) -> None:
     """
     kind, _, data = setup.metric.partition(":")
     if kind == "choices":
-        load_questions(data, limit=setup.limit)
+        load_questions(data)
     elif kind == "gsm8k":
-        load_problems(data, limit=setup.limit)
+        load_problems(data)
     windows_of(setup)
 
 

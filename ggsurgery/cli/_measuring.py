@@ -10,6 +10,7 @@ import click
 
 from .. import cautions
 from ..candidates.measure import Difference, Measured, Setup
+from ..evaluate.draw import SEED
 from ..evaluate.figures import figure_in_words
 from ._files import FILE
 from ._output import warn
@@ -33,7 +34,12 @@ _OPTIONS = (
         help="How many windows of the text; 0 takes all.",
     ),
     click.option(
-        "--limit", type=click.IntRange(1), help="At most so many questions (choices, gsm8k, suite)."
+        "--limit",
+        type=click.IntRange(1),
+        help="At most so many questions (choices, gsm8k, suite), the same share a subject.",
+    ),
+    click.option(
+        "--limit-seed", default=SEED, show_default=True, help="Which questions --limit draws."
     ),
     click.option(
         "--score",
@@ -71,7 +77,8 @@ unknown_arch_option = click.option(
     "--allow-unknown-arch", is_flag=True, help="Operate on an architecture without a rule file."
 )
 _NAMES = (
-    "text", "ctx", "windows", "limit", "score", "route", "cache_mib", "parse_special", "threads",
+    "text", "ctx", "windows", "limit", "limit_seed", "score", "route", "cache_mib",
+    "parse_special", "threads",
 )  # fmt: skip
 
 
@@ -101,6 +108,7 @@ def setup_of(
         n_ctx=measuring["ctx"],
         n_windows=measuring["windows"] or None,
         limit=measuring["limit"],
+        limit_seed=measuring["limit_seed"],
         score=measuring["score"],
         cache_bytes=measuring["cache_mib"] << 20,
         route=measuring["route"],

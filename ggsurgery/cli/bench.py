@@ -10,6 +10,7 @@ import click
 
 from .. import cautions
 from ..evaluate.bench.run import N_CTX, require_harness, run_bench
+from ..evaluate.draw import SEED
 from ..evaluate.figures import error_in_words
 from ..evaluate.score import Score
 from ..ggufio.atomic import check_output
@@ -26,7 +27,11 @@ from ._texts import ctx_option
 @click.option("--tasks", required=True, metavar="A,B,…", help="The harness's task names.")
 @click.option("--data", type=FILE, help="Folder of question files: no network is used.")
 @click.option("--include-path", type=FILE, help="Folder of your own task files.")
-@click.option("--limit", type=click.IntRange(1), help="Questions of each task (MMLU: subject).")
+@click.option(
+    "--limit", type=click.IntRange(1),
+    help="Questions of each task; with --data drawn, the same share a subject.",
+)  # fmt: skip
+@click.option("--limit-seed", default=SEED, show_default=True, help="Which ones --limit draws.")
 @click.option("--shots", type=click.IntRange(0), help="Solved examples; the task's own number.")
 @click.option("--chat", is_flag=True, help="Ask through the file's chat template.")
 @ctx_option("Context; longer prompts lose their beginning.", least=64, default=N_CTX)
@@ -39,6 +44,7 @@ def bench(
     data: Path | None,
     include_path: Path | None,
     limit: int | None,
+    limit_seed: int,
     shots: int | None,
     chat: bool,
     ctx: int,
@@ -67,7 +73,7 @@ def bench(
     with progress_bar("bench", "request") as progress:
         found = worker.run(
             run_bench, file, names, data=data, include_path=include_path, limit=limit,
-            shots=shots, chat=chat, n_ctx=ctx, progress=progress,
+            limit_seed=limit_seed, shots=shots, chat=chat, n_ctx=ctx, progress=progress,
         )  # fmt: skip
     warn(*cautions.of_truncated(found.n_truncated, ctx))
     if out is not None:

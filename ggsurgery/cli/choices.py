@@ -8,6 +8,7 @@ import click
 
 from .. import cautions
 from ..evaluate import runs
+from ..evaluate.draw import SEED, draw_questions
 from ..evaluate.facts import model_facts
 from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
 from ..evaluate.results import Results
@@ -31,7 +32,10 @@ from ._texts import ctx_option
     "--style", type=click.Choice(sorted(STYLES)),
     help="How a question is worded; by its fields if not given.",
 )  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many questions.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Draw so many questions, the same share a subject."
+)
+@click.option("--limit-seed", default=SEED, show_default=True, help="Which ones --limit draws.")
 @ctx_option("Context; as large as needed if not given.", least=8, default=None)
 @click.option("-o", "--out", type=FILE, help="Write the results, with every answer, to a file.")
 @click.option("--force", is_flag=True, help="Replace an existing results file.")
@@ -43,6 +47,7 @@ def choices(
     dev: Path | None,
     style: str | None,
     limit: int | None,
+    limit_seed: int,
     ctx: int | None,
     out: Path | None,
     force: bool,
@@ -65,11 +70,12 @@ def choices(
         raise click.UsageError("--shots and --from go together")
     if out is not None:  # refused before an hour of work, not after it
         check_output(out, (file, data, *filter(None, [dev])), force=force)
-    questions = load_questions(data, limit=limit)
+    questions = draw_questions(load_questions(data), limit, limit_seed)
     chosen = style or guess_style(questions)
     examples = load_questions(dev) if dev is not None else []
     prompted = prompts(questions, chosen, shots=shots, examples=examples)
     facts = {"task": data.stem, "style": chosen, "shots": shots, "limit": limit,
+             "limit_seed": None if limit is None else limit_seed,
              "chance": sum(1 / len(q.choices) for q in questions) / len(questions)}  # fmt: skip
     longest, trained = worker.run(runs.longest_of_file, file, prompted)
     warn(*cautions.of_prompts(file, longest, trained))

@@ -58,13 +58,22 @@ SCHEMA: Schema = {
         "perplexity": _TEXT,
         "kl": _TEXT,
         "choices": [
-            {"data": str, "shots": int, "from": str, "style": str, "limit": int, "ctx": int}
+            {
+                "data": str,
+                "shots": int,
+                "from": str,
+                "style": str,
+                "limit": int,
+                "seed": int,
+                "ctx": int,
+            }
         ],
         "bench": {
             "tasks": [str],
             "data": str,
             "include": str,
             "limit": int,
+            "seed": int,
             "shots": int,
             "chat": bool,
             "ctx": int,

@@ -21,6 +21,7 @@ from ..errors import FormatError
 from ..evaluate import runs
 from ..evaluate.bench.run import N_CTX, require_harness, run_bench
 from ..evaluate.controls import N_RANDOM, verdict
+from ..evaluate.draw import SEED, draw_questions
 from ..evaluate.facts import model_facts
 from ..evaluate.perplexity import perplexity_of_file
 from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
@@ -154,13 +155,15 @@ def _choices(document: Document, asked: Mapping[str, Any]) -> Measurement:
     shots = asked.get("shots", 0)
     if bool(shots) != bool(dev):
         raise FormatError("evaluate.choices: shots and from go together", file=document.path)
-    questions = load_questions(data, limit=asked.get("limit"))
+    limit, seed = asked.get("limit"), asked.get("seed", SEED)
+    questions = draw_questions(load_questions(data), limit, seed)
     style = asked.get("style") or guess_style(questions)
     if style not in STYLES:
         raise FormatError("evaluate.choices.style", file=document.path,
                           expected=f"one of {', '.join(STYLES)}", found=style)  # fmt: skip
     prompted = prompts(questions, style, shots=shots, examples=load_questions(dev) if dev else [])
-    facts = {"task": data.stem, "style": style, "shots": shots, "limit": asked.get("limit"),
+    facts = {"task": data.stem, "style": style, "shots": shots, "limit": limit,
+             "limit_seed": None if limit is None else seed,
              "chance": sum(1 / len(q.choices) for q in questions) / len(questions)}  # fmt: skip
 
     def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
@@ -172,7 +175,8 @@ def _choices(document: Document, asked: Mapping[str, Any]) -> Measurement:
         return Results(model_facts(path), found), cautions.of_prompts(path, longest, trained)
 
     sums = [sha256_of(f) for f in (data, dev) if f is not None]
-    return Measurement(f"choices-{data.stem}", {**asked, "sha256": sums}, measure)
+    settings = {**asked, **_drawn(limit, seed), "sha256": sums}
+    return Measurement(f"choices-{data.stem}", settings, measure)
 
 
 def _bench(document: Document, asked: Mapping[str, Any]) -> Measurement:
@@ -183,15 +187,21 @@ def _bench(document: Document, asked: Mapping[str, Any]) -> Measurement:
         found = worker.run(
             run_bench, path, list(asked["tasks"]), data=folders.get("data"),
             include_path=folders.get("include"), limit=asked.get("limit"),
-            shots=asked.get("shots"), chat=asked.get("chat", False),
-            n_ctx=asked.get("ctx", N_CTX), progress=progress,
+            limit_seed=asked.get("seed", SEED), shots=asked.get("shots"),
+            chat=asked.get("chat", False), n_ctx=asked.get("ctx", N_CTX), progress=progress,
         )  # fmt: skip
         n_ctx = asked.get("ctx", N_CTX)
         warnings = cautions.of_truncated(found.n_truncated, n_ctx, "evaluate.bench.ctx")
         return Results(model_facts(path), found.scores), warnings
 
     sums = {k: _contents(folder) for k, folder in folders.items()}
-    return Measurement("bench", {**asked, "sha256": sums}, measure)
+    drawn = _drawn(asked.get("limit"), asked.get("seed", SEED))
+    return Measurement("bench", {**asked, **drawn, "sha256": sums}, measure)
+
+
+def _drawn(limit: int | None, seed: int) -> dict[str, Any]:
+    """What keys a step beside its section, so that another draw is another step."""
+    return {} if limit is None else {"limit_seed": seed}
 
 
 def _suite(document: Document, asked: Mapping[str, Any]) -> Measurement:

@@ -14,6 +14,7 @@ from typing import Any
 from ... import temporary
 from ...errors import GGSurgeryError, MissingExtraError
 from ...runtime.engine import Engine
+from ..draw import SEED
 from ..results import directions_of, lm_eval_scores
 from ..score import Score, provenance
 from .model import harness_model
@@ -49,6 +50,7 @@ def run_bench(
     data: str | Path | None = None,
     include_path: str | Path | None = None,
     limit: int | None = None,
+    limit_seed: int = SEED,
     shots: int | None = None,
     chat: bool = False,
     n_ctx: int = N_CTX,
@@ -60,7 +62,10 @@ def run_bench(
         tasks: the harness's names: `hellaswag`, `mmlu`, `gsm8k` …
         data: a folder of question files that these tasks read instead of the network.
         include_path: a folder of the user's own task files.
-        limit: at most so many questions of each task (of MMLU: of each subject).
+        limit: at most so many questions of each task. Of local data they are drawn, the same
+            share of each subject; of the harness's own tasks they are the first ones (of MMLU:
+            of each subject).
+        limit_seed: which ones are drawn.
         shots: solved examples; None takes the task's own number.
         chat: through the file's chat template.
 
@@ -80,7 +85,7 @@ def run_bench(
         if data is not None:
             # names without a local form may be tasks of the user's own
             local = [t for t in tasks if t in TASKS or include_path is None]
-            write_tasks(local, Path(data), folder, shots=shots)
+            write_tasks(local, Path(data), folder, shots=shots, limit=limit, seed=limit_seed)
         with Engine.open(file, n_ctx=n_ctx) as engine:
             if chat and not engine.chat_template:
                 raise GGSurgeryError(
@@ -89,7 +94,8 @@ def run_bench(
                 )  # fmt: skip
             return _run(
                 engine, tasks, [p for p in (include_path, data and folder) if p],
-                offline=data is not None, limit=limit, shots=shots, chat=chat, progress=progress,
+                offline=data is not None, limit=limit, limit_seed=limit_seed, shots=shots,
+                chat=chat, progress=progress,
             )  # fmt: skip
 
 
@@ -100,6 +106,7 @@ def _run(
     *,
     offline: bool,
     limit: int | None,
+    limit_seed: int,
     shots: int | None,
     chat: bool,
     progress: Progress | None,
@@ -133,6 +140,7 @@ def _run(
     samples = found.pop("samples", {})
     document = json.loads(json.dumps(found, default=handle_non_serializable))
     facts = provenance(engine.path, by="lm-evaluation-harness", chat=chat or None, limit=limit,
+                       limit_seed=limit_seed if limit is not None and offline else None,
                        n_ctx=engine.n_ctx)  # fmt: skip
     scores = _scores(document, samples, facts)
     document |= {

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from ...errors import FormatError, GGSurgeryError
+from ..draw import SEED, draw
 from ..questions import load_questions, read_jsonl
 
 _ACC = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
@@ -125,8 +126,19 @@ TASKS: dict[str, LocalTask] = {
 }
 
 
-def write_tasks(names: Sequence[str], data: Path, folder: Path, *, shots: int | None) -> None:
+def write_tasks(
+    names: Sequence[str],
+    data: Path,
+    folder: Path,
+    *,
+    shots: int | None,
+    limit: int | None = None,
+    seed: int = SEED,
+) -> None:
     """Write the harness's task files of these benchmarks into `folder`.
+
+    Args:
+        limit: at most so many questions of a benchmark, as `draw` chooses them by `seed`.
 
     Raises:
         GGSurgeryError: an unknown benchmark, or its data is not in the folder.
@@ -142,6 +154,10 @@ def write_tasks(names: Sequence[str], data: Path, folder: Path, *, shots: int | 
         questions = _find(data, task.files, name)
         examples = _find(data, task.examples, name) if task.examples else None
         wanted = task.shots if shots is None else shots
+        if name != "gsm8k":
+            load_questions(questions)  # every field checked before the harness sees it
+        if limit is not None:
+            questions = _drawn(questions, folder / f"{name}.drawn.jsonl", limit, seed)
         if name == "mmlu":
             _write_mmlu(task, questions, examples, folder, wanted)
             continue
@@ -152,9 +168,18 @@ def write_tasks(names: Sequence[str], data: Path, folder: Path, *, shots: int | 
                 f"too few solved examples for {name}", file=known, expected=wanted, found=count,
                 hint="Give more, or fewer --shots",
             )  # fmt: skip
-        if name != "gsm8k":
-            load_questions(questions)  # every field checked before the harness sees it
         _write(folder, name, {**task.config, **_data(questions, examples, wanted)})
+
+
+def _drawn(questions: Path, out: Path, limit: int, seed: int) -> Path:
+    """A file of some of the questions."""
+    items = draw(
+        list(read_jsonl(questions)), limit, seed=seed,
+        name=lambda line: str(line[1].get("id", f"line-{line[0]}")),
+        subject=lambda line: str(line[1].get("subject")),
+    )  # fmt: skip
+    out.write_text("".join(json.dumps(item) + "\n" for _, item in items), encoding="utf-8")
+    return out
 
 
 def _data(questions: Path, examples: Path | None, shots: int) -> dict[str, Any]:
@@ -175,7 +200,6 @@ def _write_mmlu(
     task: LocalTask, questions: Path, examples: Path | None, folder: Path, shots: int
 ) -> None:
     """One task a subject, each with the examples of its own subject, and their group."""
-    load_questions(questions)
     tests, devs = _by_subject(questions), _by_subject(examples) if examples else {}
     for subject, items in tests.items():
         if shots > len(devs.get(subject, ())):
