@@ -49,7 +49,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Imatrix:
-    """All entries by the name of their tensor, and what they were computed on."""
+    """All entries by the name of their tensor, and what they were computed on.
+
+    `path` is the file that they were read from.
+    """
 
     entries: dict[str, Entry]
     datasets: tuple[str, ...] = ()
@@ -57,6 +60,7 @@ class Imatrix:
     chunk_size: int = 0
     legacy: bool = False
     metadata: dict[str, Value] = field(default_factory=dict)
+    path: Path | None = field(default=None, compare=False)
 
     @property
     def layers(self) -> set[int]:
@@ -100,6 +104,7 @@ def read_imatrix(path: str | Path) -> Imatrix:
             int(get("imatrix.chunk_count") or 0),
             int(get("imatrix.chunk_size") or 0),
             metadata=own,
+            path=path,
         )
 
 
@@ -121,7 +126,31 @@ def _entry(source: Source, sums: TensorInfo, name: str) -> Entry:
             expected=f"a multiple of {n_mat} values", found=sums.n_elements,
         )  # fmt: skip
     values = np.frombuffer(source.data(sums), "<f4").reshape(n_mat, -1).copy()
-    return Entry(values, np.rint(np.frombuffer(source.data(counts), "<f4")).astype(np.int64))
+    seen = np.frombuffer(source.data(counts), "<f4")
+    if not (np.isfinite(seen) & (seen >= 0)).all():
+        raise FormatError(
+            "a count of tokens that cannot be", file=path, tensor=counts.name,
+            expected="0 or more", found=float(seen[~(np.isfinite(seen) & (seen >= 0))][0]),
+        )  # fmt: skip
+    entry = Entry(values, np.rint(seen).astype(np.int64))
+    _check_values(entry, sums.name, path)
+    return entry
+
+
+def _check_values(entry: Entry, name: str, path: Path) -> None:
+    """Refuse sums of squares that are none.
+
+    Raises:
+        FormatError: names the entry and its first value below 0 or not finite.
+    """
+    good = np.isfinite(entry.sums) & (entry.sums >= 0)
+    if not good.all():
+        column = int(np.argmin(good.ravel())) % entry.sums.shape[1]
+        raise FormatError(
+            f"an importance that cannot be, of input column {column}", file=path, tensor=name,
+            expected="0 or more, and finite", found=float(entry.sums[~good][0]),
+            hint="The matrix was made on a broken model or is damaged: collect it again.",
+        )  # fmt: skip
 
 
 def _read_legacy(path: Path) -> Imatrix:
@@ -162,7 +191,9 @@ def _read_legacy(path: Path) -> Imatrix:
             "not an importance matrix", file=path, expected="llama.cpp's GGUF or .dat form",
             found=str(error),
         ) from error  # fmt: skip
-    return Imatrix(entries, datasets, n_chunks, 0, legacy=True)
+    for name, entry in entries.items():
+        _check_values(entry, name, path)
+    return Imatrix(entries, datasets, n_chunks, 0, legacy=True, path=path)
 
 
 def write_imatrix(imatrix: Imatrix, out: str | Path, *, force: bool = False) -> None:

@@ -138,6 +138,10 @@ def lay_out(
     for index, block in enumerate(plan.stack):
         pieces += _block_pieces(index, block, headers, change, chooser)
     try:
+        if any(edit.kind == "mask" for edit in plan.edits):
+            from .blend.model import check_imatrices
+
+            check_imatrices(plan.edits, headers)
         pieces = _edited(plan, _kept(plan, pieces, shell), chooser)
     except GGSurgeryError as error:
         raise error.at(file=shell.path) from error

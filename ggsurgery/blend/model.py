@@ -9,10 +9,11 @@ from typing import Any
 from ..errors import PlanError
 from ..expr import Apply, Combine, Expr, Given, Read, reads
 from ..ggufio.types import Header
+from ..imatrix_lineage import check_fits
 from ..plan.blend_ops import BLEND_SHELL
 from ..plan.types import Edit, params
 from .lower import join
-from .norms import IMATRIX, input_norms, slab_count
+from .norms import IMATRIX, input_norms, read_for_norms, slab_count
 from .parts import is_integer
 from .scales import Get, belongs_to_weight, effective, scale_of
 from .shape import shape_of
@@ -119,6 +120,19 @@ def _check_masks(edits: Sequence[Edit], tensors: Mapping[str, Expr]) -> None:
                 "no tensor to prune", found=None if only is None else f"only {only}",
                 hint="`ggsurgery inspect --tensors` lists the names.",
             )  # fmt: skip
+
+
+def check_imatrices(edits: Iterable[Edit], headers: Sequence[Header]) -> None:
+    """Refuse a score by an importance matrix that is of the model before the file's operations.
+
+    Raises:
+        PlanError: how its entries come behind the layers.
+    """
+    for edit in edits:
+        options = dict(edit.params)
+        if edit.kind == "mask" and options.get("imatrix") is not None:
+            matrix = read_for_norms(str(options["imatrix"]))
+            check_fits(matrix, headers[0], options.get("imatrix_of"))
 
 
 def prunable(name: str, shape: tuple[int, ...], only: str | None) -> bool:

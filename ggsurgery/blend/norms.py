@@ -36,7 +36,7 @@ def input_norms(key: str, width: int, slabs: int) -> Values:
         FormatError: the imatrix has no such tensor, or one of another width.
     """
     path, _, name = key.rpartition("|")
-    entry = _read(path).entries.get(name)
+    entry = read_for_norms(path).entries.get(name)
     if entry is None:
         raise FormatError(
             "the imatrix does not know the tensor", file=path, tensor=name,
@@ -53,5 +53,6 @@ def input_norms(key: str, width: int, slabs: int) -> Values:
 
 
 @lru_cache(maxsize=2)
-def _read(path: str) -> Imatrix:
+def read_for_norms(path: str) -> Imatrix:
+    """An importance matrix, kept: every tensor of a model asks for it."""
     return read_imatrix(path)

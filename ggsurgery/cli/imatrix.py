@@ -9,11 +9,13 @@ import click
 from .. import cautions
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
+from ..ggufio.reader import Source
 from ..imatrix import read_imatrix, write_imatrix
+from ..imatrix_lineage import apply_recipe, with_origin
 from ..plan.recipe import load_recipe
 from ..plan.types import Plan
 from ..quantize.imatrix_stats import layer_statistics, tensor_statistics
-from ..quantize.lineage import apply_recipe, plan_of
+from ..quantize.lineage import plan_of
 from ..quantize.remap import remap as follow
 from ..runtime import worker
 from ..runtime.imatrix_collect import collect as run_collect
@@ -131,6 +133,9 @@ def remap(
         assert cut is not None and uncut is not None
         plan = plan_of(cut, read_header(uncut))
     found = follow(matrices, plan)
+    if cut is not None:
+        with Source(cut) as source:
+            found = with_origin(found, source.header, source.checksum())
     write_imatrix(found, out, force=force)
     note(
         f"{out}: {len(found.entries)} entries for {plan.n_layers} layers. Behind a cut the "

@@ -42,6 +42,10 @@ from ._surgery import Options, in_out, show, summary, surgery_options, write_wit
     help="wanda: the magnitude times the norm of the input it multiplies.",
 )
 @click.option("--imatrix", type=FILE, help="Of wanda: the input norms.")
+@click.option(
+    "--imatrix-of", type=click.Choice(["this"]),
+    help="It is of IN itself, where neither it nor its layers tell.",
+)  # fmt: skip
 @click.option("--only", metavar="REGEX", help="Tensors to prune; default: the layers' matrices.")
 @click.option("--list", "each", is_flag=True, help="Show every tensor, not only every kind.")
 @out_type_option
@@ -55,6 +59,7 @@ def prune(
     largest: bool,
     score: str,
     imatrix: Path | None,
+    imatrix_of: str | None,
     only: str | None,
     each: bool,
     out_type: str | None,
@@ -76,7 +81,7 @@ def prune(
     one = step(
         "prune", sparsity=sparsity, pattern=pattern, only=only, largest=largest or None,
         scope=None if scope == "global" else scope, score=None if score == "magnitude" else score,
-        imatrix=None if imatrix is None else str(imatrix),
+        imatrix=None if imatrix is None else str(imatrix), imatrix_of=imatrix_of,
     )  # fmt: skip
     if not options.dry_run:
         read = (source,) if imatrix is None else (source, imatrix)

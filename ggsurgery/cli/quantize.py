@@ -14,6 +14,7 @@ from ..ggufio.header import read_header
 from ..quantize.ladder import Ladder, ladder
 from ..quantize.like import like as like_mix
 from ..quantize.like import with_pins
+from ..quantize.remap import matching
 from ..quantize.split import make_split
 from ..quantize.target import budget_of, for_size, parse_size
 from ..runtime.quantize import Planned, plan
@@ -32,6 +33,10 @@ from ._texts import text_option, threads_option
 @click.option("--types", metavar="A,B,…", help="Several, into --out-dir.")
 @click.option("--out-dir", type=FILE, help="Folder for --types; files are NAME-TYPE.gguf.")
 @click.option("--imatrix", type=FILE, help="Importance matrix of this model.")
+@click.option(
+    "--imatrix-of", type=click.Choice(["base", "this"]),
+    help="Of what the matrix is, where neither it nor its layers tell: IN, or its uncut model.",
+)  # fmt: skip
 @click.option(
     "--tensor-type",
     "tensor_types",
@@ -111,6 +116,7 @@ def quantize(
         names = [t.strip() for t in types.split(",") if t.strip()]
         if not names:
             raise click.UsageError("--types names no type")
+        _follow(source, options)
         _ladder(ladder(source, names, out_dir, pin=pin, **options), dry_run, force, as_json)
         return
     if out_dir is not None:
@@ -120,6 +126,7 @@ def quantize(
     if out is not None and not dry_run:  # refused before the probes of a target, not after them
         others = filter(None, [options["imatrix"], like, pin, text])
         check_output(out, (*read_header(source).paths, *others), force=force)
+    _follow(source, options)
     more: dict[str, Any] = {}
     if target:
         budget = _budget(source, target_size, target_bpw)
@@ -134,6 +141,18 @@ def quantize(
             note(f"types pinned to those of {pin.name}")
         (planned,) = plan(source, [str(ftype)], **options)
     _one(planned, out, dry_run, force, as_json, more, split_max_size)
+
+
+def _follow(source: Path, options: dict[str, Any]) -> None:
+    """Read the importance matrix, its entries behind the layers of the source."""
+    path, of = options["imatrix"], options.pop("imatrix_of")
+    if path is None:
+        if of is not None:
+            raise click.UsageError("--imatrix-of goes with --imatrix.")
+        return
+    options["imatrix"], said = matching(path, source, of)
+    if said is not None:
+        note(f"{path}: {said}; a matrix collected on {source.name} is better")
 
 
 def _budget(source: Path, size: str | None, bpw: float | None) -> int:

@@ -151,8 +151,8 @@ class Pipeline:
 
     def _quantized_sizes(self, model: Path, types: list[str]) -> dict[str, int]:
         asked = self.document.section("imatrix")
-        imatrix, made = self.places.imatrix, self.places.imatrix.is_file()
-        if asked and not made:  # sizes depend on its being there, not on what is in it
+        imatrix = self.places.imatrix
+        if asked:  # sizes depend on its being there, not on what is in it, nor of which run it is
             imatrix = model.with_name(imatrix.name)
             entry = Entry(np.ones((1, 1), np.float32), np.ones(1, np.int64))
             text = Path(str(asked["text"])).name
@@ -161,7 +161,7 @@ class Pipeline:
         for ftype in types:
             options = quantize_options(self.document, imatrix, self.source, model, ftype)
             (one,) = plan(model, [ftype], **options | {"allow_requantize": True},
-                          trial=bool(asked and not made))  # fmt: skip
+                          trial=bool(asked))  # fmt: skip
             check_requantized(one.result, self.source, options["allow_requantize"])
             found.append(one.result)
         worst = max(found, key=lambda result: result.requantized)

@@ -255,6 +255,7 @@ def prune(
     pattern: str | None = None,
     score: str = "magnitude",
     imatrix: str | None = None,
+    imatrix_of: str | None = None,
     largest: bool = False,
     only: str | None = None,
 ) -> Plan:
@@ -270,6 +271,11 @@ def prune(
     _one_of("score", score, SCORES)
     if (score == "wanda") != (imatrix is not None):
         raise PlanError("the score wanda needs an imatrix, and only it takes one")
+    if imatrix_of not in (None, "this"):
+        raise PlanError(
+            f"the imatrix must be of the file itself, not of {imatrix_of!r}", expected="this",
+            hint="Let its entries follow the layers first: ggsurgery imatrix remap.",
+        )  # fmt: skip
     n, m = (None, None) if pattern is None else parse_pattern(pattern)
     if (pattern is None) == (sparsity is None):
         raise PlanError("either a sparsity or a pattern N:M is needed")
@@ -279,7 +285,7 @@ def prune(
         raise PlanError("sparsity out of range", expected="0 to 1", found=sparsity)
     options = params(
         sparsity=sparsity, scope=scope, n=n, m=m, score=score, imatrix=imatrix,
-        largest=largest or None, only=only,
+        imatrix_of=imatrix_of, largest=largest or None, only=only,
     )  # fmt: skip
     return replace(plan, edits=(*plan.edits, Edit("mask", (), options)))
 

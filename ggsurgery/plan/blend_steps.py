@@ -126,7 +126,7 @@ STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], t
         blend_ops.prune,
         {
             "sparsity": number, "scope": str, "pattern": quoted, "score": str, "imatrix": str,
-            "largest": flag, "only": str,
+            "imatrix_of": str, "largest": flag, "only": str,
         },
         (),
     ),

@@ -18,6 +18,7 @@ from ..errors import FormatError, OutputError
 from ..ggufio.atomic import check_output
 from ..ggufio.header import read_header
 from ..ggufio.reader import Source
+from ..imatrix import Imatrix
 from ..layout import Compute
 from ..names import fitting
 from ..runtime.filetypes import file_type
@@ -137,7 +138,8 @@ def ladder(
     if folder.exists() and not folder.is_dir():
         raise OutputError("the output folder is a file", file=folder, expected="a folder")
     imatrix = options.get("imatrix")
-    inputs = [src] if imatrix is None else [src, Path(imatrix)]
+    file = imatrix.path if isinstance(imatrix, Imatrix) else imatrix
+    inputs = [src] if file is None else [src, Path(file)]
     types = list(dict.fromkeys(file_type(name)[0] for name in types))
     rungs = []
     if pin is None:

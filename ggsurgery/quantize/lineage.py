@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ..arch import rules_for
 from ..errors import PlanError
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
-from ..plan.recipe import PLAIN_STEPS, Recipe, Step
+from ..imatrix_lineage import apply_recipe, in_words, operations
 from ..plan.types import Plan
-from ..provenance import lineage, read_provenance
+from ..provenance import read_provenance
 
 
 def plan_of(made: str | Path, uncut: Header) -> Plan:
@@ -24,13 +22,13 @@ def plan_of(made: str | Path, uncut: Header) -> Plan:
     """
     header = read_header(made)
     read_provenance(header)
-    all_of, before = _operations(header), _operations(uncut)
+    all_of, before = operations(header), operations(uncut)
     after = all_of[len(before) :]
-    said = _words(after)
+    said = in_words(after)
     if all_of[: len(before)] != before or (all_of and not after):
         raise PlanError(
             f"{Path(made).name} was not made from {uncut.path.name}, which was operated on itself",
-            expected=_words(all_of[:-1]), found=_words(before),
+            expected=in_words(all_of[:-1]), found=in_words(before),
             hint="Give the file that it was made from.",
         )  # fmt: skip
     if len(after) > 1 and any(n > 1 for _, n in after):
@@ -46,30 +44,4 @@ def plan_of(made: str | Path, uncut: Header) -> Plan:
             f"{Path(made).name} was not made from {uncut.path.name}: its recipe "
             f"({said}) would give {plan.n_layers} layers, it has {header.n_layers}"
         )
-    return plan
-
-
-def _operations(header: Header) -> tuple[tuple[Recipe, int], ...]:
-    """The recipes that led to a file and what they had as inputs, without edits of the header."""
-    found = (
-        (
-            replace(
-                r, steps=tuple(s for s in r.steps if s.operation not in PLAIN_STEPS), name=None
-            ),
-            n,
-        )
-        for r, n in lineage(header)
-    )
-    return tuple((r, n) for r, n in found if r.steps)
-
-
-def _words(recipes: Sequence[tuple[Recipe, int]]) -> str:
-    return "; then ".join(recipe.describe() for recipe, _ in recipes) or "no operation"
-
-
-def apply_recipe(recipe: Recipe, plan: Plan) -> Plan:
-    """The plan with a recipe's steps and options behind it."""
-    plan = recipe.apply(plan)
-    if dict(recipe.options).get("drop_mtp"):
-        plan = Recipe((Step("drop_mtp"),)).apply(plan)
     return plan

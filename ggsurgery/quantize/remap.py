@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import PlanError
+from ..ggufio.header import read_header
 from ..ggufio.types import BLOCK_NAME
-from ..imatrix import Entry, Imatrix
-from ..plan.types import Plan, references
+from ..imatrix import Entry, Imatrix, read_imatrix
+from ..imatrix_lineage import Of, check_fits, followed, in_words, plan_between, with_origin
+from ..plan.types import BlockRef, Plan, references
 
 
 def remap(matrices: Sequence[Imatrix], plan: Plan) -> Imatrix:
@@ -52,7 +55,34 @@ def remap(matrices: Sequence[Imatrix], plan: Plan) -> Imatrix:
             entries[f"blk.{index}.{suffix}"] = pooled
     most = max((int(e.counts.max()) for e in entries.values()), default=0)
     size = shell.chunk_size
-    return replace(shell, entries=entries, n_chunks=most // size if size else shell.n_chunks)
+    chunks = most // size if size else shell.n_chunks
+    return with_origin(replace(shell, entries=entries, n_chunks=chunks), None)
+
+
+def matching(path: str | Path, src: str | Path, of: Of | None = None) -> tuple[Imatrix, str | None]:
+    """An importance matrix for a file, its entries behind the layers where that is needed.
+
+    Args:
+        of: what the user says of a matrix that keeps no trace of its model.
+
+    Returns:
+        The matrix, and what was done with it in words; None where it fits as it is.
+
+    Raises:
+        PlanError: of another model, or nobody can tell of which.
+    """
+    matrix, header = read_imatrix(path), read_header(src)
+    between = followed(matrix, header, of)
+    if not between:
+        return matrix, None
+    plan = plan_between(between, max(matrix.layers, default=-1) + 1, header)
+    if plan is None:  # of several models, or of another number of layers
+        check_fits(matrix, header, of)
+        return matrix, None
+    if all(references(b) == (BlockRef(0, i),) for i, b in enumerate(plan.stack)):
+        return matrix, None
+    said = f"its entries followed the layers through {in_words(between)}"
+    return remap([matrix], plan), said
 
 
 def _by_layer(matrix: Imatrix) -> dict[int, dict[str, Entry]]:

@@ -164,7 +164,8 @@ def _mix(
     base = work / "base.kl"
     progress("predictions of the source", 0, 1)
     base_predictions(src, text, base, n_ctx, n_chunks)
-    matrix = read_imatrix(options["imatrix"]) if options.get("imatrix") else None
+    given = options.get("imatrix")
+    matrix = given if given is None or isinstance(given, Imatrix) else read_imatrix(given)
     members, kinds = _members(q8)
     progress("errors of the weights", 0, 1)
     errors = _errors(src, members, kinds, matrix)

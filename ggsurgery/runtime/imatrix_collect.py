@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from ..ggufio.reader import Source
 from ..imatrix import Entry, Imatrix
+from ..imatrix_lineage import with_origin
 from . import binding
 from .engine import Engine
 from .observe import read_bytes
@@ -190,4 +192,6 @@ def collect(
     entries = collector.entries()
     most = max((int(e.counts.max()) for e in entries.values()), default=0)
     names = () if dataset is None else (dataset,)
-    return Imatrix(entries, names, most // n_ctx, n_ctx)
+    with Source(path) as source:
+        matrix = Imatrix(entries, names, most // n_ctx, n_ctx)
+        return with_origin(matrix, source.header, source.checksum())

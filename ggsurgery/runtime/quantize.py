@@ -27,6 +27,7 @@ from ..ggufio.purpose import MMPROJ, not_a_model, purpose
 from ..ggufio.reader import Source
 from ..ggufio.types import Header, type_id
 from ..imatrix import Imatrix, read_imatrix
+from ..imatrix_lineage import check_fits
 from ..layout import FileLayout
 from ..system_errors import write_error
 from .filetypes import file_type
@@ -151,7 +152,7 @@ def quantize(
     dst: str | Path | None,
     ftype: str,
     *,
-    imatrix: str | Path | None = None,
+    imatrix: str | Path | Imatrix | None = None,
     tensor_types: TensorTypes = (),
     pure: bool = False,
     leave_output: bool = False,
@@ -165,7 +166,8 @@ def quantize(
 
     Args:
         ftype: a `llama_ftype` by its name, `Q4_K_M`.
-        imatrix: an importance matrix of this very model.
+        imatrix: an importance matrix of this very model: a file, which is looked at for that,
+            or a matrix that `quantize.remap.matching` read.
         tensor_types: `REGEX=TYPE` (or pairs): tensors whose name the regular expression finds
             get that type; the first match counts. Only with quantized file types.
         pure: every tensor in the base type, no mix. leave_output: `output.weight` as it is.
@@ -191,7 +193,7 @@ def plan(
     src: str | Path,
     ftypes: Sequence[str],
     *,
-    imatrix: str | Path | None = None,
+    imatrix: str | Path | Imatrix | None = None,
     tensor_types: TensorTypes = (),
     pure: bool = False,
     leave_output: bool = False,
@@ -211,7 +213,7 @@ def plan(
         raise error
     known = [file_type(name) for name in ftypes]
     overrides = parse_tensor_types(tensor_types)
-    matrix = None if imatrix is None else read_imatrix(imatrix)
+    matrix = _matrix(imatrix, None if trial else header)
     call = Call(
         str(header.path),  # of a split file the first shard
         "",
@@ -223,7 +225,7 @@ def plan(
         dry_run=True,
         tensor_types=overrides,
         imatrix=None if matrix is None else _means(matrix, trial),
-        metadata=() if matrix is None or imatrix is None else _facts(matrix, imatrix),
+        metadata=() if matrix is None else _facts(matrix),
     )
     calls = [replace(call, ftype=number) for _, number in known]
     for name, _ in known:
@@ -240,7 +242,7 @@ def plan(
             if matrix is not None:
                 lacking = lacking_entries(planned, matrix)
                 planned = replace(planned, without_imatrix=lacking)
-            check(planned, header, matrix, imatrix, allow_requantize, told.needs_imatrix)
+            check(planned, header, matrix, allow_requantize, told.needs_imatrix)
         result.append(Planned(header, one, planned, folded))
     return result
 
@@ -295,15 +297,26 @@ def check_overrides(ftype: str, overrides: tuple[tuple[str, int], ...], header: 
             )  # fmt: skip
 
 
+def _matrix(imatrix: str | Path | Imatrix | None, header: Header | None) -> Imatrix | None:
+    """A matrix, read if need be and then checked against the file's lineage."""
+    if imatrix is None or isinstance(imatrix, Imatrix):
+        return imatrix
+    matrix = read_imatrix(imatrix)
+    if header is not None:
+        check_fits(matrix, header)
+    return matrix
+
+
 def _means(matrix: Imatrix, trial: bool) -> dict[str, NDArray[np.float32]]:
     if trial:
         return {"present": np.ones(1, np.float32)}
     return {name: entry.means() for name, entry in matrix.entries.items()}
 
 
-def _facts(matrix: Imatrix, path: str | Path) -> tuple[tuple[str, str | int], ...]:
+def _facts(matrix: Imatrix) -> tuple[tuple[str, str | int], ...]:
     """What llama-quantize writes into the header about an imatrix, without folders."""
-    facts: list[tuple[str, str | int]] = [("quantize.imatrix.file", _plain(str(path)))]
+    name = "" if matrix.path is None else _plain(str(matrix.path))
+    facts: list[tuple[str, str | int]] = [("quantize.imatrix.file", name)]
     if matrix.datasets:
         facts.append(("quantize.imatrix.dataset", _plain(matrix.datasets[0])))
     facts.append(("quantize.imatrix.entries_count", len(matrix.entries)))

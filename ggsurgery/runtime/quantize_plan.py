@@ -178,7 +178,6 @@ def check(
     planned: QuantizeResult,
     header: Header,
     matrix: Imatrix | None,
-    path: str | Path | None,
     allow_requantize: bool,
     needs_imatrix: bool,
 ) -> None:
@@ -189,8 +188,8 @@ def check(
             hint="Make one with: ggsurgery imatrix MODEL OUT --text TEXT, then pass --imatrix OUT.",
         )  # fmt: skip
     check_requantized(planned, header.path, allow_requantize)
-    if matrix is not None and path is not None:
-        check_imatrix(matrix, path, header, planned)
+    if matrix is not None:
+        check_imatrix(matrix, header, planned)
 
 
 def check_requantized(planned: QuantizeResult, file: Path, allow_requantize: bool) -> None:
@@ -211,15 +210,14 @@ def check_requantized(planned: QuantizeResult, file: Path, allow_requantize: boo
         )  # fmt: skip
 
 
-def check_imatrix(
-    matrix: Imatrix, path: str | Path, header: Header, planned: QuantizeResult
-) -> None:
+def check_imatrix(matrix: Imatrix, header: Header, planned: QuantizeResult) -> None:
     """Refuse an importance matrix that was not made of this model.
 
     Raises:
         EngineError: entries for tensors that the model lacks or of another size, or most of
             the layers' weights without an entry.
     """
+    path = matrix.path
     hint = "After surgery let the entries follow the layers: ggsurgery imatrix remap."
     foreign = [n for n in matrix.entries if n not in header.by_name]
     if foreign:
