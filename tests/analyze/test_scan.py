@@ -221,7 +221,7 @@ def test_a_model_that_guesses_is_called_so(tmp_path: Path) -> None:
     arguments = ["scan", str(MODEL), "--metric", f"choices:{tmp_path / 'guess.jsonl'}"]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
-    assert "two standard errors of guessing (0.25)" in result.stderr
+    assert "guessing explains the uncut model's figure (chance 0.25)" in result.stderr
     assert "choices guess" in result.stdout
     assert json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)["guessing"] is True
 
@@ -229,18 +229,19 @@ def test_a_model_that_guesses_is_called_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "stderr", "detail", "guessing"),
     [
-        (0.30, 0.03, {"chance": 0.25}, True),
-        (0.32, 0.03, {"chance": 0.25}, False),
+        (0.30, 0.06, {"chance": 0.25}, True),
+        (0.35, 0.06, {"chance": 0.25}, True),  # Wilson: [0.24, 0.48]
+        (0.38, 0.06, {"chance": 0.25}, False),
         (0.0, None, {"chance": 0.0}, True),
         (0.2, 0.05, {"chance": 0.0}, False),
         (20.0, 1.0, {}, False),
     ],
 )
-def test_guessing_is_within_two_errors_of_chance(
+def test_guessing_is_within_the_interval_of_chance(
     value: float, stderr: float | None, detail: dict[str, float], guessing: bool
 ) -> None:
     base = Measured(value, stderr, (), 60, detail)
-    assert Scan("delete", "x", False, base, (), ()).guessing is guessing
+    assert Scan("delete", "choices:x", False, base, (), ()).guessing is guessing
 
 
 def test_wrong_metric_and_operation(tmp_path: Path) -> None:
