@@ -13,10 +13,10 @@ FILE = click.Path(path_type=Path, readable=False)
 
 
 def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
-    from ..quantize.target import parse_size
-
     if value is None:
         return None
+    from ..quantize.target import parse_size  # numpy and more, which a plain cut does not need
+
     try:
         size = parse_size(value)
     except GGSurgeryError as error:
