@@ -5,10 +5,10 @@ JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 BIN    := $(VENV)/bin
 NATIVE := $(shell find native -type f 2>/dev/null)
 
-.PHONY: help demo test fuzz lint format bench setup native tools clean
+.PHONY: help demo test fuzz kill-test lint format bench setup native tools clean
 
 help:  ## List the targets.
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 # The environment without what only tests need. llama-cpp-python comes as source and builds
 # for three to four minutes; pip keeps the result in its cache.
@@ -31,6 +31,10 @@ demo: $(VENV)/.base  ## Run the main job on a real model: cut, quantize, measure
 
 test: $(VENV)/.dev  ## Set up everything and run the tests.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+kill-test: $(VENV)/.dev  ## End every writing command at many random moments (root, half an hour).
+	GGSURGERY_KILL_ROUNDS=$${GGSURGERY_KILL_ROUNDS:-10} \
+	  GGSURGERY_KILL_SEED=$${GGSURGERY_KILL_SEED:-$$(date +%s)} $(BIN)/python -m pytest tests/kill
 
 fuzz: $(VENV)/.dev  ## Mutate headers for some minutes: no crash, and ggml's verdicts .
 	$(BIN)/python -m tests.fuzz.headers $(FUZZ_ARGS)
