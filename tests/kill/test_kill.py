@@ -40,7 +40,7 @@ COMMANDS = {
     "blend": "blend --weights 0.5,0.5 {in}/a.gguf {in}/b.gguf blend.gguf --force",
     "prune": "prune --sparsity 0.3 {in}/a.gguf prune.gguf --force",
     "quantize": "quantize {in}/a.gguf quantize.gguf --type Q4_K_M --force",
-    "ladder": "quantize {in}/a.gguf --types Q8_0,Q4_K_M --out ladder --force",
+    "ladder": "quantize {in}/a.gguf --types Q8_0,Q4_K_M --out-dir ladder --force",
     "target": "quantize {in}/a.gguf target.gguf --target-bpw 6 --text {text} --force",
     "imatrix": "imatrix {in}/a.gguf i.gguf --text {text} --ctx 64 --chunks 20 --force",
     "remap": "imatrix remap {in}/a.imatrix.gguf m.gguf --uncut {in}/a.gguf --cut {in}/cut.gguf"
