@@ -19,7 +19,7 @@ from ggsurgery.errors import (
     PlanError,
 )
 from ggsurgery.evaluate.perplexity import perplexity_of_file
-from ggsurgery.healing.fit import Method, Settings, heal, heal_again
+from ggsurgery.healing.fit import Fit, Method, Settings, Unseen, heal, heal_again
 from ggsurgery.healing.regression import Regression
 from ggsurgery.healing.sidecar import Sidecar
 from ggsurgery.plan.heal import Cut, cuts_of
@@ -70,7 +70,8 @@ def expected_correction(method: str, cut: Cut, ridge: float, n_ctx: int, n: int)
 )
 def test_fit_against_numpy(method: Method, cut: Cut) -> None:
     settings = Settings(method, tokens=512, ctx=64, ridge=0.05, first=FIRST)
-    found = heal(MODEL, [cut.first, cut.last], read_corpus(SEARCH_TEXT), settings, n_threads=1)
+    text = read_corpus(SEARCH_TEXT)
+    found = heal(MODEL, [cut.first, cut.last], text, settings, n_threads=1, few_tokens=True)
     expected = expected_correction(method, cut, 0.05, 64, 8)
     (array,) = found.sidecar.values()
     assert array.shape == expected.shape
@@ -88,7 +89,8 @@ def test_a_carrier_with_a_separate_scale(tmp_path: Path, method: Method) -> None
     settings = Settings(method, tokens=512, ctx=64, ridge=0.05, first=FIRST)
     healed = []
     for source in (MODEL, scaled):
-        found = heal(source, [4, 5], read_corpus(SEARCH_TEXT), settings, n_threads=1)
+        text = read_corpus(SEARCH_TEXT)
+        found = heal(source, [4, 5], text, settings, n_threads=1, few_tokens=True)
         out = tmp_path / f"{source.stem}-healed.gguf"
         with prepare(found.recipe, [source], given=found.sidecar) as operation:
             operation.write(out)
@@ -145,7 +147,14 @@ def test_two_cuts_are_healed_one_after_the_other() -> None:
 def test_digest_tells_arrays_apart() -> None:
     text = read_corpus(SEARCH_TEXT)
     plans = [
-        heal(MODEL, [4], text, Settings(tokens=256, ctx=64, ridge=ridge), n_threads=1).plan.digest
+        heal(
+            MODEL,
+            [4],
+            text,
+            Settings(tokens=256, ctx=64, ridge=ridge),
+            n_threads=1,
+            few_tokens=True,
+        ).plan.digest
         for ridge in (0.1, 0.1, 0.2)
     ]
     assert plans[0] == plans[1] != plans[2]
@@ -179,7 +188,7 @@ def test_nothing_to_fit_is_said(method: Method, tmp_path: Path) -> None:
     silent.write_bytes(data)
     settings = Settings(method, tokens=128, ctx=64)
     with pytest.raises(EngineError, match=r"layer 3 cannot take over: the states .* are zero"):
-        heal(silent, [4], read_corpus(SEARCH_TEXT), settings, n_threads=1)
+        heal(silent, [4], read_corpus(SEARCH_TEXT), settings, n_threads=1, few_tokens=True)
 
 
 def test_settings_that_cannot_be() -> None:
@@ -234,7 +243,8 @@ def test_replay_of_a_healed_file(tmp_path: Path) -> None:
     text.write_text(read_corpus(SEARCH_TEXT)[:9000])
     run = CliRunner().invoke
     made = run(cli, ["heal", str(MODEL), str(out), "--layer", "2,6-7", "--text", str(text),
-                     "--tokens", "512", "--ctx", "64", "--sidecar", str(side)])  # fmt: skip
+                     "--tokens", "512", "--ctx", "64", "--few-tokens",
+                     "--sidecar", str(side)])  # fmt: skip
     assert made.exit_code == 0, (made.output, made.exception)
     again = ["replay", str(out), str(MODEL)]
     for number, more in enumerate((["--text", str(text)], ["--sidecar", str(side)])):
@@ -258,7 +268,10 @@ def test_replay_of_a_healed_file(tmp_path: Path) -> None:
 
 
 def test_recipe_of_a_healed_cut_is_applied_with_its_sidecar(tmp_path: Path) -> None:
-    found = heal(MODEL, [4], read_corpus(SEARCH_TEXT), Settings(tokens=256, ctx=64), n_threads=1)
+    found = heal(
+        MODEL, [4], read_corpus(SEARCH_TEXT), Settings(tokens=256, ctx=64), n_threads=1,
+        few_tokens=True,
+    )  # fmt: skip
     recipe, side, out = tmp_path / "r.json", tmp_path / "s.npz", tmp_path / "out.gguf"
     recipe.write_text(json.dumps(found.recipe.to_json()))
     found.sidecar.save(side)
@@ -284,7 +297,76 @@ def test_a_step_without_its_arrays_is_refused() -> None:
 def test_threads_do_not_change_the_fit() -> None:
     text = read_corpus(SEARCH_TEXT)
     one, two = (
-        heal(MODEL, [4], text, Settings(tokens=256, ctx=64), n_threads=n).sidecar.digest
+        heal(
+            MODEL, [4], text, Settings(tokens=256, ctx=64), n_threads=n, few_tokens=True
+        ).sidecar.digest
         for n in (1, 2)
     )
     assert one == two
+
+
+def test_the_held_out_residual_is_that_of_a_fit_without_it() -> None:
+    """Float64 numpy: fit on the first windows, residual on the others."""
+    rng = np.random.default_rng(6)
+    shapes = ((8, 5), (8, 4), (8, 4), (8, 4))
+    windows = [tuple(rng.standard_normal(s).astype(np.float32) for s in shapes) for _ in range(5)]
+    sums = Regression(5, 4, first=7.0)
+    for window in windows[:4]:
+        sums.add(*window)
+    found = sums.held_out(windows[4:], 0.1)
+
+    def weights(z: np.ndarray) -> np.ndarray:
+        w = 1 / np.square(z.astype(np.float64)).sum(1)
+        w[0] *= 7
+        return w
+
+    f, r = (np.vstack([w[i] for w in windows[:4]]).astype(np.float64) for i in (0, 1))
+    w = np.concatenate([weights(x[2]) for x in windows[:4]])[:, None]
+    gram = f.T @ (w * f)
+    d = np.linalg.solve(gram + 0.1 * np.trace(gram) / 5 * np.eye(5), f.T @ (w * r))
+    f, r, z, did = (x.astype(np.float64) for x in windows[4])
+    w = weights(z)
+    assert found.n == 8
+    assert found.before == pytest.approx(float((w * np.square(r).sum(1)).sum()), rel=1e-5)
+    assert found.after == pytest.approx(float((w * np.square(r - f @ d).sum(1)).sum()), rel=1e-5)
+    assert found.scale == pytest.approx(float((w * np.square(did).sum(1)).sum()), rel=1e-5)
+    untouched = Regression(5, 4, first=7.0)
+    for window in windows:
+        untouched.add(*window)
+    sums.add(*windows[4])
+    assert (sums.solve(0.1)[0] == untouched.solve(0.1)[0]).all()  # the look changed nothing
+
+
+def test_few_tokens_are_refused_or_seen_through() -> None:
+    """One token a feature: learnt by heart, and worse on what the fit has not seen."""
+    text = read_corpus(SEARCH_TEXT)
+    few = Settings(tokens=256, ctx=64)
+    with pytest.raises(PlanError, match=r"too few tokens .* 256 features.*512 or more, found 256"):
+        heal(MODEL, [4, 5], text, few, n_threads=1)
+    (fit,) = heal(MODEL, [4, 5], text, few, n_threads=1, few_tokens=True).fits
+    assert fit.unseen is not None and fit.unseen.tokens == 64
+    (more,) = heal(MODEL, [4, 5], text, Settings(tokens=4096, ctx=64), n_threads=1).fits
+    assert more.unseen is not None and more.unseen.tokens == 512
+    assert more.unseen.after < more.unseen.before and not more.overfits
+    # the optimism of a fit: what it leaves of seen tokens against what it leaves of others
+    assert fit.unseen.after - fit.after > 2 * (more.unseen.after - more.after) > 0
+    assert Fit(fit.cut, 64, 0.7, 0.1, Unseen(64, 0.7, 0.8)).overfits
+
+
+def test_a_file_that_was_cut_is_not_cut_again_without_a_word(tmp_path: Path) -> None:
+    cut, out = tmp_path / "cut.gguf", tmp_path / "out.gguf"
+    with prepare(Recipe((step("delete", layer="7"),)), [MODEL]) as operation:
+        operation.write(cut)
+    arguments = ["heal", "--layer", "4", "--text", str(SEARCH_TEXT), "--tokens", "1024", "--ctx",
+                 "64", "--threads", "1", str(cut), str(out)]  # fmt: skip
+    refused = CliRunner().invoke(cli, arguments)
+    assert isinstance(refused.exception, PlanError) and not out.exists()
+    assert "cut before" in str(refused.exception) and "delete 7" in str(refused.exception)
+    done = CliRunner().invoke(cli, [*arguments, "--cut-again"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "held-out healed" in done.output
+    swapped = tmp_path / "swapped.gguf"
+    with prepare(Recipe((step("swap", layers="1,2"),)), [MODEL]) as operation:
+        operation.write(swapped)  # lacks no layer
+    text = read_corpus(SEARCH_TEXT)
+    assert heal(swapped, [4], text, Settings(tokens=1024, ctx=64), n_threads=1).fits

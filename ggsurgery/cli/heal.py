@@ -46,6 +46,8 @@ DEFAULT = Settings()
     "--first", default=DEFAULT.first, show_default=True, type=click.FloatRange(0, min_open=True),
     help="How many times the first position of a window counts (the attention sink).",
 )  # fmt: skip
+@click.option("--cut-again", is_flag=True, help="Take a file that was cut before.")
+@click.option("--few-tokens", is_flag=True, help="Fit even on too few tokens for the width.")
 @click.option("--sidecar", type=FILE, help="Write the fitted arrays here too (.npz).")
 @threads_option
 @in_out
@@ -60,6 +62,8 @@ def heal(
     ctx: int,
     ridge: float,
     first: float,
+    cut_again: bool,
+    few_tokens: bool,
     sidecar: Path | None,
     threads: int | None,
 ) -> None:
@@ -80,7 +84,8 @@ def heal(
     with progress_bar("heal", "window") as progress:
         found = worker.run(
             run_heal, source, layers, words, Settings(method, tokens, ctx, ridge, first),
-            n_threads=threads, allow_unknown_arch=options.allow_unknown_arch, progress=progress,
+            n_threads=threads, allow_unknown_arch=options.allow_unknown_arch,
+            cut_again=cut_again, few_tokens=few_tokens, progress=progress,
         )  # fmt: skip
     if sidecar is not None and not options.dry_run:
         found.sidecar.save(sidecar, force=options.force)
@@ -99,10 +104,21 @@ def _show(found: Healed) -> None:
             fit.tokens,
             f"{fit.before:.4f}",
             f"{fit.after:.4f}",
+            *(
+                ("–", "–")
+                if fit.unseen is None
+                else (f"{fit.unseen.before:.4f}", f"{fit.unseen.after:.4f}")
+            ),
         )
         for fit in found.fits
     ]
-    header = ("cut", "carried by", "tokens", "residual bare", "residual healed")
+    header = ("cut", "carried by", "tokens", "residual bare", "residual healed",
+              "held-out bare", "held-out healed")  # fmt: skip
     echo(table(rows, header))
-    note("residuals are shares of what the cut layers and the carrier's feed-forward did, on "
-         "the calibration text; measure perplexity on another one")  # fmt: skip
+    note("residuals are shares of what the cut layers and the carrier's feed-forward did, on the "
+         "calibration text; held-out: its last windows, by a fit without them; measure "
+         "perplexity on another text")  # fmt: skip
+    for fit in found.fits:
+        if fit.overfits:
+            warn(f"cut {fit.cut.first}-{fit.cut.last}: the correction makes tokens that it was not "
+                 "fitted on worse: give more --tokens, or more --ridge")  # fmt: skip

@@ -10,12 +10,23 @@ as much. Unweighted fits can explode.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
+
+
+class HeldOut(NamedTuple):
+    """Σ w‖R − F D‖² of windows that a fit has not seen, and Σ w‖R‖², Σ w‖Z − Y‖² of them."""
+
+    n: int
+    before: float
+    after: float
+    scale: float
 
 
 class Regression:
@@ -42,15 +53,37 @@ class Regression:
             wanted: Z, [tokens, width].
             did: Z − Y, [tokens, width].
         """
-        w = 1.0 / np.maximum(np.square(wanted, dtype=np.float64).sum(axis=1), 1e-30)
-        w[0] *= self.first
-        root = np.sqrt(w).astype(np.float32)[:, None]
+        root = self._weights(wanted)
         f, r = features * root, residual * root
         self._gram += f.T @ f
         self._right += f.T @ r
         self.before += float(np.square(r, dtype=np.float64).sum())
         self.scale += float(np.square(did * root, dtype=np.float64).sum())
         self.n += len(f)
+
+    def _weights(self, wanted: F32) -> F32:
+        """√w of each token, [tokens, 1]."""
+        w = 1.0 / np.maximum(np.square(wanted, dtype=np.float64).sum(axis=1), 1e-30)
+        w[0] *= self.first
+        root: F32 = np.sqrt(w).astype(np.float32)[:, None]
+        return root
+
+    def held_out(self, windows: Sequence[tuple[F32, F32, F32, F32]], ridge: float) -> HeldOut:
+        """What the fit so far leaves of windows that it has not seen.
+
+        Args:
+            windows: features, residual, wanted and did of each, as of `add`.
+        """
+        d = self.solve(ridge)[0]
+        n, before, after, scale = 0, 0.0, 0.0, 0.0
+        for features, residual, wanted, did in windows:
+            root = self._weights(wanted)
+            left = residual - features @ d
+            n += len(features)
+            before += float(np.square(residual * root, dtype=np.float64).sum())
+            after += float(np.square(left * root, dtype=np.float64).sum())
+            scale += float(np.square(did * root, dtype=np.float64).sum())
+        return HeldOut(n, before, after, scale)
 
     @property
     def fits(self) -> bool:
@@ -59,14 +92,16 @@ class Regression:
         return 0 < size < math.inf and bool(np.isfinite(self._right).all())
 
     def solve(self, ridge: float) -> tuple[F64, float]:
-        """D [n_features, width], and Σ w‖R − F D‖² with it. May be called once.
+        """D [n_features, width], and Σ w‖R − F D‖² with it.
 
         Only where it `fits`.
         """
         gram, right = self._gram, self._right
         load = ridge * float(np.trace(gram)) / len(gram)
+        diagonal = gram.diagonal().copy()
         gram.flat[:: len(gram) + 1] += load  # in place: the matrix is the largest thing here
         d = np.asarray(np.linalg.solve(gram, right), np.float64)
+        gram.flat[:: len(gram) + 1] = diagonal
         # (G + λ) D = right, so Σ w‖R − F D‖² needs no product with G again
         after = self.before - float((d * right).sum()) - load * float(np.square(d).sum())
         return d, max(0.0, after)

@@ -184,7 +184,7 @@ def test_prune_by_wanda_refuses_what_would_have_to_follow(
 def test_a_recipe_is_refused_as_the_command_is(model: Path, ours: Path, tmp_path: Path) -> None:
     swapped = operated(model, tmp_path, *LINEAGES["swap"][0])
     recipe = tmp_path / "r.yaml"
-    recipe.write_text(f"steps:\n  - prune: {{sparsity: 0.5, score: wanda, imatrix: {ours}}}\n")
+    recipe.write_text(f"operations:\n  - prune: {{sparsity: 0.5, score: wanda, imatrix: {ours}}}\n")
     refused = run("apply", recipe, swapped, tmp_path / "o.gguf")
     assert isinstance(refused.exception, PlanError), refused.output
     assert "imatrix remap" in str(refused.exception)
@@ -199,7 +199,7 @@ def test_collected_and_remapped_matrices_keep_their_trace(model: Path, tmp_path:
         done = run("imatrix", source, out, "--text", text, "--ctx", 64, "--chunks", 2)
         assert done.exit_code == 0, (done.output, done.exception)
     assert recorded(read_imatrix(base)) == ()
-    assert [r.describe() for r, _ in recorded(read_imatrix(of_cut)) or ()] == ["swap 1, 3"]
+    assert [r.describe() for r, _ in recorded(read_imatrix(of_cut)) or ()] == ["swap 1,3"]
     with Source(swapped) as source:
         assert read_imatrix(of_cut).metadata[MODEL].value == source.checksum()
     out = tmp_path / "q.gguf"
