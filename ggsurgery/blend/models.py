@@ -59,6 +59,8 @@ def _check_layers(first: Header, other: Header, used: Collection[int]) -> None:
             shapes.setdefault(suffix, set()).add(tensor.shape)
     for index in sorted(used):
         for suffix, tensor in other.layer_tensors(index).items():
+            if suffix not in shapes and _optional(other, tensor.name):
+                continue
             if tensor.shape not in shapes.get(suffix, ()):
                 known = sorted(map(list, shapes.get(suffix, ())))
                 raise ArchitectureError(

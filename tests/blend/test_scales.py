@@ -236,6 +236,21 @@ def test_any_other_missing_tensor_is_refused_in_both_orders(tmp_path: Path, orde
 
 
 @pytest.mark.parametrize("turned", [False, True])
+def test_blends_of_some_layers(tmp_path: Path, turned: bool) -> None:
+    """Scales and biases of one model alone, in either order, where only layers are blended."""
+    scaled = with_scales(with_biases(model(), 1), {1: 0.5, 2: 4.0})
+    with_them = write(tmp_path / "a.gguf", scaled)
+    without = write(tmp_path / "b.gguf", model(1))
+    files = [without, with_them] if turned else [with_them, without]
+    weights = "0.25,0.75" if turned else "0.75,0.25"
+    call("blend", "--layers", "1-2", "--weights", weights, *files, tmp_path / "out.gguf")
+    found, a, b = read(tmp_path / "out.gguf"), folded(scaled), model(1)
+    for name in [n for n in a if n.startswith(("blk.1.", "blk.2."))]:
+        exact = 0.75 * a[name].astype(np.float64) + 0.25 * b.get(name, np.zeros(1))
+        np.testing.assert_allclose(found[name], exact, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("turned", [False, True])
 def test_blends_of_a_model_with_biases_and_one_without(tmp_path: Path, turned: bool) -> None:
     a = {**with_biases(model(), 1), "output_norm.bias": np.ones(64, np.float32)}
     with_them = write(tmp_path / "a.gguf", a)
