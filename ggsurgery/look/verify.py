@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..arch import Finding, rules_for
-from ..errors import ArchitectureError
+from ..errors import ArchitectureError, FormatError
 from ..ggufio.purpose import MODEL, OTHER, VOCABULARY, purpose
 from ..ggufio.types import Header
 from .entry_types import entry_type_findings
@@ -39,7 +39,12 @@ def verify(header: Header) -> list[Finding]:
     ]
     kind = purpose(header)
     if kind is MODEL:
-        found += _layers(header)
+        try:
+            found += _layers(header)
+        except FormatError as error:  # an entry that the layers are read by has no usable value
+            where = error.tensor or "metadata"
+            if where not in [f.where for f in found if f.severity == "error"]:
+                found.append(Finding("error", where, str(error), ""))
     elif kind is OTHER:
         found.append(_UNKNOWN_PURPOSE)
     if kind in (MODEL, VOCABULARY):

@@ -6,6 +6,9 @@ import pytest
 from gguf.constants import GGUFValueType as V
 
 from ggsurgery.ggufio.header import read_header
+from ggsurgery.ggufio.reader import Source
+from ggsurgery.ggufio.types import Value
+from ggsurgery.ggufio.writer import encode_header
 from ggsurgery.runtime import worker
 from ggsurgery.runtime.engine import Engine
 
@@ -96,3 +99,14 @@ def test_values_that_do_not_fit(tmp_path, model, arguments, message):
 def test_the_type_of_an_unknown_key_is_named(tmp_path, model, arguments, message):
     said = call("meta", "set", *arguments, model, tmp_path / "out.gguf")
     assert message in said.err
+
+
+def test_verify_lists_a_wrong_type_of_the_layer_count(tmp_path, model):
+    with Source(model) as source:
+        header = source.header
+        entries = dict(header.metadata) | {"qwen3.block_count": Value.of(2.0, V.FLOAT32)}
+        data = model.read_bytes()[header.data_offset[0] :]
+    path = tmp_path / "a.gguf"
+    path.write_bytes(encode_header(entries, header.tensors, "<", 32) + data)
+    found = call("verify", path, code=1).out
+    assert "error: qwen3.block_count: has the type float32, expected uint32" in found
