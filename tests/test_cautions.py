@@ -54,10 +54,8 @@ def test_faults_of_an_output_are_warned_of(faulty, monkeypatch, words):
 def test_what_a_method_proposed_is_checked_like_an_operation(faulty, monkeypatch, capsys):
     """The last step of laco, heal and prune-depth."""
     monkeypatch.chdir(faulty.parent)
-    options = Options(
-        dry_run=False, as_json=False, force=False, name=None, sync=False, drop_mtp=True,
-        full_checksum=False, allow_unknown_arch=False,
-    )  # fmt: skip
+    given = dict.fromkeys(Options.__dataclass_fields__)
+    options = Options(**(given | {"drop_mtp": True}))  # type: ignore[arg-type]
     recipe = Recipe((step("delete", layer="1"),))
     write_recipe(recipe, faulty, Path("out.gguf"), options, figures={})
     said = capsys.readouterr().err
