@@ -25,6 +25,8 @@ Kind = Callable[[Any], T]
 
 #: How infinities and not-a-number are written, for which JSON has no form.
 _NOT_FINITE = ("nan", "inf", "-inf")
+#: Below this a number can be computed with: squared and summed without overflow.
+FINITE = 1e100
 
 
 class FieldError(FormatError):
@@ -91,6 +93,14 @@ def number(value: Any) -> float:
         return float(value)
     except OverflowError:
         raise FieldError("a number", kind_of(value)) from None
+
+
+def finite(value: Any) -> float:
+    """A number whose square is one too."""
+    found = number(value)
+    if not abs(found) < FINITE:
+        raise FieldError("a finite number", kind_of(value))
+    return found
 
 
 def whole(value: Any) -> int:

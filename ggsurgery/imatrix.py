@@ -24,10 +24,13 @@ from .ggufio.atomic import atomic_path, check_output
 from .ggufio.reader import Source
 from .ggufio.types import TensorInfo, Value
 from .ggufio.writer import encode_header, padded
-from .system_errors import reading, unreadable
+from .system_errors import unreadable
+from .textfile import read_bytes
 
 F32 = NDArray[np.float32]
 ALIGNMENT = 32
+#: Bytes of the older form; that of a mixture of 256 experts has some 2^30.
+MAX_LEGACY = 2**32
 SUMS, COUNTS = ".in_sum2", ".counts"
 
 
@@ -100,12 +103,17 @@ def read_imatrix(path: str | Path) -> Imatrix:
         own = {k: v for k, v in header.metadata.items() if not k.startswith("imatrix.")}
         return Imatrix(
             entries,
-            tuple(get("imatrix.datasets") or ()),
-            int(get("imatrix.chunk_count") or 0),
-            int(get("imatrix.chunk_size") or 0),
+            _names(get("imatrix.datasets")),
+            header.number("imatrix.chunk_count") or 0,
+            header.number("imatrix.chunk_size") or 0,
             metadata=own,
             path=path,
         )
+
+
+def _names(found: Any) -> tuple[str, ...]:
+    """The entry's texts, if it is a list of such."""
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _entry(source: Source, sums: TensorInfo, name: str) -> Entry:
@@ -154,8 +162,7 @@ def _check_values(entry: Entry, name: str, path: Path) -> None:
 
 
 def _read_legacy(path: Path) -> Imatrix:
-    with reading(path):
-        data = memoryview(path.read_bytes())
+    data = memoryview(read_bytes(path, MAX_LEGACY))
     at = 0
 
     def take(code: str) -> Any:

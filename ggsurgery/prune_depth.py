@@ -201,7 +201,7 @@ class _Table:
 
     def figure(self, cut: tuple[int, ...]) -> float:
         plan = self.plan(tuple(sorted(cut)))
-        known = None if self.book is None else self.book.results.get(plan.digest)
+        known = None if self.book is None else self.book.entry(plan.digest, "value")
         if known is None:
             measured = self.measurer.measure(plan)
             known = {"digest": plan.digest, "cut": sorted(cut), "value": measured.value,

@@ -79,11 +79,4 @@ def short(value: Value | None, limit: int = 60) -> str | None:
     """A value in one line; long arrays with their length instead of all their items."""
     if value is None:
         return None
-    if value.item_type is not None:
-        count = len(value)
-        items = ", ".join(str(v) for v in (value.value if count <= 4096 else []))
-        if items and len(items) <= limit:
-            return f"[{items}]"
-        return f"{value.item_type.name.lower()} × {count}"
-    text = str(value.value).replace("\n", "\\n")
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return value.preview(limit).replace("\n", "\\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -31,16 +32,20 @@ def read_bytes(path: str | Path, limit: int = MAX_TEXT) -> bytes:
     Raises:
         FormatError: it cannot be read, is a device, or is longer than `limit` bytes.
     """
-    parts, length = [], 0
     try:
         with _open(path) as stream:
-            while part := stream.read(min(_STEP, limit + 1 - length)):
-                parts.append(part)
-                length += len(part)
-                if length > limit:
-                    raise _too_long(path, limit)
+            return _all(stream, path, limit)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _all(stream: BinaryIO, path: str | Path, limit: int) -> bytes:
+    parts, length = [], 0
+    while part := stream.read(min(_STEP, limit + 1 - length)):
+        parts.append(part)
+        length += len(part)
+        if length > limit:
+            raise _too_long(path, limit)
     return b"".join(parts)
 
 
@@ -50,16 +55,25 @@ def read_text(path: str | Path, limit: int = MAX_TEXT) -> str:
     Raises:
         FormatError: see `read_bytes`; or it is not UTF-8.
     """
-    return _decoded(path, limit).removeprefix("\ufeff")
+    return _decoded(read_bytes(path, limit), path).removeprefix("\ufeff")
 
 
-def _decoded(path: str | Path, limit: int) -> str:
+def read_stdin(limit: int = MAX_TEXT) -> str:
+    """The UTF-8 text that comes in.
+
+    Raises:
+        FormatError: it is longer than `limit` bytes, or not UTF-8.
+    """
+    return _decoded(_all(sys.stdin.buffer, "standard input", limit), "standard input")
+
+
+def _decoded(data: bytes, path: str | Path) -> str:
     try:
-        return read_bytes(path, limit).decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(
-            "not a UTF-8 text", file=path, found=f"byte {error.object[error.start]:#x} at "
-            f"{error.start}", hint="Convert it with: iconv -t utf-8",
+            "not a UTF-8 text", file=path, found=f"byte {data[error.start]:#x} at {error.start}",
+            hint="Convert it with: iconv -t utf-8",
         ) from error  # fmt: skip
 
 
@@ -71,7 +85,7 @@ def read_corpus(path: str | Path) -> str:
     Raises:
         FormatError: see `read_text`.
     """
-    return _decoded(path, MAX_TEXT).removesuffix("\n")
+    return _decoded(read_bytes(path), path).removesuffix("\n")
 
 
 def lines(path: str | Path, limit: int = MAX_TEXT) -> Iterator[tuple[int, bytes]]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, OutputError
+from ..fields import FieldError, Fields, Kind, dict_of, list_of, number, text, whole
+from ..textfile import lines
 
 #: What the keys of a subject are called where two of them differ.
 TOPICS = {
@@ -20,6 +22,19 @@ TOPICS = {
     "source": "source file",
     "questions": "set of questions",
     "what": "kind of work",
+}
+
+
+#: What the fields of an entry hold, whatever was measured.
+KINDS: Mapping[str, Kind[Any]] = {
+    **dict.fromkeys(
+        ("value", "stderr", "difference", "difference_stderr", "difference_p", "seconds"), number
+    ),
+    **dict.fromkeys(("items", "values"), list_of(number)),
+    **dict.fromkeys(("label", "error"), text),
+    "n": whole,
+    "cut": list_of(whole),
+    "detail": dict_of(lambda value: None if value is None else number(value)),
 }
 
 
@@ -44,9 +59,9 @@ class Journal:
             self._append({"subject": subject})
 
     def _read(self, subject: dict[str, Any]) -> None:
-        lines = self._lines()
-        first = next(lines, None)
-        if first is None or not isinstance(first.get("subject"), dict):
+        entries = self._lines()
+        _, first = next(entries, (0, {}))
+        if not isinstance(first.get("subject"), dict):
             raise FormatError(
                 "not a journal of measurements", file=self.path,
                 hint="Name another file; this one is left as it is.",
@@ -60,22 +75,54 @@ class Journal:
                     found=first["subject"].get(key),
                     hint="Continue it with the same model, text and settings, or name a new one.",
                 )  # fmt: skip
-        for entry in lines:
+        for at, entry in entries:
             if "started" in entry:
-                self.unfinished[entry["started"]] = entry
+                found = self._checked(at, entry, {"started": text, "label": text})
+                self.unfinished[found["started"]] = found
             elif "digest" in entry:
-                self.results[entry["digest"]] = entry
-                self.unfinished.pop(entry["digest"], None)
+                found = self._checked(at, entry, {"digest": text})
+                self.results[found["digest"]] = found
+                self.unfinished.pop(found["digest"], None)
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for at, line in lines(self.path):
             if line.strip():
                 try:
-                    entry = json.loads(line)
-                except ValueError:  # a process died while it wrote: that result is measured again
-                    continue
+                    entry = json.loads(line.decode("utf-8", "replace"))
+                except (ValueError, RecursionError):  # a process died while it wrote
+                    continue  # that result is measured again
                 if isinstance(entry, dict):
-                    yield entry
+                    yield at, entry
+
+    def _checked(
+        self, at: int, entry: dict[str, Any], needed: Mapping[str, Kind[Any]]
+    ) -> dict[str, Any]:
+        """An entry whose known fields have their types."""
+        fields = Fields(entry)
+        try:
+            read = {key: fields.get(key, kind) for key, kind in needed.items()}
+            more = {k: fields.get_or(k, kind, None) for k, kind in KINDS.items() if k in entry}
+        except FieldError as error:
+            raise FormatError(
+                f"line {at}: {error.problem}", file=self.path, expected=error.expected,
+                found=error.found, hint="Delete that line, and it is measured again.",
+            ) from None  # fmt: skip
+        return {**entry, **more, **read}
+
+    def entry(self, digest: str, *needed: str) -> dict[str, Any] | None:
+        """The result of a candidate, None if there is none.
+
+        Raises:
+            FormatError: it lacks a field that is needed.
+        """
+        found = self.results.get(digest)
+        missing = [k for k in needed if found is not None and found.get(k) is None]
+        if missing:
+            raise FormatError(
+                f"result {digest}: field {missing[0]} is missing", file=self.path,
+                hint="Delete its line, and it is measured again.",
+            )  # fmt: skip
+        return found
 
     def started(self, digest: str, label: str) -> None:
         self._append({"started": digest, "label": label})

@@ -38,8 +38,7 @@ from ..evaluate.suite.run import N_CTX, run_suite
 from ..plan.types import Plan
 from ..runtime.engine import Engine
 from ..runtime.nonfinite import not_finite
-from ..system_errors import unreadable
-from ..textfile import read_corpus
+from ..textfile import read_bytes, read_corpus
 from .divergence import Reference
 from .session import CACHE_BYTES, Candidates, Route
 from .windows import Windows
@@ -111,10 +110,7 @@ class Setup:
 
 
 def _content(path: Path) -> str:
-    try:
-        return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise unreadable(error, path) from error
+    return "sha256:" + hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError, GGSurgeryError, InputError, OutputError
+from ..errors import EngineError, FormatError, GGSurgeryError, InputError, OutputError
 from ..evaluate.statistics import Interval
+from ..fields import FieldError, Fields, list_of, mapping, number, text, whole
 from ..ggufio.reader import Source
 from ..plan.recipe import Recipe
 from ..plan.types import Plan
@@ -63,22 +64,39 @@ class Trial:
         }
 
     @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> Trial:
+    def from_json(cls, entry: dict[str, Any], where: str | Path = "trial") -> Trial:
+        """The inverse of `to_json`.
+
+        Raises:
+            FormatError: a field is missing or of the wrong type.
+        """
+        try:
+            return cls._read(Fields(entry), where)
+        except FieldError as error:
+            raise FormatError(
+                f"result {entry.get('digest', '')}: {error.problem}", file=where,
+                expected=error.expected, found=error.found,
+                hint="Delete its line, and it is measured again.",
+            ) from None  # fmt: skip
+
+    @classmethod
+    def _read(cls, entry: Fields, where: str | Path) -> Trial:
         measured = difference = None
-        if entry.get("value") is not None:
+        value, change = (entry.get_or(k, number, None) for k in ("value", "difference"))
+        if value is not None:
             measured = Measured(
-                float(entry["value"]), entry["stderr"], tuple(entry["items"]), int(entry["n"]),
-                entry.get("detail", {}),
+                value, entry.get_or("stderr", number, None), entry.get("items", list_of(number)),
+                entry.get("n", whole), entry.get_or("detail", mapping, {}),
             )  # fmt: skip
-        if entry.get("difference") is not None:
-            ends = entry.get("difference_interval")
+        if change is not None:
             difference = Difference(
-                float(entry["difference"]), entry["difference_stderr"], entry.get("difference_p"),
-                None if ends is None else Interval(**ends),
+                change, entry.get_or("difference_stderr", number, None),
+                entry.get_or("difference_p", number, None),
+                entry.get_or("difference_interval", Interval.from_json, None),
             )  # fmt: skip
         return cls(
-            Recipe.from_json(entry["recipe"]), entry["digest"], measured, difference,
-            float(entry["seconds"]), entry.get("error"),
+            Recipe.from_json(entry.get("recipe", mapping), where), entry.get("digest", text),
+            measured, difference, entry.get("seconds", number), entry.get_or("error", text, None),
         )  # fmt: skip
 
 
@@ -136,14 +154,18 @@ def measure_all(
                 book.finished(
                     Trial(recipe, entry["started"], None, None, 0.0, str(error)).to_json()
                 )
-    base = Trial.from_json(book.results[BASE]).measured
-    assert base is not None
+    base = Trial.from_json(book.results[BASE], book.path).measured
+    if base is None:
+        raise FormatError(
+            "the uncut model's own result has no value", file=book.path,
+            hint="Delete its line, and it is measured again.",
+        )  # fmt: skip
     if not math.isfinite(base.value):  # in a journal of an earlier version
         raise GGSurgeryError(
             "the uncut model gives no numbers (NaN or infinity), so nothing can be compared",
             file=setup.path, found=base.value, hint="Find the layer with: ggsurgery perplexity",
         )  # fmt: skip
-    return base, [Trial.from_json(book.results[k]) for k in keys]
+    return base, [Trial.from_json(book.results[k], book.path) for k in keys]
 
 
 def key_of(setup: Setup, recipe: Recipe) -> str:

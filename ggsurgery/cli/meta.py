@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..ggufio.header import read_header
 from ..ggufio.key_types import type_text
 from ..plan.recipe import step
 from ..report_plan import short
+from ..textfile import read_stdin, read_text
 from ._files import FILE
 from ._output import echo, echo_exact, json_option, print_json, table
 from ._surgery import Options, in_out, operate, surgery_options
@@ -163,14 +163,10 @@ def drop_tensor(options: Options, tensor: str, source: Path, out: Path) -> None:
 
 
 def _value(text: str, is_json: bool) -> Any:
-    where = text
-    try:
-        if text == "-":
-            text = sys.stdin.buffer.read().decode("utf-8")
-        elif text.startswith("@"):
-            text = Path(text[1:]).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise PlanError("the value is not UTF-8 text", file=where.lstrip("@")) from None
+    if text == "-":
+        text = read_stdin()
+    elif text.startswith("@"):
+        text = read_text(text[1:])
     if not is_json:
         return text
     try:

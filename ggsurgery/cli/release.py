@@ -9,7 +9,8 @@ import click
 
 from .. import cautions
 from ..errors import FormatError
-from ..evaluate.results import Results, load_results, merge_results, read_json
+from ..evaluate.results import Results, load_results, merge_results
+from ..fields import read_json
 from ..release.bundle import Bundle, build_bundle, check_folder
 from ..release.collapse import is_laco
 from ..release.licence import licence_of

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from ..errors import FormatError
-from ..evaluate.results import Results, load_with_base, merge_results, read_json
-from ..report.compute import compute_report, is_scan
+from ..evaluate.results import Results, load_with_base, merge_results
+from ..fields import read_json
+from ..report.compute import compute_report, is_scan, scan_series
 from ..report.html import render_html
 from ..report.markdown import render_markdown
 from ._evaluate import save_text
@@ -41,6 +42,10 @@ def report(results: tuple[Path, ...], out: Path, title: str, force: bool) -> Non
     for path in results:
         document = read_json(path)
         if is_scan(document):
+            try:
+                scan_series(document)
+            except FormatError as error:
+                raise error.at(file=path) from None
             scans.append(document)
         else:
             found += load_with_base(path)

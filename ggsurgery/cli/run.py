@@ -10,10 +10,11 @@ import click
 
 from .. import cautions
 from ..errors import GGSurgeryError
-from ..evaluate.results import Results, read_json
+from ..evaluate.results import Results
 from ..evaluate.score import Score
 from ..ggufio.header import read_header
 from ..pipeline.run import Event, Pipeline, Planned
+from ..pipeline.saying import read_said
 from ._files import FILE
 from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import Bar
@@ -220,7 +221,7 @@ def _say_more(pipeline: Pipeline) -> None:
         if results is not None and results.verdict:
             echo(f"\n{Path(results.model.file).name}: {results.verdict}")
     if places.said.is_file():
-        said = read_json(places.said)
+        said = read_said(places.said)
         answer = " ".join(str(said["text"]).split())
         echo(f"\n{said['file']} was asked: {said['question']}\n  {answer}")
     echo("\nNext:")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,10 @@ from ..chat.lint import Report, lint
 from ..chat.render import TemplateError, compile_template, render
 from ..chat.vocabulary import Vocabulary, chat_template, template_names
 from ..errors import FormatError
+from ..fields import read_json
 from ..ggufio.header import read_header
 from ..plan.recipe import step
+from ..textfile import MAX_SMALL, read_text
 from ._files import FILE
 from ._output import echo, echo_exact, json_option, note, print_json, table, warn
 from ._surgery import Options, in_out, operate, surgery_options
@@ -210,6 +211,8 @@ def _show(report: Report) -> None:
 
 
 def _is_gguf(file: Path) -> bool:
+    if file.exists() and not file.is_file():  # what is read of a pipe is gone
+        return False
     try:
         with file.open("rb") as stream:
             return stream.read(4) == b"GGUF"
@@ -218,12 +221,7 @@ def _is_gguf(file: Path) -> bool:
 
 
 def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")  # a byte order mark is no part of a prompt
-    except OSError as error:
-        raise FormatError(error.strerror or "cannot be read", file=file) from None
-    except UnicodeDecodeError:
-        raise FormatError("not UTF-8 text", file=file, expected="a Jinja template") from None
+    return read_text(file, MAX_SMALL)
 
 
 @contextmanager
@@ -256,10 +254,7 @@ def _load(file: Path, name: str | None) -> tuple[str, Vocabulary | None]:
 
 
 def _json_list(file: Path) -> list[dict[str, Any]]:
-    try:
-        found = json.loads(_read(file))
-    except json.JSONDecodeError as error:
-        raise FormatError(f"no valid JSON: {error}", file=file) from None
+    found = read_json(file)
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         raise FormatError("not a list of objects", file=file, expected='[{"role": …}]')
     return found

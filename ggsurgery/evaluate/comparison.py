@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import GGSurgeryError
+from ..fields import FINITE
 from . import statistics
 from .metrics import Direction
 from .score import Score
@@ -114,6 +115,8 @@ def compare(base: Score, other: Score, *, seed: int = 0) -> Comparison:
             hint="Measure both on the same data with the same settings",
         )
     a, b = align(base, other)
+    if not (_computable(base.metric, a) and _computable(base.metric, b)):
+        a, b = (), ()
     values = base.value, other.value
     if base.ids and a and len(a) < max(len(base.items), len(other.items)):
         values = math.fsum(a) / len(a), math.fsum(b) / len(b)  # of the shared questions
@@ -139,6 +142,12 @@ def compare(base: Score, other: Score, *, seed: int = 0) -> Comparison:
             base.value * math.expm1(interval.low), base.value * math.expm1(interval.high)
         )
     return Comparison(**shared, interval=interval, p_value=p_value, test=test, n=len(a))
+
+
+def _computable(metric: str, items: Sequence[float]) -> bool:
+    """Whether a bootstrap of the items is a number; nats go through an exponential."""
+    bound = 500.0 if metric == "perplexity" else FINITE
+    return all(abs(v) < bound for v in items)
 
 
 def align(base: Score, other: Score) -> tuple[tuple[float, ...], tuple[float, ...]]:

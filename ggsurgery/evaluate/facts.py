@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gguf import LlamaFileType
 
+from ..fields import Fields, text, whole
 from ..ggufio.reader import Source
 
 
@@ -30,6 +32,16 @@ class ModelFacts:
     quantization: str | None = None
     checksum: str | None = None
 
+    @classmethod
+    def from_json(cls, data: Any) -> ModelFacts:
+        """The inverse of `asdict`.
+
+        Raises:
+            FieldError: a field is missing or of the wrong type.
+        """
+        fields = Fields(data)
+        return cls(fields.get("name", text), fields.get("file", text), **read_facts(fields.data))
+
     @property
     def bits_per_weight(self) -> float | None:
         if not self.bytes or not self.parameters:
@@ -51,6 +63,19 @@ class ModelFacts:
         """With what the other knows where this knows nothing."""
         gaps = {k: getattr(other, k) for k, v in asdict(self).items() if v is None}
         return replace(self, **gaps)
+
+
+def read_facts(data: Any) -> dict[str, Any]:
+    """What results tell of a file beside its name; what they do not tell is None.
+
+    Raises:
+        FieldError: an entry is of the wrong type.
+    """
+    fields = Fields(data)
+    return {
+        **{k: fields.get_or(k, whole, None) for k in ("bytes", "layers", "parameters")},
+        **{k: fields.get_or(k, text, None) for k in ("quantization", "checksum")},
+    }
 
 
 def model_facts(path: str | Path, name: str | None = None) -> ModelFacts:

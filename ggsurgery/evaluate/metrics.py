@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..fields import FieldError, kind_of
+
 Direction = Literal["lower", "higher"]
 
 #: `share`: a fraction of n right answers, in [0, 1], so that its interval is Wilson's.
@@ -99,11 +101,11 @@ def as_direction(value: Any) -> Direction | None:
     """A direction from a result file.
 
     Raises:
-        ValueError: neither direction.
+        FieldError: neither direction.
     """
     if value is None:
         return None
     for direction in get_args(Direction):
         if value == direction:
             return direction  # type: ignore[no-any-return]
-    raise ValueError(f"direction {value!r}")
+    raise FieldError(" or ".join(get_args(Direction)), kind_of(value))

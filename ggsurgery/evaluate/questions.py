@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
+from ..fields import kind_of
+from ..textfile import lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +37,19 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         FormatError: a line is not a JSON object, or the file is not UTF-8.
     """
-    with Path(path).open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            if not raw.strip():
-                continue
-            try:
-                value = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-                json.dumps(value, ensure_ascii=False).encode()  # half a pair: \ud800
-            except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a huge number
-                raise FormatError(f"line {number} is not JSON: {error}", file=path) from error
-            if not isinstance(value, dict):
-                raise FormatError(
-                    f"line {number}", file=path, expected="a JSON object", found=_kind(value)
-                )
-            yield number, value
+    for number, raw in lines(path):
+        if not raw.strip():
+            continue
+        try:
+            value = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+            json.dumps(value, ensure_ascii=False).encode()  # half a pair: \ud800
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a huge number
+            raise FormatError(f"line {number} is not JSON: {error}", file=path) from error
+        if not isinstance(value, dict):
+            raise FormatError(
+                f"line {number}", file=path, expected="a JSON object", found=kind_of(value)
+            )
+        yield number, value
 
 
 def load_questions(path: str | Path, *, limit: int | None = None) -> list[Question]:
@@ -94,7 +95,7 @@ class _Line:
     def text(self, field: str) -> str:
         value = self.item.get(field)
         if not isinstance(value, str) or not value.strip():
-            raise self.wrong(field, "a text", _kind(value))
+            raise self.wrong(field, "a text", kind_of(value))
         return value
 
 
@@ -105,32 +106,22 @@ def _question(line: _Line) -> Question:
     if "passage" in item:
         answer = item.get("answer")
         if not isinstance(answer, bool):
-            raise line.wrong("answer", "true or false", _kind(answer))
+            raise line.wrong("answer", "true or false", kind_of(answer))
         query, passage = line.text("question"), line.text("passage")
         return Question(name, query, ("no", "yes"), int(answer), subject, passage)
     query = line.text("query")
     choices = item.get("choices")
     if not isinstance(choices, list) or len(choices) < 2:
-        raise line.wrong("choices", "a list of at least 2 texts", _kind(choices))
+        raise line.wrong("choices", "a list of at least 2 texts", kind_of(choices))
     for i, choice in enumerate(choices):
         if not isinstance(choice, str) or not choice:
-            raise line.wrong(f"choices[{i}]", "a text", _kind(choice))
+            raise line.wrong(f"choices[{i}]", "a text", kind_of(choice))
     answer = item.get("answer")
     if not isinstance(answer, int) or isinstance(answer, bool):
-        raise line.wrong("answer", "a 0-based index", _kind(answer))
+        raise line.wrong("answer", "a 0-based index", kind_of(answer))
     if not 0 <= answer < len(choices):
         raise line.wrong("answer", f"0 to {len(choices) - 1}", answer)
     return Question(name, query, tuple(choices), answer, subject)
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, str) and not value.strip():
-        return "an empty text"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    return json.dumps(value)[:60]
 
 
 @dataclass(frozen=True, slots=True)

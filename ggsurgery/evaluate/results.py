@@ -9,7 +9,6 @@ lm-evaluation-harness's own result files are read as well.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
+from ..fields import FieldError, Fields, dict_of, list_of, mapping, number, read_json, text, whole
 from .facts import ModelFacts
 from .metrics import OF_LM_EVAL, Direction
 from .score import FACTS, Score
@@ -24,7 +24,6 @@ from .suite.result import SurgeryScore
 
 FORMAT = "results"
 VERSION = 1
-_MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,27 +86,12 @@ def load_with_base(path: str | Path) -> list[Results]:
     return [_own(base, path), *found] if base else found
 
 
-def read_json(path: str | Path) -> Any:
-    """A JSON document of reasonable size.
-
-    Raises:
-        FormatError: too large, or not JSON.
-    """
-    file = Path(path)
-    size = file.stat().st_size
-    if size > _MAX_BYTES:
-        raise FormatError(
-            "too large for a result file", file=path, expected=f"≤ {_MAX_BYTES}", found=size
-        )
-    try:
-        return json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"not JSON: {error}", file=path) from error
-
-
 def _own(document: Any, path: str | Path) -> Results:
     if isinstance(document, dict) and "metric" in document:  # a bare score, as --json prints it
-        score = Score.from_json(document, file=path)
+        try:
+            score = Score.from_json(document)
+        except FieldError as error:
+            raise error.at(file=path) from None
         return Results(_facts(score, path), (score,))
     if not isinstance(document, dict) or document.get("ggsurgery") != FORMAT:
         raise FormatError(
@@ -121,41 +105,68 @@ def _own(document: Any, path: str | Path) -> Results:
             found=document.get("version"),
         )  # fmt: skip
     try:
-        facts = document["model"]
-        model = ModelFacts(**{k: facts.get(k) for k in ModelFacts.__dataclass_fields__})
-        suite = document.get("suite")
-        return Results(
-            model=model,
-            scores=tuple(Score.from_json(s, file=path) for s in document["scores"]),
-            suite=None if suite is None else SurgeryScore.from_json(suite),
-            comparisons=tuple(document.get("comparisons", ())),
-            controls=tuple(document.get("controls", ())),
-            verdict=document.get("verdict"),
-            baseline=document.get("baseline"),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(
-            f"result file is damaged: {type(error).__name__} at {error}", file=path
-        ) from error
+        return _results(Fields(document))
+    except FieldError as error:
+        raise error.at(file=path) from None
+
+
+def _results(document: Fields) -> Results:
+    return Results(
+        model=document.get("model", ModelFacts.from_json),
+        scores=document.get("scores", list_of(Score.from_json)),
+        suite=document.get_or("suite", SurgeryScore.from_json, None),
+        comparisons=document.get_or("comparisons", list_of(_comparison), ()),
+        controls=document.get_or("controls", list_of(_control), ()),
+        verdict=document.get_or("verdict", text, None),
+        baseline=document.get_or("baseline", text, None),
+    )
+
+
+def _comparison(data: Any) -> Mapping[str, Any]:
+    """What `Comparison.to_json` wrote, as far as it is read again."""
+    fields = Fields(data)
+    for name in ("label", "verdict"):
+        fields.get(name, text)
+    return fields.data
+
+
+def _control(data: Any) -> Mapping[str, Any]:
+    """What `controls.Outcome.to_json` wrote, with nothing missing."""
+    fields = Fields(data)
+    interval = fields.get_or("interval", Fields, None)
+    return {
+        **{k: fields.get(k, text) for k in ("name", "kind", "verdict")},
+        "layers": list(fields.get_or("layers", list_of(whole), ())),
+        "type": fields.get_or("type", text, None),
+        **{k: fields.get_or(k, whole, None) for k in ("bytes", "n")},
+        **{k: fields.get_or(k, number, None)
+           for k in ("score", "difference", "p_value", "p_corrected")},
+        "interval": None if interval is None else {
+            k: interval.get(k, number) for k in ("low", "high")
+        },
+    }  # fmt: skip
 
 
 def _lm_eval(document: Mapping[str, Any], path: str | Path) -> Results:
     """lm-evaluation-harness's results JSON."""
+    fields = Fields(document)
     try:
-        counts = document.get("n-samples", {})
-        name = str(document.get("model_name") or document.get("model_source") or Path(path).stem)
-        own = document.get("ggsurgery_scores")  # `bench` keeps the answers beside the figures
-        scores = [Score.from_json(s, file=path) for s in own or ()] or [
-            score
-            for task, row in document["results"].items()
+        counts = fields.get_or("n-samples", dict_of(mapping), {})
+        better = fields.get_or("higher_is_better", dict_of(mapping), {})
+        own = fields.get_or("ggsurgery_scores", list_of(Score.from_json), ())
+        rows = fields.get("results", dict_of(mapping))
+        known = (fields.get_or(key, text, "") for key in ("model_name", "model_source"))
+        name = next(filter(None, known), Path(path).stem)
+        scores = own or tuple(  # `bench` keeps the answers beside the figures
+            score for task, row in rows.items()
             for score in lm_eval_scores(
-                task, row, counts.get(task, {}), directions_of(document, task)
+                task, row, counts.get(task, {}), directions_of({"higher_is_better": better}, task)
             )
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"lm-eval result file is damaged: {error}", file=path) from error
+        )  # fmt: skip
+    except FieldError as error:
+        raise error.at(file=path) from None
     facts = _facts(scores[0], name) if own else ModelFacts(Path(name).stem or name, name)
-    return Results(facts, tuple(scores))
+    return Results(facts, scores)
 
 
 def _facts(score: Score, path: str | Path) -> ModelFacts:
@@ -192,20 +203,24 @@ def lm_eval_scores(
         known = metric in OF_LM_EVAL or metric in directions
         if not known or not isinstance(value, int | float) or isinstance(value, bool):
             continue
-        error = row.get(f"{metric}_stderr,{chosen}")
+        error = row.get(spread := f"{metric}_stderr,{chosen}")
         label = metric + ("" if chosen in ("", "none") else f" ({chosen})")
-        finite = isinstance(error, int | float) and math.isfinite(error)
+        finite = isinstance(error, int) or (isinstance(error, float) and math.isfinite(error))
         found.append(
             Score(
                 label,
-                float(value),
-                float(error) if finite and isinstance(error, int | float) else None,
-                int(counts.get("effective", row.get("sample_len", 0)) or 0),
+                Fields(row).get(key, number),
+                Fields(row).get(spread, number) if finite else None,
+                _count(counts.get("effective", row.get("sample_len"))),
                 {"task": task, "by": "lm-evaluation-harness"},
                 direction=directions.get(metric),
             )
         )
     return found
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _agree(old: Results, new: Results) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import FormatError, GGSurgeryError
+from ..errors import GGSurgeryError
+from ..fields import FieldError, Fields, list_of, number, text, whole
 from . import statistics
-from .facts import model_facts
+from .facts import model_facts, read_facts
 from .metrics import Direction, as_direction, direction_of, metric_of
 
 #: Settings of a measurement that figures must share to be compared, and those that count as
@@ -127,30 +128,36 @@ class Score:
         return result
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, file: str | Path | None = None) -> Score:
+    def from_json(cls, data: Any) -> Score:
         """The inverse of `to_json`.
 
         Raises:
-            FormatError: a field is missing or of the wrong type.
+            FieldError: a field is missing or of the wrong type.
         """
-        try:
-            return cls(
-                metric=str(data["metric"]),
-                value=float(data["value"]),
-                stderr=None if data.get("stderr") is None else float(data["stderr"]),
-                n=int(data["n"]),
-                provenance=dict(data.get("provenance", {})),
-                items=tuple(float(v) for v in data.get("items", ())),
-                ids=tuple(str(v) for v in data.get("ids", ())),
-                direction=as_direction(data.get("direction")),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(
-                f"not a score: {type(error).__name__} at {error}",
-                file=file,
-                expected="metric, value, stderr, n, provenance",
-                hint="Result files are written with --json by ggsurgery's own commands",
-            ) from error
+        fields = Fields(data)
+        found = cls(
+            metric=fields.get("metric", text),
+            value=fields.get("value", number),
+            stderr=fields.get_or("stderr", number, None),
+            n=fields.get("n", whole),
+            provenance=fields.get_or("provenance", _provenance, {}),
+            items=fields.get_or("items", list_of(number), ()),
+            ids=fields.get_or("ids", list_of(text), ()),
+            direction=fields.get_or("direction", as_direction, None),
+        )
+        if found.ids and len(found.ids) != len(found.items):
+            raise FieldError(f"{len(found.items)} texts", f"{len(found.ids)}", "ids")
+        return found
+
+
+def _provenance(data: Any) -> Mapping[str, Any]:
+    """Free but for what is computed with or printed."""
+    fields = Fields(data)
+    read_facts(data)
+    for key in ("file", "task"):
+        fields.get_or(key, text, None)
+    fields.get_or("chance", number, None)
+    return fields.data
 
 
 def mean_score(

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import GGSurgeryError
+from ..fields import Fields, number
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,6 +38,16 @@ class Interval:
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
+
+    @classmethod
+    def from_json(cls, data: Any) -> Interval:
+        """The inverse of `to_json`.
+
+        Raises:
+            FieldError: a field is missing or of the wrong type.
+        """
+        fields = Fields(data)
+        return cls(*(fields.get(k, number) for k in ("low", "high", "level")))
 
     def to_json(self) -> dict[str, float]:
         return {"low": self.low, "high": self.high, "level": self.level}

@@ -166,6 +166,23 @@ class Value:
             return self._items()
         return struct.unpack(self.order + SCALAR_CODES[self.type], self.raw)[0]
 
+    def preview(self, limit: int) -> str:
+        """At most `limit` characters of the value, and `…` for the rest; of a long array, its
+        length. Nothing beyond them is decoded: a value may take hundreds of megabytes.
+        """
+        item = self.item_type
+        if item is not None:
+            small = len(self) <= 4096 and len(self.raw) <= 65536
+            items = ", ".join(map(str, self._items())) if small else ""
+            if items and len(items) <= limit:
+                return f"[{items}]"
+            return f"{item.name.lower()} × {len(self)}"
+        if self.type is not GGUFValueType.STRING:
+            return str(self.value)
+        start = self.raw[8 : 8 + 4 * limit + 4].decode("utf-8", "surrogateescape")
+        whole = len(self) <= 4 * limit + 4 and len(start) <= limit
+        return start if whole else start[: limit - 1] + "…"
+
     def _items(self) -> list[Any]:
         item, count = self.item_type, len(self)
         if item is GGUFValueType.STRING:

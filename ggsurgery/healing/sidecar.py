@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -64,9 +65,31 @@ class Sidecar(Mapping[str, F32]):
             FormatError: it is no such file.
         """
         try:
+            size = Path(path).stat().st_size
+            with zipfile.ZipFile(path) as file:
+                for member in file.infolist():  # as they are stored: none is larger than the file
+                    if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
+                        raise ValueError(f"{member.filename} is compressed")
             with np.load(path, allow_pickle=False) as data:
-                return cls({key: data[key] for key in data.files})
-        except (OSError, ValueError, zipfile.BadZipFile, TypeError) as error:
+                arrays = {key: data[key] for key in data.files}
+                for key, array in arrays.items():
+                    if getattr(array, "dtype", None) != np.float32:
+                        raise ValueError(f"{key} is not an array of float32")
+                return cls(arrays)
+        # zipfile and numpy raise what they stumble over, MemoryError for a shape that is a lie
+        except (
+            OSError,
+            ValueError,
+            zipfile.BadZipFile,
+            TypeError,
+            EOFError,
+            LookupError,
+            NotImplementedError,
+            RuntimeError,
+            MemoryError,
+            SyntaxError,
+            struct.error,
+        ) as error:
             raise FormatError(
                 f"not a sidecar of `ggsurgery heal`: {error}", file=path,
                 expected="an .npz of float32 arrays",

@@ -44,4 +44,8 @@ def _warning(where: str, what: str, command: str) -> Finding:
 
 
 def _is_utf8(text: str) -> bool:
-    return not any("\udc80" <= c <= "\udcff" for c in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -18,6 +18,10 @@ CACHE_ELEMENT = 2
 BATCH, CELLS = 512, 256
 
 
+#: Characters of a text that a summary shows.
+LONGEST = 200
+
+
 @dataclass(frozen=True, slots=True)
 class LayerRow:
     """One layer: its kind, parameters, bytes and the types of its 2-D tensors."""
@@ -119,8 +123,8 @@ def summarize(header: Header, context: int | None = None) -> Summary:
 
 
 def _text(header: Header, key: str) -> str | None:
-    found = header.get(key)
-    return None if found is None else str(found)
+    found = header.metadata.get(key)
+    return None if found is None else found.preview(LONGEST)
 
 
 def _vocabulary(header: Header) -> int | None:

@@ -9,17 +9,19 @@ from pathlib import Path
 
 from ..chat.families import family
 from ..errors import FormatError, MissingExtraError
-from ..evaluate.results import load_results, merge_results, read_json
+from ..evaluate.results import load_results, merge_results
+from ..fields import read_json
 from ..release.licence import licence_of
 from ..release.modelfile import check_parameters
 from ..release.origin import check_origin
 from ..release.request import Request
 from ..runtime import worker
 from ..runtime.memory import peak_memory
-from ..textfile import read_corpus
+from ..textfile import MAX_SMALL, read_text
 from .document import Document
 from .evaluation import measurements, results_of
 from .places import Places
+from .saying import read_said
 
 
 def check_release(document: Document, types: Sequence[str]) -> None:
@@ -37,7 +39,7 @@ def check_release(document: Document, types: Sequence[str]) -> None:
     for name in section.get("results", ()):
         document.file(name)
     if (text := licence(document)) is not None and isinstance(text, Path):
-        read_corpus(text)
+        read_text(text, MAX_SMALL)
     if "family" in section:
         family(section["family"])
     check_parameters(section.get("parameters") or {})
@@ -90,7 +92,7 @@ def bundle_request(
         else {}
     )
     named = licence(document)
-    said = read_json(places.said) if places.said.is_file() else None
+    said = read_said(places.said) if places.said.is_file() else None
     return Request(
         files=tuple(released.values()),
         name=document.name,
@@ -108,7 +110,7 @@ def bundle_request(
         laco=read_json(places.laco) if document.section("laco") else None,
         said=said,
         memory=memory,
-        recipe=document.path.read_text(encoding="utf-8"),
+        recipe=read_text(document.path, MAX_SMALL),
         repo=section.get("repo"),
         relation=section.get("relation"),
         quantized_by=section.get("quantized_by"),

@@ -26,7 +26,9 @@ from typing import Any
 import yaml
 
 from ..errors import FormatError
-from ..plan.recipe import Recipe, Step, check_keys
+from ..plan.recipe import Recipe, Step
+from ..plan.yamlfile import load
+from ..textfile import MAX_SMALL, read_text
 
 #: What each key holds: a type, a list of one type, or the keys below it. `Any` is not looked into.
 Schema = Mapping[str, Any]
@@ -174,18 +176,10 @@ def load_document(path: str | Path) -> Document:
             of the wrong type, operations that are none.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        sections = yaml.safe_load(text)
-    except OSError as error:
-        raise FormatError(error.strerror or "cannot be read", file=path) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise FormatError(f"no valid YAML: {error}", file=path) from None
+    sections, node = load(path)
     if not isinstance(node, yaml.MappingNode) or not isinstance(sections, dict):
         raise FormatError("not a recipe", file=path, expected="name:, source:, operations: …")
     _check(node, SCHEMA, "", path)
-    check_keys(node, path)  # within operations and header, which the schema does not look into
     if sections.get("laco") and sections.get("operations"):
         raise FormatError(
             "a recipe has either operations or laco, which finds them", file=path,
@@ -198,7 +192,6 @@ def load_document(path: str | Path) -> Document:
 
 
 def _check(node: yaml.MappingNode, schema: Schema, where: str, path: Path) -> None:
-    seen: set[str] = set()
     for key_node, value in node.value:
         key = str(key_node.value)
         line = key_node.start_mark.line + 1
@@ -209,9 +202,6 @@ def _check(node: yaml.MappingNode, schema: Schema, where: str, path: Path) -> No
                 expected=f"one of {', '.join(schema)}",
                 hint=_nearest(key, schema),
             )
-        if key in seen:
-            raise FormatError(f"line {line}: {where}{key} stands there twice", file=path)
-        seen.add(key)
         _check_value(value, schema[key], f"{where}{key}", path)
         items = value.value if isinstance(value, yaml.SequenceNode) else [value]
         below = schema[key][0] if isinstance(schema[key], list) else schema[key]
@@ -297,9 +287,6 @@ def _template(section: Mapping[str, Any], path: Path) -> str:
     if "family" in section:
         return family(str(section["family"])).jinja
     file = path.parent / str(section["file"])
-    try:
-        source = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"template cannot be read: {error}", file=file) from None
+    source = read_text(file, MAX_SMALL)
     compile_template(source)
     return source

@@ -30,7 +30,7 @@ from ..evaluate.score import Score
 from ..evaluate.suite.data import Length
 from ..evaluate.suite.result import SurgeryScore, compare_surgery
 from ..runtime import worker
-from ..textfile import read_corpus
+from ..textfile import read_bytes, read_corpus
 from .document import Document
 from .state import Progress
 
@@ -268,8 +268,8 @@ def _scored(path: Path, scores: list[Score], text: Path) -> Results:
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a small file, hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """sha256 of a text or a file of questions, hex."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def _contents(folder: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..chat.render import TemplateError, render
 from ..chat.vocabulary import Vocabulary, chat_template
+from ..fields import FieldError, Fields, read_json, text
 from ..ggufio.header import read_header
 from ..runtime.engine import Engine
 
@@ -31,6 +32,19 @@ def prompt_of(path: Path, question: str) -> tuple[str, bool]:
     except TemplateError:
         return question, False
     return prompt.removeprefix(vocabulary.bos) if vocabulary.adds_bos else prompt, True
+
+
+def read_said(path: Path) -> dict[str, Any]:
+    """What a model was asked and said, as a run wrote it.
+
+    Raises:
+        FormatError: the file is damaged.
+    """
+    try:
+        found = Fields(read_json(path))
+        return {**found.data, **{k: found.get(k, text) for k in ("file", "question", "text")}}
+    except FieldError as error:
+        raise error.at(file=path) from None
 
 
 def say(path: Path, question: str, max_tokens: int = 48) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import OutputError
+from ..errors import FormatError, OutputError
+from ..fields import FieldError, Fields, dict_of, list_of, read_json, text, whole
 from ..ggufio.atomic import atomic_path
 
 try:
@@ -36,8 +37,8 @@ def key_of(step: str, settings: Any, on: Sequence[str], **tools: str) -> str:
         "step": step, "settings": settings, "on": list(on),
         "tools": {"ggsurgery": __version__, **tools},
     }  # fmt: skip
-    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    line = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(line.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ class Done:
     result: Any = None
 
 
+def _done(data: Any) -> Done:
+    fields = Fields(data)
+    stamps = fields.get("files", dict_of(list_of(whole)))
+    for name, numbers in stamps.items():
+        if len(numbers) != 2:
+            raise FieldError("size and time", f"{len(numbers)} numbers", f"files.{name}")
+    files = {name: (size, time) for name, (size, time) in stamps.items()}
+    return Done(fields.get("key", text), files, data.get("result"))
+
+
 class State:
     """The finished steps of a run's folder; every change is on the disk at once."""
 
@@ -58,12 +69,10 @@ class State:
         self._steps: dict[str, Done] = {}
         self._begun: set[str] = set()
         try:
-            document = json.loads(self._path.read_text(encoding="utf-8"))
-            for name, entry in document["steps"].items():
-                files = {f: (int(size), int(time)) for f, (size, time) in entry["files"].items()}
-                self._steps[name] = Done(str(entry["key"]), files, entry.get("result"))
-            self._begun = {str(f) for f in document["begun"]}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            document = Fields(read_json(self._path))
+            self._steps = document.get("steps", dict_of(_done))
+            self._begun = set(document.get("begun", list_of(text)))
+        except FormatError:
             self._steps = {}  # none or damaged: nothing is known to be done
 
     def done(self, name: str, key: str) -> Done | None:
@@ -99,8 +108,8 @@ class State:
                  for n, s in self._steps.items()}  # fmt: skip
         with atomic_path(self._path, force=True) as temporary:
             document = {"ggsurgery": "run", "steps": steps, "begun": sorted(self._begun)}
-            text = json.dumps(document, indent=1, ensure_ascii=False)
-            temporary.write_text(text, encoding="utf-8")
+            written = json.dumps(document, indent=1, ensure_ascii=False)
+            temporary.write_text(written, encoding="utf-8", errors="backslashreplace")
 
 
 def stamp(path: Path) -> tuple[int, int] | None:

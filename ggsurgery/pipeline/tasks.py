@@ -15,7 +15,8 @@ from typing import Any
 from .. import cautions
 from ..collapse import Settings, laco_of_file, split_text
 from ..errors import EngineError, PlanError
-from ..evaluate.results import load_results, read_json
+from ..evaluate.results import load_results
+from ..fields import FieldError, Fields, mapping, read_json
 from ..ggufio.atomic import atomic_path
 from ..ggufio.reader import Source
 from ..plan.recipe import Recipe
@@ -133,6 +134,18 @@ def _laco(document: Document, source: Path, places: Places, checksum: str, n_lay
     return Task("laco", f"calibrated on {text.name}", key, (places.laco,), make)
 
 
+def read_laco(path: Path) -> Recipe:
+    """The recipe that a run of LaCo found and wrote down.
+
+    Raises:
+        FormatError: the file is damaged.
+    """
+    try:
+        return Recipe.from_json(Fields(read_json(path)).get("recipe", mapping), path)
+    except FieldError as error:
+        raise error.at(file=path) from None
+
+
 def recipe_of(document: Document, places: Places) -> Recipe:
     """The operations of a run: the recipe's own, behind those that LaCo has found.
 
@@ -141,7 +154,7 @@ def recipe_of(document: Document, places: Places) -> Recipe:
     """
     if not document.section("laco"):
         return document.recipe
-    found = Recipe.from_json(read_json(places.laco)["recipe"], places.laco)
+    found = read_laco(places.laco)
     if not found.steps:
         raise PlanError(
             "LaCo kept no merge, so there is nothing to cut", file=places.laco,

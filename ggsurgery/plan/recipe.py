@@ -255,46 +255,15 @@ def read_document(path: str | Path) -> Any:
         FormatError: the file is missing, no YAML, names a key twice, or is one for
             `ggsurgery run`.
     """
-    import yaml  # 30 ms that a plain cut does not need
+    from .yamlfile import load  # 30 ms that a plain cut does not need
 
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        document = yaml.safe_load(text)
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise FormatError(error.strerror or "cannot be read", file=path) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise FormatError(f"no valid YAML: {error}", file=path) from None
-    check_keys(tree, path)
+    document, _ = load(path)
     if isinstance(document, dict) and document.get("laco"):
         raise FormatError(
             "the recipe finds its operations by running LaCo on the model", file=path,
             hint=f"Run it with: ggsurgery run {path} --source IN",
         )  # fmt: skip
     return document
-
-
-def check_keys(node: Any, path: Path, seen: set[int] | None = None) -> None:
-    """Refuse a YAML tree that names a key twice: its reader lets the last win in silence.
-
-    Raises:
-        FormatError: naming the line.
-    """
-    seen = set() if seen is None else seen
-    if id(node) in seen or not isinstance(getattr(node, "value", None), list):
-        return
-    seen.add(id(node))
-    names: set[str] = set()
-    for item in node.value:
-        key, *values = item if isinstance(item, tuple) else (None, item)
-        if key is not None and isinstance(key.value, str):
-            if key.value in names:
-                line = key.start_mark.line + 1
-                raise FormatError(f"line {line}: {key.value} stands there twice", file=path)
-            names.add(key.value)
-        for value in values:
-            check_keys(value, path, seen)
 
 
 def _step(entry: Any, number: int, where: str | Path) -> Step:

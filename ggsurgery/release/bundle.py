@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,14 +18,15 @@ from typing import Any
 
 from .. import __version__, temporary
 from ..chat.vocabulary import Vocabulary
-from ..errors import EngineError, OutputError, json_text
+from ..errors import EngineError, FormatError, OutputError, json_text
 from ..evaluate.score import versions
 from ..exchange import restore, swap_in
+from ..fields import Fields, read_json, text
 from ..ggufio.atomic import tighten
 from ..markdown import plain
 from ..runtime import worker
 from ..system_errors import reading, writing
-from ..textfile import read_corpus
+from ..textfile import MAX_SMALL, read_text
 from ..tokenizer.check import TokenizerReport, check_tokenizer
 from ..tokenizer.findings import Finding
 from .card import model_card
@@ -152,7 +152,7 @@ def _texts(
     errors: list[str],
 ) -> dict[str, str]:
     """The written files of a bundle by name."""
-    licence = read_corpus(request.license) if request.license else None
+    licence = read_text(request.license, MAX_SMALL).removesuffix("\n") if request.license else None
     texts = {
         f"Modelfile.{file.ftype}": modelfile(
             file.header, chat, file.name, parameters=request.parameters, system=request.system,
@@ -239,16 +239,16 @@ def check_folder(out: Path, force: bool) -> None:
             "the folder exists", file=out, hint="Name another one, or replace it with --force."
         )
     try:
-        ours = json.loads((out / MARK).read_bytes())["ggsurgery"] == "bundle"
-    except (OSError, ValueError, KeyError, TypeError):
+        ours = Fields(read_json(out / MARK)).get("ggsurgery", text) == "bundle"
+    except FormatError:
         ours = False
     if not ours:
         raise OutputError(
             "the folder is no bundle made here and is not replaced", file=out,
             expected=f"a {MARK} of ggsurgery", hint="Name another folder.",
         )  # fmt: skip
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        lines = (out / SUMS).read_text(encoding="utf-8").splitlines()
+    with contextlib.suppress(OSError, FormatError):
+        lines = read_text(out / SUMS, MAX_SMALL).splitlines()
         made = {SUMS, *(line.partition("  ")[2] for line in lines)}
         foreign = sorted(p.name for p in out.iterdir() if p.name not in made)
         if foreign:

@@ -46,7 +46,14 @@ def check_laco(document: Mapping[str, Any], header: Header) -> None:
     try:
         merges = Recipe.from_json(document["recipe"]).steps
         sections(document)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, GGSurgeryError) as error:
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        GGSurgeryError,
+    ) as error:
         raise FormatError(
             f"damaged statistics of LaCo: {type(error).__name__} at {error}",
             hint="Write them again with: ggsurgery laco … --log laco.json",

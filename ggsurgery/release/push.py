@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import FormatError, GGSurgeryError, MissingExtraError
 from ..system_errors import reading
+from ..textfile import MAX_SMALL, read_text
 
 
 class PushError(GGSurgeryError):
@@ -32,8 +33,8 @@ def check_bundle(folder: Path) -> dict[str, str]:
         FormatError: no bundle, a file missing, changed, or not listed.
     """
     try:
-        lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    except OSError:
+        lines = read_text(folder / "SHA256SUMS", MAX_SMALL).splitlines()
+    except FormatError:
         raise FormatError(
             "no bundle", file=folder, expected="a folder with SHA256SUMS",
             hint="Build one with: ggsurgery release FILE… --out DIR",

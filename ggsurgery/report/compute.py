@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import FormatError, GGSurgeryError
+from ..errors import GGSurgeryError
 from ..evaluate.comparison import compare_all
 from ..evaluate.facts import ModelFacts
 from ..evaluate.metrics import Direction, direction_of
@@ -20,6 +20,7 @@ from ..evaluate.retention import retention
 from ..evaluate.score import FACTS, Score
 from ..evaluate.statistics import Interval
 from ..evaluate.suite.result import compare_surgery
+from ..fields import Fields, finite, list_of, number, text
 
 #: What quality means in the plot against size, the first that all models have.
 QUALITY = ("surgery", "acc_norm", "acc", "perplexity")
@@ -198,26 +199,31 @@ def scan_series(scan: Mapping[str, Any]) -> Series:
     Raises:
         FormatError: a field is missing or of the wrong type.
     """
-    metric, operation = str(scan["metric"]), str(scan["operation"])
+    document = Fields(scan)
+    metric, operation = document.get("metric", text), document.get("operation", text)
     place = _POSITIONS.get(operation, "position")
-    try:
-        base = scan["base"]
-        points = tuple(
-            Point(float(r["position"]), float(r["value"]), _error(r), f"{place} {r['position']:g}")
-            for r in scan["rows"]
-            if r.get("value") is not None
-        )
-        level = Point(0, float(base["value"]), _error(base), "uncut")
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"scan is damaged: {type(error).__name__} at {error}") from error
+    rows = document.get("rows", list_of(lambda row: _point(row, place)))
+    points = tuple(p for p in rows if p is not None)
+    level = document.get("base", _uncut)
     return Series(
         f"{metric} against the {place}", place, metric, points, level, connected=True,
         lower_is_better=direction_of(metric) == "lower",
     )  # fmt: skip
 
 
-def _error(row: Mapping[str, Any]) -> float | None:
-    return None if row.get("stderr") is None else float(row["stderr"])
+def _uncut(base: Any) -> Point:
+    fields = Fields(base)
+    return Point(0, fields.get("value", number), fields.get_or("stderr", number, None), "uncut")
+
+
+def _point(row: Any, place: str) -> Point | None:
+    """A candidate's figure, None for one that failed."""
+    fields = Fields(row)
+    value = fields.get_or("value", number, None)
+    if value is None:
+        return None
+    x = fields.get("position", finite)
+    return Point(x, value, fields.get_or("stderr", number, None), f"{place} {x:g}")
 
 
 _OF_THE_FILE = ("file", "task", *FACTS)

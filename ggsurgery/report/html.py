@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 
 import jinja2
 import markupsafe
@@ -16,8 +17,8 @@ from .compute import Report
 from .svg import draw
 
 
-def render_html(report: Report) -> str:
-    """The page; every name from a result file is escaped."""
+@cache
+def _page() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ggsurgery.report", "."),
         autoescape=True,
@@ -25,8 +26,13 @@ def render_html(report: Report) -> str:
         undefined=jinja2.ChainableUndefined,
     )
     environment.filters |= {"mib": mib, "measured": measured}
+    return environment.get_template("page.html.j2")
+
+
+def render_html(report: Report) -> str:
+    """The page; every name from a result file is escaped."""
     names = [m.name for m in report.models]
-    return environment.get_template("page.html.j2").render(
+    return _page().render(
         report=report,
         version=__version__,
         legend=LEGEND,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
+from ..fields import FINITE
 from .compute import Point, Series
 
 WIDTH, HEIGHT = 420, 280
@@ -64,7 +65,7 @@ def round_step(width: float) -> float:
 def axis(values: Sequence[float], start: float, end: float, *, whole: bool = False) -> Axis:
     """An axis around the values with a little room at both ends."""
     low, high = min(values), max(values)
-    room = 0.5 if whole else 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+    room = max(0.5, 1e-9 * abs(high)) if whole else 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     return Axis(low - room, high + room, start, end)
 
 
@@ -75,7 +76,8 @@ def log_axis(values: Sequence[float], start: float, end: float) -> Axis:
 
 def draw(series: Series) -> str:
     """The plot as one `<svg>` element with a title for screen readers."""
-    points = [p for p in series.points if math.isfinite(p.y)]
+    series = replace(series, level=_drawable(series.level))
+    points = [p for p in map(_drawable, series.points) if p is not None]
     if not points:
         return f"<p>{escape(series.title)}: no finite figure to draw.</p>"
     marks = [*points, *([series.level] if series.level is not None else [])]
@@ -103,6 +105,14 @@ def draw(series: Series) -> str:
         parts += _labels(points, x, y)
     parts.append("</svg>")
     return "\n".join(parts)
+
+
+def _drawable(point: Point | None) -> Point | None:
+    """A point without an error that no bar can show; None where the figure itself is none."""
+    if point is None or not (abs(point.y) < FINITE and abs(point.x) < FINITE):
+        return None
+    error = point.stderr
+    return point if error is None or abs(error) < FINITE else replace(point, stderr=None)
 
 
 def _frame(x: Axis, y: Axis, series: Series) -> list[str]:

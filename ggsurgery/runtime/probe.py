@@ -20,7 +20,9 @@ import gguf
 import numpy as np
 
 from .. import temporary
-from ..errors import EngineError, OutputError
+from ..errors import EngineError, FormatError, OutputError
+from ..fields import FieldError, Fields, flag, read_json, text
+from ..textfile import MAX_SMALL
 from . import binding, machine, worker
 
 #: Overrides the probe: 0 or 1 (off and on, no and yes, false and true).
@@ -45,6 +47,17 @@ class Probe:
     library: str
     source: str = "probed"
 
+    @classmethod
+    def from_json(cls, data: Any) -> Probe:
+        """A remembered answer.
+
+        Raises:
+            FieldError: a field is missing or of the wrong type.
+        """
+        fields = Fields(data)
+        words = {k: fields.get(k, text) for k in ("reason", "cpu", "library")}
+        return cls(fields.get("survive", flag), **words, source="remembered")
+
 
 def extra_buffers_survive() -> bool:
     """The remembered answer; probes first if there is none for this CPU and version.
@@ -52,12 +65,12 @@ def extra_buffers_survive() -> bool:
     Raises:
         EngineError: the variable that overrides it says neither yes nor no.
     """
-    text = os.environ.get(VARIABLE, "").strip().lower()
-    if not text:
+    wanted = os.environ.get(VARIABLE, "").strip().lower()
+    if not wanted:
         return result().survive
-    if text not in _SAYS:
-        raise EngineError(f"{VARIABLE} says neither yes nor no", expected="0 or 1", found=text)
-    return _SAYS[text]
+    if wanted not in _SAYS:
+        raise EngineError(f"{VARIABLE} says neither yes nor no", expected="0 or 1", found=wanted)
+    return _SAYS[wanted]
 
 
 @cache
@@ -70,8 +83,8 @@ def result(again: bool = False) -> Probe:
     key = f"{machine.cpu_digest()}-{binding.installed_version()}"
     known = _read()
     if not again and key in known:
-        with contextlib.suppress(TypeError):
-            return Probe(**{**known[key], "source": "remembered"})
+        with contextlib.suppress(FieldError):  # a damaged answer is found again
+            return Probe.from_json(known[key])
     found = probe()
     _write({**_read(), key: {k: v for k, v in asdict(found).items() if k != "source"}})
     return found
@@ -112,8 +125,8 @@ def cache_file() -> Path:
 
 def _read() -> dict[str, Any]:
     try:
-        found = json.loads(cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(cache_file(), MAX_SMALL)
+    except FormatError:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..candidates.measure import Setup
-from ..errors import FormatError, GGSurgeryError
+from ..errors import GGSurgeryError
 from ..evaluate.questions import read_jsonl
+from ..textfile import read_bytes, read_text
 
 #: Characters (blanks not counted) that two texts must have in common to count as copied.
 PIECE = 48
@@ -24,7 +25,7 @@ def check_disjoint(search_setup: Setup, report_setup: Setup) -> None:
     if ours is None or theirs is None or not ours.exists() or not theirs.exists():
         return
     hint = "The winner was chosen on that text: report on another one."
-    if ours.samefile(theirs) or ours.read_bytes() == theirs.read_bytes():
+    if ours.samefile(theirs) or read_bytes(ours) == read_bytes(theirs):
         raise GGSurgeryError("the reporting set is the search set", file=theirs, hint=hint)
     if not search_setup.needs_text and not report_setup.needs_text:
         common = _questions(ours) & _questions(theirs)
@@ -57,10 +58,7 @@ def _questions(path: Path) -> set[str]:
 
 def _letters(path: Path) -> str:
     """A file without its white space: line breaks may differ between copies of a text."""
-    try:
-        return "".join(path.read_text(encoding="utf-8").split())
-    except UnicodeDecodeError as error:
-        raise FormatError(f"not a UTF-8 text: {error.reason}", file=path) from error
+    return "".join(read_text(path).split())
 
 
 def overlap(a: str, b: str) -> tuple[float, str]:

@@ -268,6 +268,8 @@ class _Worker:
             trial.set_user_attr(SAME_AS, twin.number)
             raise Repeated(twin.number)
         entry = self.book.results.get(plan.digest) or self._measure(trial, plan)
+        if not entry.get("error"):
+            self.book.entry(plan.digest, "values")
         for key in ("items", "stderr", "n", "detail", "seconds"):
             trial.set_user_attr(key, entry.get(key))
         if entry.get("error"):

@@ -15,9 +15,10 @@ from ..arch import rules_for
 from ..candidates.journal import Journal
 from ..candidates.measure import Difference, Measured, Setup, paired
 from ..candidates.worker import Trial, measure_all
-from ..errors import EngineError, GGSurgeryError
+from ..errors import EngineError, FormatError, GGSurgeryError
 from ..evaluate.controls import N_RANDOM, Control, choose_controls
 from ..evaluate.statistics import Interval, wilson_of_share
+from ..fields import FieldError, Fields, list_of, mapping, number, text
 from ..ggufio.header import read_header
 from ..plan.recipe import Recipe
 from ..plan.types import Plan, main_reference
@@ -29,7 +30,7 @@ from .optimize import Work, crashed, run_worker
 from .propose import SAME_AS
 from .silence import failed, given_up, queue_again
 from .space import alike
-from .storage import RETRIES, close_storage, open_storage, optuna, patiently
+from .storage import RETRIES, close_storage, open_storage, optuna, patiently, shown
 
 Progress = Callable[[int, int], None]
 
@@ -173,17 +174,30 @@ def outcome(work: Work) -> Outcome:
         # Optuna gives a pruned trial its last intermediate value, which is of fewer windows
         values = tuple(t.values or ()) if t.state == states.COMPLETE else ()
         why = f"its worker died {RETRIES + 1} times" if t.number in lost else "pruned"
-        error = None if values else str(a.get("error", why))
-        rows.append(
-            Row(t.number, Recipe.from_json(a.get("recipe") or a[HAND_MADE]),
-                a.get("digest", ""), values, a.get("stderr"),
-                tuple(a.get("items") or ()), error, HAND_MADE in a,
-                "chance" in (a.get("detail") or {}))
-        )  # fmt: skip
+        rows.append(_row_of(t, values, why, shown(work.storage)))
     sign = 1 if work.setup.lower_is_better else -1
     rows.sort(key=lambda r: (r.error is not None, *(sign * v for v in r.values[:1]), r.number))
     front = pareto(rows, [sign, 1 if work.second == "size" else -1]) if work.second else ()
     return Outcome(tuple(rows), tuple(front), work.setup.lower_is_better)
+
+
+def _row_of(trial: Any, values: tuple[float, ...], why: str, where: str) -> Row:
+    """A trial as a row; its attributes may be anybody's."""
+    a = Fields(trial.user_attrs)
+    try:
+        recipe = a.get_or("recipe", mapping, None) or a.get(HAND_MADE, mapping)
+        return Row(
+            trial.number, Recipe.from_json(recipe, where), a.get_or("digest", text, ""), values,
+            a.get_or("stderr", number, None), a.get_or("items", list_of(number), ()),
+            None if values else a.get_or("error", text, why), HAND_MADE in a.data,
+            "chance" in a.get_or("detail", mapping, {}),
+        )  # fmt: skip
+    except FieldError as error:
+        raise FormatError(
+            f"trial {trial.number} of the study: {error.problem}", file=where,
+            expected=error.expected, found=error.found,
+            hint="Another program has written to the study: name a new one.",
+        ) from None  # fmt: skip
 
 
 def pareto(rows: Sequence[Row], signs: Sequence[int]) -> list[Row]:

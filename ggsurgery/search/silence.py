@@ -52,7 +52,8 @@ class Silence:
     def _limit(self, trials: Sequence[Any]) -> float:
         if has_heartbeat(self.study):
             return self.least
-        longest = max((float(t.user_attrs.get("seconds") or 0) for t in trials), default=0.0)
+        seconds = (t.user_attrs.get("seconds") for t in trials)
+        longest = max((float(s) for s in seconds if isinstance(s, int | float)), default=0.0)
         return max(self.least, PATIENCE * longest)
 
     def _silent(self, running: Sequence[Any]) -> list[Any]:

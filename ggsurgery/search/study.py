@@ -133,7 +133,7 @@ def _join(study: Any, question: Question, url: str) -> None:
             queued, since = now, time.monotonic()
         time.sleep(0.2)
     theirs = study.user_attrs.get("question")
-    if theirs is None:
+    if not isinstance(theirs, dict):
         raise GGSurgeryError(
             f"the study {question.name!r} is not one of `ggsurgery search`", file=shown(url),
             hint="Name another study.",

@@ -88,7 +88,7 @@ def test_scan_series_leave_gaps_for_candidates_that_failed():
     series = scan_series(scan())
     assert [p.x for p in series.points] == [i for i in range(30) if i != 12]
     assert series.level is not None and series.level.y == 0.43
-    with pytest.raises(FormatError, match="scan is damaged: KeyError at 'value'"):
+    with pytest.raises(FormatError, match=r"field base\.value: expected a number, found nothing"):
         scan_series({**scan(), "base": {}})
     assert series.title == "choices:mmlu against the removed layer"
 
@@ -152,10 +152,17 @@ def test_command_writes_three_forms_and_replaces_only_when_forced(tmp_path):
         ("{", "not JSON"),
         ("3", "not a result file"),
         ('{"ggsurgery": "results", "version": 9}', "another version: expected 1, found 9"),
-        ('{"ggsurgery": "results", "version": 1, "model": {}}', "damaged: KeyError at 'scores'"),
-        ('{"ggsurgery": "results", "version": 1, "model": {}, "scores": [{}]}', "not a score"),
-        ('{"results": {"hellaswag": 3}}', "lm-eval result file is damaged"),
-        ('{"metric": "acc"}', "not a score"),
+        (
+            '{"ggsurgery": "results", "version": 1, "model": {}}',
+            r"field model\.name: expected a text",
+        ),
+        (
+            '{"ggsurgery": "results", "version": 1, "model": {"name": "a", "file": "a"},'
+            '"scores": [{}]}',
+            r"field scores\[0\]\.metric: expected a text",
+        ),
+        ('{"results": {"hellaswag": 3}}', r"field results\.hellaswag: expected an object, found 3"),
+        ('{"metric": "acc"}', "field value: expected a number, found nothing"),
     ],
 )
 def test_broken_result_files_are_named(tmp_path, document, message):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import FormatError
+from ...textfile import MAX_SMALL, read_text
 from ..questions import Question, load_questions, read_jsonl
 
 DATA = Path(str(files("ggsurgery.evaluate") / "data"))
@@ -103,7 +104,7 @@ def load_coherence(path: Path = DATA / "coherence.jsonl") -> list[Question]:
 
 def load_prose(path: Path = DATA / "prose.txt") -> str:
     """The text whose bits per byte are measured."""
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
 
 
 def load_weights(path: str | Path | None = None) -> Weights:
@@ -114,8 +115,8 @@ def load_weights(path: str | Path | None = None) -> Weights:
     """
     file = Path(path) if path is not None else DATA / "weights.toml"
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = tomllib.loads(read_text(file, MAX_SMALL))
+    except (ValueError, RecursionError) as error:  # no TOML, or a number of many digits
         raise FormatError(f"not a weights file: {error}", file=file) from error
     for name, section in data.items():
         if not isinstance(section, dict):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import GGSurgeryError
+from ...fields import FieldError, Fields, finite, list_of, mapping, text
 from .. import statistics
 from ..comparison import Comparison
 from ..score import Score
@@ -89,17 +90,38 @@ class Part:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Part:
-        return cls(
-            name=data["name"],
-            weight=float(data["weight"]),
-            items=tuple(map(float, data["items"])),
-            bad=float(data["bad"]),
-            good=float(data["good"]),
-            ids=tuple(data.get("ids", ())),
-            note=data.get("note"),
-            transcript=tuple(data.get("transcript", ())),
+    def from_json(cls, data: Any) -> Part:
+        """The inverse of `to_json`.
+
+        Raises:
+            FieldError: a field is missing or of the wrong type.
+        """
+        fields = Fields(data)
+        found = cls(
+            name=fields.get("name", text),
+            weight=fields.get("weight", finite),
+            items=fields.get("items", list_of(finite)),
+            bad=fields.get("bad", finite),
+            good=fields.get("good", finite),
+            ids=fields.get_or("ids", list_of(text), ()),
+            note=fields.get_or("note", text, None),
+            transcript=fields.get_or("transcript", list_of(_said), ()),
         )
+        if found.weight < 0:
+            raise FieldError("at least 0", f"{found.weight:g}", "weight")
+        if found.ids and len(found.ids) != len(found.items):
+            raise FieldError(f"{len(found.items)} texts", f"{len(found.ids)}", "ids")
+        if found.bad == found.good:
+            raise FieldError("another figure than bad", f"{found.good:g}", "good")
+        return found
+
+
+def _said(data: Any) -> Mapping[str, Any]:
+    """What was asked and said."""
+    fields = Fields(data)
+    for key in {"asked", "said"} & set(fields.data):
+        fields.get(key, text)
+    return fields.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +203,20 @@ class SurgeryScore:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> SurgeryScore:
-        return cls(
-            tuple(Part.from_json(p) for p in data["parts"]), dict(data.get("provenance", {}))
+    def from_json(cls, data: Any) -> SurgeryScore:
+        """The inverse of `to_json`.
+
+        Raises:
+            FieldError: a field is missing or of the wrong type, or no part counts.
+        """
+        fields = Fields(data)
+        found = cls(
+            fields.get("parts", list_of(Part.from_json)),
+            fields.get_or("provenance", mapping, {}),
         )
+        if not found.applicable:
+            raise FieldError("a part with items and a weight", "none", "parts")
+        return found
 
 
 def _spread(draws: NDArray[np.float64], interval: statistics.Interval) -> float:
@@ -202,6 +234,12 @@ def compare_surgery(base: SurgeryScore, other: SurgeryScore) -> list[Comparison]
     Raises:
         GGSurgeryError: the two runs asked different questions or have unlike parts.
     """
+    names = [[p.name for p in one.parts] for one in (base, other)]
+    if names[0] != names[1]:
+        raise GGSurgeryError(
+            "suite: the two scores have other parts", expected=", ".join(names[0]),
+            found=", ".join(names[1]), hint="Run both with the same version and weights.",
+        )  # fmt: skip
     for ours, theirs in zip(base.parts, other.parts, strict=True):
         if (ours.name, ours.applies, ours.weight) != (theirs.name, theirs.applies, theirs.weight):
             raise GGSurgeryError(
