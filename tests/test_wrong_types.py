@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -127,6 +127,18 @@ def shortened(results: Results) -> dict[str, Any]:
     return document
 
 
+class HEADER:
+    """The header of a file that a card is about: it says nothing."""
+
+    metadata: ClassVar[dict[str, Any]] = {}
+    path = Path("a.gguf")
+    architecture = "llama"
+
+    @staticmethod
+    def get(key: str, default: Any = None) -> Any:
+        return default
+
+
 @cache
 def small_base() -> Results:
     found = three_models()[0]
@@ -158,7 +170,8 @@ def published(path: Path) -> None:
     json.dumps(report.to_json())
     for one in found:
         file: Any = SimpleNamespace(
-            name="a.gguf", results=one, ftype="Q8_0", memory=None, n_bytes=1, bits_per_weight=8.5,
+            name="a.gguf", header=HEADER, results=one, ftype="Q8_0", memory=None, n_bytes=1,
+            bits_per_weight=8.5,
             value=lambda m, one=one: ReleaseFile.value(SimpleNamespace(results=one), m),  # type: ignore[arg-type]
         )  # fmt: skip
         for make in (sections.perplexity, sections.retention, sections.suite):

@@ -220,7 +220,8 @@ def lm_eval_scores(
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    return value if known and isinstance(value, int) else 0
 
 
 def _agree(old: Results, new: Results) -> None:
