@@ -12,7 +12,7 @@ from gguf.constants import TokenType
 
 from ggsurgery.chat.vocabulary import Vocabulary
 from ggsurgery.cli import cli
-from ggsurgery.errors import EngineError, FormatError
+from ggsurgery.errors import FormatError
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.runtime.vocab_only import VocabularyFile
@@ -167,7 +167,7 @@ def test_files_without_vocabulary(tmp_path: Path) -> None:
         check_tokenizer(model)
     garbage = tmp_path / "x.gguf"
     garbage.write_bytes(b"GGUF" + bytes(60))
-    with pytest.raises(EngineError, match="cannot load the vocabulary"):
+    with pytest.raises(FormatError, match="GGUF version not supported"):
         VocabularyFile(garbage)
 
 
