@@ -9,6 +9,7 @@ grpc://host:port     Optuna's proxy    many machines, one open port
 from __future__ import annotations
 
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -117,6 +118,8 @@ def patiently(action: Callable[[], T], url: str, kept: Callable[[], int]) -> T:
         try:
             return action()
         except Exception as error:
+            if (fault := _lasting_fault(error)) is not None:
+                raise GGSurgeryError(fault[0], file=shown(url), hint=fault[1]) from error
             if not lost_storage(error):
                 raise
             if pause is None:
@@ -127,6 +130,34 @@ def patiently(action: Callable[[], T], url: str, kept: Callable[[], int]) -> T:
                 ) from error  # fmt: skip
             time.sleep(pause)
     raise AssertionError("unreachable")
+
+
+#: What a database says of itself where waiting does not help, and what then to do.
+_LASTING = {
+    "readonly database": "Make the file and its folder writable, or work on a copy.",
+    "malformed": "Restore the file from a copy, or name a new one.",
+    "not a database": "Name another file, such as study.db.",
+    "no such table": "Restore the file from a copy, or name a new one.",
+    "no such column": "Restore the file from a copy, or name a new one.",
+}
+
+
+def _lasting_fault(error: BaseException) -> tuple[str, str] | None:
+    """Problem and next step where a study is damaged or may not be written; None otherwise."""
+    root = _root(error)
+    if lost_storage(error):
+        said = str(root)
+        hint = next((hint for words, hint in _LASTING.items() if words in said), None)
+        return None if hint is None else (f"the study cannot be used: {_first_line(root)}", hint)
+    if isinstance(error, GGSurgeryError | optuna().exceptions.OptunaError):
+        return None
+    modules = [f.f_globals.get("__name__", "") for f, _ in traceback.walk_tb(error.__traceback__)]
+    last = {name: i for i, module in enumerate(modules)
+            for name in ("ggsurgery", "optuna.storages") if module.startswith(name)}  # fmt: skip
+    if last.get("optuna.storages", -1) <= last.get("ggsurgery", -1):
+        return None
+    problem = f"the study is damaged, or not there: {_first_line(error)}"
+    return problem, "Restore the file from a copy, or name a new study."
 
 
 def lost_storage(error: BaseException) -> bool:
