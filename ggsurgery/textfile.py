@@ -2,7 +2,7 @@
 
 A name may point to anything: a pipe of the shell (`<(zcat text.gz)`), a device that never
 ends, a file larger than the memory. So no reader trusts a size: it reads one byte more than
-the bound at most, and refuses what is longer. JSON goes through `jsonfile`, which builds on this.
+the bound at most, and refuses what is longer. JSON goes through `fields`, which builds on this.
 """
 
 from __future__ import annotations
