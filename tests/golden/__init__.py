@@ -1,0 +1,1 @@
+"""Outputs of every writing command, held against recorded checksums."""
