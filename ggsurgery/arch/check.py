@@ -28,7 +28,7 @@ RECURRENT = ("ssm_", "shortconv.", "time_mix", "linear_attn", "ssm.")
 def check(rules: ArchRules, header: Header) -> list[Finding]:
     """All findings, errors first."""
     found = [*_arrays(header)]
-    if not found and rules.known:
+    if not found and rules.known and not rules.rules.refuse:  # whose kinds no rule describes
         kinds = rules.kinds(header)
         found += _kinds_and_tensors(rules, header, kinds)
         found += _tail(header, kinds)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from ..arch import Finding
-from ..errors import printable
+from ..errors import GGSurgeryError, printable
 from ..ggufio.header import read_header
 from ..ggufio.purpose import MODEL, purpose
 from ..ggufio.reader import Source
@@ -131,7 +132,8 @@ def _tensor_table(header: Header) -> str:
 @click.option(
     "--deep",
     is_flag=True,
-    help="Also look for NaN and infinity in the weights, and run `tokenizer check`.",
+    help="Also look for NaN in the weights, ask llama.cpp whether it loads the file, and run "
+    "`tokenizer check`.",
 )
 @json_option
 def verify(file: Path, deep: bool, as_json: bool) -> None:
@@ -145,7 +147,7 @@ def verify(file: Path, deep: bool, as_json: bool) -> None:
     header = read_header(file)
     found = find_faults(header)
     if deep:
-        found = [*found, *_weight_faults(file), *_tokenizer_faults(file)]
+        found = [*found, *_weight_faults(file), *_deep_faults(header, found)]
     errors = [f for f in found if f.severity == "error"]
     if as_json:
         print_json({"file": file.name, "ok": not errors, "findings": [asdict(f) for f in found]})
@@ -167,11 +169,32 @@ def _weight_faults(file: Path) -> list[Finding]:
         return list(nonfinite_tensors(source, bar.update))
 
 
+def _deep_faults(header: Header, found: Sequence[Finding]) -> list[Finding]:
+    """What llama.cpp says; nothing that it would say of a fault that is named already."""
+    from ..arch.asked import surveyed
+    from ..runtime.loadable import refusal
+
+    said = []
+    model = header.architecture in surveyed() and header.tensors and header.order == "<"
+    if model and (reason := refusal(header.path)):
+        said.append(Finding("error", "llama.cpp", f"does not load the file: {reason}"))
+    if "tokenizer.ggml.tokens" not in header.metadata:
+        said.append(Finding("note", "tokenizer", "not checked: the file has no vocabulary"))
+    elif any(f.severity == "error" and f.where.startswith("tokenizer.") for f in found):
+        said.append(Finding("note", "tokenizer", "not run: its errors are named above"))
+    else:
+        said += _tokenizer_faults(header.path)
+    return said
+
+
 def _tokenizer_faults(file: Path) -> list[Finding]:
     from ..runtime import worker
     from ..tokenizer.check import check_tokenizer
 
-    report = worker.run(check_tokenizer, file)
+    try:
+        report = worker.run(check_tokenizer, file)
+    except GGSurgeryError as error:  # what was found so far must not be lost with it
+        return [Finding("error", "tokenizer", str(error.problem))]
     return [Finding(f.level, f"tokenizer: {f.check}", f.message) for f in report.findings]
 
 

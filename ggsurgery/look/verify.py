@@ -6,16 +6,20 @@ does not mean what it should, or what llama.cpp would refuse.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..arch import Finding, rules_for
+from ..arch.asked import surveyed
+from ..arch.kinds import Severity
 from ..errors import ArchitectureError, FormatError
 from ..ggufio.purpose import MODEL, OTHER, VOCABULARY, purpose
 from ..ggufio.types import Header
+from .counts import count_findings
 from .entry_types import entry_type_findings
 from .expected import foreign_tensors, missing_tensors
 from .format import format_findings
 from .names import name_findings, split_findings
+from .shapes import shape_findings
 
 _SPECIAL = ("bos", "eos", "unknown", "padding", "eot", "eom", "seperator", "mask")
 
@@ -55,26 +59,10 @@ def verify(header: Header) -> list[Finding]:
 def _layers(header: Header) -> Iterator[Finding]:
     if not header.architecture:
         yield Finding("error", "general.architecture", "missing", "The file is no language model.")
-    count = header.n_layers if header.architecture else 0
-    present = {t.layer for t in header.tensors if t.layer is not None}
-    for layer in range(count):
-        if layer not in present:
-            yield Finding(
-                "error",
-                f"blk.{layer}.*",
-                "the layer has no tensors",
-                "block_count is too large, or tensors were lost.",
-            )
-    for layer in sorted(n for n in present if n >= count):
-        yield Finding(
-            "error",
-            f"blk.{layer}.*",
-            f"behind the last layer: block_count is {count}",
-            "block_count is too small; the layer is never run.",
-        )
-    if not header.architecture:
         return
     rules = rules_for(header, allow_unknown=True)
+    certain = rules.known and not rules.rules.refuse
+    yield from _blocks(header, header.n_layers, certain=certain)
     if not rules.known:
         yield Finding(
             "warning",
@@ -84,10 +72,41 @@ def _layers(header: Header) -> Iterator[Finding]:
         )
     try:
         yield from foreign_tensors(header, rules.n_tail(header))
+        yield from count_findings(header)
+        yield from shape_findings(header)
         yield from rules.check(header)
-        yield from missing_tensors(header, rules.kinds(header))
+        yield from missing_tensors(header, rules.kinds(header), certain=certain)
     except ArchitectureError as error:
         yield Finding("error", error.tensor or "metadata", str(error), "")
+
+
+def _blocks(header: Header, count: int, *, certain: bool) -> Iterator[Finding]:
+    """Layers without tensors, and tensors behind the last layer.
+
+    Args:
+        certain: each counted layer is a `blk.N`; it is not in encoders with a decoder, or
+            where layers are run in a loop.
+    """
+    present = {t.layer for t in header.tensors if t.layer is not None}
+    severity: Severity = "error" if certain else "warning"
+    counted = count
+    if not certain and (not present or header.architecture in surveyed()):
+        counted = max(present, default=-1) + 1  # only gaps are odd
+    for layer in range(counted):
+        if layer not in present:
+            yield Finding(
+                severity,
+                f"blk.{layer}.*",
+                "the layer has no tensors",
+                "block_count is too large, or tensors were lost.",
+            )
+    for layer in sorted(n for n in present if n >= count):
+        yield Finding(
+            severity,
+            f"blk.{layer}.*",
+            f"behind the last layer: block_count is {count}",
+            "block_count is too small; the layer is never run.",
+        )
 
 
 def _tokenizer(header: Header) -> Iterator[Finding]:
@@ -95,6 +114,8 @@ def _tokenizer(header: Header) -> Iterator[Finding]:
     if tokens is None:
         return
     count = len(tokens)
+    if header.get("tokenizer.ggml.model") not in (None, "no_vocab", "none"):
+        yield from _twice(tokens.value)
     for key in ("token_type", "scores"):
         value = header.metadata.get(f"tokenizer.ggml.{key}")
         if value is not None and len(value) != count:
@@ -131,4 +152,22 @@ def _tokenizer(header: Header) -> Iterator[Finding]:
             "tokenizer.ggml.merges",
             "missing in a BPE vocabulary",
             "llama.cpp cannot tokenize without them.",
+        )
+
+
+def _twice(tokens: Sequence[str]) -> Iterator[Finding]:
+    """Tokens of more than one id: llama.cpp aborts on them. Empty ones it names by their ids."""
+    first: dict[str, int] = {}
+    twice: dict[str, list[int]] = {}
+    for number, token in enumerate(tokens):
+        if first.setdefault(token, number) != number and token:
+            twice.setdefault(token, [first[token]]).append(number)
+    if twice:
+        named = [f"{t!r} (ids {', '.join(map(str, n[:6]))})" for t, n in [*twice.items()][:5]]
+        more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+        yield Finding(
+            "error",
+            "tokenizer.ggml.tokens",
+            f"{len(twice)} token(s) occur more than once: {', '.join(named)}{more}",
+            "llama.cpp aborts on such a vocabulary. Rename all but one of each.",
         )

@@ -46,7 +46,9 @@ Tensor._fields_ = _FIELDS
 
 #: Fields that this package sets or reads, by struct.
 USED_FIELDS = {
-    "llama_model_params": {"use_extra_bufts", "n_gpu_layers", "vocab_only", "load_mode"},
+    "llama_model_params": {
+        "use_extra_bufts", "n_gpu_layers", "vocab_only", "load_mode", "no_alloc", "load_mtp",
+    },
     "llama_context_params": {
         "n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch",
         "cb_eval", "cb_eval_user_data", "kv_unified", "swa_full", "no_perf",

@@ -20,6 +20,7 @@ import contextlib
 import os
 import pickle
 import queue
+import re
 import signal
 import tempfile
 import threading
@@ -33,6 +34,9 @@ from ..child import Child, receive, send, streams
 from ..errors import EngineError, GGSurgeryError
 
 T = TypeVar("T")
+
+#: How the error of a child that died begins.
+CRASHED = "llama.cpp crashed"
 
 
 def run(
@@ -93,8 +97,9 @@ def _crash(status: int, noise: str, file: str | Path | None) -> EngineError:
     last = [line.strip() for line in noise.splitlines() if line.strip()]
     # llama.cpp's own words: a failed assertion is the best explanation there is
     words = [line for line in last if "GGML_ASSERT" in line or "rror" in line] or last[-1:]
+    said = re.sub(r"\S*/(?=[^/\s]+:\d+: )", "", words[-1])[:300] if words else ""
     return EngineError(
-        f"llama.cpp crashed ({name})" + (f", saying: {words[-1][:300]}" if words else ""),
+        f"{CRASHED} ({name})" + (f", saying: {said}" if said else ""),
         file=file,
         hint="The file may be damaged or of an architecture this version cannot run; "
         "`ggsurgery verify` checks the file and `ggsurgery doctor` the machine.",

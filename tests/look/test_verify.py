@@ -31,13 +31,14 @@ NORM = tensor("output_norm.weight", (8,), 0, 384)
 NORM_AFTER_64 = tensor("output_norm.weight", (8,), 0, 192)
 EMBEDDING = tensor("token_embd.weight", (8, 4), 0, 64)
 UP = "ffn_up.weight"
+FOUR = b"".join(text(t) for t in "abcd")
 
 
 def model(tmp_path, *more, drop=(), infos=None, n_layers=2):
     kvs = {
         "general.architecture": kv_text("general.architecture", "llama"),
         "llama.block_count": kv_u32("llama.block_count", n_layers),
-        "tokenizer.ggml.tokens": kv_array("tokenizer.ggml.tokens", V.STRING, 4, text("a") * 4),
+        "tokenizer.ggml.tokens": kv_array("tokenizer.ggml.tokens", V.STRING, 4, FOUR),
     }
     names = ["token_embd.weight", "blk.0.ffn_up.weight", "blk.1.ffn_up.weight"]
     infos = infos or [tensor(n, (8, 4), 0, 128 * i) for i, n in enumerate(names)]
@@ -137,7 +138,7 @@ def test_tensors_that_llama_cpp_does_not_use(tmp_path):
     infos.append(tensor("odd.weight", (8,), 0, 160))
     (found,) = [f for f in findings(model(tmp_path, infos=infos, n_layers=1)) if f[0] == "warning"]
     assert found[1] == "blk.0.odd.weight and 1 more"
-    assert "knows no such tensor in llama" in found[2]
+    assert "neither llama.cpp nor the package gguf has such a tensor in llama" in found[2]
 
 
 def test_the_model_that_everybody_has(tmp_path):
