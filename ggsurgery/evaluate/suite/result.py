@@ -255,20 +255,36 @@ def compare_surgery(base: SurgeryScore, other: SurgeryScore) -> list[Comparison]
                 hint="Run both with the same --length and --limit",
             )
     draws = other.draws() - base.draws()
+    parts = [_compare_part(a, b) for a, b in zip(base.parts, other.parts, strict=True) if a.applies]
     found = [
         Comparison(
             "surgery", base.total, other.total, other.total - base.total,
-            statistics.interval_of(draws),
+            _total_interval(base, other, draws, parts),
             statistics.two_sided(
                 draws, sum(map(_n_unlike, base.applicable, other.applicable))
             ),
             "paired bootstrap", base.n, "higher",
         )
     ]  # fmt: skip
-    found += [
-        _compare_part(a, b) for a, b in zip(base.parts, other.parts, strict=True) if a.applies
-    ]
-    return found
+    return found + parts
+
+
+def _total_interval(
+    base: SurgeryScore, other: SurgeryScore, draws: NDArray[np.float64], parts: list[Comparison]
+) -> statistics.Interval:
+    """The bootstrap's; from the parts' intervals (MOVER) where all items are answered alike."""
+    drawn = statistics.interval_of(draws)
+    if drawn.low < drawn.high:
+        return drawn
+    weight = sum(p.weight for p in base.applicable)
+    shares = {f"surgery_{p.name}": 100.0 * p.weight / weight for p in base.applicable}
+    middle, down, up = other.total - base.total, 0.0, 0.0
+    for part in parts:
+        if part.interval is not None and part.label in shares:
+            share = shares[part.label]
+            down += (share * (part.difference - part.interval.low)) ** 2
+            up += (share * (part.interval.high - part.difference)) ** 2
+    return statistics.Interval(middle - math.sqrt(down), middle + math.sqrt(up))
 
 
 def _compare_part(base: Part, other: Part) -> Comparison:
