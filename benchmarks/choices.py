@@ -21,13 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks._inputs import data, smollm2_f16  # noqa: E402
-from ggsurgery.evaluate.choices import Answered, encode_pair, score_question  # noqa: E402
-from ggsurgery.evaluate.questions import (  # noqa: E402
-    Prompted,
-    guess_style,
-    load_questions,
-    prompts,
-)
+from ggsurgery.measure.metrics.choices import Answered, encode_pair, score_question  # noqa: E402
+from ggsurgery.measure.questions import Prompted, guess_style, load_questions, prompts  # noqa: E402
 from ggsurgery.runtime.engine import Engine  # noqa: E402
 from ggsurgery.runtime.scoring import log_softmax_at  # noqa: E402
 

@@ -31,8 +31,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ggsurgery.ggufio.reader import Source
 from ggsurgery.host import n_threads
-from ggsurgery.kernels import BF16, F16, backend
-from ggsurgery.kernels.reference import REFERENCE
+from ggsurgery.tensors.kernels import BF16, F16, backend
+from ggsurgery.tensors.kernels.reference import REFERENCE
 from tests._shapes import QWEN3_8B, write_shapes
 
 SEED = 1

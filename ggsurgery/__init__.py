@@ -14,10 +14,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from ._gguf import load_constants
-
-load_constants()  # before any module below imports from gguf.constants
-
 __version__ = "0.1.0"
 
 #: Public name → the module below ggsurgery that defines it.
@@ -28,20 +24,20 @@ _HOMES: dict[str, str] = {
     "Pipeline": "pipeline.run",
     "Plan": "plan.types",
     "Recipe": "plan.recipe",
-    "Score": "evaluate.score",
+    "Score": "measure.results.score",
     "Source": "ggufio.reader",
     "build_bundle": "release.bundle",
-    "compare": "evaluate.comparison",
-    "influence": "analyze.influence",
-    "kl_divergence": "evaluate.kl",
+    "compare": "measure.results.comparison",
+    "influence": "find.influence",
+    "kl_divergence": "measure.metrics.kl",
     "load_recipe": "plan.recipe",
     "parse_layers": "plan.text",
-    "perplexity": "evaluate.perplexity",
-    "prepare": "surgery",
-    "prepare_replay": "surgery",
+    "perplexity": "measure.metrics.perplexity",
+    "prepare": "surgery.prepare",
+    "prepare_replay": "surgery.prepare",
     "read_header": "ggufio.header",
     "step": "plan.recipe",
-    "summarize": "look.summary",
+    "summarize": "inspect.summary",
 }
 
 __all__ = [*sorted(_HOMES)]  # noqa: PLE0604 – the keys are strings

@@ -145,15 +145,3 @@ class OutputError(GGSurgeryError):
 
 class EngineError(GGSurgeryError):
     """llama.cpp refused, failed or crashed."""
-
-
-class MissingExtraError(GGSurgeryError):
-    """An optional package is needed; the message names the extra to install."""
-
-    def __init__(self, package: str, extra: str, what: str) -> None:
-        from .installed import install_command
-
-        super().__init__(
-            f"{what} needs the package {package}, which is not installed",
-            hint=f"Install it with: {install_command(extra)}",
-        )

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, quants
 
-from ggsurgery import kernels
 from ggsurgery.ggufio.reader import Source
 from ggsurgery.ggufio.types import TensorInfo
 from ggsurgery.ggufio.writer import encode_header, padded
+from ggsurgery.tensors import kernels
 
 
 def with_scales_of(

@@ -90,6 +90,6 @@ def _copy_vocabulary(writer: GGUFWriter, path: Path) -> int:
     header = read_header(path)
     for key, value in header.metadata.items():
         if key.startswith("tokenizer.") and key != "tokenizer.chat_template":
-            kind = value.item_type if value.type is GGUFValueType.ARRAY else None
+            kind = value.item_type if value.type == GGUFValueType.ARRAY else None
             writer.add_key_value(key, value.value, value.type, sub_type=kind)
     return len(header.metadata["tokenizer.ggml.tokens"])

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType
 
-from ggsurgery import compute, execute, host, prune
-from ggsurgery.blend.parallel import in_order
+from ggsurgery import host
 from ggsurgery.runtime import binding, machine
 from ggsurgery.runtime.filetypes import file_types
 from ggsurgery.runtime.imatrix_need import FILE_TYPES, file_needs_imatrix, tensor_needs_imatrix
 from ggsurgery.runtime.quantize_call import Call, dry_runs
+from ggsurgery.surgery import write, zeros
+from ggsurgery.tensors import evaluate
+from ggsurgery.tensors.parallel import in_order
 
 from ._command import call
 from ._gguf import tiny_llama
@@ -37,7 +39,7 @@ def test_computing_commands_take_the_threads_asked_for(tmp_path, monkeypatch, na
         seen.append(threads)
         return in_order(function, items, threads)
 
-    monkeypatch.setattr(compute, "in_order", spy)
+    monkeypatch.setattr(evaluate, "in_order", spy)
     for number in ("3", "1"):
         seen.clear()
         monkeypatch.setenv("GGSURGERY_THREADS", number)
@@ -50,12 +52,12 @@ def test_computing_commands_take_the_threads_asked_for(tmp_path, monkeypatch, na
 
 
 def test_the_threads_are_counted_in_one_place():
-    assert compute.n_threads is execute.n_threads is prune.n_threads is host.n_threads
+    assert evaluate.n_threads is write.n_threads is zeros.n_threads is host.n_threads
     assert not hasattr(machine, "n_threads")
 
 
 def test_counting_threads_loads_no_llama_cpp():
-    code = "import ggsurgery.compute, sys; print('llama_cpp' in sys.modules)"
+    code = "import ggsurgery.tensors.evaluate, sys; print('llama_cpp' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -23,20 +23,20 @@ from gguf.constants import GGUFValueType
 
 from ggsurgery.chat.families import family
 from ggsurgery.errors import one_line, printable
-from ggsurgery.evaluate.facts import ModelFacts
-from ggsurgery.evaluate.results import Results
-from ggsurgery.evaluate.score import Score
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.ggufio.types import Header, Value
-from ggsurgery.markdown import code, plain, table
+from ggsurgery.measure.results.facts import ModelFacts
+from ggsurgery.measure.results.result_files import Results
+from ggsurgery.measure.results.score import Score
 from ggsurgery.plan.recipe import Recipe, step
+from ggsurgery.present.markdown import code, plain, table
 from ggsurgery.release.card import model_card
 from ggsurgery.release.modelfile import chat_of
 from ggsurgery.release.request import ReleaseFile, Request
 from ggsurgery.report.compute import compute_report
 from ggsurgery.report.html import render_html
 from ggsurgery.report.markdown import render_markdown
-from ggsurgery.surgery import prepare
+from ggsurgery.surgery.prepare import prepare
 from tests._command import call, command, environment
 from tests._needs import needs_package
 from tests._shapes import TINY, TOKENS, write_shapes

@@ -16,7 +16,7 @@ from ggsurgery.plan.recipe import step
 
 from ._gguf import tiny_llama
 from ._llama_logits import logits
-from .test_surgery import operate
+from .surgery.test_prepare import operate
 
 
 @pytest.fixture(scope="module")

@@ -21,31 +21,31 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from ggsurgery.candidates.journal import Journal
-from ggsurgery.candidates.measure import Measured, summary
-from ggsurgery.candidates.worker import Trial
 from ggsurgery.cli.compare import _pairs
-from ggsurgery.collapse.types import FORMAT as LACO
 from ggsurgery.errors import GGSurgeryError
-from ggsurgery.evaluate import statistics
-from ggsurgery.evaluate.problems import load_problems
-from ggsurgery.evaluate.questions import guess_style, load_questions, prompts
-from ggsurgery.evaluate.results import Results, load_with_base, merge_results
-from ggsurgery.evaluate.suite.data import load_facts
-from ggsurgery.evaluate.suite.result import SurgeryScore
-from ggsurgery.fields import read_json
-from ggsurgery.pipeline.saying import read_said
+from ggsurgery.files.fields import read_json
+from ggsurgery.find.laco.types import FORMAT as LACO
+from ggsurgery.find.search import run as search_run
+from ggsurgery.measure.metrics.gsm8k import load_problems
+from ggsurgery.measure.questions import guess_style, load_questions, prompts
+from ggsurgery.measure.results import statistics
+from ggsurgery.measure.results.result_files import Results, load_with_base, merge_results
+from ggsurgery.measure.suite.data import load_facts
+from ggsurgery.measure.suite.result import SurgeryScore
+from ggsurgery.measure.variants.batch import Trial
+from ggsurgery.measure.variants.journal import Journal
+from ggsurgery.measure.variants.measure import Measured, summary
+from ggsurgery.pipeline.sample import read_said
 from ggsurgery.pipeline.state import NAME, State
 from ggsurgery.pipeline.tasks import read_laco
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.plan.types import Plan
-from ggsurgery.release import collapse, sections
+from ggsurgery.release import laco_section, sections
 from ggsurgery.release.request import ReleaseFile
 from ggsurgery.report.compute import compute_report, is_scan, scan_series
 from ggsurgery.report.html import render_html
 from ggsurgery.report.markdown import render_markdown
 from ggsurgery.runtime import probe
-from ggsurgery.search import run as search_run
 from tests.report.samples import scan, three_models
 
 MISSING = object()
@@ -233,13 +233,13 @@ def test_laco(tmp_path: Path) -> None:
     header: Any = SimpleNamespace(metadata={}, path=Path("a.gguf"))
 
     def use(changed: Any) -> None:
-        if collapse.is_laco(changed):
+        if laco_section.is_laco(changed):
             try:
-                collapse.check_laco(changed, header)
+                laco_section.check_laco(changed, header)
             except GGSurgeryError as error:
                 if "of another model" not in str(error):  # taken, as far as its types go
                     raise
-            collapse.sections(changed)
+            laco_section.sections(changed)
         read_laco(write(tmp_path / "laco.json", changed))
 
     check(document, use)
@@ -367,7 +367,7 @@ def test_questions(tmp_path: Path, kind: str) -> None:
 
 
 def test_arrays_of_a_sidecar(tmp_path: Path) -> None:
-    from ggsurgery.healing.sidecar import Sidecar
+    from ggsurgery.compensate.sidecar import Sidecar
 
     good = tmp_path / "good.npz"
     Sidecar({"heal.blk.1.ffn_down.weight": np.ones((2, 3), np.float32)}).save(good)

@@ -12,10 +12,10 @@ from ..errors import FormatError
 from ..ggufio.purpose import not_a_model
 from ..ggufio.types import Header
 from .generic import UNKNOWN
-from .kinds import Finding, LayerKind, MetadataChange
-from .removal import unpruned
 from .rulefile import RuleFile, all_rules, rules_of
 from .rules import ArchRules
+from .types import Finding, LayerKind, MetadataChange
+from .unprune import unpruned
 
 __all__ = [
     "ArchRules",

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gguf.constants import GGUFValueType
-
 from ..errors import ArchitectureError, FormatError
+from ..ggufio.constants import GGUFValueType
 from ..ggufio.types import Header, Value
 from ..plan.types import BlockRef
-from . import facets
-from .reading import n_tail
+from . import properties
+from .layer_kinds import n_tail
 from .rulefile import RuleFile, keys
 
 #: llama.cpp's LLAMA_MAX_LAYERS: its saver writes some arrays at this full length.
@@ -20,12 +19,12 @@ PADDED = 512
 
 def layer_arrays(header: Header) -> dict[str, Value]:
     """The known per-layer keys whose value is an array, by full key."""
-    names = [facets.full_key(header, k) for k in keys()["per_layer"]]
+    names = [properties.full_key(header, k) for k in keys()["per_layer"]]
     names += keys()["per_layer_global"]
     return {
         name: value
         for name in names
-        if (value := header.metadata.get(name)) is not None and value.type is GGUFValueType.ARRAY
+        if (value := header.metadata.get(name)) is not None and value.type == GGUFValueType.ARRAY
     }
 
 
@@ -35,13 +34,13 @@ def unknown_arrays(header: Header) -> list[str]:
     One entry says nothing about a layer, so a model of one layer has none.
     """
     lengths = {header.n_layers, header.n_layers - n_tail(header)} - {0, 1}
-    harmless = {facets.full_key(header, k) for k in keys()["not_per_layer"]}
-    harmless |= {facets.full_key(header, k) for k in keys()["layer_numbers"]}
+    harmless = {properties.full_key(header, k) for k in keys()["not_per_layer"]}
+    harmless |= {properties.full_key(header, k) for k in keys()["layer_numbers"]}
     known = layer_arrays(header)
     return [
         name
         for name, value in header.metadata.items()
-        if value.type is GGUFValueType.ARRAY
+        if value.type == GGUFValueType.ARRAY
         and name.startswith(header.architecture + ".")
         and len(value) in lengths
         and name not in known
@@ -117,7 +116,7 @@ def gather(
     for key in sorted(names | _differing(headers, used)):
         values = [_entry(headers[r.source], key, r.index) for r in refs]
         arrays = [headers[s].metadata.get(_name(headers[s], key)) for s in used]
-        promoted = not any(a is not None and a.type is GGUFValueType.ARRAY for a in arrays)
+        promoted = not any(a is not None and a.type == GGUFValueType.ARRAY for a in arrays)
         if promoted and len(set(values)) == 1:
             own = first.metadata.get(_name(first, key))
             source = headers[refs[0].source].metadata.get(_name(first, key))
@@ -167,12 +166,12 @@ def _differing(headers: Sequence[Header], used: Sequence[int]) -> set[str]:
 
 
 def _name(header: Header, key: str) -> str:
-    return key if key in keys()["per_layer_global"] else facets.full_key(header, key)
+    return key if key in keys()["per_layer_global"] else properties.full_key(header, key)
 
 
 def _is_array(header: Header, key: str) -> bool:
     value = header.metadata.get(_name(header, key))
-    return value is not None and value.type is GGUFValueType.ARRAY
+    return value is not None and value.type == GGUFValueType.ARRAY
 
 
 def _entry(header: Header, key: str, layer: int) -> Any:
@@ -189,7 +188,7 @@ def _entry(header: Header, key: str, layer: int) -> Any:
 
 def _length(template: Value, header: Header, n: int, n_trunk: int) -> int:
     """Entries of the new array: all layers, or the trunk where the source had only those."""
-    if template.type is GGUFValueType.ARRAY:
+    if template.type == GGUFValueType.ARRAY:
         tail = n_tail(header)
         if tail and len(template) == header.n_layers - tail:
             return n_trunk
@@ -203,7 +202,7 @@ def first_layer(header: Header, gathered: dict[str, Value]) -> dict[str, Value]:
         ArchitectureError: the new first layer has no heads, and llama.cpp reads no head
             size at all then.
     """
-    name = facets.full_key(header, "attention.head_count")
+    name = properties.full_key(header, "attention.head_count")
     if name not in gathered or header.metadata.get(name) is None:
         return {}
     old, new = _entry(header, "attention.head_count", 0), gathered[name].value[0]
@@ -219,12 +218,12 @@ def first_layer(header: Header, gathered: dict[str, Value]) -> dict[str, Value]:
             found=0,
             hint="Put a layer with attention first.",
         )
-    size = facets.count(header, "embedding_length") // old
+    size = properties.count(header, "embedding_length") // old
     keys_ = ("attention.key_length", "attention.value_length")
     return {
-        facets.full_key(header, k): facets.number(header, k, size)
+        properties.full_key(header, k): properties.number(header, k, size)
         for k in keys_
-        if facets.full_key(header, k) not in header.metadata
+        if properties.full_key(header, k) not in header.metadata
     }
 
 
@@ -235,11 +234,11 @@ def disagreements(ours: Header, theirs: Header) -> list[tuple[str, str, str]]:
         key, our value, their value; a missing one reads `nothing`.
     """
     skip = {
-        facets.full_key(ours, k)
+        properties.full_key(ours, k)
         for n in ("per_layer", "may_differ", "positional", "layer_numbers")
         for k in keys()[n]
     }
-    skip.discard(facets.full_key(ours, "attention.sliding_window"))
+    skip.discard(properties.full_key(ours, "attention.sliding_window"))
     names = [
         n
         for n in [*ours.metadata, *theirs.metadata]

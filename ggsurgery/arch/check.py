@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from ..errors import GGSurgeryError
 from ..ggufio.types import Header
 from ..plan.text import format_layers
-from . import arrays, facets, reading
-from .kinds import Finding, LayerKind
-from .removal import original_of
+from . import arrays, layer_kinds, properties
+from .types import Finding, LayerKind
+from .unprune import original_of
 
 if TYPE_CHECKING:
     from .rules import ArchRules
@@ -73,7 +73,7 @@ def _kinds_and_tensors(
                 REPAIR,
             )
     if rules.rules.experts:
-        by_tensors = [reading.ffn_of(suffixes) for suffixes in layers]
+        by_tensors = [layer_kinds.ffn_of(suffixes) for suffixes in layers]
         wrong = [
             i
             for i, kind in enumerate(kinds)
@@ -85,7 +85,7 @@ def _kinds_and_tensors(
                 wrong,
                 f"layer {wrong[0]} runs as {kinds[wrong[0]].label}, but has {by_tensors[wrong[0]]} "
                 "tensors",
-                f"Count the leading dense layers again: {facets.full_key(header, key)}.",
+                f"Count the leading dense layers again: {properties.full_key(header, key)}.",
             )
 
 
@@ -98,7 +98,7 @@ def _tail(header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
     marked = [
         any(s.startswith("nextn.") for s in header.layer_tensors(i)) for i in range(len(kinds))
     ]
-    key = facets.full_key(header, "nextn_predict_layers")
+    key = properties.full_key(header, "nextn_predict_layers")
     for i, kind in enumerate(kinds):
         if kind.mtp and not marked[i] and header.layer_tensors(i):
             yield Finding(
@@ -120,17 +120,17 @@ def _tail(header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
 def _windows(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
     rule = rules.rules.window
     n_trunk = sum(not k.mtp for k in kinds)
-    if rule and facets.window_size(rule, header, n_trunk) and not any(k.window for k in kinds):
+    if rule and properties.window_size(rule, header, n_trunk) and not any(k.window for k in kinds):
         yield Finding(
             "error",
-            facets.full_key(header, rule.pattern_key),
+            properties.full_key(header, rule.pattern_key),
             "names no windowed layer, although the model has a window: llama.cpp aborts",
-            f"Set {facets.full_key(header, rule.size)} to 0, or keep a windowed layer.",
+            f"Set {properties.full_key(header, rule.size)} to 0, or keep a windowed layer.",
         )
 
 
 def _shared(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
-    start = reading.kv_start(rules.rules, header)
+    start = layer_kinds.kv_start(rules.rules, header)
     if start is None or not any(k.shared_kv for k in kinds):
         return
     for back, attention in ((1, "full"), (2, "window")):
@@ -147,7 +147,7 @@ def _shared(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> I
 
 
 def _slabs(rules: ArchRules, header: Header) -> Iterator[Finding]:
-    n_trunk = header.n_layers - reading.n_tail(header)
+    n_trunk = header.n_layers - layer_kinds.n_tail(header)
     if not n_trunk:
         return
     sizes = {}

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gguf.constants import GGUFValueType
-
 from ..errors import ArchitectureError
+from ..ggufio.constants import GGUFValueType
 from ..ggufio.types import Header
 from ..plan.types import Plan, Take, main_reference
-from . import arrays, facets
+from . import arrays, properties
 from .rulefile import RuleFile, keys
 
 if TYPE_CHECKING:
@@ -57,14 +56,14 @@ def reasons_against(header: Header) -> list[str]:
     for name in [*arrays.layer_arrays(header), *arrays.unknown_arrays(header)]:
         reasons.append(f"{name} has one entry a layer")
     for key in keys()["layer_numbers"]:
-        if facets.full_key(header, key) in header.metadata:
-            reasons.append(f"{facets.full_key(header, key)} names layers")
+        if properties.full_key(header, key) in header.metadata:
+            reasons.append(f"{properties.full_key(header, key)} names layers")
     for key in keys()["positional"]:
-        value = header.metadata.get(facets.full_key(header, key))
-        if value is None or value.type is GGUFValueType.STRING:
+        value = header.metadata.get(properties.full_key(header, key))
+        if value is None or value.type == GGUFValueType.STRING:
             continue
-        if value.type is GGUFValueType.ARRAY or value.value > 0:
-            reasons.append(f"{facets.full_key(header, key)} makes layers differ by position")
+        if value.type == GGUFValueType.ARRAY or value.value > 0:
+            reasons.append(f"{properties.full_key(header, key)} makes layers differ by position")
     if difference := unlike_layers(header):
         reasons.append(difference)
     return reasons

@@ -16,10 +16,10 @@ from ..errors import ArchitectureError, PlanError
 from ..ggufio.types import Header, Value
 from ..plan.text import format_layers
 from ..plan.types import BlockRef, Plan, main_reference, references
-from . import arrays, depth, facets, reading
-from .kinds import Finding, LayerKind, MetadataChange
-from .nearest import nearest
+from . import arrays, layer_count, layer_kinds, properties
 from .rulefile import RuleFile
+from .suggest import nearest
+from .types import Finding, LayerKind, MetadataChange
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class ArchRules:
 
     def n_tail(self, header: Header) -> int:
         """MTP / nextn layers behind the trunk, which `block_count` includes."""
-        return reading.n_tail(header)
+        return layer_kinds.n_tail(header)
 
     def kinds(self, header: Header) -> tuple[LayerKind, ...]:
         """The kind of every layer, trunk and tail."""
-        return reading.kinds(self.rules, header)
+        return layer_kinds.kinds(self.rules, header)
 
     def rewrite(
         self, headers: Sequence[Header], plan: Plan, *, force_kinds: bool = False
@@ -78,7 +78,9 @@ class ArchRules:
         kinds = [self.kinds(h) for h in headers]
         wanted = [kinds[r.source][r.index] for r in refs]
         self.blendable(headers, plan, force=force_kinds)
-        folded, warnings = depth.switches(self.rules, headers, refs[:n_trunk], n_trunk, plan.shell)
+        folded, warnings = layer_count.switches(
+            self.rules, headers, refs[:n_trunk], n_trunk, plan.shell
+        )
         change.warnings += tuple(warnings)
         if folded and plan.computes:
             raise ArchitectureError(
@@ -87,21 +89,21 @@ class ArchRules:
                 hint="Change the number of layers first, then blend the result.",
             )
         change.tensors |= folded
-        change.set[facets.full_key(shell, "block_count")] = facets.number(
+        change.set[properties.full_key(shell, "block_count")] = properties.number(
             shell, "block_count", len(refs)
         )
-        if n_tail != reading.n_tail(shell):
-            key = facets.full_key(shell, "nextn_predict_layers")
-            change.set[key] = facets.number(shell, "nextn_predict_layers", n_tail)
+        if n_tail != layer_kinds.n_tail(shell):
+            key = properties.full_key(shell, "nextn_predict_layers")
+            change.set[key] = properties.number(shell, "nextn_predict_layers", n_tail)
         change.set |= arrays.gather(self.rules, headers, refs, n_trunk, plan.shell)
         change.set |= arrays.first_layer(shell, change.set)
-        change.set |= depth.implied(self.rules, shell, n_trunk)
-        change.set |= depth.shared_kv(self.rules, headers, refs, wanted, plan.shell)
+        change.set |= layer_count.implied(self.rules, shell, n_trunk)
+        change.set |= layer_count.shared_kv(self.rules, headers, refs, wanted, plan.shell)
         draft = _draft(headers, shell, change, refs)
         change.set |= self._state(draft, wanted, n_trunk)
         draft = _draft(headers, shell, change, refs)
         self._compare(headers, draft, refs, wanted, n_trunk)
-        change.tensors |= depth.slabs(self.rules, headers, refs[:n_trunk], plan.shell)
+        change.tensors |= layer_count.slabs(self.rules, headers, refs[:n_trunk], plan.shell)
         return change
 
     def blendable(self, headers: Sequence[Header], plan: Plan, *, force: bool = False) -> None:
@@ -142,7 +144,7 @@ class ArchRules:
     def _moves(self, headers: Sequence[Header], plan: Plan) -> bool:
         """Whether any layer changes its place, its neighbours' count, or its file."""
         shell = headers[plan.shell]
-        tail = reading.n_tail(shell)
+        tail = layer_kinds.n_tail(shell)
         identity = Plan.identity(shell.n_layers, tail)
         stays = [
             tuple(replace(r, source=plan.shell) for r in references(b)) for b in identity.stack
@@ -175,7 +177,7 @@ class ArchRules:
                 f"layers of {self.family} cannot be moved: {self.rules.refuse}", file=shell.path
             )
 
-        depth_before = shell.n_layers - reading.n_tail(shell)
+        depth_before = shell.n_layers - layer_kinds.n_tail(shell)
         if self.rules.depth_fixed and len(plan.blocks) != depth_before:
             raise ArchitectureError(
                 f"the number of layers of {self.family} must stay: {self.rules.depth_fixed}",
@@ -186,22 +188,22 @@ class ArchRules:
 
     def _state(self, draft: Header, wanted: Sequence[LayerKind], n_trunk: int) -> dict[str, Value]:
         """Keys that state the wanted kinds where the header does not say them yet."""
-        rules, now = self.rules, reading.kinds(self.rules, draft)
+        rules, now = self.rules, layer_kinds.kinds(self.rules, draft)
         changes: dict[str, Value] = {}
         if rules.window and _differ(now, wanted, "attention"):
             windowed = [k.attention == rules.window.kind for k in wanted]
-            changes |= facets.write_windows(rules.window, draft, windowed)
+            changes |= properties.write_windows(rules.window, draft, windowed)
         if rules.recurrent and _differ(now, wanted, "attention"):
             recurrent = [k.attention == "recurrent" for k in wanted]
-            changes |= facets.write_recurrents(rules.recurrent, draft, recurrent)
+            changes |= properties.write_recurrents(rules.recurrent, draft, recurrent)
         if rules.rope and _differ(now, wanted, "rope"):
-            changes |= facets.write_ropes(rules.rope, draft, [k.rope == "rope" for k in wanted])
+            changes |= properties.write_ropes(rules.rope, draft, [k.rope == "rope" for k in wanted])
         if rules.experts and _differ(now, wanted, "ffn"):
             moe = [k.ffn == "moe" for k in wanted[:n_trunk]]
-            changes |= facets.write_experts(rules.experts, draft, moe)
+            changes |= properties.write_experts(rules.experts, draft, moe)
         for rule in rules.prefix:
             values = [dict(k.extra).get(rule.name) for k in wanted]
-            changes |= facets.write_prefix(rule, draft, values)
+            changes |= properties.write_prefix(rule, draft, values)
         return changes
 
     def _compare(
@@ -213,7 +215,7 @@ class ArchRules:
         n_trunk: int,
     ) -> None:
         """Stop if llama.cpp would run any layer otherwise than in its source."""
-        now = reading.kinds(self.rules, draft)
+        now = layer_kinds.kinds(self.rules, draft)
         wrong = [i for i, (a, b) in enumerate(zip(now, wanted, strict=True)) if a != b]
         if not wrong:
             return
@@ -240,7 +242,7 @@ class ArchRules:
     def _proposals(self, source: Header, refs: Sequence[BlockRef]) -> str:
         """The nearest lists that keep what no metadata can state, as a hint."""
         own = [self._fixed(k) for k in self.kinds(source)]
-        n_trunk = source.n_layers - reading.n_tail(source)
+        n_trunk = source.n_layers - layer_kinds.n_tail(source)
         if all(k == own[0] for k in own):
             return ""
 
@@ -268,7 +270,7 @@ class ArchRules:
 
 
 def _check_references(headers: Sequence[Header], plan: Plan) -> None:
-    tails = [reading.n_tail(h) for h in headers]
+    tails = [layer_kinds.n_tail(h) for h in headers]
     for block, in_tail in [(b, False) for b in plan.blocks] + [(b, True) for b in plan.tail]:
         for ref in references(block):
             header = headers[ref.source]
@@ -300,11 +302,11 @@ def _draft(
 
 def _resized(source: Header, n: int) -> Header:
     """The source as if it had `n` trunk layers, without arrays: what its places imply."""
-    tail = reading.n_tail(source)
+    tail = layer_kinds.n_tail(source)
     drop = set(arrays.layer_arrays(source))
     metadata = {k: v for k, v in source.metadata.items() if k not in drop}
-    key = facets.full_key(source, "block_count")
-    metadata[key] = facets.number(source, "block_count", n + tail)
+    key = properties.full_key(source, "block_count")
+    metadata[key] = properties.number(source, "block_count", n + tail)
     return replace(source, metadata=metadata)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
-from ..shipped import shipped
+from ..files.resources import shipped
 from .conversations import BY_ID, CONVERSATIONS, TRIAL_DAY
 from .render import TemplateError
 

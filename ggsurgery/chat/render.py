@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ..child import Child, receive, send
 from ..errors import FormatError, GGSurgeryError
+from ..runtime.child import Child, receive, send
 from . import limits
 
 #: Seconds that the child may take to start on a busy machine.

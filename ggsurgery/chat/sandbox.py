@@ -31,7 +31,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from ..child import limit_resource, receive, send, streams
+from ..runtime.child import limit_resource, receive, send, streams
 from . import limits
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gguf.constants import Keys, TokenType
-
 from ..errors import FormatError
+from ..ggufio.constants import Keys, TokenType
 from ..ggufio.types import Header
 
 #: How special tokens look: <|im_end|>, <｜User｜>, <end_of_turn>, </s>, <think>, [INST].

@@ -15,10 +15,11 @@ from typing import NoReturn
 
 import click
 
-from .. import __version__, temporary
+from .. import __version__
 from ..errors import GGSurgeryError, printable
+from ..files import temporary
+from ..files.system_errors import system_error
 from ..host import plain_terminal
-from ..system_errors import system_error
 from ._overview import SECTIONS, SHORT_HELP
 from ._signals import Stopped, ignore_signals, stop_like_ctrl_c
 

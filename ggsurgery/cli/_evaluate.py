@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from ..evaluate.comparison import Comparison
-from ..evaluate.controls import Outcome
-from ..evaluate.results import Results
-from ..evaluate.suite.result import SurgeryScore
-from ..ggufio.atomic import atomic_path, check_output
+from ..files.atomic import atomic_path, check_output
+from ..measure.controls import Outcome
+from ..measure.results.comparison import Comparison
+from ..measure.results.result_files import Results
+from ..measure.suite.result import SurgeryScore
 from ._output import human_bytes, note, table
 
 

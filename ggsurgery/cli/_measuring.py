@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from .. import cautions
-from ..candidates.measure import Difference, Measured, Setup
-from ..evaluate.draw import SEED
-from ..evaluate.figures import figure_in_words
+from ..measure.draw import SEED
+from ..measure.figures import figure_in_words
+from ..measure.variants.measure import Difference, Measured, Setup
+from ..pipeline import cautions
 from ._files import FILE
 from ._output import warn
 from ._texts import ctx_option, parse_special_option, text_option, threads_option

@@ -10,25 +10,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .. import cautions
 from ..errors import OutputError, printable
-from ..execute import unsettled_bytes
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..ggufio.changes import Change, changes, short
 from ..ggufio.reader import Source
 from ..ggufio.types import Value
-from ..layout import Compute
+from ..pipeline import cautions
 from ..plan.recipe import PLAIN_STEPS, Recipe, Step
 from ..plan.text import format_layers
 from ..plan.types import references
-from ..provenance import PREFIX
-from ..report_plan import Change, changes, layer_map, short
-from ..surgery import Operation, prepare
+from ..surgery.describe import layer_map
+from ..surgery.layout import Compute
+from ..surgery.prepare import Operation, prepare
+from ..surgery.provenance import PREFIX
+from ..surgery.write import unsettled_bytes
 from ._files import FILE, split_option
 from ._output import echo, human_bytes, human_count, note, print_json, table, warn
 from ._progress import bytes_bar
 
 if TYPE_CHECKING:
-    from ..prune import Zeros
+    from ..surgery.zeros import Zeros
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -194,7 +195,7 @@ def zeros_of(operation: Operation, out: Path) -> list[Zeros]:
     """What a prune among the steps came to, counted in the file; empty where there is none."""
     if not operation.layout.computes:
         return []
-    from ..prune import masked, measure
+    from ..surgery.zeros import masked, measure
 
     names = list(masked(operation.layout))
     if not names:

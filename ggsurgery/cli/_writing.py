@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import cautions
 from ..errors import OutputError
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..pipeline import cautions
 from ..plan.recipe import Recipe
-from ..surgery import prepare
+from ..surgery.prepare import prepare
 from ._output import human_bytes, human_count, note, print_json, warn
 from ._surgery import Options, show, summary, write_with_bar
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from .. import cautions
-from ..evaluate.bench.run import N_CTX, require_harness, run_bench
-from ..evaluate.draw import SEED
-from ..evaluate.figures import error_in_words
-from ..evaluate.score import Score
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..measure.bench.run import N_CTX, require_harness, run_bench
+from ..measure.draw import SEED
+from ..measure.figures import error_in_words
+from ..measure.results.score import Score
+from ..pipeline import cautions
 from ..runtime import worker
 from ._evaluate import save_text
 from ._files import FILE

@@ -8,8 +8,8 @@ import click
 
 from ..errors import PlanError
 from ..plan.blend_ops import BASED, MODEL_METHODS
-from ..plan.blend_steps import numbers
 from ..plan.recipe import step
+from ..plan.recipe_arguments import numbers
 from ._blend import force_kinds_option, out_type_option
 from ._files import FILE
 from ._surgery import Options, list_option, operate, surgery_options

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from .. import cautions
-from ..evaluate import runs
-from ..evaluate.draw import SEED, draw_questions
-from ..evaluate.facts import model_facts
-from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
-from ..evaluate.results import Results
-from ..evaluate.score import Score
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..measure import runs
+from ..measure.draw import SEED, draw_questions
+from ..measure.questions import STYLES, guess_style, load_questions, prompts
+from ..measure.results.facts import model_facts
+from ..measure.results.result_files import Results
+from ..measure.results.score import Score
+from ..pipeline import cautions
 from ..runtime import worker
 from ._evaluate import save_results
 from ._files import FILE

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from ..errors import FormatError, GGSurgeryError
-from ..evaluate.comparison import Comparison, compare_all
-from ..evaluate.results import Results, load_results, load_with_base
-from ..evaluate.statistics import holm
-from ..evaluate.suite.result import compare_surgery
+from ..measure.results.comparison import Comparison, compare_all
+from ..measure.results.result_files import Results, load_results, load_with_base
+from ..measure.results.statistics import holm
+from ..measure.suite.result import compare_surgery
 from ._evaluate import comparison_table
 from ._files import FILE
 from ._output import echo, json_option, note, print_json

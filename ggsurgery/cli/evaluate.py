@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from .. import cautions
-from ..alternatives import alternatives, measure_alternatives
-from ..evaluate import runs
-from ..evaluate.controls import Control, Outcome, verdict
-from ..evaluate.facts import model_facts
-from ..evaluate.results import Results
-from ..evaluate.suite.data import load_weights
-from ..evaluate.suite.result import SurgeryScore, compare_surgery
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..measure import runs
+from ..measure.control_runs import alternatives, measure_alternatives
+from ..measure.controls import Control, Outcome, verdict
+from ..measure.results.facts import model_facts
+from ..measure.results.result_files import Results
+from ..measure.suite.data import load_weights
+from ..measure.suite.result import SurgeryScore, compare_surgery
+from ..pipeline import cautions
 from ..runtime import worker
 from ._evaluate import comparison_table, control_table, is_given, save_results, suite_table
 from ._files import FILE

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from .. import cautions
-from ..healing.fit import Healed, Method, Settings
-from ..healing.fit import heal as run_heal
+from ..compensate.fit import Healed, Method, Settings
+from ..compensate.fit import heal as run_heal
+from ..files.text import read_corpus
+from ..pipeline import cautions
 from ..plan.text import parse_layers
 from ..runtime import worker
-from ..textfile import read_corpus
 from ._files import FILE
 from ._output import echo, note, table, warn
 from ._progress import progress_bar

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import click
 
-from .. import cautions
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..files.text import read_corpus
 from ..ggufio.header import read_header
+from ..ggufio.imatrix import read_imatrix, write_imatrix
 from ..ggufio.reader import Source
-from ..imatrix import read_imatrix, write_imatrix
-from ..imatrix_lineage import apply_recipe, with_origin
+from ..pipeline import cautions
 from ..plan.recipe import load_recipe
 from ..plan.types import Plan
 from ..quantize.imatrix_stats import layer_statistics, tensor_statistics
-from ..quantize.lineage import plan_of
 from ..quantize.remap import remap as follow
 from ..runtime import worker
 from ..runtime.imatrix_collect import collect as run_collect
-from ..textfile import read_corpus
+from ..surgery.imatrix_lineage import apply_recipe, with_origin
+from ..surgery.lineage import plan_of
 from ._files import FILE
 from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import progress_bar

@@ -8,16 +8,16 @@ from typing import Literal
 
 import click
 
-from .. import cautions
-from ..analyze.influence import Influence
-from ..analyze.influence import influence as measure
 from ..arch import rules_for
-from ..candidates.windows import Windows
 from ..errors import PlanError
+from ..files.text import read_corpus
+from ..find.influence import Influence
+from ..find.influence import influence as measure
 from ..ggufio.header import read_header
+from ..measure.variants.windows import Windows
+from ..pipeline import cautions
 from ..runtime import worker
 from ..runtime.engine import Engine
-from ..textfile import read_corpus
 from ._files import FILE
 from ._measuring import force_plot_option, plot_option
 from ._output import echo, json_option, print_json, table, warn
@@ -70,7 +70,7 @@ def influence(
       ggsurgery influence model.gguf --text calibration.txt
       ggsurgery influence model.gguf --text calibration.txt --span 5 --plot influence.png
     """
-    from ..analyze.plot import check_plot, render_influence
+    from ..find.plot import check_plot, render_influence
 
     if plot is not None:
         check_plot(plot, (file, text), force=force)

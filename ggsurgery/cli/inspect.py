@@ -15,9 +15,9 @@ from ..ggufio.header import read_header
 from ..ggufio.purpose import MODEL, purpose
 from ..ggufio.reader import Source
 from ..ggufio.types import Header
-from ..look.difference import Difference, LayerOrigin, compare
-from ..look.summary import Summary, summarize
-from ..look.verify import verify as find_faults
+from ..inspect.difference import Difference, LayerOrigin, compare
+from ..inspect.summary import Summary, summarize
+from ..inspect.verify import verify as find_faults
 from ..plan.text import format_layers
 from ._files import FILE
 from ._output import echo, human_bytes, human_count, json_option, print_json, table
@@ -163,7 +163,7 @@ def verify(file: Path, deep: bool, as_json: bool) -> None:
 
 
 def _weight_faults(file: Path) -> list[Finding]:
-    from ..look.nonfinite import nonfinite_tensors
+    from ..inspect.nonfinite import nonfinite_tensors
 
     with Source(file) as source, bytes_bar("weights", source.header.n_bytes) as bar:
         return list(nonfinite_tensors(source, bar.update))

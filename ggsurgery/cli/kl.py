@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from .. import cautions
-from ..evaluate import runs
-from ..evaluate.figures import error_in_words
-from ..evaluate.metrics import METRICS
-from ..evaluate.score import Score
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..files.text import read_corpus
+from ..measure import runs
+from ..measure.figures import error_in_words
+from ..measure.registry import METRICS
+from ..measure.results.score import Score
+from ..pipeline import cautions
 from ..runtime import worker
-from ..textfile import read_corpus
 from ._evaluate import is_given
 from ._files import FILE
 from ._output import echo, human_bytes, json_option, note, print_json, table, warn

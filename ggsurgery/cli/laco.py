@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from .. import cautions
-from ..collapse import METHODS, Attempt, Result, Settings, laco_of_file, split_text
 from ..errors import PlanError
-from ..ggufio.atomic import atomic_path
+from ..files.atomic import atomic_path
+from ..files.text import read_corpus
+from ..find.laco import METHODS, Attempt, Result, Settings, laco_of_file, split_text
+from ..pipeline import cautions
 from ..runtime import worker
-from ..textfile import read_corpus
 from ._files import FILE
 from ._output import echo, print_json, table, warn
 from ._progress import progress_bar

@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from ..errors import PlanError
+from ..files.text import read_stdin, read_text
+from ..ggufio.changes import short
 from ..ggufio.header import read_header
 from ..ggufio.key_types import type_text
 from ..plan.recipe import step
-from ..report_plan import short
-from ..textfile import read_stdin, read_text
 from ._files import FILE
 from ._output import echo, echo_exact, json_option, print_json, table
 from ._surgery import Options, in_out, operate, surgery_options

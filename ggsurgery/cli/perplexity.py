@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from .. import cautions
-from ..evaluate.perplexity import Perplexity, perplexity_of_file
+from ..files.text import read_corpus
+from ..measure.metrics.perplexity import Perplexity, perplexity_of_file
+from ..pipeline import cautions
 from ..runtime import worker
-from ..textfile import read_corpus
 from ._files import FILE
 from ._output import echo, json_option, print_json, table, warn
 from ._progress import progress_bar

@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from .. import cautions
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..pipeline import cautions
 from ..plan.blend_ops import SCOPES, SCORES
 from ..plan.recipe import step
-from ..prune import Zeros, masked
-from ..surgery import Operation, prepare
+from ..surgery.prepare import Operation, prepare
+from ..surgery.zeros import Zeros, masked
 from ._blend import out_type_option
 from ._files import FILE
 from ._output import echo, human_bytes, note, print_json, table, warn

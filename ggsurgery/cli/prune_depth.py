@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import click
 
-from .. import cautions
 from ..arch import rules_for
 from ..errors import GGSurgeryError
+from ..find.prune_depth import By, Choice, choose, how_many
 from ..ggufio.header import read_header
+from ..pipeline import cautions
 from ..plan.text import parse_layers
-from ..prune_depth import By, Choice, choose, how_many
 from ..runtime import worker
 from ._files import FILE
 from ._measuring import METRIC_HELP, measuring_options, setup_of

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from .. import cautions
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..files.text import read_corpus
 from ..ggufio.header import read_header
+from ..pipeline import cautions
 from ..quantize.ladder import Ladder, ladder
 from ..quantize.like import like as like_mix
 from ..quantize.like import with_pins
@@ -19,7 +20,6 @@ from ..quantize.split import make_split
 from ..quantize.target import budget_of, for_size, parse_size
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult, requantized_warning
-from ..textfile import read_corpus
 from ._files import FILE, split_option
 from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import named_progress_bar, progress_bar

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import click
 
-from .. import __version__, cautions
+from .. import __version__
+from ..compensate.fit import check_arrays, fit_of, heal_again
+from ..compensate.sidecar import Sidecar
 from ..errors import GGSurgeryError, OutputError
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..files.text import read_corpus
 from ..ggufio.header import read_header
-from ..healing.fit import check_arrays, fit_of, heal_again
-from ..healing.sidecar import Sidecar
+from ..pipeline import cautions
 from ..plan.recipe import Recipe, read_document
-from ..provenance import read_provenance
 from ..runtime import worker
-from ..surgery import prepare_replay
-from ..textfile import read_corpus
+from ..surgery.prepare import prepare_replay
+from ..surgery.provenance import read_provenance
 from ._blend import force_kinds_option, out_type_option
 from ._files import FILE, split_option
 from ._output import json_option, note, print_json, warn

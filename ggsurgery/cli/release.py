@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from .. import cautions
 from ..errors import FormatError
-from ..evaluate.results import Results, load_results, merge_results
-from ..fields import read_json
+from ..files.fields import read_json
+from ..measure.results.result_files import Results, load_results, merge_results
+from ..pipeline import cautions
 from ..release.bundle import Bundle, build_bundle, check_folder
-from ..release.collapse import is_laco
+from ..release.laco_section import is_laco
 from ..release.licence import licence_of
 from ..release.origin import RELATIONS
 from ..release.push import push as push_bundle

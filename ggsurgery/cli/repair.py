@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..ggufio.changes import short
 from ..plan.text import parse_layers
-from ..repair import prepare
-from ..report_plan import short
+from ..surgery.repair import prepare
 from ._files import split_option
 from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import bytes_bar

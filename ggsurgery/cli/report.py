@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from ..errors import FormatError
-from ..evaluate.results import Results, load_with_base, merge_results
-from ..fields import read_json
+from ..files.fields import read_json
+from ..measure.results.result_files import Results, load_with_base, merge_results
 from ..report.compute import compute_report, is_scan, scan_series
 from ..report.html import render_html
 from ..report.markdown import render_markdown

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from .. import cautions
 from ..errors import GGSurgeryError
-from ..evaluate.results import Results
-from ..evaluate.score import Score
 from ..ggufio.header import read_header
+from ..measure.results.result_files import Results
+from ..measure.results.score import Score
+from ..pipeline import cautions
 from ..pipeline.run import Event, Pipeline, Planned
-from ..pipeline.saying import read_said
+from ..pipeline.sample import read_said
 from ._files import FILE
 from ._output import echo, human_bytes, json_option, note, print_json, table, warn
 from ._progress import Bar

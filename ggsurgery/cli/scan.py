@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from .. import temporary
-from ..analyze.scan import OPERATIONS, SHARES, Scan
-from ..analyze.scan import scan as run_scan
+from ..files import temporary
+from ..find.scan import OPERATIONS, SHARES, Scan
+from ..find.scan import scan as run_scan
 from ._files import FILE
 from ._measuring import (
     METRIC_HELP,
@@ -86,7 +86,7 @@ def scan(
       ggsurgery scan model.gguf --text calibration.txt --journal scan.jsonl
       ggsurgery scan model.gguf --op prune --metric choices:mmlu.jsonl --plot prune.png
     """
-    from ..analyze.plot import check_plot, render_scan
+    from ..find.plot import check_plot, render_scan
 
     setup = setup_of(file, metric, measuring, allow_unknown_arch=allow_unknown_arch)
     if plot is not None:

@@ -11,22 +11,22 @@ from typing import Any
 import click
 import yaml
 
-from .. import temporary
-from ..candidates.measure import check_data
 from ..errors import OutputError
-from ..evaluate.controls import UNCUT
-from ..evaluate.figures import figure_in_words
+from ..files import temporary
+from ..find.search.disjoint import check_disjoint
+from ..find.search.optimize import Budget, Work
+from ..find.search.run import Outcome, Verdict, report
+from ..find.search.run import search as run_search
+from ..find.search.space import KINDS, parse_kinds
+from ..find.search.storage import shown
+from ..find.search.study import SAMPLERS, Second
 from ..ggufio.reader import Source
+from ..measure.controls import UNCUT
+from ..measure.figures import figure_in_words
+from ..measure.variants.measure import check_data
 from ..plan.recipe import load_recipe
 from ..runtime import worker
 from ..runtime.machine import cache_folder
-from ..search.disjoint import check_disjoint
-from ..search.optimize import Budget, Work
-from ..search.run import Outcome, Verdict, report
-from ..search.run import search as run_search
-from ..search.space import KINDS, parse_kinds
-from ..search.storage import shown
-from ..search.study import SAMPLERS, Second
 from ._files import FILE
 from ._measuring import (
     METRIC_HELP,
@@ -134,7 +134,7 @@ def search(
     setup = setup_of(file, objective, measuring, allow_unknown_arch=allow_unknown_arch)
     reporting = _reporting(setup, report_text, report_data)
     if plot is not None:
-        from ..analyze.plot import check_plot
+        from ..find.plot import check_plot
 
         others = (report_text, report_data, *enqueue, Path(storage or f"{study}.db"))
         check_plot(plot, (*files_of(setup), *others), force=force)
@@ -165,7 +165,7 @@ def search(
     if recipes is not None:
         _write_recipes(found, recipes, top)
     if plot is not None:
-        from ..search.plot import render_outcome
+        from ..find.search.plot import render_outcome
 
         render_outcome(found, plot, objective, second, force=force)
     if as_json:

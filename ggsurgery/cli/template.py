@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
-from .. import cautions
 from ..chat.conversations import BY_ID, CONVERSATIONS
 from ..chat.families import families, family
 from ..chat.lint import Report, lint
 from ..chat.render import TemplateError, compile_template, render
 from ..chat.vocabulary import Vocabulary, chat_template, template_names
 from ..errors import FormatError
-from ..fields import read_json
+from ..files.fields import read_json
+from ..files.text import MAX_SMALL, read_text
 from ..ggufio.header import read_header
+from ..pipeline import cautions
 from ..plan.recipe import step
-from ..textfile import MAX_SMALL, read_text
 from ._files import FILE
 from ._output import echo, echo_exact, json_option, note, print_json, table, warn
 from ._surgery import Options, in_out, operate, surgery_options

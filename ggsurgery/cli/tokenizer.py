@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from ..errors import FormatError
+from ..files.text import read_corpus
 from ..runtime import worker
-from ..textfile import read_corpus
 from ..tokenizer.check import SAMPLES, check_tokenizer
 from ._files import FILE
 from ._output import echo, json_option, print_json, table

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import GGSurgeryError, OutputError
-from ..ggufio.atomic import atomic_path, check_output
+from ..files.atomic import atomic_path, check_output
+from ..files.resources import shipped
 from ..ggufio.header import read_header
 from ..pipeline.document import load_document
 from ..pipeline.source import find_source
 from ..runtime.quantize import quantize
-from ..shipped import shipped
 
 #: The small trained model, which a checkout has and a wheel has not.
 SMALL = Path("tiny-qwen3") / "tiny-qwen3.gguf"

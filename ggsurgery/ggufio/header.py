@@ -14,12 +14,12 @@ import struct
 from itertools import pairwise
 from pathlib import Path
 
-from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType, Keys
-
 from ..errors import FormatError
+from ..files.shard_names import shard_paths
+from .constants import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType, Keys
 from .cursor import DOWNLOAD_HINT, MAX_ENTRIES, MAX_HEADER, Cursor
 from .foreign import HEAD, describe
-from .split import is_leftover, shard_paths
+from .split import is_leftover
 from .types import SCALAR_CODES, Header, TensorInfo, Value, tensor_nbytes, type_name
 
 MAX_KEY = 2**16 - 1  # gguf.md: keys have at most 65535 bytes
@@ -224,9 +224,9 @@ def _value_type(c: Cursor) -> GGUFValueType:
 
 def _value(c: Cursor) -> Value:
     kind = _value_type(c)
-    if kind is GGUFValueType.ARRAY:
+    if kind == GGUFValueType.ARRAY:
         return Value(kind, _array(c), c.order)
-    if kind is not GGUFValueType.STRING:
+    if kind != GGUFValueType.STRING:
         return Value(kind, c.take(_SCALAR_SIZE[kind]), c.order)
     start = c.position
     c.skip(c.int64())
@@ -238,16 +238,16 @@ def _array(c: Cursor) -> bytes:
     start = c.position
     item = _value_type(c)
     count = c.int64()
-    if item is GGUFValueType.ARRAY:
+    if item == GGUFValueType.ARRAY:
         raise c.fail(
             "nested array",
             expected="an array of scalars or strings",
             hint="llama.cpp does not read nested arrays either.",
         )
-    least = 8 if item is GGUFValueType.STRING else _SCALAR_SIZE[item]
+    least = 8 if item == GGUFValueType.STRING else _SCALAR_SIZE[item]
     if count > (c.end - c.position) // least:
         raise c.fail("array longer than the file", found=f"{count} items", hint=DOWNLOAD_HINT)
-    if item is GGUFValueType.STRING:
+    if item == GGUFValueType.STRING:
         _skip_strings(c, count)
     else:
         c.skip(count * _SCALAR_SIZE[item])
@@ -275,7 +275,7 @@ def _alignment(c: Cursor, metadata: dict[str, Value]) -> int:
     value = metadata.get(Keys.General.ALIGNMENT)
     if value is None:
         return GGUF_DEFAULT_ALIGNMENT
-    found = value.value if value.type is GGUFValueType.UINT32 else None
+    found = value.value if value.type == GGUFValueType.UINT32 else None
     if not isinstance(found, int) or not 1 <= found <= MAX_ALIGNMENT or found & (found - 1):
         raise c.fail(
             "unusable alignment",

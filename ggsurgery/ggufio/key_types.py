@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from gguf.constants import GGUFValueType
-
+from .constants import GGUFValueType
 from .types import Value
 
 _SECTIONS = ("everywhere", "by_architecture", "written")
 DATA = Path(__file__).with_name("key_types.toml")
 
-_NAMES = tuple(t.name.lower() for t in GGUFValueType if t is not GGUFValueType.ARRAY)
+_NAMES = tuple(t.name.lower() for t in GGUFValueType if t != GGUFValueType.ARRAY)
 #: Every scalar type (strings are scalars), and every type of array.
 ANY_SCALAR = frozenset(_NAMES)
 ANY_ARRAY = frozenset(f"array[{name}]" for name in _NAMES)

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from gguf.constants import GGUFValueType
-
 from ..errors import PlanError
+from .constants import GGUFValueType
 from .key_types import KeyType, key_type, known_keys, type_text
 from .types import Header, Value
 
@@ -70,7 +69,7 @@ def new_value(
         kind, item = stated or _chosen(value)
         if stated is None:
             note = _note(key, value, header, type_name(kind, item))
-    if kind is not GGUFValueType.ARRAY:
+    if kind != GGUFValueType.ARRAY:
         return Value.of(_fit(value, kind), kind, None, header.order), note
     assert item is not None
     if not isinstance(value, list):
@@ -102,7 +101,7 @@ def parse_type(text: str) -> Kind:
     except KeyError:
         known = ", ".join(t.name.lower() for t in GGUFValueType)
         raise PlanError(f"unknown type {text!r}", expected=f"{known} or array[TYPE]") from None
-    if kind is GGUFValueType.ARRAY:
+    if kind == GGUFValueType.ARRAY:
         raise PlanError(f"no item type in {text!r}", expected="array[uint32], array[string] …")
     return (GGUFValueType.ARRAY, kind) if match else (kind, None)
 
@@ -176,12 +175,12 @@ def _in_range(values: Sequence[Any], kind: GGUFValueType) -> bool:
 
 def _fit(value: Any, kind: GGUFValueType) -> Any:
     """A value given as text in the Python type that `kind` needs; strings stay strings."""
-    if kind is GGUFValueType.STRING:
+    if kind == GGUFValueType.STRING:
         if not isinstance(value, str):
             raise PlanError("a string is needed", found=repr(value)[:60])
         return unicode_text(value, "value")
     try:
-        if kind is GGUFValueType.BOOL:
+        if kind == GGUFValueType.BOOL:
             known = {"true": True, "1": True, "false": False, "0": False}
             return known[str(value).lower()]
         if kind in (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64):
@@ -209,7 +208,7 @@ def _range(kind: GGUFValueType) -> tuple[int, int]:
 
 
 def _expected(kind: GGUFValueType) -> str:
-    if kind is GGUFValueType.BOOL:
+    if kind == GGUFValueType.BOOL:
         return "true or false"
     if kind in (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64):
         return "a number"

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import InputError
-from ..system_errors import reading
+from ..files.system_errors import reading
 from .header import read_header
 from .types import Header, TensorInfo
 

@@ -1,17 +1,13 @@
-"""The names of split files: `model-00001-of-00003.gguf`."""
+"""What the header of a shard says, and of a file that only looks like one."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import FormatError
+from ..files.shard_names import SHARD
 
 if TYPE_CHECKING:
     from .types import Header
-
-_SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 
 #: Entries of a shard that say which one it is.
@@ -28,50 +24,5 @@ def is_leftover(header: Header) -> bool:
         isinstance(count, int)
         and count > 1
         and header.get("split.tensors.count") == len(header.tensors)
-        and _SHARD.match(header.path.name) is None
+        and SHARD.match(header.path.name) is None
     )
-
-
-def shard_paths(path: Path, count: int) -> list[Path]:
-    """All shards of the split file that `path` is one of, in order.
-
-    Raises:
-        FormatError: the name is not that of a shard, or a shard is missing.
-    """
-    match = _SHARD.match(path.name)
-    if match is None or int(match["count"]) != count:
-        raise FormatError(
-            "the header says that this is one of several files, its name does not",
-            file=path,
-            expected=f"a name that ends in -00001-of-{count:05d}.gguf",
-            found=path.name,
-            hint="Rename the shards back to the names that llama-gguf-split gave them; if this "
-            "file is whole, `ggsurgery meta unset split.count IN OUT` mends it.",
-        )
-    paths = [
-        path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)
-    ]
-    missing = [p.name for p in paths if not p.exists()]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise FormatError(
-            "shards are missing",
-            file=path,
-            found=f"no {', '.join(missing[:3])}{more}",
-            hint="Put all shards into one folder.",
-        )
-    return paths
-
-
-def siblings(path: Path) -> list[Path]:
-    """The shards that are there of the split file that `path` is named as one of, in order.
-
-    The path alone where its name is no shard's.
-    """
-    match = _SHARD.match(path.name)
-    if match is None:
-        return [path]
-    end = f"-of-{match['count']}.gguf"
-    numbers = range(1, int(match["count"]) + 1)
-    paths = [path.with_name(f"{match['stem']}-{n:05d}{end}") for n in numbers]
-    return [p for p in paths if p == path or p.is_file()]

@@ -19,9 +19,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
-
 from ..errors import FormatError
+from .constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from .purpose import not_a_model
 
 ByteOrder = Literal["<", ">"]
@@ -142,7 +141,7 @@ class Value:
     @property
     def item_type(self) -> GGUFValueType | None:
         """Type of the items of an array; None for a scalar or string."""
-        if self.type is not GGUFValueType.ARRAY:
+        if self.type != GGUFValueType.ARRAY:
             return None
         return GGUFValueType(struct.unpack_from(self.order + "I", self.raw)[0])
 
@@ -151,18 +150,18 @@ class Value:
 
     def __len__(self) -> int:
         """Items of an array, bytes of a string, 1 for a scalar."""
-        if self.type is GGUFValueType.ARRAY:
+        if self.type == GGUFValueType.ARRAY:
             return int(struct.unpack_from(self.order + "Q", self.raw, 4)[0])
-        if self.type is GGUFValueType.STRING:
+        if self.type == GGUFValueType.STRING:
             return len(self.raw) - 8
         return 1
 
     @property
     def value(self) -> Any:
         """The value in Python's types; strings that are no UTF-8 keep their bytes as surrogates."""
-        if self.type is GGUFValueType.STRING:
+        if self.type == GGUFValueType.STRING:
             return self.raw[8:].decode("utf-8", "surrogateescape")
-        if self.type is GGUFValueType.ARRAY:
+        if self.type == GGUFValueType.ARRAY:
             return self._items()
         return struct.unpack(self.order + SCALAR_CODES[self.type], self.raw)[0]
 
@@ -177,7 +176,7 @@ class Value:
             if items and len(items) <= limit:
                 return f"[{items}]"
             return f"{item.name.lower()} × {len(self)}"
-        if self.type is not GGUFValueType.STRING:
+        if self.type != GGUFValueType.STRING:
             return str(self.value)
         start = self.raw[8 : 8 + 4 * limit + 4].decode("utf-8", "surrogateescape")
         whole = len(self) <= 4 * limit + 4 and len(start) <= limit
@@ -185,7 +184,7 @@ class Value:
 
     def _items(self) -> list[Any]:
         item, count = self.item_type, len(self)
-        if item is GGUFValueType.STRING:
+        if item == GGUFValueType.STRING:
             out, position, raw = [], 12, self.raw
             size = struct.Struct(self.order + "Q")
             for _ in range(count):
@@ -220,14 +219,14 @@ class Value:
 def _encode(
     value: Any, type: GGUFValueType, item_type: GGUFValueType | None, order: ByteOrder
 ) -> bytes:
-    if type is GGUFValueType.STRING:
+    if type == GGUFValueType.STRING:
         data: bytes = value.encode("utf-8", "surrogateescape")
         return struct.pack(order + "Q", len(data)) + data
-    if type is GGUFValueType.ARRAY:
+    if type == GGUFValueType.ARRAY:
         if item_type is None:
             raise TypeError("an array needs an item type")
         head = struct.pack(order + "IQ", int(item_type), len(value))
-        if item_type is GGUFValueType.STRING:
+        if item_type == GGUFValueType.STRING:
             return head + b"".join(_encode(v, item_type, None, order) for v in value)
         return head + struct.pack(f"{order}{len(value)}{SCALAR_CODES[item_type]}", *value)
     return struct.pack(order + SCALAR_CODES[type], value)

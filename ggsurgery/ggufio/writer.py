@@ -5,9 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
-from gguf.constants import GGUF_MAGIC, GGUF_VERSION
-
 from ..errors import FormatError
+from .constants import GGUF_MAGIC, GGUF_VERSION
 from .header import MAX_NAME
 from .types import ByteOrder, TensorInfo, Value
 

@@ -8,20 +8,21 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..chat.families import family
-from ..errors import FormatError, MissingExtraError
-from ..evaluate.results import load_results, merge_results
-from ..fields import read_json
+from ..errors import FormatError
+from ..files.fields import read_json
+from ..files.installation import MissingExtraError
+from ..files.text import MAX_SMALL, read_text
+from ..measure.results.result_files import load_results, merge_results
 from ..release.licence import licence_of
 from ..release.modelfile import check_parameters
 from ..release.origin import check_origin
 from ..release.request import Request
 from ..runtime import worker
 from ..runtime.memory import peak_memory
-from ..textfile import MAX_SMALL, read_text
 from .document import Document
 from .evaluation import measurements, results_of
-from .places import Places
-from .saying import read_said
+from .paths import Places
+from .sample import read_said
 
 
 def check_release(document: Document, types: Sequence[str]) -> None:

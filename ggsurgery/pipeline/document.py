@@ -26,9 +26,9 @@ from typing import Any
 import yaml
 
 from ..errors import FormatError
+from ..files.text import MAX_SMALL, read_text
 from ..plan.recipe import Recipe, Step
 from ..plan.yamlfile import load
-from ..textfile import MAX_SMALL, read_text
 
 #: What each key holds: a type, a list of one type, or the keys below it. `Any` is not looked into.
 Schema = Mapping[str, Any]

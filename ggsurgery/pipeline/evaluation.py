@@ -15,22 +15,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from .. import cautions
-from ..alternatives import alternatives, measure_alternatives
 from ..errors import FormatError
-from ..evaluate import runs
-from ..evaluate.bench.run import N_CTX, require_harness, run_bench
-from ..evaluate.controls import N_RANDOM, verdict
-from ..evaluate.draw import SEED, draw_questions
-from ..evaluate.facts import model_facts
-from ..evaluate.perplexity import perplexity_of_file
-from ..evaluate.questions import STYLES, guess_style, load_questions, prompts
-from ..evaluate.results import Results, load_results, merge_results
-from ..evaluate.score import Score
-from ..evaluate.suite.data import Length
-from ..evaluate.suite.result import SurgeryScore, compare_surgery
+from ..files.text import read_bytes, read_corpus
+from ..measure import runs
+from ..measure.bench.run import N_CTX, require_harness, run_bench
+from ..measure.control_runs import alternatives, measure_alternatives
+from ..measure.controls import N_RANDOM, verdict
+from ..measure.draw import SEED, draw_questions
+from ..measure.metrics.perplexity import perplexity_of_file
+from ..measure.questions import STYLES, guess_style, load_questions, prompts
+from ..measure.results.facts import model_facts
+from ..measure.results.result_files import Results, load_results, merge_results
+from ..measure.results.score import Score
+from ..measure.suite.data import Length
+from ..measure.suite.result import SurgeryScore, compare_surgery
 from ..runtime import worker
-from ..textfile import read_bytes, read_corpus
+from . import cautions
 from .document import Document
 from .state import Progress
 

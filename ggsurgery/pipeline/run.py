@@ -12,19 +12,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import cautions, temporary
 from ..errors import OutputError
-from ..evaluate.results import Results
+from ..files import temporary
 from ..ggufio.copying import write_all
-from ..imatrix import Entry, Imatrix, write_imatrix
+from ..ggufio.imatrix import Entry, Imatrix, write_imatrix
+from ..measure.results.result_files import Results
 from ..plan.recipe import Recipe
 from ..release.request import safe_name
 from ..runtime.quantize import plan
 from ..runtime.quantize_plan import check_requantized, requantized_warning
-from ..surgery import prepare
+from ..surgery.prepare import prepare
+from . import cautions
 from .document import Document, load_document
 from .evaluation import contexts, measurements, results_of
-from .places import Places
+from .paths import Places
 from .source import find_source
 from .state import State, locked
 from .tasks import Task, quantize_options, recipe_of, tasks_of

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..errors import FormatError
-from ..system_errors import reading
+from ..files.system_errors import reading
 from .document import Document
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from .. import __version__
 from ..errors import FormatError, OutputError
-from ..fields import FieldError, Fields, dict_of, list_of, read_json, text, whole
-from ..ggufio.atomic import atomic_path
+from ..files.atomic import atomic_path
+from ..files.fields import FieldError, Fields, dict_of, list_of, read_json, text, whole
 
 try:
     import fcntl

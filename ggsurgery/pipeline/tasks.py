@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import cautions
-from ..collapse import Settings, laco_of_file, split_text
 from ..errors import EngineError, PlanError
-from ..evaluate.results import load_results
-from ..fields import FieldError, Fields, mapping, read_json
-from ..ggufio.atomic import atomic_path
+from ..files.atomic import atomic_path
+from ..files.fields import FieldError, Fields, mapping, read_json
+from ..files.text import read_corpus
+from ..find.laco import Settings, laco_of_file, split_text
 from ..ggufio.reader import Source
+from ..measure.results.result_files import load_results
 from ..plan.recipe import Recipe
-from ..prune import zeros_of
 from ..quantize.like import with_pins
 from ..release.request import safe_name
 from ..runtime import worker
@@ -28,13 +27,14 @@ from ..runtime.binding import installed_version
 from ..runtime.filetypes import file_type
 from ..runtime.imatrix_need import file_needs_imatrix
 from ..runtime.quantize import quantize
-from ..surgery import prepare
-from ..textfile import read_corpus
+from ..surgery.prepare import prepare
+from ..surgery.zeros import zeros_of
+from . import cautions
 from .bundle_inputs import bundle_request, check_release, licence
 from .document import Document
 from .evaluation import Measurement, measurements, sha256_of
-from .places import Places
-from .saying import say
+from .paths import Places
+from .sample import say
 from .state import Progress, key_of
 
 
@@ -209,7 +209,7 @@ def _imatrix(document: Document, places: Places, cut: str) -> Task:
         options["parse_special"] = True
 
     def make(progress: Progress) -> Any:
-        from ..imatrix import write_imatrix
+        from ..ggufio.imatrix import write_imatrix
         from ..runtime.imatrix_collect import collect
 
         matrix = worker.run(

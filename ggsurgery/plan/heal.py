@@ -1,7 +1,7 @@
 """Cut layers and change the layer in front of each cut: the step that healing writes.
 
 The arrays that healing fitted are too large for a header; the step names them by key and
-checksum, and says how they were fitted (see `ggsurgery.healing`).
+checksum, and says how they were fitted (see `ggsurgery.compensate`).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def heal(plan: Plan, layer: Sequence[int], fit: Mapping[str, Any]) -> Plan:
         if not isinstance(sums, Mapping) or not isinstance(sums.get(cut.key), str):
             raise PlanError(
                 "heal: a correction is not named", expected=f"fit: arrays: {cut.key}: its sha256",
-                found="none", hint="`ggsurgery.healing` fits and writes such a recipe.",
+                found="none", hint="`ggsurgery.compensate` fits and writes such a recipe.",
             )  # fmt: skip
         plan = mend(plan, cut, removed, sums[cut.key])
         removed += len(cut)

@@ -19,8 +19,8 @@ from typing import Any
 
 from ..errors import FormatError, PlanError, json_text
 from . import ops
-from .blend_steps import STEPS, whole
 from .heal import heal
+from .recipe_arguments import STEPS, whole
 from .text import parse_layers, parse_pair, parse_stack
 from .types import Plan
 

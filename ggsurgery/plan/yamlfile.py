@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ..errors import FormatError
-from ..textfile import MAX_SMALL, read_text
+from ..files.text import MAX_SMALL, read_text
 
 try:
     from yaml import CSafeLoader as _SafeLoader

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ..ggufio.imatrix import Entry, Imatrix
 from ..ggufio.types import BLOCK_NAME
-from ..imatrix import Entry, Imatrix
 
 INACTIVE = 1e-5  # a column whose mean square is below this counts as not active
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, OutputError
-from ..ggufio.atomic import check_output
+from ..files.atomic import check_output
+from ..files.names import fitting
 from ..ggufio.header import read_header
+from ..ggufio.imatrix import Imatrix
 from ..ggufio.reader import Source
-from ..imatrix import Imatrix
-from ..layout import Compute
-from ..names import fitting
 from ..runtime.filetypes import file_type
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult, as_written
+from ..surgery.layout import Compute
 from .like import with_pins
 
 #: The ladder of the published tiny models, from near lossless to small.

@@ -18,7 +18,7 @@ from ..ggufio.types import BLOCK_NAME, Header
 from ..plan.types import Plan, main_reference
 from ..runtime.filetypes import file_type_name, file_types
 from ..runtime.quantize import plan as plan_quantization
-from .lineage import plan_of
+from ..surgery.lineage import plan_of
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 

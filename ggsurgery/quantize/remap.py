@@ -15,10 +15,10 @@ import numpy as np
 
 from ..errors import PlanError
 from ..ggufio.header import read_header
+from ..ggufio.imatrix import Entry, Imatrix, read_imatrix
 from ..ggufio.types import BLOCK_NAME
-from ..imatrix import Entry, Imatrix, read_imatrix
-from ..imatrix_lineage import Of, check_fits, followed, in_words, plan_between, with_origin
 from ..plan.types import BlockRef, Plan, references
+from ..surgery.imatrix_lineage import Of, check_fits, followed, in_words, plan_between, with_origin
 
 
 def remap(matrices: Sequence[Imatrix], plan: Plan) -> Imatrix:

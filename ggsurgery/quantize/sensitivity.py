@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.basefile import BaseFile
-from ..evaluate.kl import kl_from_file, write_base_file
+from ..measure.base_file import BaseFile
+from ..measure.metrics.kl import kl_from_file, write_base_file
 from ..runtime import worker
 from ..runtime.engine import Engine
 from ..runtime.quantize import quantize

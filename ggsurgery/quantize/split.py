@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from .. import temporary
+from ..files import temporary
 from ..runtime.quantize import Planned
 from ..runtime.quantize_plan import QuantizeResult
-from ..shards import split_file
+from ..surgery.shards import split_file
 
 
 def make_split(

@@ -14,27 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import temporary
 from ..errors import EngineError
+from ..files import temporary
 from ..ggufio.header import read_header
+from ..ggufio.imatrix import Imatrix, read_imatrix
 from ..ggufio.reader import Source
 from ..ggufio.types import tensor_nbytes, type_id
 from ..ggufio.writer import padded
-from ..imatrix import Imatrix, read_imatrix
 from ..runtime import imatrix_need
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import ALIGNMENT, QuantizedTensor
 from ..runtime.weight_error import relative_errors
 from .like import Patterns, patterns
 from .mix import Choice, choose
-from .sensitivity import (
-    DEPTH_BELOW,
-    Sensitivity,
-    base_predictions,
-    divergence,
-    group_of,
-    probe,
-)
+from .sensitivity import DEPTH_BELOW, Sensitivity, base_predictions, divergence, group_of, probe
 
 #: Standard types from large to small that need no importance matrix.
 STANDARD = (

@@ -16,21 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, temporary
+from .. import __version__
 from ..chat.vocabulary import Vocabulary
 from ..errors import EngineError, FormatError, OutputError, json_text
-from ..evaluate.score import versions
-from ..exchange import restore, swap_in
-from ..fields import Fields, read_json, text
-from ..ggufio.atomic import tighten
-from ..markdown import plain
+from ..files import temporary
+from ..files.atomic import tighten
+from ..files.exchange import restore, swap_in
+from ..files.fields import Fields, read_json, text
+from ..files.system_errors import reading, writing
+from ..files.text import MAX_SMALL, read_text
+from ..measure.results.score import versions
+from ..present.markdown import plain
 from ..runtime import worker
-from ..system_errors import reading, writing
-from ..textfile import MAX_SMALL, read_text
 from ..tokenizer.check import TokenizerReport, check_tokenizer
 from ..tokenizer.findings import Finding
 from .card import model_card
-from .collapse import check_laco
+from .laco_section import check_laco
 from .modelfile import Chat, chat_of, modelfile, parameters_of, stop_tokens
 from .origin import base_entry, check_origin, quantized_by, relation
 from .request import ReleaseFile, Request, foreign_results, recommended, release_files

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import MissingExtraError, one_line
-from ..evaluate.results import Results
+from ..errors import one_line
+from ..files.installation import MissingExtraError
 from ..ggufio.types import Header
-from ..markdown import code, plain
-from . import collapse, sections
+from ..measure.results.result_files import Results
+from ..present.markdown import code, plain
+from . import laco_section, sections
 from .licence import card_fields
 from .modelfile import Chat
 from .origin import base_entry, base_models, quantized_by, relation
@@ -50,7 +51,7 @@ def model_card(
         usage(best, chat, request),
         sections.made_by(header),
         sections.statistics(header, request.original),
-        collapse.sections(request.laco),
+        laco_section.sections(request.laco),
         sections.perplexity(files, request.original),
         sections.divergence(files),
         sections.retention(files, request.original),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..evaluate.figures import error_in_words, figure_in_words
-from ..evaluate.score import Score
+from ..measure.figures import error_in_words, figure_in_words
+from ..measure.results.score import Score
 
 
 def mib(n: int) -> str:

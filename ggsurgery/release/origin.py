@@ -6,13 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from gguf.constants import Keys
-
 from ..errors import FormatError, GGSurgeryError, one_line
+from ..ggufio.constants import Keys
 from ..ggufio.types import Header
-from ..markdown import code
 from ..plan.recipe import PLAIN_STEPS
-from ..provenance import PREFIX, lineage
+from ..present.markdown import code
+from ..surgery.provenance import PREFIX, lineage
 from .request import ReleaseFile, Request
 
 _HUB = "https://huggingface.co/"

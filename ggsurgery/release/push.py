@@ -7,9 +7,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FormatError, GGSurgeryError, MissingExtraError
-from ..system_errors import reading
-from ..textfile import MAX_SMALL, read_text
+from ..errors import FormatError, GGSurgeryError
+from ..files.installation import MissingExtraError
+from ..files.system_errors import reading
+from ..files.text import MAX_SMALL, read_text
 
 
 class PushError(GGSurgeryError):

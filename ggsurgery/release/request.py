@@ -7,15 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gguf import LlamaFileType
-
 from ..errors import FormatError
-from ..evaluate.facts import model_facts
-from ..evaluate.results import Results, merge_results
-from ..evaluate.score import Score
+from ..files.names import fitting
+from ..ggufio.constants import LlamaFileType
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
-from ..names import fitting
+from ..measure.results.facts import model_facts
+from ..measure.results.result_files import Results, merge_results
+from ..measure.results.score import Score
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..evaluate.metrics import metric_of
-from ..evaluate.results import Results
-from ..evaluate.retention import LEGEND
-from ..evaluate.retention import retention as kept
 from ..ggufio.types import Header
-from ..markdown import Markdown, code, plain, table
-from ..provenance import read_provenance
+from ..measure.registry import metric_of
+from ..measure.results.result_files import Results
+from ..measure.retention import LEGEND
+from ..measure.retention import retention as kept
+from ..present.markdown import Markdown, code, plain, table
+from ..surgery.provenance import read_provenance
 from .markdown import figure, mib, percent
 from .modelfile import Chat
 from .origin import imatrix_lines

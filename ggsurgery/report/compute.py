@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import GGSurgeryError
-from ..evaluate.comparison import compare_all
-from ..evaluate.facts import ModelFacts
-from ..evaluate.metrics import Direction, direction_of
-from ..evaluate.results import Results
-from ..evaluate.retention import retention
-from ..evaluate.score import FACTS, Score
-from ..evaluate.statistics import Interval
-from ..evaluate.suite.result import compare_surgery
-from ..fields import Fields, finite, list_of, number, text
+from ..files.fields import Fields, finite, list_of, number, text
+from ..measure.registry import Direction, direction_of
+from ..measure.results.comparison import compare_all
+from ..measure.results.facts import ModelFacts
+from ..measure.results.result_files import Results
+from ..measure.results.score import FACTS, Score
+from ..measure.results.statistics import Interval
+from ..measure.retention import retention
+from ..measure.suite.result import compare_surgery
 
 #: What quality means in the plot against size, the first that all models have.
 QUALITY = ("surgery", "acc_norm", "acc", "perplexity")

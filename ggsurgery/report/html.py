@@ -10,9 +10,9 @@ import jinja2
 import markupsafe
 
 from .. import __version__
-from ..evaluate.figures import figure_in_words
-from ..evaluate.retention import LEGEND
-from ..evaluate.statistics import Interval
+from ..measure.figures import figure_in_words
+from ..measure.results.statistics import Interval
+from ..measure.retention import LEGEND
 from .compute import Report
 from .svg import draw
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..evaluate.retention import LEGEND
-from ..markdown import plain, table
+from ..measure.retention import LEGEND
+from ..present.markdown import plain, table
 from .compute import Cell, Report
 from .html import measured, mib
 

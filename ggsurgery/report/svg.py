@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
-from ..fields import FINITE
+from ..files.fields import FINITE
 from .compute import Point, Series
 
 WIDTH, HEIGHT = 420, 280

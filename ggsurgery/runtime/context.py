@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .. import host
 from ..errors import EngineError
-from ..ggufio.split import siblings
+from ..files.shard_names import siblings
 from . import binding, log, machine
 from .observe import Callback, Hook
 from .refusal import refusal

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from ..ggufio.imatrix import Entry, Imatrix
 from ..ggufio.reader import Source
-from ..imatrix import Entry, Imatrix
-from ..imatrix_lineage import with_origin
+from ..surgery.imatrix_lineage import with_origin
 from . import binding
 from .engine import Engine
 from .observe import read_bytes

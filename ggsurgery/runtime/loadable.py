@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import EngineError
-from ..ggufio.split import siblings
+from ..files.shard_names import siblings
 from . import binding, log, worker
 
 #: enum llama_load_mode (llama.h): neither map the file nor read it directly.

@@ -19,10 +19,10 @@ from typing import Any
 import gguf
 import numpy as np
 
-from .. import temporary
 from ..errors import EngineError, FormatError, OutputError
-from ..fields import FieldError, Fields, flag, read_json, text
-from ..textfile import MAX_SMALL
+from ..files import temporary
+from ..files.fields import FieldError, Fields, flag, read_json, text
+from ..files.text import MAX_SMALL
 from . import binding, machine, worker
 
 #: Overrides the probe: 0 or 1 (off and on, no and yes, false and true).

@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 
 from .. import host
 from ..errors import EngineError, FormatError, GGSurgeryError, OutputError
-from ..expr import Read
-from ..fold_scales import folded_layout, has_scales
-from ..ggufio.atomic import atomic_path, check_output
+from ..files.atomic import atomic_path, check_output
+from ..files.system_errors import write_error
 from ..ggufio.header import read_header
+from ..ggufio.imatrix import Imatrix, read_imatrix
 from ..ggufio.purpose import MMPROJ, not_a_model, purpose
 from ..ggufio.reader import Source
 from ..ggufio.types import Header, type_id
-from ..imatrix import Imatrix, read_imatrix
-from ..imatrix_lineage import check_fits
-from ..layout import FileLayout
-from ..system_errors import write_error
+from ..surgery.fold_scales import folded_layout, has_scales
+from ..surgery.imatrix_lineage import check_fits
+from ..surgery.layout import FileLayout
+from ..tensors.expr import Read
 from .filetypes import file_type
 from .quantize_call import Call, InvalidDataError, Told, dry_runs, run
 from .quantize_plan import (
@@ -95,9 +95,9 @@ class Planned:
         Raises:
             FormatError: it holds NaN or infinity already.
         """
-        from ..blend.finite import LARGEST
-        from ..blend.rows import RowReader
-        from ..compute import largest
+        from ..tensors.evaluate import largest
+        from ..tensors.finite import LARGEST
+        from ..tensors.read_rows import RowReader
 
         new = next(t.new for t in self.result.tensors if t.name == name)
         limit = LARGEST.get(type_id(new))
@@ -112,7 +112,7 @@ class Planned:
     def _fold(
         self, layout: FileLayout, out: Path, force: bool, progress: Progress | None
     ) -> QuantizeResult:
-        from ..execute import execute
+        from ..surgery.write import execute
 
         done = 0
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gguf.constants import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
-
 from ..errors import EngineError
+from ..ggufio.constants import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
+from ..ggufio.imatrix import Imatrix
 from ..ggufio.types import Header, TensorInfo, Value, tensor_nbytes, type_id
 from ..ggufio.writer import encode_header, padded
-from ..imatrix import Imatrix
-from ..layout import FileLayout
+from ..surgery.layout import FileLayout
 from .imatrix_need import tensor_needs_imatrix
 from .quantize_call import Call, Told
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..ggufio.split import siblings
+from ..files.shard_names import siblings
 from . import binding, log
 from .refusal import refusal
 from .vocabulary import Vocabulary

@@ -29,9 +29,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from .. import temporary
-from ..child import Child, receive, send, streams
 from ..errors import EngineError, GGSurgeryError
+from ..files import temporary
+from .child import Child, receive, send, streams
 
 T = TypeVar("T")
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gguf.constants import Keys
-
 from ..chat.vocabulary import Vocabulary
+from ..ggufio.constants import Keys
 from .findings import Finding
 
 

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf.constants import Keys, TokenType
-
 from ..chat.vocabulary import Vocabulary
 from ..errors import FormatError
+from ..ggufio.constants import Keys, TokenType
 from ..ggufio.header import read_header
 from ..runtime.vocab_only import VocabularyFile
 from .bpe import check_bpe

@@ -20,10 +20,9 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from gguf.constants import Keys, TokenType
-
 from ..chat.vocabulary import Vocabulary
 from ..errors import FormatError
+from ..ggufio.constants import Keys, TokenType
 
 #: What SentencePiece writes for a space.
 SPACE = "\u2581"

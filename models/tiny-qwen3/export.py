@@ -20,7 +20,7 @@ from gguf import GGUFWriter, TokenType
 from tokens import CONTROL, SYSTEM, USER_DEFINED
 from transformers import Qwen3ForCausalLM
 
-from ggsurgery.evaluate.perplexity import perplexity_of_file
+from ggsurgery.measure.metrics.perplexity import perplexity_of_file
 from ggsurgery.runtime.engine import Engine
 
 TEMPLATE = (

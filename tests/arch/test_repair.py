@@ -12,8 +12,8 @@ import pytest
 from ggsurgery.arch import rules_for, unpruned
 from ggsurgery.errors import FormatError, PlanError
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.look.verify import verify
-from ggsurgery.repair import prepare
+from ggsurgery.inspect.verify import verify
+from ggsurgery.surgery.repair import prepare
 
 from .._command import run
 from .._llama_tools import llama_tool

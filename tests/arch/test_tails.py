@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.look.verify import verify
+from ggsurgery.inspect.verify import verify
 
 from .._command import call, error_line
 from ..fixtures import families, operate

@@ -370,7 +370,7 @@ def test_prune_refuses(run: Run, model: Path, tmp_path: Path) -> None:
 
 
 def test_wanda_weighs_by_the_inputs(run: Run, model: Path, tmp_path: Path) -> None:
-    from ggsurgery.imatrix import Entry, Imatrix, write_imatrix
+    from ggsurgery.ggufio.imatrix import Entry, Imatrix, write_imatrix
 
     rng, before = np.random.default_rng(0), tensors(model)
     names = [n for n in before if n.endswith("ffn_up.weight")]
@@ -402,7 +402,7 @@ def test_wanda_weighs_by_the_inputs(run: Run, model: Path, tmp_path: Path) -> No
 
 
 def test_the_imatrix_is_recorded_by_its_name(run: Run, model: Path, tmp_path: Path) -> None:
-    from ggsurgery.imatrix import Entry, Imatrix, write_imatrix
+    from ggsurgery.ggufio.imatrix import Entry, Imatrix, write_imatrix
 
     entry = Entry(np.ones((1, 64), np.float32), np.array([1]))
     (tmp_path / "folder").mkdir()
@@ -477,7 +477,7 @@ def test_an_out_type_without_a_computed_tensor_is_said(
 
 
 def test_wanda_with_the_imatrix_of_another_model(run: Run, model: Path, tmp_path: Path) -> None:
-    from ggsurgery.imatrix import Entry, Imatrix, write_imatrix
+    from ggsurgery.ggufio.imatrix import Entry, Imatrix, write_imatrix
 
     entry = Entry(np.ones((1, 32), np.float32), np.array([1]))
     write_imatrix(Imatrix({"blk.0.ffn_up.weight": entry}), tmp_path / "i.gguf")

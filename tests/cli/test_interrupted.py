@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ggsurgery.temporary import MARK
+from ggsurgery.files.temporary import MARK
 
 from .._command import command, environment, error_line, heed_signals, run, start
 from .._gguf import big_llama

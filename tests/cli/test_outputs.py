@@ -292,7 +292,7 @@ def test_plain_copying_loads_none_of_the_arithmetic(tmp_path, model):
         "print(sorted(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "ggsurgery.execute" in done.stderr
+    assert "ggsurgery.surgery.write" in done.stderr
     for module in ("blend", "compute", "kernels", "prune", "runtime"):
         assert f"'ggsurgery.{module}" not in done.stderr
     for package in ("numpy", "yaml", "sentencepiece", "urllib.request"):

@@ -12,9 +12,9 @@ from typing import Any
 from ggsurgery.chat.families import family
 from ggsurgery.cli._output import human_bytes
 from ggsurgery.cli.run import _table
-from ggsurgery.evaluate.facts import ModelFacts
-from ggsurgery.evaluate.results import Results
-from ggsurgery.evaluate.score import Score
+from ggsurgery.measure.results.facts import ModelFacts
+from ggsurgery.measure.results.result_files import Results
+from ggsurgery.measure.results.score import Score
 from ggsurgery.tokenizer.bpe import byte_alphabet
 
 from .._command import call

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ggsurgery.errors import FormatError
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.look.format import format_findings
+from ggsurgery.inspect.format import format_findings
 
 from .._gguf import Raw, kv_text, kv_u32, tensor
 from .headers import NASTY, mutate, seeds

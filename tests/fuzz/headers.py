@@ -20,12 +20,12 @@ from gguf import GGUFValueType as V
 
 from ggsurgery.arch import rules_for
 from ggsurgery.errors import GGSurgeryError
+from ggsurgery.ggufio.changes import changes
 from ggsurgery.ggufio.reader import Source
-from ggsurgery.look.summary import summarize
-from ggsurgery.look.verify import verify
+from ggsurgery.inspect.summary import summarize
+from ggsurgery.inspect.verify import verify
 from ggsurgery.plan.recipe import Recipe, step
-from ggsurgery.report_plan import changes
-from ggsurgery.surgery import prepare
+from ggsurgery.surgery.prepare import prepare
 
 from .._gguf import Raw, kv, kv_array, kv_text, kv_u32, tensor, text
 

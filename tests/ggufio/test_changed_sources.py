@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from ggsurgery import execute
 from ggsurgery.errors import GGSurgeryError
 from ggsurgery.ggufio import copying
 from ggsurgery.ggufio.reader import Source
 from ggsurgery.plan.recipe import step
+from ggsurgery.surgery import write
 
 from .._gguf import big_llama, tiny_llama
-from ..test_surgery import operate
+from ..surgery.test_prepare import operate
 
 MIB = 1 << 20
 
@@ -63,7 +63,7 @@ def changing(
     monkeypatch: pytest.MonkeyPatch, source: Path, change: Callable[[Path], None], after: int
 ) -> list[int]:
     """Let another program change the source after so many copied tensors; counts the copies."""
-    real, calls = execute.copy_range, []
+    real, calls = write.copy_range, []
 
     def copy(*arguments: int) -> None:
         real(*arguments)
@@ -71,7 +71,7 @@ def changing(
         if len(calls) == after:
             change(source)
 
-    monkeypatch.setattr(execute, "copy_range", copy)
+    monkeypatch.setattr(write, "copy_range", copy)
     return calls
 
 

@@ -15,7 +15,7 @@ from ggsurgery.plan.recipe import step
 
 from .._gguf import big_llama
 from .._mount import tmpfs, xfs
-from ..test_surgery import operate
+from ..surgery.test_prepare import operate
 
 MIB = 1 << 20
 

@@ -62,8 +62,8 @@ def test_every_scalar_and_array_type(tmp_path):
         writer.add_array("x.texts", ["a", "", "ß"])
 
     header = agree(tiny_llama(tmp_path / "a.gguf", 1, meta=meta))
-    assert header.metadata["x.u64"].type is GGUFValueType.UINT64
-    assert header.metadata["x.flags"].item_type is GGUFValueType.BOOL
+    assert header.metadata["x.u64"].type == GGUFValueType.UINT64
+    assert header.metadata["x.flags"].item_type == GGUFValueType.BOOL
 
 
 def test_big_endian(tmp_path):

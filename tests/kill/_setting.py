@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ggsurgery.files.temporary import MARK, PREFIX
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.temporary import MARK, PREFIX
 
 from .._command import command, environment, heed_signals
 from .._needs import missing

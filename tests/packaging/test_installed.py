@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ggsurgery import installed
-from ggsurgery.errors import MissingExtraError
-from ggsurgery.installed import install_command
+from ggsurgery.files import installation
+from ggsurgery.files.installation import MissingExtraError, install_command
 from tests._needs import ROOT
 
 
@@ -27,14 +26,14 @@ class Distribution:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """The module as it stands in site-packages, without a source tree around it."""
-    monkeypatch.setattr(installed, "__file__", str(tmp_path / "site/ggsurgery/installed.py"))
+    monkeypatch.setattr(installation, "__file__", str(tmp_path / "site/ggsurgery/installation.py"))
     needed = ["click>=8.1", "lm-eval>=0.4.9; extra == 'bench'", 'x>1; extra == "hub"']
-    monkeypatch.setattr(installed.metadata, "requires", lambda name: needed)
+    monkeypatch.setattr(installation.metadata, "requires", lambda name: needed)
     return monkeypatch
 
 
 def made_from(site: pytest.MonkeyPatch, origin: object) -> str:
-    site.setattr(installed.metadata, "distribution", lambda name: Distribution(origin))
+    site.setattr(installation.metadata, "distribution", lambda name: Distribution(origin))
     return install_command("bench")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ggsurgery.shipped import shipped
+from ggsurgery.files.resources import shipped
 from tests._needs import ROOT
 
 PACKAGES = sysconfig.get_paths()["purelib"]

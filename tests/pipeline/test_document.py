@@ -8,10 +8,10 @@ import pytest
 
 from ggsurgery.chat.families import family
 from ggsurgery.errors import FormatError, GGSurgeryError
+from ggsurgery.files.resources import shipped
 from ggsurgery.pipeline.document import load_document
 from ggsurgery.pipeline.source import find_source
 from ggsurgery.plan.recipe import load_recipe
-from ggsurgery.shipped import shipped
 
 
 def write(folder: Path, text: str) -> Path:

@@ -13,14 +13,14 @@ import pytest
 from click.testing import CliRunner
 
 from ggsurgery.cli import cli
-from ggsurgery.collapse import collapse
+from ggsurgery.files.resources import shipped
+from ggsurgery.find.laco import collapse
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.pipeline.document import load_document
 from ggsurgery.pipeline.run import Pipeline
 from ggsurgery.pipeline.tasks import laco_settings
 from ggsurgery.plan.types import Plan
-from ggsurgery.shipped import shipped
-from ggsurgery.surgery import prepare
+from ggsurgery.surgery.prepare import prepare
 from tests._shapes import BYTES, QWEN3_1_7B, QWEN3_8B, RUADAPT_4B, Shape, small, write_shapes
 
 NO_MEMORY = "release:\n  memory: false"

@@ -12,13 +12,13 @@ import pytest
 
 from ggsurgery.errors import EngineError, FormatError, OutputError, PlanError
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
+from ggsurgery.ggufio.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
 from ggsurgery.plan import ops
 from ggsurgery.plan.types import Blend, BlockRef, Plan, Take
 from ggsurgery.quantize.imatrix_stats import layer_statistics, tensor_statistics
-from ggsurgery.quantize.lineage import plan_of
 from ggsurgery.quantize.remap import remap
 from ggsurgery.runtime.imatrix_collect import collect
+from ggsurgery.surgery.lineage import plan_of
 from tests._command import call
 from tests._gguf import tiny_llama
 from tests._llama_tools import llama_tool

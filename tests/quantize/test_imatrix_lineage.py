@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 from ggsurgery.cli import cli
 from ggsurgery.errors import FormatError, PlanError
 from ggsurgery.ggufio.header import read_header
+from ggsurgery.ggufio.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
 from ggsurgery.ggufio.reader import Source
-from ggsurgery.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
-from ggsurgery.imatrix_lineage import MODEL, OPERATIONS, recorded
 from ggsurgery.runtime.imatrix_collect import collect
 from ggsurgery.runtime.quantize import quantize
+from ggsurgery.surgery.imatrix_lineage import MODEL, OPERATIONS, recorded
 from tests._needs import needs_smollm2
 from tests._small_models import write_small_model
 

@@ -14,14 +14,14 @@ import pytest
 from ggsurgery.cli import main
 from ggsurgery.errors import EngineError, OutputError, PlanError
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.imatrix import Entry, Imatrix, write_imatrix
+from ggsurgery.ggufio.imatrix import Entry, Imatrix, write_imatrix
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.quantize.ladder import base_name, ladder
 from ggsurgery.quantize.like import like, patterns, pinned
 from ggsurgery.quantize.mix import Choice, choose
 from ggsurgery.quantize.target import for_size, parse_size
 from ggsurgery.runtime.quantize import plan, quantize
-from ggsurgery.surgery import prepare
+from ggsurgery.surgery.prepare import prepare
 from tests._command import call
 from tests._shapes import BYTES, small, write_shapes
 from tests._small_models import write_small_model

@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 from ggsurgery.chat.families import family
 from ggsurgery.cli import cli
 from ggsurgery.errors import FormatError, GGSurgeryError, OutputError
-from ggsurgery.evaluate.facts import model_facts
-from ggsurgery.evaluate.results import Results
-from ggsurgery.evaluate.score import Score
+from ggsurgery.measure.results.facts import model_facts
+from ggsurgery.measure.results.result_files import Results
+from ggsurgery.measure.results.score import Score
 from ggsurgery.release.bundle import build_bundle
 from ggsurgery.release.push import check_bundle
 from ggsurgery.release.request import Request, recommended, release_files

@@ -21,7 +21,7 @@ from ggsurgery.release.card import model_card
 from ggsurgery.release.modelfile import chat_of
 from ggsurgery.release.origin import check_origin, relation
 from ggsurgery.release.request import ReleaseFile, Request
-from ggsurgery.surgery import prepare
+from ggsurgery.surgery.prepare import prepare
 from tests._command import call, error_line
 from tests._needs import needs_package
 from tests._shapes import BYTES, TINY, TOKENS, small, write_shapes

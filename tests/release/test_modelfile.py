@@ -100,7 +100,7 @@ def test_a_lost_capability_is_said(tmp_path: Path) -> None:
 
 def test_fill_in_where_the_header_declares_it(tmp_path: Path) -> None:
     from ggsurgery.plan.recipe import Recipe, step
-    from ggsurgery.surgery import prepare
+    from ggsurgery.surgery.prepare import prepare
 
     marks = {"pre": "<s>", "suf": "<|im_start|>", "mid": "<|endoftext|>"}
     h = header(tmp_path, family("qwen2").jinja, BYTES)

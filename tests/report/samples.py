@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ggsurgery.evaluate.controls import Control, Outcome, corrected, verdict
-from ggsurgery.evaluate.facts import ModelFacts
-from ggsurgery.evaluate.results import Results
-from ggsurgery.evaluate.score import Score, mean_score
-from ggsurgery.evaluate.suite.result import Part, SurgeryScore, compare_surgery
+from ggsurgery.measure.controls import Control, Outcome, corrected, verdict
+from ggsurgery.measure.results.facts import ModelFacts
+from ggsurgery.measure.results.result_files import Results
+from ggsurgery.measure.results.score import Score, mean_score
+from ggsurgery.measure.suite.result import Part, SurgeryScore, compare_surgery
 
 HOSTILE = '<script>alert("x")</script>|`'
 

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from ggsurgery.cli import cli
 from ggsurgery.errors import FormatError, OutputError
-from ggsurgery.evaluate.results import load_results, load_with_base, merge_results
-from ggsurgery.evaluate.score import Score
-from ggsurgery.evaluate.suite.result import compare_surgery
+from ggsurgery.measure.results.result_files import load_results, load_with_base, merge_results
+from ggsurgery.measure.results.score import Score
+from ggsurgery.measure.suite.result import compare_surgery
 from ggsurgery.report.compute import Point, Series, compute_report, scan_series
 from ggsurgery.report.html import render_html
 from ggsurgery.report.markdown import render_markdown

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ggsurgery.cli import main
-from ggsurgery.evaluate.perplexity import perplexity_of_file
-from ggsurgery.imatrix import read_imatrix
+from ggsurgery.ggufio.imatrix import read_imatrix
+from ggsurgery.measure.metrics.perplexity import perplexity_of_file
 from ggsurgery.runtime import binding
 
 WORDS = "It was a bright cold day, and the clocks of the town were striking all at once. " * 40

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from ggsurgery.errors import EngineError, FormatError, OutputError
+from ggsurgery.files.text import read_corpus
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
+from ggsurgery.ggufio.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
 from ggsurgery.runtime.filetypes import file_type, file_types
 from ggsurgery.runtime.imatrix_collect import collect
 from ggsurgery.runtime.quantize import parse_tensor_types, plan, quantize
-from ggsurgery.textfile import read_corpus
 from tests._llama_tools import llama_tool
 from tests._small_models import write_small_model
 from tests._tiny import MODEL, SEARCH_TEXT

@@ -9,13 +9,13 @@ import pytest
 from gguf import GGMLQuantizationType as T
 from gguf import GGUFReader, GGUFValueType
 
-from ggsurgery import kernels
 from ggsurgery.errors import EngineError, GGSurgeryError, PlanError
 from ggsurgery.quantize.ladder import ladder
 from ggsurgery.runtime.quantize import quantize
+from ggsurgery.tensors import kernels
 from tests._command import call
 from tests._llama_logits import logits
-from tests.blend._scaled import folded, model, read, with_scales, write
+from tests.tensors._scaled import folded, model, read, with_scales, write
 
 SCALES = {1: 0.5, 2: 4.0}
 

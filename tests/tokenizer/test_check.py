@@ -16,7 +16,7 @@ from ggsurgery.errors import FormatError
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.runtime.vocab_only import VocabularyFile
-from ggsurgery.surgery import prepare
+from ggsurgery.surgery.prepare import prepare
 from ggsurgery.tokenizer.bpe import byte_alphabet
 from ggsurgery.tokenizer.check import SAMPLES, check_tokenizer
 from ggsurgery.tokenizer.spm import processor

@@ -1,0 +1,138 @@
+"""Every single operation of a kind, measured against the uncut model.
+
+Leave-one-out (`delete`) answers which layer is missed least; `swap`, `duplicate` and `prune`
+do the same for the other operations. Results are trials in a journal, so a scan can be
+stopped, continued and extended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..arch import rules_for
+from ..errors import PlanError
+from ..ggufio.header import read_header
+from ..measure.results.score import Score
+from ..measure.retention import is_near_random
+from ..measure.variants.batch import Trial, measure_all
+from ..measure.variants.measure import Measured, Setup
+from ..plan.recipe import Recipe, step
+
+Progress = Callable[[int, int], object]
+OPERATIONS = ("delete", "swap", "duplicate", "prune")
+
+#: Shares of the weights that `prune` sets to zero unless others are asked for (percent).
+SHARES = (10, 20, 30, 40, 50, 60, 70, 80)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All trials of one operation.
+
+    `positions[i]` is what trial i is drawn over: the layer, or the pruned share.
+    """
+
+    operation: str
+    metric: str
+    lower_is_better: bool
+    base: Measured
+    trials: tuple[Trial, ...]
+    positions: tuple[float, ...]
+
+    def ranked(self) -> list[Trial]:
+        """Measured trials, the least harmful first."""
+        good = [t for t in self.trials if t.measured is not None]
+        sign = 1 if self.lower_is_better else -1
+        return sorted(good, key=lambda t: (math.isnan(_value(t)), sign * _value(t)))
+
+    @property
+    def guessing(self) -> bool:
+        """Whether guessing explains the uncut model's accuracy.
+
+        Then its layers have nothing to lose, and their ranking is noise.
+        """
+        base = self.base
+        return is_near_random(
+            Score(
+                self.metric, base.value, base.stderr, base.n, {"chance": base.detail.get("chance")}
+            )
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "operation": self.operation,
+            "metric": self.metric,
+            "guessing": self.guessing,
+            "base": {"value": self.base.value, "stderr": self.base.stderr, "n": self.base.n},
+            "rows": [
+                {"position": p, **t.to_json()}
+                for p, t in zip(self.positions, self.trials, strict=True)
+            ],
+        }
+
+
+def _value(trial: Trial) -> float:
+    assert trial.measured is not None
+    return trial.measured.value
+
+
+def operations(
+    path: str | Path, operation: str, *, shares: Sequence[float] = SHARES, distance: int = 1
+) -> tuple[list[Recipe], list[float]]:
+    """All single operations of a kind on a model, and what they are drawn over.
+
+    Args:
+        shares: percent of the weights, for `prune`.
+        distance: how far apart the layers are that `swap` exchanges.
+
+    Raises:
+        PlanError: an unknown operation, or no two layers so far apart.
+    """
+    header = read_header(path)
+    n = header.n_layers - rules_for(header, allow_unknown=True).n_tail(header)
+    match operation:
+        case "delete":
+            steps = [step("delete", layer=str(i)) for i in range(n)]
+        case "duplicate":
+            steps = [step("duplicate", layer=str(i)) for i in range(n)]
+        case "swap":
+            if distance >= n:
+                raise PlanError(
+                    "no two layers are so far apart", file=path,
+                    expected=f"a --distance below {n}, the layers there are", found=distance,
+                )  # fmt: skip
+            steps = [step("swap", layers=f"{i},{i + distance}") for i in range(n - distance)]
+        case "prune":
+            cuts = [step("prune", sparsity=share / 100) for share in shares]
+            return [Recipe((cut,)) for cut in cuts], list(shares)
+        case _:
+            raise PlanError("unknown operation", expected=" or ".join(OPERATIONS), found=operation)
+    return [Recipe((s,)) for s in steps], [float(i) for i in range(len(steps))]
+
+
+def scan(
+    setup: Setup,
+    operation: str,
+    journal: str | Path,
+    *,
+    shares: Sequence[float] = SHARES,
+    distance: int = 1,
+    progress: Progress | None = None,
+) -> Scan:
+    """Measure every single operation; see `operations` for its arguments.
+
+    Args:
+        journal: a file that keeps the results; measured ones in it are not measured again.
+
+    Raises:
+        GGSurgeryError: the uncut model cannot be measured, or the journal is another's.
+    """
+    recipes, positions = operations(setup.path, operation, shares=shares, distance=distance)
+    base, trials = measure_all(setup, recipes, journal, progress=progress)
+    return Scan(
+        operation, setup.metric, setup.lower_is_better, base, tuple(trials), tuple(positions)
+    )

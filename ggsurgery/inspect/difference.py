@@ -1,0 +1,131 @@
+"""Compare two GGUF files by content: metadata, tensors, and which layer became which."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..ggufio.changes import Change, changes
+from ..ggufio.reader import SAMPLE, Source
+from ..ggufio.types import TensorInfo
+
+_STEP = 1 << 22  # bytes compared at a time
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOrigin:
+    """A layer of B and the layers of A whose tensors have the same bytes."""
+
+    layer: int
+    same_as: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorChange:
+    """A tensor of B that differs from that of A: `added`, `removed`, `shape`, `type`, `values`."""
+
+    name: str
+    what: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What differs between two files. `tensors` compares under equal names; `layers` finds
+    moved layers by content."""
+
+    metadata: tuple[Change, ...]
+    tensors: tuple[TensorChange, ...]
+    layers: tuple[LayerOrigin, ...]
+
+    @property
+    def same(self) -> bool:
+        return not self.metadata and not self.tensors
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "same": self.same,
+            "metadata": [c.to_json() for c in self.metadata],
+            "tensors": [asdict(t) for t in self.tensors],
+            "layers": [asdict(o) for o in self.layers],
+        }
+
+
+def compare(a: Source, b: Source) -> Difference:
+    """Compare two opened files.
+
+    Every byte of tensors under equal names is compared; moved layers are found by samples
+    of each tensor and then compared whole.
+    """
+    return Difference(
+        tuple(changes(a.header.metadata, b.header.metadata)),
+        tuple(_tensors(a, b)),
+        tuple(_origins(a, b)),
+    )
+
+
+def _tensors(a: Source, b: Source) -> list[TensorChange]:
+    old, new = a.header.by_name, b.header.by_name
+    found = [TensorChange(n, "removed", _form(t), None) for n, t in old.items() if n not in new]
+    for name, tensor in new.items():
+        before = old.get(name)
+        if before is None:
+            found.append(TensorChange(name, "added", None, _form(tensor)))
+        elif before.shape != tensor.shape:
+            found.append(TensorChange(name, "shape", _form(before), _form(tensor)))
+        elif before.type != tensor.type:
+            found.append(TensorChange(name, "type", _form(before), _form(tensor)))
+        elif not equal(a, before, b, tensor):
+            found.append(TensorChange(name, "values", _form(before), _form(tensor)))
+    return found
+
+
+def equal(a: Source, one: TensorInfo, b: Source, other: TensorInfo) -> bool:
+    """Whether two tensors have the same type, shape and bytes."""
+    if (one.shape, one.type, one.nbytes) != (other.shape, other.type, other.nbytes):
+        return False
+    left, right = a.position(one), b.position(other)
+    return all(
+        os.pread(a.descriptor(one.shard), size, left + at)
+        == os.pread(b.descriptor(other.shard), size, right + at)
+        for at in range(0, one.nbytes, _STEP)
+        for size in (min(_STEP, one.nbytes - at),)
+    )
+
+
+def _origins(a: Source, b: Source) -> list[LayerOrigin]:
+    known: dict[str, list[int]] = {}
+    for layer in _layers(a):
+        known.setdefault(_fingerprint(a, layer), []).append(layer)
+    rows = []
+    for layer in _layers(b):
+        candidates = known.get(_fingerprint(b, layer), [])
+        rows.append(LayerOrigin(layer, tuple(n for n in candidates if _same_layer(a, n, b, layer))))
+    return rows
+
+
+def _layers(source: Source) -> list[int]:
+    """The layers that have tensors, whatever the header counts."""
+    return sorted({t.layer for t in source.header.tensors if t.layer is not None})
+
+
+def _same_layer(a: Source, old: int, b: Source, new: int) -> bool:
+    left, right = a.header.layer_tensors(old), b.header.layer_tensors(new)
+    return left.keys() == right.keys() and all(equal(a, left[s], b, right[s]) for s in left)
+
+
+def _fingerprint(source: Source, layer: int) -> str:
+    digest = hashlib.sha256()
+    for suffix, tensor in sorted(source.header.layer_tensors(layer).items()):
+        digest.update(f"{suffix}{tensor.shape}{tensor.type}".encode("utf-8", "surrogateescape"))
+        data = source.data(tensor)
+        for at in (0, tensor.nbytes // 2):
+            digest.update(data[at : at + SAMPLE])
+    return digest.hexdigest()
+
+
+def _form(tensor: TensorInfo) -> str:
+    return f"{tensor.type_name} {list(tensor.shape)}"

@@ -1,0 +1,111 @@
+"""Which tensors a file of its architecture should have, and which it should not.
+
+What llama.cpp's loader asks for is data (`arch.asked`); the package gguf lists further
+names. An architecture that neither knows gets warnings only: its tensors are a guess.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ..arch import Finding, LayerKind
+from ..arch.asked import alternatives, asked, knows, pattern_of
+from ..ggufio.constants import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES
+from ..ggufio.types import Header
+
+_ARCHITECTURES: dict[str, MODEL_ARCH] = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
+
+#: Mixtures of experts of before 2024: one tensor an expert (blk.0.ffn_gate.3.weight).
+_SINGLE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
+
+
+def missing_tensors(
+    header: Header, kinds: Sequence[LayerKind], *, certain: bool
+) -> Iterator[Finding]:
+    """Tensors that llama.cpp will look for in vain.
+
+    Args:
+        certain: the kinds come from the architecture's rules; without them, layers that
+            differ may be of kinds that nobody here knows.
+    """
+    known = asked(header.architecture)
+    for pattern, tensor in known.items():
+        needed = "{}" not in pattern and tensor.required and tensor.always
+        if needed and pattern not in header.by_name:
+            yield Finding("error", pattern, f"missing in a {header.architecture} model", "")
+    groups: dict[LayerKind, list[int]] = {}
+    for layer, kind in enumerate(kinds):
+        if header.layer_tensors(layer):
+            groups.setdefault(kind, []).append(layer)
+    sets = Counter(frozenset(header.layer_tensors(n)) for n in range(len(kinds)))
+    for layers in groups.values():
+        count = Counter(s for n in layers for s in header.layer_tensors(n))
+        for layer in layers:
+            if not certain and sets[frozenset(header.layer_tensors(layer))] > 1:
+                continue  # perhaps a kind of its own
+            own = {f"blk.{{}}.{s}" for s in header.layer_tensors(layer)}
+            for suffix, others in count.items():
+                pattern = f"blk.{{}}.{suffix}"
+                if pattern in own or others <= len(layers) / 2 or others < 2:
+                    continue
+                if own & set(alternatives(pattern)):
+                    continue
+                sure = certain and pattern in known and known[pattern].required
+                yield Finding(
+                    "error" if sure else "warning",
+                    f"blk.{layer}.{suffix}",
+                    f"missing, {others} other layers "
+                    + ("of its kind have it" if certain else "have it"),
+                    "",
+                )
+
+
+def foreign_tensors(header: Header, n_tail: int) -> Iterator[Finding]:
+    """Tensors that the architecture does not have: llama.cpp refuses a file with any.
+
+    The last `n_tail` layers (MTP) are left out: their names are listed for few architectures.
+    """
+    single = [t.name for t in header.tensors if _SINGLE_EXPERT.fullmatch(t.name)]
+    if single:
+        yield Finding(
+            "error",
+            single[0] + _more(single),
+            "one tensor an expert: llama.cpp reads the experts of a layer from one tensor "
+            "(ffn_gate_exps, ffn_up_exps, ffn_down_exps) and refuses the file",
+            "Convert the original model again with convert_hf_to_gguf.py.",
+        )
+    arch = _ARCHITECTURES.get(header.architecture)
+    known = asked(header.architecture)
+    if arch is None and not known:
+        return
+    trunk = header.n_layers - n_tail
+    listed = _listed(arch) if arch is not None else re.compile(r"rope_freqs\.weight")
+    foreign = [
+        t.name
+        for t in header.tensors
+        if t.name not in single
+        and not listed.fullmatch(re.sub(r"\.(scale|input_scale|weight_scale)$", "", t.name))
+        and not knows(known, pattern_of(t.name)[0])
+        and (t.layer is None or t.layer < trunk)
+    ]
+    if foreign:
+        yield Finding(
+            "warning",
+            foreign[0] + _more(foreign),
+            f"neither llama.cpp nor the package gguf has such a tensor in {header.architecture}",
+            "llama.cpp refuses files with tensors that it does not use.",
+        )
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _listed(arch: MODEL_ARCH) -> re.Pattern[str]:
+    patterns = [
+        re.escape(TENSOR_NAMES[t]).replace(r"\{bid\}", r"\d+").replace(r"\{xid\}", r"\d+")
+        for t in MODEL_TENSORS[arch]
+    ]
+    return re.compile(rf"rope_freqs\.weight|(?:{'|'.join(patterns)})(?:\.weight|\.bias)?")

@@ -1,0 +1,92 @@
+"""What a model file is, for tables: counted from its header."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...files.fields import Fields, text, whole
+from ...ggufio.constants import LlamaFileType
+from ...ggufio.reader import Source
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model file is: counted from its header, never scaled.
+
+    Args:
+        name: short name for tables.
+        file: as given; bytes: of the whole file.
+        layers, parameters: None where the results do not tell.
+        quantization: llama.cpp's name of the file type (`Q4_K_M`), None where the file has none.
+        checksum: what tells this file from another of its name and size (`Source.checksum`).
+    """
+
+    name: str
+    file: str
+    bytes: int | None = None
+    layers: int | None = None
+    parameters: int | None = None
+    quantization: str | None = None
+    checksum: str | None = None
+
+    @classmethod
+    def from_json(cls, data: Any) -> ModelFacts:
+        """The inverse of `asdict`.
+
+        Raises:
+            FieldError: a field is missing or of the wrong type.
+        """
+        fields = Fields(data)
+        return cls(fields.get("name", text), fields.get("file", text), **read_facts(fields.data))
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        if not self.bytes or not self.parameters:
+            return None
+        return 8 * self.bytes / self.parameters
+
+    @property
+    def identity(self) -> str:
+        """Size and checksum in words."""
+        size = "unknown size" if self.bytes is None else f"{self.bytes:,} bytes"
+        return f"{size}, {self.checksum or 'no checksum'}"
+
+    def may_be(self, other: ModelFacts) -> bool:
+        """Whether nothing that both know speaks against their being one file."""
+        known = ((self.bytes, other.bytes), (self.checksum, other.checksum))
+        return all(a == b for a, b in known if None not in (a, b))
+
+    def filled_from(self, other: ModelFacts) -> ModelFacts:
+        """With what the other knows where this knows nothing."""
+        gaps = {k: getattr(other, k) for k, v in asdict(self).items() if v is None}
+        return replace(self, **gaps)
+
+
+def read_facts(data: Any) -> dict[str, Any]:
+    """What results tell of a file beside its name; what they do not tell is None.
+
+    Raises:
+        FieldError: an entry is of the wrong type.
+    """
+    fields = Fields(data)
+    return {
+        **{k: fields.get_or(k, whole, None) for k in ("bytes", "layers", "parameters")},
+        **{k: fields.get_or(k, text, None) for k in ("quantization", "checksum")},
+    }
+
+
+def model_facts(path: str | Path, name: str | None = None) -> ModelFacts:
+    """Read what a table says about a model from its header."""
+    with Source(path) as source:
+        header, checksum = source.header, source.checksum()
+    kind = header.get("general.file_type")
+    try:
+        quantization = LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        quantization = None
+    return ModelFacts(
+        name or Path(path).stem, str(path), sum(header.file_size), header.n_layers,
+        header.n_parameters, quantization, checksum,
+    )  # fmt: skip

@@ -1,0 +1,239 @@
+"""Measure a list of recipes in a process of its own, over crashes and restarts.
+
+parent                       child
+run ───── setup, recipes ──▶ Measurer(setup); for each recipe not in the journal:
+                             journal "started", measure, journal the result
+crash? ◀── signal ────────── ✗
+journal the crash as a row, start again with the rest
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import EngineError, FormatError, GGSurgeryError, InputError, OutputError
+from ...files.fields import FieldError, Fields, list_of, mapping, number, text, whole
+from ...ggufio.reader import Source
+from ...plan.recipe import Recipe
+from ...plan.types import Plan
+from ...runtime import worker
+from ..results.statistics import Interval
+from .journal import Journal
+from .measure import Difference, Measured, Measurer, Setup
+
+Progress = Callable[[int, int], object]
+
+#: Key of the uncut model's own entry in a journal.
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One measured recipe.
+
+    `difference` is None, and `error` says why, where the candidate was refused or crashed.
+    """
+
+    recipe: Recipe
+    digest: str
+    measured: Measured | None
+    difference: Difference | None
+    seconds: float
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "digest": self.digest,
+            "operation": self.recipe.describe(),
+            "recipe": self.recipe.to_json(),
+            "value": None if self.measured is None else self.measured.value,
+            "stderr": None if self.measured is None else self.measured.stderr,
+            "n": None if self.measured is None else self.measured.n,
+            "items": [] if self.measured is None else list(self.measured.items),
+            "detail": {} if self.measured is None else dict(self.measured.detail),
+            "difference": None if self.difference is None else self.difference.value,
+            **_certainty(self.difference),
+            "seconds": self.seconds,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any], where: str | Path = "trial") -> Trial:
+        """The inverse of `to_json`.
+
+        Raises:
+            FormatError: a field is missing or of the wrong type.
+        """
+        try:
+            return cls._read(Fields(entry), where)
+        except FieldError as error:
+            raise FormatError(
+                f"result {entry.get('digest', '')}: {error.problem}", file=where,
+                expected=error.expected, found=error.found,
+                hint="Delete its line, and it is measured again.",
+            ) from None  # fmt: skip
+
+    @classmethod
+    def _read(cls, entry: Fields, where: str | Path) -> Trial:
+        measured = difference = None
+        value, change = (entry.get_or(k, number, None) for k in ("value", "difference"))
+        if value is not None:
+            measured = Measured(
+                value, entry.get_or("stderr", number, None), entry.get("items", list_of(number)),
+                entry.get("n", whole), entry.get_or("detail", mapping, {}),
+            )  # fmt: skip
+        if change is not None:
+            difference = Difference(
+                change, entry.get_or("difference_stderr", number, None),
+                entry.get_or("difference_p", number, None),
+                entry.get_or("difference_interval", Interval.from_json, None),
+            )  # fmt: skip
+        return cls(
+            Recipe.from_json(entry.get("recipe", mapping), where), entry.get("digest", text),
+            measured, difference, entry.get("seconds", number), entry.get_or("error", text, None),
+        )  # fmt: skip
+
+
+def _certainty(difference: Difference | None) -> dict[str, Any]:
+    """How sure a difference is, as JSON."""
+    if difference is None:
+        return {"difference_stderr": None}
+    found: dict[str, Any] = {"difference_stderr": difference.stderr}
+    if difference.p_value is not None and difference.interval is not None:
+        found["difference_p"] = difference.p_value
+        found["difference_interval"] = difference.interval.to_json()
+    return found
+
+
+def measure_all(
+    setup: Setup,
+    recipes: Sequence[Recipe],
+    journal: str | Path,
+    *,
+    progress: Progress | None = None,
+) -> tuple[Measured, list[Trial]]:
+    """Measure recipes that the journal does not hold yet.
+
+    Args:
+        progress: called with (recipes done, recipes in all).
+
+    Returns:
+        The uncut model's figure, and one trial a recipe, in their order; a crash is a trial.
+
+    Raises:
+        GGSurgeryError: the uncut model cannot be measured, or the journal is another's.
+    """
+    with Source(setup.path) as source:
+        subject = {"source": source.checksum(), "layers": source.header.n_layers, **setup.facts()}
+    keys = [key_of(setup, recipe) for recipe in recipes]
+    while True:
+        book = Journal(journal, subject)
+        left = [r for r, k in zip(recipes, keys, strict=True) if k not in book.results]
+        if not left and BASE in book.results:
+            break
+        run = uuid.uuid4().hex
+        try:
+            tick = _shifted(progress, len(recipes) - len(left), len(recipes))
+            worker.run(
+                _work, setup, left, str(journal), subject, run, file=setup.path, progress=tick
+            )  # fmt: skip
+        except EngineError as error:
+            book = Journal(journal, subject)
+            # of this child: what an earlier one left when it was stopped is not to blame
+            crashed = [e for e in book.unfinished.values() if e["label"].startswith(run)]
+            if not crashed:
+                raise
+            for entry in crashed:
+                recipe = recipes[keys.index(entry["started"])]
+                book.finished(
+                    Trial(recipe, entry["started"], None, None, 0.0, str(error)).to_json()
+                )
+    base = Trial.from_json(book.results[BASE], book.path).measured
+    if base is None:
+        raise FormatError(
+            "the uncut model's own result has no value", file=book.path,
+            hint="Delete its line, and it is measured again.",
+        )  # fmt: skip
+    if not math.isfinite(base.value):  # in a journal of an earlier version
+        raise GGSurgeryError(
+            "the uncut model gives no numbers (NaN or infinity), so nothing can be compared",
+            file=setup.path, found=base.value, hint="Find the layer with: ggsurgery perplexity",
+        )  # fmt: skip
+    return base, [Trial.from_json(book.results[k], book.path) for k in keys]
+
+
+def key_of(setup: Setup, recipe: Recipe) -> str:
+    """What a recipe's result is filed under: the digest of its plan, if it can be planned."""
+    try:
+        return recipe.apply(_identity(setup.path)).digest
+    except GGSurgeryError:
+        return "refused " + recipe.describe()
+
+
+def _identity(path: Path) -> Plan:
+    from ...arch import rules_for
+    from ...ggufio.header import read_header
+
+    header = read_header(path)
+    return Plan.identity(header.n_layers, rules_for(header, allow_unknown=True).n_tail(header))
+
+
+def _shifted(progress: Progress | None, done: int, total: int) -> Callable[..., None] | None:
+    if progress is None:
+        return None
+
+    def report(n: int, _: int) -> None:
+        progress(done + n, total)
+
+    return report
+
+
+def _work(
+    setup: Setup,
+    recipes: Sequence[Recipe],
+    journal: str,
+    subject: dict[str, Any],
+    run: str,
+    progress: Progress | None = None,
+) -> None:
+    """The child: measures and journals; only a crash, a broken base or a full disk ends it early.
+
+    Args:
+        run: a word that marks this child's lines in the journal.
+    """
+    book = Journal(journal, subject)
+    with Measurer(setup) as measurer:
+        if BASE not in book.results:
+            base = Trial(Recipe(()), BASE, measurer.base, None, 0.0)
+            book.finished(base.to_json())
+        for number, recipe in enumerate(recipes):
+            key = key_of(setup, recipe)
+            if key not in book.results:  # equal plans in one list are measured once
+                book.started(key, f"{run} {recipe.describe()}")
+                book.finished(try_one(measurer, recipe, key).to_json())
+            if progress is not None:
+                progress(number + 1, len(recipes))
+
+
+def try_one(measurer: Measurer, recipe: Recipe, key: str) -> Trial:
+    """Measure one recipe; a refusal is a trial with its reason.
+
+    Raises:
+        InputError, OutputError: no room for the candidate's file, or a source that cannot be read.
+    """
+    begin = time.monotonic()
+    try:
+        plan = recipe.apply(measurer.session.identity)
+        measured = measurer.measure(plan)
+        difference = measurer.difference(measured)
+    except (InputError, OutputError):  # of the disk, not of the candidate
+        raise
+    except GGSurgeryError as error:
+        return Trial(recipe, key, None, None, time.monotonic() - begin, str(error))
+    return Trial(recipe, key, measured, difference, time.monotonic() - begin)

@@ -1,0 +1,110 @@
+"""Scratch files of candidates: in memory where the system has a folder for that.
+
+A candidate's file needs no vocabulary, since the text is already tokens: without it a load
+takes milliseconds instead of the time to read and hash a hundred thousand strings.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ...arch import ArchRules
+from ...errors import GGSurgeryError
+from ...files import temporary
+from ...ggufio.constants import GGUFValueType
+from ...ggufio.reader import Source
+from ...ggufio.types import Header, Value
+from ...plan.types import Plan
+from ...surgery.layout import FileLayout, lay_out
+from ...surgery.metadata import is_header_edit
+from ...surgery.write import execute
+
+
+class Scratch:
+    """A folder for one candidate at a time; removed with everything in it on `close`."""
+
+    def __init__(self, need: int) -> None:
+        self.in_memory = _roomy(temporary.MEMORY, need)
+        self._made = temporary.Folder(
+            "candidate", place=temporary.MEMORY if self.in_memory else None
+        )
+        self.folder = self._made.path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "candidate.gguf"
+
+    def write(
+        self, layout: FileLayout, sources: Sequence[Source], given: Mapping[str, Any] | None
+    ) -> Path:
+        """Write a candidate; the one before leaves first, so that memory holds only one."""
+        self.file.unlink(missing_ok=True)
+        execute(layout, sources, self.file, given=given)
+        for source in sources:
+            for tensor in source.header.tensors:
+                source.forget(tensor)
+        return self.file
+
+    def close(self) -> None:
+        self._made.close()
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _roomy(folder: Path, need: int) -> bool:
+    try:
+        return folder.is_dir() and shutil.disk_usage(folder).free > need + (64 << 20)
+    except OSError:
+        return False
+
+
+def candidate_layout(
+    plan: Plan, sources: Sequence[Source], rules: ArchRules, *, vocabulary: bool
+) -> FileLayout:
+    """The file of a plan with the metadata that decoding needs, and no more.
+
+    Raises:
+        ArchitectureError: layers would lose their meaning.
+        GGSurgeryError: the plan cannot be carried out.
+    """
+    headers = [source.header for source in sources]
+    if any(is_header_edit(edit) for edit in plan.edits):
+        plan = replace(plan, edits=tuple(e for e in plan.edits if not is_header_edit(e)))
+    change = rules.rewrite(headers, plan)
+    metadata = {k: v for k, v in headers[plan.shell].metadata.items() if k not in change.unset}
+    metadata |= change.set
+    if not vocabulary:
+        metadata = without_vocabulary(headers[plan.shell], metadata)
+    return lay_out(plan, headers, change, metadata)
+
+
+def without_vocabulary(header: Header, metadata: Mapping[str, Value]) -> dict[str, Value]:
+    """Metadata of a model that takes token ids and knows no text.
+
+    Raises:
+        GGSurgeryError: the number of tokens cannot be told from the embedding's shape.
+    """
+    embedding = header.by_name.get("token_embd.weight")
+    if embedding is None:
+        raise GGSurgeryError(
+            "no token embedding", file=header.path, tensor="token_embd.weight",
+            hint="Candidates can be measured only of language models.",
+        )  # fmt: skip
+    kept = {k: v for k, v in metadata.items() if not k.startswith("tokenizer.")}
+    size = Value.of(embedding.shape[1], GGUFValueType.UINT32, order=header.order)
+    model = Value.of("no_vocab", GGUFValueType.STRING, order=header.order)
+    return kept | {f"{header.architecture}.vocab_size": size, "tokenizer.ggml.model": model}

@@ -1,0 +1,139 @@
+"""What a user is warned of: one sentence each, the same in the commands and in `run`.
+
+Every function returns the warnings, an empty list where all is well. Whoever does the work
+shows them; none of them stops it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..ggufio.header import read_header
+
+if TYPE_CHECKING:  # a command loads only what it uses
+    from ..ggufio.imatrix import Imatrix
+    from ..ggufio.types import Header
+    from ..plan.recipe import Recipe
+    from ..release.bundle import Bundle
+    from ..runtime.quantize_plan import QuantizeResult
+    from ..surgery.prepare import Operation
+    from ..surgery.zeros import Zeros
+
+
+def of_operation(operation: Operation, out: Path) -> list[str]:
+    """Of a prepared surgery: what the layout says, options without effect, faults of the output."""
+    found = list(operation.layout.warnings)
+    if operation.options.get("drop_mtp") and not operation.before.tail:
+        found.append("--drop-mtp: the file has no layers behind the trunk")
+    if "out_type" in operation.options and not operation.layout.computes:
+        found.append("--out-type: nothing is computed; the tensors keep their types")
+    return found + operation.faults(out)
+
+
+def of_context(file: Path, n_ctx: int, setting: str = "--ctx") -> list[str]:
+    """Of a context that is larger than the one the model was trained with."""
+    trained = read_header(file).number("{arch}.context_length")
+    if trained is None or not 0 < trained < n_ctx:
+        return []
+    return [
+        f"{file}: {setting} {n_ctx} is more than the context the model was trained with "
+        f"({trained:,} tokens)"
+    ]
+
+
+def of_prompts(file: Path, longest: int, trained: int) -> list[str]:
+    """Of prompts that are longer than the context the model was trained with."""
+    if not 0 < trained < longest:
+        return []
+    return [
+        f"{file}: the longest prompt has {longest:,} tokens, more than the context the model "
+        f"was trained with ({trained:,})"
+    ]
+
+
+def of_truncated(n_truncated: int, n_ctx: int, setting: str = "--ctx") -> list[str]:
+    """Of prompts that lost their beginning."""
+    if not n_truncated:
+        return []
+    return [f"{n_truncated} prompts were longer than {setting} {n_ctx} and lost their beginning"]
+
+
+def of_limit(limit: int | None, setting: str = "--limit") -> list[str]:
+    """Of a suite that asks fewer questions than it has."""
+    return [] if limit is None else [f"{setting} {limit}: a trial, not a result"]
+
+
+def of_loss(before: float, after: float, where: str = "on the calibration text ") -> list[str]:
+    """Of a cut that leaves no usable model."""
+    from ..release.sections import HOPELESS
+
+    if after <= HOPELESS * before:  # false for NaN
+        return []
+    return [
+        f"{where}the cut model's perplexity is {after / before:.1f} times the uncut one's: it is "
+        "not usable without further training"
+    ]
+
+
+def of_lacking_entries(result: QuantizeResult) -> list[str]:
+    """Of tensors that the importance matrix has no entry for."""
+    lacking = [n for n in result.without_imatrix if n.startswith("blk.")]
+    if not lacking:
+        return []
+    return [f"{len(lacking)} tensors have no entry in the imatrix: {', '.join(lacking[:5])} …"]
+
+
+def of_fallbacks(result: QuantizeResult) -> list[str]:
+    """Of tensors whose rows no block of the wanted type divides."""
+    groups: dict[tuple[str, str, int], list[str]] = {}
+    for t in result.fallbacks:
+        groups.setdefault((t.wanted or "", t.new, t.shape[0]), []).append(t.name)
+    found = []
+    for (wanted, new, columns), names in groups.items():
+        kinds = sorted({n.split(".", 2)[-1] if n.startswith("blk.") else n for n in names})
+        found.append(
+            f"{result.ftype}: {len(names)} tensors with rows of {columns} cannot be {wanted} and "
+            f"became {new}: {', '.join(kinds)}"
+        )
+    return found
+
+
+def of_imatrix(matrix: Imatrix) -> list[str]:
+    """Of experts that the text did not reach."""
+    unseen = sum(int((e.counts == 0).sum()) for e in matrix.entries.values())
+    return [f"{unseen} expert matrices saw no token; use a longer text"] if unseen else []
+
+
+def of_sparsity(recipe: Recipe, zeros: Sequence[Zeros]) -> list[str]:
+    """Of a prune into a type that has few exact zeros, counted in the output."""
+    prunes = (dict(s.arguments) for s in recipe.steps if s.operation == "prune")
+    asked = next((float(p["sparsity"]) for p in prunes if p.get("sparsity") is not None), None)
+    n_zero, n_weights = sum(z.n_zero for z in zeros), sum(z.n_weights for z in zeros)
+    inexact = ", ".join(sorted({z.type for z in zeros} - {"f32", "f16", "bf16"}))
+    if asked is None or not inexact or not n_weights or n_zero / n_weights >= asked - 0.01:
+        return []
+    return [
+        f"asked for {asked:.4g}, but {inexact} has few exact zeros: measured "
+        f"{n_zero / n_weights:.4g} after encoding; --out-type f16 keeps them all"
+    ]
+
+
+def of_bundle(bundle: Bundle) -> list[str]:
+    """Of a release: findings of the tokenizer, foreign results, what Ollama's template loses."""
+    lost = (f"TEMPLATE loses {name}, which the file's own chat template offers"
+            for name in bundle.chat.lost)  # fmt: skip
+    return [*bundle.warnings, *lost]
+
+
+def of_template(text: str, header: Header) -> list[str]:
+    """What `lint` would call an error of this template on this model's vocabulary."""
+    from ..chat.lint import lint
+    from ..chat.vocabulary import Vocabulary
+
+    faults = [f for f in lint(text, Vocabulary.find(header)).findings if f.level == "error"]
+    if not faults:
+        return []
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return [f"the template {faults[0].message}{more}; `ggsurgery template lint` shows all"]

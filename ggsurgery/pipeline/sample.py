@@ -1,0 +1,60 @@
+"""Let a model answer one question, so that a person sees what a cut has done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..chat.render import TemplateError, render
+from ..chat.vocabulary import Vocabulary, chat_template
+from ..files.fields import FieldError, Fields, read_json, text
+from ..ggufio.header import read_header
+from ..runtime.engine import Engine
+
+
+def prompt_of(path: Path, question: str) -> tuple[str, bool]:
+    """A question as the file's own chat template puts it; of a base model the bare text.
+
+    Returns:
+        The prompt, and whether it is a chat's (its special tokens are then to be read).
+    """
+    header = read_header(path)
+    template = chat_template(header)
+    if template is None:
+        return question, False
+    vocabulary = Vocabulary.of(header)
+    messages = [{"role": "user", "content": question}]
+    try:
+        prompt = render(
+            template, messages, bos_token=vocabulary.bos, eos_token=vocabulary.eos,
+            enable_thinking=False,
+        )  # fmt: skip
+    except TemplateError:
+        return question, False
+    return prompt.removeprefix(vocabulary.bos) if vocabulary.adds_bos else prompt, True
+
+
+def read_said(path: Path) -> dict[str, Any]:
+    """What a model was asked and said, as a run wrote it.
+
+    Raises:
+        FormatError: the file is damaged.
+    """
+    try:
+        found = Fields(read_json(path))
+        return {**found.data, **{k: found.get(k, text) for k in ("file", "question", "text")}}
+    except FieldError as error:
+        raise error.at(file=path) from None
+
+
+def say(path: Path, question: str, max_tokens: int = 48) -> dict[str, Any]:
+    """Let a model answer, the likeliest token each time.
+
+    Returns:
+        `prompt`, `text`, and `reason` why it ended: `eog`, `stop` or `length`.
+    """
+    prompt, chat = prompt_of(path, question)
+    with Engine.open(path, n_ctx=max(512, 2 * len(prompt.encode()) + max_tokens)) as engine:
+        tokens = engine.tokenize(prompt, parse_special=chat)
+        answer = engine.generate(tokens, max_tokens=max_tokens)
+    return {"question": question, "prompt": prompt, "text": answer.text, "reason": answer.reason}

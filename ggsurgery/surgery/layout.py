@@ -1,0 +1,399 @@
+"""Plan + headers + rules → the exact output file. Every check happens here.
+
+A `FileLayout` is the table that a dry run prints and the very table that `execute`
+consumes: metadata, and for each tensor its place and the job that makes its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import FormatError, GGSurgeryError, PlanError
+from ..ggufio.constants import GGUF_VERSION, GGMLQuantizationType, GGUFValueType, Keys
+from ..ggufio.types import (
+    ByteOrder,
+    Header,
+    TensorInfo,
+    Value,
+    block_size,
+    tensor_nbytes,
+    type_name,
+)
+from ..ggufio.writer import TENSOR_ALIGNMENT, padded
+from ..plan.blend_ops import BLEND_SHELL
+from ..plan.types import Block, BlockRef, Edited, Plan, Take, references
+from ..tensors.expr import Expr, Read, reads
+from .aligned_header import aligned_header
+from .metadata import DROP, is_header_edit, kept_tensors
+
+if TYPE_CHECKING:
+    from ..arch import MetadataChange
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The bytes of a tensor of source number `source`, as they are."""
+
+    source: int
+    tensor: TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Values from an expression, encoded in the output tensor's type."""
+
+    expr: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One output tensor and where its bytes come from."""
+
+    info: TensorInfo
+    job: Copy | Compute
+
+
+@dataclass(frozen=True, slots=True)
+class FileLayout:
+    """The output file before it is written.
+
+    `pieces` stand in llama.cpp's own order (outside the layers first, then layer by layer,
+    by name), so the same plan gives the same file however its sources were sorted.
+    """
+
+    metadata: dict[str, Value]
+    pieces: tuple[Piece, ...]
+    order: ByteOrder
+    alignment: int
+    header: bytes
+    warnings: tuple[str, ...]
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(p.info.n_elements for p in self.pieces)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the whole file."""
+        if not self.pieces:
+            return len(self.header)
+        last = self.pieces[-1].info
+        return len(self.header) + padded(last.offset + last.nbytes, self.alignment)
+
+    @property
+    def computes(self) -> bool:
+        """Whether any tensor is computed and not only copied."""
+        return any(isinstance(p.job, Compute) for p in self.pieces)
+
+    def tensor_infos(self) -> tuple[TensorInfo, ...]:
+        return tuple(p.info for p in self.pieces)
+
+    def header_at(self, path: Path) -> Header:
+        """The header that a file written to `path` will have."""
+        return Header(
+            (path,),
+            GGUF_VERSION,
+            self.order,
+            self.alignment,
+            self.metadata,
+            self.tensor_infos(),
+            (len(self.header),),
+            (self.n_bytes,),
+        )
+
+
+def lay_out(
+    plan: Plan,
+    headers: Sequence[Header],
+    change: MetadataChange,
+    metadata: dict[str, Value],
+    *,
+    out_type: int | None = None,
+) -> FileLayout:
+    """Decide every byte of the output except the values to be computed.
+
+    Args:
+        plan: what the new model is made of.
+        headers: the sources, in the plan's order.
+        change: the architecture's rules applied to this plan.
+        metadata: all metadata of the output.
+        out_type: ggml type for tensors that are computed; None keeps the source's type.
+
+    Raises:
+        FormatError: a source lacks the tensors of a layer, or byte orders differ.
+        ArchitectureError: a layer has other tensors than its place can hold.
+        PlanError: `out_type` cannot be written, or an edit concerns no tensor.
+    """
+    shell = headers[plan.shell]
+    for header in headers:
+        if header.order != shell.order:
+            raise FormatError("byte order differs from the other source", file=header.path)
+        _check_layers(header)
+    chooser = _TypeChooser(out_type)
+    pieces = _shell_pieces(plan, headers, change, chooser)
+    for index, block in enumerate(plan.stack):
+        pieces += _block_pieces(index, block, headers, change, chooser)
+    try:
+        if any(edit.kind == "mask" for edit in plan.edits):
+            from .model_edits import check_imatrices
+
+            check_imatrices(plan.edits, headers)
+        pieces = _edited(plan, _kept(plan, pieces, shell), chooser)
+    except GGSurgeryError as error:
+        raise error.at(file=shell.path) from error
+    _check_reads(pieces, headers)
+    pieces.sort(key=_order)
+    warnings = (*change.warnings, *chooser.warnings())
+    return _file(metadata, pieces, headers, shell, tuple(dict.fromkeys(warnings)))
+
+
+def lay_out_as_is(plan: Plan, header: Header, metadata: dict[str, Value]) -> FileLayout:
+    """Any GGUF file with its tensors as they are, but for those that the plan drops."""
+    pieces = _kept(plan, [Piece(t, Copy(0, t)) for t in header.tensors], header)
+    if plan.stack:  # a model: llama.cpp's order
+        pieces.sort(key=_order)
+    return _file(metadata, pieces, [header], header)
+
+
+def _file(
+    metadata: dict[str, Value],
+    pieces: Sequence[Piece],
+    headers: Sequence[Header],
+    shell: Header,
+    warnings: tuple[str, ...] = (),
+) -> FileLayout:
+    """The pieces in their places, with the header in front."""
+    alignment = max(shell.alignment, TENSOR_ALIGNMENT)
+    if alignment != shell.alignment:  # llama.cpp aborts on files that are aligned below it
+        raised = Value.of(alignment, GGUFValueType.UINT32, order=shell.order)
+        metadata = metadata | {Keys.General.ALIGNMENT: raised}
+    placed = tuple(place(pieces, alignment))
+    copies = [
+        (headers[p.job.source].data_offset[p.job.tensor.shard] + p.job.tensor.offset, p.info)
+        for p in placed
+        if isinstance(p.job, Copy)
+    ]
+    infos = [p.info for p in placed]
+    metadata, header_bytes = aligned_header(metadata, infos, copies, shell.order, alignment)
+    return FileLayout(metadata, placed, shell.order, alignment, header_bytes, warnings)
+
+
+def _order(piece: Piece) -> tuple[int, str]:
+    return -1 if piece.info.layer is None else piece.info.layer, piece.info.name
+
+
+def _kept(plan: Plan, pieces: list[Piece], header: Header) -> list[Piece]:
+    kept = kept_tensors([p.info.name for p in pieces], plan.edits, header.path)
+    return [p for p in pieces if p.info.name in kept]
+
+
+def _check_layers(header: Header) -> None:
+    count = header.n_layers
+    for tensor in header.tensors:
+        layer = tensor.layer
+        if layer is not None and layer >= count:
+            raise FormatError(
+                "tensor of a layer that the header does not count",
+                file=header.path,
+                tensor=tensor.name,
+                expected=f"block_count above {layer}",
+                found=count,
+                hint="`ggsurgery verify` lists what is wrong with this file.",
+            )
+
+
+def _shell_pieces(
+    plan: Plan, headers: Sequence[Header], change: MetadataChange, chooser: _TypeChooser
+) -> list[Piece]:
+    """What is outside the layers: the shell's tensors, or those of all models blended."""
+    likes = {t.name: t for t in headers[plan.shell].shell}
+    exprs: dict[str, Expr | None] = {n: Read(plan.shell, t) for n, t in likes.items()}
+    blend = next((e for e in plan.edits if e.kind == BLEND_SHELL), None)
+    if blend is not None:
+        from .model_edits import blended_shell
+
+        for number in dict(blend.params)["sources"]:
+            likes = {t.name: t for t in headers[number].shell} | likes
+        exprs = blended_shell(blend, list(likes), headers)
+    pieces = []
+    for name, like in likes.items():
+        expr = change.tensors.get(name) or exprs[name]
+        if isinstance(expr, Read) and expr.tensor.shape == like.shape:
+            pieces.append(Piece(expr.tensor, Copy(expr.source, expr.tensor)))
+        elif expr is not None:
+            pieces.append(_computed(name, expr, like, chooser))
+    return pieces
+
+
+def _block_pieces(
+    index: int,
+    block: Block,
+    headers: Sequence[Header],
+    change: MetadataChange,
+    chooser: _TypeChooser,
+) -> list[Piece]:
+    refs = references(block)
+    main = headers[refs[0].source]
+    tensors = main.layer_tensors(refs[0].index)
+    if not tensors:
+        raise FormatError(
+            "the layer has no tensors",
+            file=main.path,
+            tensor=f"blk.{refs[0].index}.*",
+            hint="`ggsurgery verify` lists what is wrong with this file.",
+        )
+    get, likes = _lowering(block, headers), dict(tensors)
+    for ref in refs[1:]:  # biases and scales that only another parent has
+        likes = headers[ref.source].layer_tensors(ref.index) | likes
+    if isinstance(block, Edited):
+        from ..tensors.to_expr import check_names
+
+        try:
+            check_names(block, likes)
+        except PlanError as error:
+            raise error.at(file=main.path) from error
+    pieces = []
+    for suffix, like in likes.items():
+        name = f"blk.{index}.{suffix}"
+        try:
+            expr = change.tensors.get(name) or get(suffix)
+        except GGSurgeryError as error:
+            raise error.at(file=main.path) from error
+        if expr is None:
+            continue
+        if isinstance(expr, Read) and expr.tensor.shape == like.shape:
+            pieces.append(Piece(replace(expr.tensor, name=name), Copy(expr.source, expr.tensor)))
+        else:
+            pieces.append(_computed(name, expr, like, chooser))
+    return pieces
+
+
+def _lowering(block: Block, headers: Sequence[Header]) -> Callable[[str], Expr | None]:
+    def read(ref: BlockRef, suffix: str) -> Expr | None:
+        tensor = headers[ref.source].layer_tensors(ref.index).get(suffix)
+        return None if tensor is None else Read(ref.source, tensor)
+
+    if isinstance(block, Take):
+        ref = block.ref
+        return lambda suffix: read(ref, suffix)
+    from ..tensors.to_expr import Lowered
+
+    return Lowered(block, read).get
+
+
+def _check_reads(pieces: Sequence[Piece], headers: Sequence[Header]) -> None:
+    """Every tensor that something is computed from must be readable."""
+    exprs = [p.job.expr for p in pieces if isinstance(p.job, Compute)]
+    if not exprs:
+        return
+    from ..tensors.read_rows import check_readable
+
+    for read in dict.fromkeys(r for expr in exprs for r in reads(expr)):
+        check_readable(headers[read.source], read.tensor)
+
+
+def _edited(plan: Plan, pieces: list[Piece], chooser: _TypeChooser) -> list[Piece]:
+    """Edits over the whole model: masks. A weight that is masked takes its scale up."""
+    elsewhere = (BLEND_SHELL, DROP)
+    edits = tuple(e for e in plan.edits if not is_header_edit(e) and e.kind not in elsewhere)
+    if not edits:
+        return pieces
+    from .model_edits import edited
+
+    exprs = {p.info.name: _expression(p) for p in pieces}
+    changed = edited(edits, exprs)
+    out = []
+    for piece in pieces:
+        if (name := piece.info.name) not in changed:
+            out.append(piece)
+        elif (expr := changed[name]) is not None:
+            out.append(_computed(name, expr, piece.info, chooser))
+    return out
+
+
+def _expression(piece: Piece) -> Expr:
+    if isinstance(piece.job, Copy):
+        return Read(piece.job.source, piece.job.tensor)
+    return piece.job.expr
+
+
+def _computed(name: str, expr: Expr, like: TensorInfo, chooser: _TypeChooser) -> Piece:
+    from ..tensors.shape import shape_of
+
+    shape = shape_of(expr)
+    kind = chooser.choose(shape, like, name)
+    nbytes = tensor_nbytes(shape, kind)
+    assert nbytes is not None  # the chooser only gives types that can be encoded
+    return Piece(TensorInfo(name, shape, kind, 0, nbytes), Compute(expr))
+
+
+class _TypeChooser:
+    """The type of a computed tensor: as asked, else the source's, else one that loses nothing.
+
+    Raises:
+        PlanError: the type asked for cannot be written.
+    """
+
+    def __init__(self, asked: int | None) -> None:
+        self.asked = asked
+        self._unwritable: set[int] = set()
+        self._too_long: dict[tuple[int, int], list[str]] = {}
+        if asked is not None and not self._writable(asked):
+            raise PlanError(
+                f"computed tensors cannot be written as {type_name(asked)}",
+                expected=", ".join(type_name(t) for t in GGMLQuantizationType if self._writable(t)),
+            )
+
+    @staticmethod
+    def _writable(kind: int) -> bool:
+        from ..tensors.kernels import can_encode
+        from ..tensors.scales import NEED_SCALE
+
+        return can_encode(kind) and kind not in NEED_SCALE
+
+    def choose(self, shape: tuple[int, ...], like: TensorInfo, name: str) -> int:
+        wanted = like.type if self.asked is None or len(shape) < 2 else self.asked
+        if not self._writable(wanted):
+            self._unwritable.add(wanted)
+            return int(GGMLQuantizationType.F32)
+        try:
+            tensor_nbytes(shape, wanted)
+        except ValueError:
+            self._too_long.setdefault((wanted, shape[0]), []).append(name)
+            return int(GGMLQuantizationType.F16)
+        return wanted
+
+    def warnings(self) -> list[str]:
+        """What was not written as wanted, one line a reason."""
+        said = [
+            f"{type_name(t)} cannot be written without an importance matrix or a separate "
+            "scale: computed tensors of that type become f32; choose another type with --out-type"
+            for t in sorted(self._unwritable)
+        ]
+        for (wanted, columns), names in self._too_long.items():
+            kinds = sorted({_suffix(name) for name in names})
+            said.append(
+                f"rows of {columns} do not fit {type_name(wanted)}: {len(names)} computed "
+                f"tensors become f16: {', '.join(kinds)}"
+            )
+        return said
+
+
+def _suffix(name: str) -> str:
+    return name.split(".", 2)[-1] if name.startswith("blk.") else name
+
+
+def place(pieces: Sequence[Piece], alignment: int) -> list[Piece]:
+    """The pieces one behind the other, each with its offset in the data section."""
+    offset, placed = 0, []
+    for piece in pieces:
+        size = piece.info.nbytes
+        if block_size(piece.info.type) is None:  # its size is the distance to the next tensor
+            size = padded(size, alignment)
+        info = replace(piece.info, offset=offset, shard=0, nbytes=size)
+        placed.append(replace(piece, info=info))
+        offset += padded(size, alignment)
+    return placed

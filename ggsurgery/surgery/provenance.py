@@ -1,0 +1,146 @@
+"""Where a file came from, kept in its own header under `ggsurgery.*`.
+
+ggsurgery.version    the version that made the file
+ggsurgery.recipe     operations and options, one line of JSON
+ggsurgery.sources    names of the inputs (no folders)
+ggsurgery.checksums  of the inputs, in the same order
+ggsurgery.digest     of the plan
+ggsurgery.history    the same entries of the inputs, if they were operated on before
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from .. import __version__
+from ..errors import FormatError
+from ..ggufio.constants import GGUFValueType
+from ..ggufio.types import Header, Value
+from ..plan.recipe import Recipe
+from ..plan.types import Plan
+
+PREFIX = "ggsurgery."
+_OWN = ("version", "recipe", "sources", "checksums", "digest")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How a file was made."""
+
+    version: str
+    recipe: Recipe
+    sources: tuple[str, ...]
+    checksums: tuple[str, ...]
+    digest: str
+
+
+def entries(
+    plan: Plan,
+    recipe: Recipe,
+    names: Sequence[str],
+    headers: Sequence[Header],
+    checksums: Sequence[str],
+    version: str = __version__,
+) -> dict[str, Value]:
+    """The header entries that tell how a file was made.
+
+    Args:
+        names: of the inputs, without folders.
+        headers: of the inputs, whose own provenance becomes the history.
+        checksums: of the inputs.
+    """
+    text, array = GGUFValueType.STRING, GGUFValueType.ARRAY
+    found = {
+        "version": Value.of(version, text),
+        "recipe": Value.of(recipe.dumps(), text),
+        "sources": Value.of(list(names), array, text),
+        "checksums": Value.of(list(checksums), array, text),
+        "digest": Value.of(plan.digest, text),
+    }
+    history = [_earlier(h) for h in headers]
+    if any(history):
+        found["history"] = Value.of(_told(history), text)
+    return {PREFIX + key: value for key, value in found.items()}
+
+
+def _earlier(header: Header) -> dict[str, Any]:
+    keys = (*_OWN, "history")
+    found = {k: header.metadata[PREFIX + k].value for k in keys if PREFIX + k in header.metadata}
+    if "history" in found:
+        # Nested as values: text within text would double its backslashes with every operation.
+        with suppress(TypeError, ValueError, RecursionError):
+            found["history"] = json.loads(found["history"])
+    return found
+
+
+def _told(history: Sequence[dict[str, Any]]) -> str:
+    try:
+        return json.dumps(history, separators=(",", ":"))
+    except RecursionError:  # hundreds of operations one after the other: the last ones stay
+        shorter = [{k: v for k, v in one.items() if k != "history"} for one in history]
+        return json.dumps(shorter, separators=(",", ":"))
+
+
+def read_provenance(header: Header) -> Provenance:
+    """The provenance of a file made here.
+
+    Raises:
+        FormatError: the header has none, or it is damaged.
+    """
+    missing = [PREFIX + k for k in _OWN if PREFIX + k not in header.metadata]
+    if missing:
+        raise FormatError(
+            "the file does not tell how it was made",
+            file=header.path,
+            tensor=missing[0],
+            expected="entries written by ggsurgery",
+            found="none",
+        )
+    values = {k: header.metadata[PREFIX + k].value for k in _OWN}
+    for key, kind in (("recipe", str), ("sources", list), ("checksums", list)):
+        if not isinstance(values[key], kind):
+            raise _damaged(header, key, f"no {'text' if kind is str else 'array'}")
+    sources, checksums = values["sources"], values["checksums"]
+    if not sources or len(sources) != len(checksums):
+        raise _damaged(header, "checksums", f"{len(checksums)} for {len(sources)} sources")
+    try:
+        recipe = Recipe.from_json(json.loads(values["recipe"]), header.path)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(header, "recipe", str(error)) from None
+    return Provenance(
+        str(values["version"]),
+        recipe,
+        tuple(map(str, sources)),
+        tuple(map(str, checksums)),
+        str(values["digest"]),
+    )
+
+
+def lineage(header: Header) -> tuple[tuple[Recipe, int], ...]:
+    """The recipes that led to a file, the oldest first, each with how many inputs it had.
+
+    Of files with several inputs the first one is followed.
+
+    Raises:
+        FormatError: the entries are damaged.
+    """
+    found: list[tuple[Recipe, int]] = []
+    one: Any = _earlier(header)
+    try:
+        while one:
+            recipe = Recipe.from_json(json.loads(one["recipe"]), header.path)
+            found.append((recipe, len(one["sources"])))
+            history = one.get("history")
+            history = json.loads(history) if isinstance(history, str) else history
+            one = history[0] if history else None
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise _damaged(header, "history", str(error)) from None
+    return tuple(reversed(found))
+
+
+def _damaged(header: Header, key: str, found: str) -> FormatError:
+    return FormatError("damaged entry", file=header.path, tensor=PREFIX + key, found=found)

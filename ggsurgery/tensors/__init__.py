@@ -1,0 +1,1 @@
+"""Arithmetic on tensors: expressions, blends, masks, thresholds, and the kernels behind them."""

@@ -1,0 +1,129 @@
+"""How the values of one output tensor come about: a small tree over input tensors.
+
+`layout` builds the trees, `execute` evaluates them row block by row block. A tree is a
+value: it prints in a dry run and hashes into a cache key. All arithmetic is in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..ggufio.types import TensorInfo
+from ..plan.types import Params
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A tensor of source number `source`, decoded to float32."""
+
+    source: int
+    tensor: TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """`method` over inputs of one shape, such as `linear` with `weights`, or `slerp`."""
+
+    inputs: tuple[Expr, ...]
+    method: str
+    params: Params = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """`method` on one input: `scale` by a factor, `mask` below a threshold, `zero` …"""
+
+    input: Expr
+    method: str
+    params: Params = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some rows or columns of the input: per-layer slabs of gemma3n's embeddings.
+
+    `axis` counts in ggml's order (0 = along a row); `ranges` are half-open.
+    """
+
+    input: Expr
+    axis: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Values that a method computed (healing): a float32 array by its name in a sidecar."""
+
+    key: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """A weight times the scale that its file stores beside it (`X.weight`, `X.scale`).
+
+    The scale holds one value, or one for each matrix of a stack of experts.
+    """
+
+    weight: Expr
+    scale: Expr
+
+
+Expr = Read | Combine | Apply | Slice | Given | Effective
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """The nodes of a tree, each before its inputs."""
+    yield expr
+    match expr:
+        case Combine(inputs):
+            for each in inputs:
+                yield from walk(each)
+        case Apply(inner) | Slice(inner):
+            yield from walk(inner)
+        case Effective(weight, scale):
+            yield from walk(weight)
+            yield from walk(scale)
+
+
+def rebuild(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """The tree with every node changed, inputs first."""
+    match expr:
+        case Combine(inputs):
+            expr = replace(expr, inputs=tuple(rebuild(e, change) for e in inputs))
+        case Apply(inner) | Slice(inner):
+            expr = replace(expr, input=rebuild(inner, change))
+        case Effective(weight, scale):
+            expr = Effective(rebuild(weight, change), rebuild(scale, change))
+    return change(expr)
+
+
+def reads(expr: Expr) -> tuple[Read, ...]:
+    """The input tensors of a tree, in order of appearance."""
+    return tuple(e for e in walk(expr) if isinstance(e, Read))
+
+
+def describe(expr: Expr) -> str:
+    """One line for a person: `0.5*blk.20.x + 0.5*blk.22.x`."""
+    match expr:
+        case Read(source, tensor):
+            return tensor.name if source == 0 else f"{source}:{tensor.name}"
+        case Combine(inputs, method, options):
+            return f"{method}({', '.join(describe(e) for e in inputs)}{_options(options)})"
+        case Apply(inner, method, options):
+            return f"{method}({describe(inner)}{_options(options)})"
+        case Slice(inner, axis, ranges):
+            return f"{describe(inner)}[axis {axis}: {', '.join(f'{a}:{b}' for a, b in ranges)}]"
+        case Given(key):
+            return f"given {key}"
+        case Effective(weight, scale):
+            return f"{describe(scale)}*{describe(weight)}"
+
+
+def _options(options: Params) -> str:
+    def short(value: Any) -> str:
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+    return "".join(f", {name}={short(value)}" for name, value in options)

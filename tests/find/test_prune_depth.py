@@ -1,0 +1,149 @@
+"""prune-depth: each way chooses what its own measurements say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ggsurgery.cli import cli
+from ggsurgery.errors import ArchitectureError, OutputError, PlanError
+from ggsurgery.files.text import read_corpus
+from ggsurgery.find.prune_depth import By, choose, how_many, measure_influence
+from ggsurgery.find.scan import scan
+from ggsurgery.ggufio.header import read_header
+from ggsurgery.measure.metrics.perplexity import perplexity_of_file
+from ggsurgery.measure.variants.measure import Measurer, Setup
+from ggsurgery.plan.types import BlockRef, Plan, Take
+from ggsurgery.surgery.prepare import prepare
+from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
+
+SETUP = Setup(MODEL, text=SEARCH_TEXT, n_ctx=64, n_windows=3, n_threads=1)
+
+
+def test_how_many() -> None:
+    assert how_many(30, None, 0.25) == 8 and how_many(10, 3, None) == 3
+    for layers, share in ((None, None), (2, 0.2), (0, None), (10, None), (None, 0.01)):
+        with pytest.raises(PlanError):
+            how_many(10, layers, share)
+    with pytest.raises(PlanError, match="impossible share"):
+        how_many(10, None, float("nan"))
+    with pytest.raises(PlanError, match="none to spare"):
+        how_many(1, 1, None)
+
+
+def test_by_influence_and_angular() -> None:
+    found = measure_influence(SETUP)
+    assert choose(SETUP, "influence", 3).layers == tuple(found.ranked()[:3])
+    span = choose(SETUP, "angular", 3).layers
+    assert span == tuple(range(span[0], span[0] + 3))
+    assert span[0] == found.spans(3)[0][0]
+
+
+@pytest.mark.parametrize("by", ["influence", "angular", "scan", "greedy"])
+def test_kept_layers_stay_and_the_cut_is_measured(by: By, tmp_path: Path) -> None:
+    """Every way leaves them, and says what the whole cut costs on the same windows."""
+    free = choose(SETUP, by, 2)
+    kept = choose(SETUP, by, 2, keep=free.layers[:1])
+    assert free.layers[0] not in kept.layers and len(set(kept.layers)) == 2
+    out = tmp_path / "cut.gguf"
+    with prepare(kept.recipe, [MODEL]) as operation:
+        operation.write(out)
+    text = read_corpus(SEARCH_TEXT)
+    for path, value in ((MODEL, kept.before), (out, kept.after)):
+        file = perplexity_of_file(path, text, n_ctx=64, n_chunks=3, n_threads=1)
+        assert value == pytest.approx(file.value, rel=1e-4)
+
+
+def test_too_many_kept() -> None:
+    for keep, message in ((range(N_LAYERS - 1), "too many"), ([N_LAYERS], "does not exist")):
+        with pytest.raises(PlanError, match=message):
+            choose(SETUP, "influence", 2, keep=keep)
+    with pytest.raises(PlanError, match="no span of 3"):
+        choose(SETUP, "angular", 3, keep=range(0, N_LAYERS, 3))
+
+
+def test_angular_at_all_tokens() -> None:
+    found = measure_influence(SETUP, tokens="all")
+    assert choose(SETUP, "angular", 3, tokens="all").layers[0] == found.spans(3)[0][0]
+
+
+def test_by_scan_is_the_scans_ranking(tmp_path: Path) -> None:
+    found = scan(SETUP, "delete", tmp_path / "s.jsonl").ranked()
+    assert [step.describe() for t in found[:2] for step in t.recipe.steps] == [
+        f"delete {layer}" for layer in choose(SETUP, "scan", 2).layers
+    ]
+
+
+def test_greedy_measures_again_and_resumes(tmp_path: Path) -> None:
+    journal = tmp_path / "greedy.jsonl"
+    calls: list[tuple[int, int]] = []
+    choice = choose(SETUP, "greedy", 2, journal, progress=lambda a, b: calls.append((a, b)))
+    assert calls[-1] == (N_LAYERS + N_LAYERS - 1,) * 2
+    entries = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
+    pairs = {tuple(e["cut"]): e["value"] for e in entries if len(e["cut"]) == 2}
+    first = min((e for e in entries if len(e["cut"]) == 1), key=lambda e: e["value"])["cut"][0]
+    assert choice.layers[0] == first
+    assert tuple(sorted(choice.layers)) == min(pairs, key=lambda cut: pairs[cut])
+    size = journal.stat().st_size
+    assert choose(SETUP, "greedy", 2, journal) == choice and journal.stat().st_size == size
+
+
+def test_command(tmp_path: Path) -> None:
+    out = tmp_path / "cut.gguf"
+    arguments = ["prune-depth", str(MODEL), str(out), "--share", "0.2", "--by", "greedy", "--text",
+                 str(SEARCH_TEXT), "--ctx", "64", "--windows", "3", "--threads", "1"]  # fmt: skip
+    result = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    facts = json.loads(result.stdout)
+    assert facts["layers"] == [N_LAYERS, N_LAYERS - 2] == [N_LAYERS, read_header(out).n_layers]
+    text = read_corpus(SEARCH_TEXT)
+    file = perplexity_of_file(out, text, n_ctx=64, n_chunks=3, n_threads=1)
+    assert facts["choice"]["rounds"][-1]["score"] == pytest.approx(file.value, rel=1e-4)
+    # an output in the way is refused before anything is measured
+    text_gone = ["--text", str(tmp_path / "none.txt")]
+    result = CliRunner().invoke(cli, [*arguments[:3], "--layers", "2", *text_gone])
+    assert isinstance(result.exception, OutputError) and "exists" in str(result.exception)
+    out.unlink()
+    result = CliRunner().invoke(cli, [*arguments[:3], "--layers", "10"])
+    assert isinstance(result.exception, PlanError)
+
+
+def test_a_cut_that_leaves_nothing_usable_is_called_so(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        cli,
+        ["prune-depth", str(MODEL), str(tmp_path / "cut.gguf"), "--layers", str(N_LAYERS - 1),
+         "--by", "influence", "--text", str(SEARCH_TEXT), "--ctx", "64", "--windows", "2",
+         "--threads", "1"],
+    )  # fmt: skip
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "uncut" in result.stdout and "not usable without further training" in result.stderr
+
+
+def test_missing_text() -> None:
+    with pytest.raises(Exception, match="--text"):
+        choose(replace(SETUP, text=None), "influence", 2)
+
+
+@pytest.mark.parametrize("by", ["scan", "greedy"])
+def test_a_refused_candidate_is_not_chosen(by: By, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where layers must stay in phase, some cuts are refused: the others are still measured."""
+    setup = replace(SETUP, n_windows=1)
+    first = choose(setup, by, 1).layers[0]
+    real = Measurer.measure
+
+    def strict(self: Measurer, plan: Plan, progress: Any = None) -> Any:
+        if Take(BlockRef(0, first)) not in plan.blocks or not allowed:
+            raise ArchitectureError("layers stay in fours")
+        return real(self, plan, progress)
+
+    allowed = True
+    monkeypatch.setattr(Measurer, "measure", strict)
+    assert first not in choose(setup, by, 2).layers
+    allowed = False
+    with pytest.raises(ArchitectureError, match=r"too few layers may go.*layers stay in fours"):
+        choose(setup, by, 2)
