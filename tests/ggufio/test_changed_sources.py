@@ -116,8 +116,8 @@ def test_a_source_that_changes_while_it_is_opened(tmp_path, monkeypatch):
 
     real = reader.read_header
 
-    def read(where: Path) -> object:
-        header = real(where)
+    def read(where: Path, **options: bool) -> object:
+        header = real(where, **options)
         other.replace(path)
         return header
 
