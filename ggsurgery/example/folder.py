@@ -12,6 +12,7 @@ from ..errors import GGSurgeryError, OutputError
 from ..files.atomic import atomic_path, check_output
 from ..files.resources import shipped
 from ..ggufio.header import read_header
+from ..measure.suite.data import DATA
 from ..pipeline.document import load_document
 from ..pipeline.source import find_source
 from ..runtime.quantize import quantize
@@ -110,6 +111,5 @@ def make_example(
 
 def _prose(models: Path) -> str:
     """Original texts of the package, one behind the other."""
-    suite = Path(__file__).parents[1] / "evaluate" / "data" / "prose.txt"
-    paths = (models / "demo.txt", suite)
+    paths = (models / "demo.txt", DATA / "prose.txt")
     return "\n\n".join(p.read_text(encoding="utf-8").strip() for p in paths) + "\n"
