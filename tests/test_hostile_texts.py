@@ -29,7 +29,8 @@ from ggsurgery.measure.results.facts import ModelFacts
 from ggsurgery.measure.results.result_files import Results
 from ggsurgery.measure.results.score import Score
 from ggsurgery.plan.recipe import Recipe, step
-from ggsurgery.present.markdown import code, plain, table
+from ggsurgery.present.markdown import code, plain
+from ggsurgery.present.table import Table
 from ggsurgery.release.card import model_card
 from ggsurgery.release.modelfile import chat_of
 from ggsurgery.release.request import ReleaseFile, Request
@@ -202,7 +203,7 @@ def test_running_text_shows_as_it_is(text: str, written: Callable[[object], str]
         assert read == around.strip("#->").strip().format(one_line(text))
 
     def cells(word: object) -> str:
-        return "\n".join(table(["a", "b"], [(word, "x"), ("y", word)]))
+        return Table(["a", "b"], [(word, "x"), ("y", word)]).markdown()
 
     assert structure(cells(shown)) == structure(cells(written(WORD)))
 

@@ -14,7 +14,8 @@ from ..measure.controls import Outcome
 from ..measure.results.comparison import Comparison
 from ..measure.results.result_files import Results
 from ..measure.suite.result import SurgeryScore
-from ._output import human_bytes, note, table
+from ..present.numbers import human_bytes
+from ._output import note, table
 
 
 def is_given(option: str) -> bool:
@@ -78,7 +79,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
 def control_table(outcomes: Sequence[Outcome]) -> str:
     """The controls with size, score and what the paired test says."""
     rows = [
-        (o.control.kind, o.control.name, "–" if o.bytes is None else human_bytes(o.bytes),
+        (o.control.kind, o.control.name, human_bytes(o.bytes),
          "–" if o.score is None else f"{o.score.total:.1f}",
          "–" if o.score is None
          else f"[{o.score.interval.low:.1f}, {o.score.interval.high:.1f}]",

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from ..measure.draw import SEED
-from ..measure.figures import figure_in_words
 from ..measure.variants.measure import Difference, Measured, Setup
 from ..pipeline import cautions
+from ..present.numbers import figure_in_words
 from ._files import FILE
 from ._output import warn
 from ._texts import ctx_option, parse_special_option, text_option, threads_option

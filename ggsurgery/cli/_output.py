@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from ..errors import json_text, printable
+from ..present.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,45 +78,9 @@ def warn(*texts: str) -> None:
         click.echo(click.style("warning: ", fg="yellow") + printable(text, _LAYOUT), err=True)
 
 
-#: A column of text is not wrapped below this many cells.
-NARROWEST = 12
-
-
-def table(rows: Iterable[Sequence[Any]], header: Sequence[str], *, width: int | None = None) -> str:
-    """Columns aligned: figures to the right, text to the left.
-
-    Text is wrapped so that the table fits its width; figures and headings stay whole.
-
-    Args:
-        width: cells of a line; None takes the terminal's, and no bound where there is none.
-    """
-    cells = [[_cell(c) for c in row] for row in rows]
-    header = [printable(name) for name in header]
-    columns = range(len(header))
-    right = [all(_figure(r[i]) for r in cells) and bool(cells) for i in columns]
-    widths = [max(shown_width(r[i]) for r in [header, *cells]) for i in columns]
-    least = [widths[i] if right[i] else max(NARROWEST, shown_width(header[i])) for i in columns]
-    limit = terminal_width() if width is None else width
-    while limit and sum(widths) + 2 * (len(widths) - 1) > limit:
-        widest = max(columns, key=lambda i: widths[i] - least[i])
-        if widths[widest] <= least[widest]:
-            break
-        widths[widest] -= 1
-
-    def pad(text: str, i: int) -> str:
-        space = " " * (widths[i] - shown_width(text))
-        return space + text if right[i] else text + space
-
-    def lines(row: Sequence[str]) -> list[str]:
-        wrapped = [wrap(text, widths[i]) for i, text in enumerate(row)]
-        tall = range(max(map(len, wrapped), default=0))
-        return [
-            "  ".join(pad(w[n] if n < len(w) else "", i) for i, w in enumerate(wrapped)).rstrip()
-            for n in tall
-        ]
-
-    body = [line for row in cells for line in lines(row)]
-    return "\n".join([*lines(header), *lines(["─" * w for w in widths]), *body])
+def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> str:
+    """Rows in columns, as wide as the terminal at most; without a header, pairs."""
+    return Table(header, rows).text(terminal_width())
 
 
 def terminal_width() -> int | None:
@@ -124,64 +88,3 @@ def terminal_width() -> int | None:
     if not sys.stdout.isatty():
         return None
     return shutil.get_terminal_size().columns
-
-
-def shown_width(text: str) -> int:
-    """Cells that a terminal needs: two for East Asian wide characters, none for accents alone."""
-    if text.isascii():
-        return len(text)
-    return sum(_cells(c) for c in text)
-
-
-def _cells(character: str) -> int:
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width` cells, broken between words where that is possible."""
-    if shown_width(text) <= width:
-        return [text]
-    lines, line = [], ""
-    for word in text.split(" "):
-        joined = f"{line} {word}" if line else word
-        if shown_width(joined) <= width:
-            line = joined
-            continue
-        if line:
-            lines.append(line)
-        line = ""
-        for character in word:  # a word longer than the line
-            if shown_width(line + character) > width:
-                lines.append(line)
-                line = ""
-            line += character
-    return [*lines, line]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if isinstance(value, float) else printable(str(value))
-
-
-def _figure(text: str) -> bool:
-    return text in ("–", "") or text.lstrip("+-±×~")[:1].isdigit() or text in ("nan", "inf")
-
-
-def human_bytes(n: float) -> str:
-    """Bytes as people read them: 97.9 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(n) < 1024:
-            return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} TiB"
-
-
-def human_count(n: float) -> str:
-    """Parameters as people read them: 134.5M."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if abs(n) >= size:
-            return f"{n / size:.2f}{unit}" if unit in "TB" else f"{n / size:.1f}{unit}"
-    return str(int(n))

@@ -19,13 +19,14 @@ from ..pipeline import cautions
 from ..plan.recipe import PLAIN_STEPS, Recipe, Step
 from ..plan.text import format_layers
 from ..plan.types import references
+from ..present.numbers import human_bytes, human_count
 from ..surgery.describe import layer_map
 from ..surgery.layout import Compute
 from ..surgery.prepare import Operation, prepare
 from ..surgery.provenance import PREFIX
 from ..surgery.write import unsettled_bytes
 from ._files import FILE, split_option
-from ._output import echo, human_bytes, human_count, note, print_json, table, warn
+from ._output import echo, note, print_json, table, warn
 from ._progress import bytes_bar
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from ..errors import OutputError
 from ..files.atomic import check_output
 from ..pipeline import cautions
 from ..plan.recipe import Recipe
+from ..present.numbers import human_bytes, human_count
 from ..surgery.prepare import prepare
-from ._output import human_bytes, human_count, note, print_json, warn
+from ._output import note, print_json, warn
 from ._surgery import Options, show, summary, write_with_bar
 
 

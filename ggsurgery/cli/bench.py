@@ -11,9 +11,9 @@ import click
 from ..files.atomic import check_output
 from ..measure.bench.run import N_CTX, require_harness, run_bench
 from ..measure.draw import SEED
-from ..measure.figures import error_in_words
 from ..measure.results.score import Score
 from ..pipeline import cautions
+from ..present.numbers import error_in_words
 from ..runtime import worker
 from ._evaluate import save_text
 from ._files import FILE

@@ -12,7 +12,7 @@ import click
 
 from .. import __version__, host
 from ..runtime import binding, machine, probe
-from ._output import echo, json_option, print_json
+from ._output import echo, json_option, print_json, table
 
 
 @click.command()
@@ -33,10 +33,8 @@ def doctor(again: bool, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        if value is not None:
-            echo(f"{name.replace('_', ' '):{width}}  {_text(value)}")
+    known = {name: value for name, value in facts.items() if value is not None}
+    echo(table([(name.replace("_", " "), _text(value)) for name, value in known.items()]))
 
 
 def _facts(again: bool) -> dict[str, Any]:

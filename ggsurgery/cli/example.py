@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from ..example.folder import make_example
+from ..present.numbers import human_bytes
 from ._files import FILE
-from ._output import echo, human_bytes, json_option, note, print_json, table, warn
+from ._output import echo, json_option, note, print_json, table, warn
 
 
 @click.command()

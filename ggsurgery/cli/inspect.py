@@ -19,8 +19,9 @@ from ..inspect.difference import Difference, LayerOrigin, compare
 from ..inspect.summary import Summary, summarize
 from ..inspect.verify import verify as find_faults
 from ..plan.text import format_layers
+from ..present.numbers import human_bytes, human_count
 from ._files import FILE
-from ._output import echo, human_bytes, human_count, json_option, print_json, table
+from ._output import echo, json_option, print_json, table
 from ._progress import bytes_bar
 
 
@@ -76,7 +77,7 @@ def _facts(s: Summary) -> str:
     ]
     if s.layered:
         lines += _use(s)
-    return "\n".join(f"{k:14} {printable(v)}" for k, v in lines)
+    return table(lines)
 
 
 def _use(s: Summary) -> list[tuple[str, str]]:

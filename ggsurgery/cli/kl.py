@@ -9,14 +9,14 @@ import click
 from ..files.atomic import check_output
 from ..files.text import read_corpus
 from ..measure import runs
-from ..measure.figures import error_in_words
 from ..measure.registry import METRICS
 from ..measure.results.score import Score
 from ..pipeline import cautions
+from ..present.numbers import error_in_words, human_bytes
 from ..runtime import worker
 from ._evaluate import is_given
 from ._files import FILE
-from ._output import echo, human_bytes, json_option, note, print_json, table, warn
+from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import progress_bar
 from ._texts import ctx_option, parse_special_option, text_option, threads_option
 

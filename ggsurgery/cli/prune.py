@@ -13,11 +13,12 @@ from ..files.atomic import check_output
 from ..pipeline import cautions
 from ..plan.blend_ops import SCOPES, SCORES
 from ..plan.recipe import step
+from ..present.numbers import human_bytes
 from ..surgery.prepare import Operation, prepare
 from ..surgery.zeros import Zeros, masked
 from ._blend import out_type_option
 from ._files import FILE
-from ._output import echo, human_bytes, note, print_json, table, warn
+from ._output import echo, note, print_json, table, warn
 from ._surgery import Options, in_out, show, summary, surgery_options, write_with_bar, zeros_of
 
 

@@ -12,6 +12,7 @@ from ..files.atomic import check_output
 from ..files.text import read_corpus
 from ..ggufio.header import read_header
 from ..pipeline import cautions
+from ..present.numbers import human_bytes
 from ..quantize.ladder import Ladder, ladder
 from ..quantize.like import like as like_mix
 from ..quantize.like import with_pins
@@ -21,7 +22,7 @@ from ..quantize.target import budget_of, for_size, parse_size
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult, requantized_warning
 from ._files import FILE, split_option
-from ._output import echo, human_bytes, json_option, note, print_json, table, warn
+from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import named_progress_bar, progress_bar
 from ._texts import text_option, threads_option
 

@@ -11,6 +11,7 @@ from ..errors import FormatError
 from ..files.fields import read_json
 from ..measure.results.result_files import Results, load_results, merge_results
 from ..pipeline import cautions
+from ..present.numbers import human_bytes
 from ..release.bundle import Bundle, build_bundle, check_folder
 from ..release.laco_section import is_laco
 from ..release.licence import licence_of
@@ -20,7 +21,7 @@ from ..release.push import repo_of
 from ..release.request import Request
 from ..runtime import worker
 from ._files import FILE
-from ._output import echo, human_bytes, json_option, note, print_json, table, warn
+from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import progress_bar
 
 

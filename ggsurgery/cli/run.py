@@ -15,8 +15,9 @@ from ..measure.results.score import Score
 from ..pipeline import cautions
 from ..pipeline.run import Event, Pipeline, Planned
 from ..pipeline.sample import read_said
+from ..present.numbers import human_bytes
 from ._files import FILE
-from ._output import echo, human_bytes, json_option, note, print_json, table, warn
+from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import Bar
 
 

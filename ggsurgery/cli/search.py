@@ -22,9 +22,9 @@ from ..find.search.storage import shown
 from ..find.search.study import SAMPLERS, Second
 from ..ggufio.reader import Source
 from ..measure.controls import UNCUT
-from ..measure.figures import figure_in_words
 from ..measure.variants.measure import check_data
 from ..plan.recipe import load_recipe
+from ..present.numbers import figure_in_words
 from ..runtime import worker
 from ..runtime.machine import cache_folder
 from ._files import FILE

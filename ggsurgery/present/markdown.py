@@ -1,13 +1,12 @@
 """Texts of other people's files in Markdown: none becomes a heading, a link or a tag.
 
 A model's name, a token, a licence, an answer: `plain` makes running text of it, `code` a code
-span, and `table` writes its cells by `plain`. What was written here as Markdown is marked so.
+span. Markdown that was written here has the type `Markdown` and is not escaped again.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 
 from ..errors import one_line
 
@@ -57,21 +56,3 @@ def code(text: object) -> Markdown:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", flat)), default=0))
     room = " " if flat[0] == "`" or flat[-1] == "`" else ""
     return Markdown(f"{fence}{room}{flat}{room}{fence}")
-
-
-def table(
-    head: Sequence[object], rows: Iterable[Sequence[object]], *, figures: bool = False
-) -> list[str]:
-    """The lines of a table; a cell that is no `Markdown` is plain text.
-
-    Args:
-        figures: columns behind the first are set to the right.
-    """
-    rule = [" --- ", *[" ---: " if figures else " --- "] * (len(head) - 1)]
-    return [_row(head), f"|{'|'.join(rule)}|", *map(_row, rows)]
-
-
-def _row(cells: Sequence[object]) -> str:
-    # A table divides at a bar before it reads anything else, inside a code span too.
-    texts = (re.sub(r"(?<!\\)((?:\\\\)*)\|", r"\1\\|", plain(cell)) for cell in cells)
-    return f"| {' | '.join(texts)} |"

@@ -13,7 +13,8 @@ from ..errors import FormatError, GGSurgeryError
 from ..find.laco.types import FORMAT
 from ..ggufio.types import Header
 from ..plan.recipe import PLAIN_STEPS, Recipe
-from ..present.markdown import code, table
+from ..present.markdown import code
+from ..present.table import Table
 from ..surgery.provenance import PREFIX, read_provenance
 
 _SETTINGS = (
@@ -86,7 +87,7 @@ def _settings(settings: Mapping[str, Any]) -> list[str]:
     return ["## Pruning settings", "",
             "LaCo (layer collapse, Yang et al. 2024): layers are merged into an earlier one as "
             "long as the last hidden state stays similar to the original's.", "",
-            *table(("setting", "", "value"), rows), "",
+            Table(("setting", "", "value"), rows).markdown(), "",
             f"Variant {code(variant)}: {said}."]  # fmt: skip
 
 
@@ -106,8 +107,9 @@ def _statistics(document: Mapping[str, Any]) -> list[str]:
          a["note"] or ("kept" if a["accepted"] else "rejected"))
         for a in document["attempts"]
     ]  # fmt: skip
-    return ["## Pruning statistics", "", *table(("", ""), rows), "",
-            *table(("iteration", "base layer", "merged into it", "similarity", ""), steps), "",
+    head = ("iteration", "base layer", "merged into it", "similarity", "")
+    return ["## Pruning statistics", "", Table(("", ""), rows).markdown(), "",
+            Table(head, steps).markdown(), "",
             "Layers are numbered as the stack stood before the step."]  # fmt: skip
 
 
@@ -115,7 +117,8 @@ def _similarity(document: Mapping[str, Any]) -> list[str]:
     found = document.get("similarity")
     if not found:
         return []
-    row = (f"{found['mean']:.4f}", f"{found['min']:.4f}", f"{found['max']:.4f}", found["texts"])
+    head = ("mean", "min", "max", "texts")
+    table = Table(head, [(*(f"{found[name]:.4f}" for name in head[:3]), found["texts"])])
     return ["", "## Similarity", "",
             "Cosine of the last hidden state with the original's, after the last merge, over the "
-            "calibration texts:", "", *table(("mean", "min", "max", "texts"), [row])]  # fmt: skip
+            "calibration texts:", "", table.markdown()]  # fmt: skip

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from ..ggufio.types import Header
 from ..measure.registry import metric_of
 from ..measure.results.result_files import Results
+from ..measure.results.score import Score
 from ..measure.retention import LEGEND
 from ..measure.retention import retention as kept
-from ..present.markdown import Markdown, code, plain, table
+from ..present.markdown import Markdown, code, plain
+from ..present.numbers import figure_in_words, human_bytes, percent_in_words
+from ..present.table import Table
 from ..surgery.provenance import read_provenance
-from .markdown import figure, mib, percent
 from .modelfile import Chat
 from .origin import imatrix_lines
 from .request import ReleaseFile, Request
@@ -56,7 +58,8 @@ def statistics(header: Header, original: Results | None) -> list[str]:
         change = f"{100 * (new / old - 1):+.2f} %" if old else "–"
         rows.append((what, f"{old:,}" if old else "–", f"{new:,}", change))
     context = header.get("{arch}.context_length")
-    lines = ["## Layers and parameters", "", *table(("", "original", "this model", "change"), rows)]
+    table = Table(("", "original", "this model", "change"), rows)
+    lines = ["## Layers and parameters", "", table.markdown()]
     long = f", context of {context:,} tokens" if isinstance(context, int) else ""
     return [*lines, "", f"Architecture {code(header.architecture)}{long}."]
 
@@ -72,13 +75,14 @@ def files_table(files: Sequence[ReleaseFile], best: ReleaseFile, why: str) -> li
     for f in files:
         mark = " (recommended)" if f is best else ""
         link = Markdown(f"[{code(f.name)}]({f.name}){mark}")
-        row = [link, f.ftype, mib(f.n_bytes), f"{f.bits_per_weight:.2f}"]
+        row: list[str | None] = [link, f.ftype, human_bytes(f.n_bytes), f"{f.bits_per_weight:.2f}"]
         if with_memory:
-            row.append(mib(f.memory["bytes"]) if f.memory else "–")
+            row.append(human_bytes(f.memory["bytes"] if f.memory else None))
         if with_perplexity:
-            row.append(figure(f.results.score("perplexity") if f.results else None))
+            row.append(_figure(f.results.score("perplexity") if f.results else None))
         rows.append(row)
-    lines = ["## Files", "", *table(head, rows), "", f"Recommended: `{best.name}` – {why}."]
+    table = Table(head, rows).markdown()
+    lines = ["## Files", "", table, "", f"Recommended: `{best.name}` – {why}."]
     lines += imatrix_lines(files)
     if with_memory:
         context = next(f.memory["n_ctx"] for f in files if f.memory)
@@ -96,15 +100,15 @@ def perplexity(files: Sequence[ReleaseFile], original: Results | None) -> list[s
     base = original.score("perplexity") if original else None
     rows = []
     if base is not None:
-        rows.append(("original", figure(base), "1.000"))
+        rows.append(("original", _figure(base), "1.000"))
     for name, score in scores:
         ratio = f"{score.value / base.value:.3f}" if base is not None else "–"
-        rows.append((name, figure(score), ratio))
+        rows.append((name, _figure(score), ratio))
     facts = scores[0][1].provenance
     text = facts.get("text")
     how = [f"chunks of {plain(facts['n_ctx'])} tokens" if "n_ctx" in facts else "",
            f"{scores[0][1].n:,} tokens scored", f"text {code(text)}" if text else ""]  # fmt: skip
-    return ["## Perplexity", "", *table(("", "perplexity", "ratio"), rows), "",
+    return ["## Perplexity", "", Table(("", "perplexity", "ratio"), rows).markdown(), "",
             f"As llama-perplexity defines it: {', '.join(h for h in how if h)}."]  # fmt: skip
 
 
@@ -125,7 +129,7 @@ def retention(files: Sequence[ReleaseFile], original: Results | None) -> list[st
             if share is None:
                 continue
             rows.append(
-                (score.label, f.ftype, f"{score.n:,}", percent(base), percent(score),
+                (score.label, f.ftype, f"{score.n:,}", _percent(base), _percent(score),
                  f"{100 * share:.1f} %", word)
             )  # fmt: skip
     if not rows:
@@ -134,7 +138,7 @@ def retention(files: Sequence[ReleaseFile], original: Results | None) -> list[st
     return [
         "## Benchmarks",
         "",
-        *table(head, rows),
+        Table(head, rows).markdown(),
         "",
         f"{LEGEND} ± is one standard error; in brackets is a 95 % interval.",
     ]
@@ -148,7 +152,7 @@ def divergence(files: Sequence[ReleaseFile]) -> list[str]:
         if f.results is None or mean is None:
             continue
         tail, same = f.results.score("kl_p99"), f.results.score("top1_agreement")
-        rows.append((f.name, figure(mean), figure(tail), percent(same) if same else "–"))
+        rows.append((f.name, _figure(mean), _figure(tail), _percent(same)))
         facts, n = mean.provenance, mean.n
     if facts is None:
         return []
@@ -157,7 +161,7 @@ def divergence(files: Sequence[ReleaseFile]) -> list[str]:
     if facts.get("lower_bound"):
         said += " A lower bound: of the original only the likeliest tokens were kept."
     head = ("", "mean KL (nats)", "99 % below", "same likeliest token")
-    return ["## Divergence from the original", "", *table(head, rows), "", said]
+    return ["## Divergence from the original", "", Table(head, rows).markdown(), "", said]
 
 
 def suite(files: Sequence[ReleaseFile], original: Results | None) -> list[str]:
@@ -177,7 +181,7 @@ def suite(files: Sequence[ReleaseFile], original: Results | None) -> list[str]:
              *(shares.get(p, "–") for p in parts), against["verdict"] if against else "–")
         )  # fmt: skip
     head = ("", "score", "95 % interval", *parts, "against the original")
-    return ["## Score of 100", "", *table(head, rows), "",
+    return ["## Score of 100", "", Table(head, rows).markdown(), "",
             f"`ggsurgery evaluate`: {found[-1][1].n} questions and openings; parts are shares "
             "of their best."]  # fmt: skip
 
@@ -237,3 +241,11 @@ def recovery(header: Header) -> list[str]:
         "`ggsurgery heal` fits the weights before a cut to what the cut layers did."
     )
     return ["## Recovering quality", "", advice]
+
+
+def _figure(score: Score | None) -> str | None:
+    return None if score is None else figure_in_words(score.value, score.stderr, score.interval)
+
+
+def _percent(score: Score | None) -> str | None:
+    return None if score is None else percent_in_words(score.value, score.stderr, score.interval)

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from ggsurgery.chat.families import family
-from ggsurgery.cli._output import human_bytes
 from ggsurgery.cli.run import _table
 from ggsurgery.measure.results.facts import ModelFacts
 from ggsurgery.measure.results.result_files import Results
 from ggsurgery.measure.results.score import Score
+from ggsurgery.present.numbers import human_bytes
 from ggsurgery.tokenizer.bpe import byte_alphabet
 
 from .._command import call
