@@ -5,7 +5,7 @@ JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 BIN    := $(VENV)/bin
 NATIVE := $(shell find native -type f 2>/dev/null)
 
-.PHONY: help demo test fuzz kill-test lint format bench setup native tools clean
+.PHONY: docs help demo test fuzz kill-test lint format bench setup native tools clean
 
 help:  ## List the targets.
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,10 @@ lint: $(VENV)/.dev  ## Check style, types and imports.
 format: $(VENV)/.dev  ## Bring the code into its form.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.base  ## Build the documentation in build/site.
+	$(BIN)/python -m pip install --quiet '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 native:  ## Build the kernels in the tree, for work on them.
 	cmake -S native -B build/native -DCMAKE_BUILD_TYPE=Release

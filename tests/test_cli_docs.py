@@ -1,4 +1,4 @@
-"""Every command explains itself with an example, and the README knows every command."""
+"""Every command explains itself with an example, and the documentation knows every command."""
 
 from __future__ import annotations
 
@@ -123,21 +123,56 @@ except SystemExit:
     assert overview <= 2.5 * click_alone, (overview, click_alone)
 
 
+#: The pages with commands to paste, in the order in which a reader meets them.
+PAGES = (
+    "README.md",
+    *(
+        f"docs/{page}"
+        for page in re.findall(
+            r"^ +- (guide/\w+\.md|architectures\.md)$",
+            (ROOT / "mkdocs.yml").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+    ),
+)
+
+
+def documentation() -> str:
+    return "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
 def test_the_readme_names_every_command():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
+    missing = [name for name in COMMANDS if not re.search(rf"(ggsurgery |`){name}\b", text)]
+    assert not missing, f"README.md has no `{missing[0]}`"
+
+
+def test_the_guides_show_every_command():
+    text = documentation()
     missing = [name for name in COMMANDS if not re.search(rf"ggsurgery {name}\b", text)]
-    assert not missing, f"README.md has no `ggsurgery {missing[0]}`"
+    assert not missing, f"no page has `ggsurgery {missing[0]}`"
 
 
-def test_the_readme_knows_no_other_command():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = "\n".join(re.findall(r"^```.*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+def test_the_documentation_knows_no_other_command():
+    blocks = "\n".join(re.findall(r"^```.*?\n(.*?)^```", documentation(), re.MULTILINE | re.DOTALL))
     named = set(re.findall(r"^\$?\s*ggsurgery ([a-z_-]+)", blocks, re.MULTILINE))
     assert named
     assert named <= set(COMMANDS)
 
 
-#: Commands of the README that need what the example folder cannot hold.
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md"), key=str), ids=str)
+def test_links_between_pages_lead_somewhere(page: Path):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target and not target.startswith(("reference/cli", "reference/library")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+#: Commands of the documentation that need what the example folder cannot hold.
 NEEDS = {
     "delete --layer 10 smollm3.gguf": "a file of SmolLM3",
     "repair --removed 0 pruned.gguf": "a file that llama-quantize pruned",
@@ -148,16 +183,16 @@ NEEDS = {
     "run models/qwen3-tiny-v1.yaml": "Qwen3-1.7B",
 }
 
-#: Commands that run no model: their part of the README takes a second.
+#: Commands that run no model: their part of the documentation takes a second.
 QUICK = {
     "apply", "blend", "bridge", "delete", "diff", "duplicate", "inspect", "interpolate", "keep",
     "merge", "meta", "move", "prune", "replay", "swap",
 }  # fmt: skip
 
 
-def readme_commands() -> Iterator[tuple[list[str], int]]:
-    """The README's command lines in their order, with the exit code that their output implies."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def shown_commands() -> Iterator[tuple[list[str], int]]:
+    """The command lines in their order, with the exit code that their output implies."""
+    text = documentation()
     for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         prompt = {"sh": "ggsurgery ", "console": "$ ggsurgery "}.get(kind)
         if prompt is None:
@@ -171,7 +206,7 @@ def readme_commands() -> Iterator[tuple[list[str], int]]:
 
 @pytest.fixture(scope="module")
 def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with a random model of 30 layers, as many as the README names."""
+    """The example with a random model of 30 layers, as many as the guides name."""
     folder = tmp_path_factory.mktemp("example")
     model = write_shapes(folder / "m.gguf", small("Small", 30), tokens=BYTES, seed=2,
                          chat_template=family("qwen3").jinja, license="apache-2.0")  # fmt: skip
@@ -180,10 +215,10 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def paste(names: set[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
-    """Run the README's commands of these names in their order."""
+    """Run the documentation's commands of these names in their order."""
     monkeypatch.chdir(folder)
     ran = 0
-    for arguments, code in readme_commands():
+    for arguments, code in shown_commands():
         line = shlex.join(arguments)
         if arguments[0] not in names or any(line.startswith(n) for n in NEEDS):
             continue
@@ -195,19 +230,19 @@ def paste(names: set[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> int
     return ran
 
 
-def test_what_is_not_run_is_in_the_readme():
-    lines = [shlex.join(arguments) for arguments, _ in readme_commands()]
+def test_what_is_not_run_is_in_the_documentation():
+    lines = [shlex.join(arguments) for arguments, _ in shown_commands()]
     for needed in NEEDS:
         assert any(line.startswith(needed) for line in lines), needed
 
 
-def test_the_readme_can_be_pasted(example_folder, monkeypatch):
+def test_the_documentation_can_be_pasted(example_folder, monkeypatch):
     """All commands that run no model, one after the other, as a reader pastes them."""
     assert paste(QUICK, monkeypatch, example_folder) >= 21
 
 
 @pytest.mark.slow
-def test_all_of_the_readme_can_be_pasted(tmp_path, example_folder, monkeypatch):
+def test_all_of_the_documentation_can_be_pasted(tmp_path, example_folder, monkeypatch):
     needs_package("lm_eval", extra="bench")
     needs_package("optuna", extra="search")
     needs_package("matplotlib", extra="plot")

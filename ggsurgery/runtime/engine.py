@@ -206,7 +206,9 @@ class Engine(Context):
         """One batch of several sequences at once; the caller keeps the positions.
 
         Args:
-            tokens, positions, seqs: int [n], n ≤ n_batch.
+            tokens: int [n], n ≤ n_batch.
+            positions: int [n].
+            seqs: int [n].
             wanted: bool [n], for which tokens logits are computed.
 
         Returns:
