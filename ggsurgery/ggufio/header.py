@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..files.shard_names import shard_paths
+from ..files.system_errors import reading
 from .constants import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType, Keys
 from .cursor import DOWNLOAD_HINT, MAX_ENTRIES, MAX_HEADER, Cursor
 from .foreign import HEAD, describe
@@ -113,8 +114,10 @@ def read_shard(path: Path) -> Header:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise FormatError("not a regular file", file=path, expected="a GGUF file")
+        with reading(path, "the header"):  # by a call, since a failing disk ends a mapping's reader
+            head = os.pread(descriptor, 24, 0)
         if status.st_size < 24:
-            refuse_foreign(path, os.pread(descriptor, 24, 0))
+            refuse_foreign(path, head)
             raise FormatError(
                 "too small for a GGUF file",
                 file=path,

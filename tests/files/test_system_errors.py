@@ -114,8 +114,17 @@ def test_which_file_the_kernel_could_not_copy(tmp_path, monkeypatch, model):
         ["laco", "{in}", "o.gguf", "--text", "{bad}", "--highest", "3"],
         ["scan", "{in}", "--text", "{bad}", "--ctx", "64"],
         ["influence", "{in}", "--text", "{bad}"],
+        ["choices", "{in}", "--data", "{bad}"],
+        ["apply", "{bad}", "{in}", "o.gguf"],
+        ["template", "set", "--from", "{bad}", "{in}", "o.gguf"],
+        ["compare", "{bad}", "{bad}"],
+        ["report", "{bad}", "-o", "r.html"],
+        ["inspect", "{bad}"],
+        ["verify", "{bad}"],
+        ["delete", "--layer", "1", "{bad}", "o.gguf"],
+        ["imatrix", "show", "{bad}"],
     ],
-    ids=lambda words: words[0],
+    ids=" ".join,
 )
 def test_any_input_that_cannot_be_read(tmp_path, monkeypatch, model, words):
     """/proc/self/mem is a regular file whose first byte gives EIO."""
