@@ -1,7 +1,9 @@
 """What some tests need and not every machine has.
 
 On a user's machine a missing thing skips the test, and says which. In CI (`CI=true`)
-nothing may be missing: there it fails.
+nothing may be missing that a package manager can install: there the test fails. Two things
+may be absent in CI as well, and the end of the run counts the tests that wait for them:
+the large texts of ../shared (tests marked `external`) and root's rights.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+#: How the reasons begin for which a test is skipped in CI, too.
+NEEDS_SHARED = "external: needs"
+NEEDS_ROOT = "needs root"
+
 
 def missing(what: str) -> NoReturn:
     """Skip the running test, or fail it in CI."""
@@ -26,13 +32,23 @@ def missing(what: str) -> NoReturn:
     pytest.skip(f"needs {what}")
 
 
-def needs_shared(*parts: str) -> Path:
-    """A file or folder below ../shared: data and references that the project does not ship.
+def needs_root(what: str) -> None:
+    """Skip the running test, in CI as well, unless root runs it."""
+    if os.geteuid() != 0:
+        pytest.skip(f"{NEEDS_ROOT} {what}")
 
-    `GGSURGERY_SHARED` names another place for it.
+
+def shared_folder() -> Path:
+    """The folder ../shared, or the one that `GGSURGERY_SHARED` names; it may be absent."""
+    return Path(os.environ.get("GGSURGERY_SHARED", ROOT.parent / "shared"))
+
+
+def needs_shared(*parts: str) -> Path:
+    """A file or folder below ../shared, which the project does not ship.
+
+    Only for tests marked `external`: `conftest.py` skips those without the folder.
     """
-    folder = Path(os.environ.get("GGSURGERY_SHARED", ROOT.parent / "shared"))
-    path = folder.joinpath(*parts)
+    path = shared_folder().joinpath(*parts)
     if not path.exists():
         missing(f"../shared/{'/'.join(parts)}")
     return path

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +14,7 @@ from ggsurgery.files.temporary import MARK, PREFIX
 from ggsurgery.ggufio.header import read_header
 
 from .._command import command, environment, heed_signals
-from .._needs import missing
+from .._needs import needs_program, needs_root
 
 #: `mount --bind` in a mount namespace of the command's own: what it leaves in memory can be seen,
 #: and nobody else's scratch folders are in the way.
@@ -35,8 +33,8 @@ class Setting:
 
     @classmethod
     def make(cls, folder: Path, inputs: Path, cache: Path) -> Setting:
-        if os.geteuid() != 0 or shutil.which("unshare") is None:
-            missing("root and unshare (util-linux), for a /dev/shm of the command's own")
+        needs_root("for a /dev/shm of the command's own")
+        needs_program("unshare")
         made = cls(inputs, folder / "out", folder / "shm", folder / "tmp", cache)
         for path in (made.out, made.shm, made.tmp):
             path.mkdir()

@@ -11,17 +11,42 @@ import pytest
 from ggsurgery.measure.bench.tasks import write_tasks
 from ggsurgery.measure.draw import draw, draw_problems, draw_questions
 from ggsurgery.measure.metrics.gsm8k import load_problems
-from ggsurgery.measure.questions import load_questions
+from ggsurgery.measure.questions import Question, load_questions
 from ggsurgery.measure.variants.measure import Setup
 from tests._needs import needs_shared
 
-
-def mmlu() -> Path:
-    return needs_shared("data", "mmlu_test_10pct.jsonl")
+EXTERNAL = pytest.mark.external
 
 
-def test_sixty_questions_of_mmlu_are_of_all_subjects() -> None:
-    questions = load_questions(mmlu())
+@pytest.fixture(scope="module", params=["made", pytest.param("published", marks=EXTERNAL)])
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of question files: published ones, or made ones that are sorted by subject, too."""
+    if request.param == "published":
+        return needs_shared("data")
+    folder = tmp_path_factory.mktemp("data")
+    sizes = [10 + n // 2 for n in range(57)]
+    subjects = [f"subject_{n:02}" for n, size in enumerate(sizes) for _ in range(size)]
+
+    def write(name: str, items: list[dict[str, object]]) -> None:
+        lines = (json.dumps({"id": f"{name}-{n}", **item}) + "\n" for n, item in enumerate(items))
+        (folder / name).write_text("".join(lines), encoding="utf-8")
+
+    choices = {"choices": ["a", "b", "c", "d"], "answer": 0}
+    mmlu = [{"query": f"{n}?", "subject": s, **choices} for n, s in enumerate(subjects)]
+    write("mmlu_test_10pct.jsonl", mmlu)
+    write("mmlu_dev.jsonl", [{"query": "one?", "subject": s, **choices} for s in set(subjects)])
+    write("hellaswag.jsonl", [{"query": f"{n}", **choices} for n in range(1000)])
+    write("arc_easy_test.jsonl", [{"query": f"{n}?", **choices} for n in range(600)])
+    write("gsm8k_test.jsonl", [{"question": f"{n}?", "final": str(n)} for n in range(1319)])
+    return folder
+
+
+def mmlu(data: Path) -> list[Question]:
+    return load_questions(data / "mmlu_test_10pct.jsonl")
+
+
+def test_sixty_questions_of_mmlu_are_of_all_subjects(data: Path) -> None:
+    questions = mmlu(data)
     assert len({q.subject for q in questions}) == 57
     drawn = draw_questions(questions, 60)
     assert len(drawn) == 60 and len({q.subject for q in drawn}) == 57
@@ -30,8 +55,8 @@ def test_sixty_questions_of_mmlu_are_of_all_subjects() -> None:
     assert len({q.subject for q in draw_questions(questions, 20)}) == 20
 
 
-def test_shares_follow_the_sizes_of_the_subjects() -> None:
-    questions = load_questions(mmlu())
+def test_shares_follow_the_sizes_of_the_subjects(data: Path) -> None:
+    questions = mmlu(data)
     sizes = Counter(q.subject for q in questions)
     drawn = Counter(q.subject for q in draw_questions(questions, 700))
     for subject, size in sizes.items():
@@ -49,12 +74,12 @@ def test_a_larger_limit_keeps_what_a_smaller_one_drew(subjects: str) -> None:
         before = set(drawn)
 
 
-def test_files_without_subjects_are_drawn_from_too() -> None:
-    questions = load_questions(needs_shared("data", "hellaswag.jsonl"))
+def test_files_without_subjects_are_drawn_from_too(data: Path) -> None:
+    questions = load_questions(data / "hellaswag.jsonl")
     drawn = draw_questions(questions, 100)
     places = [questions.index(q) for q in drawn]
     assert places == sorted(places) and max(places) > 0.9 * len(questions)
-    problems = load_problems(needs_shared("data", "gsm8k_test.jsonl"))
+    problems = load_problems(data / "gsm8k_test.jsonl")
     assert (
         len(draw_problems(problems, 30))
         == 30
@@ -63,13 +88,12 @@ def test_files_without_subjects_are_drawn_from_too() -> None:
     assert draw_problems(problems, None) == problems
 
 
-def test_the_harness_s_local_tasks_hold_the_same_draw(tmp_path: Path) -> None:
-    data = mmlu().parent
+def test_the_harness_s_local_tasks_hold_the_same_draw(data: Path, tmp_path: Path) -> None:
     write_tasks(["mmlu", "arc_easy"], data, tmp_path, shots=0, limit=60, seed=5)
     ids = []
     for path in tmp_path.glob("*.test.jsonl"):
         ids += [json.loads(line)["id"] for line in path.read_text().splitlines()]
-    assert sorted(ids) == sorted(q.id for q in draw_questions(load_questions(mmlu()), 60, seed=5))
+    assert sorted(ids) == sorted(q.id for q in draw_questions(mmlu(data), 60, seed=5))
     assert len(list(tmp_path.glob("mmlu_*.yaml"))) == 57
     lines = (tmp_path / "arc_easy.drawn.jsonl").read_text().splitlines()
     easy = [json.loads(line)["id"] for line in lines]

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from ggsurgery import host
+from ggsurgery.example.folder import QUESTIONS
 from ggsurgery.measure.questions import load_questions, prompts
 from ggsurgery.measure.runs import choices_of_file, kl_of_base_file, kl_of_files, save_base_file
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.surgery.prepare import prepare
 from tests._llama_tools import llama_tool
-from tests._needs import needs_shared, needs_smollm2
+from tests._needs import needs_smollm2
+from tests._tiny import REPORT_TEXT
 
 pytestmark = pytest.mark.slow
 
@@ -42,8 +44,7 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    whole = needs_shared("data", "wikitext2.test.raw").read_text(encoding="utf-8")
-    path.write_text(whole[:6000], encoding="utf-8")
+    path.write_text(REPORT_TEXT.read_text(encoding="utf-8")[:6000], encoding="utf-8")
     return path
 
 
@@ -87,7 +88,7 @@ def test_kl_is_within_one_percent_of_llama_perplexity(models, text, tmp_path):
 
 def test_hellaswag_per_token_equals_llama_perplexity(models, tmp_path):
     base, _ = models
-    questions = load_questions(needs_shared("data", "hellaswag.jsonl"), limit=24)
+    questions = load_questions(QUESTIONS / "hellaswag.jsonl", limit=24)
     lines = []
     for q in questions:
         lines += [q.query, str(q.answer), *q.choices]

@@ -16,9 +16,9 @@ from ggsurgery.runtime import worker
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.runtime.quantize import quantize
 from tests._llama_tools import llama_tool
-from tests._needs import needs_shared, needs_smollm2
+from tests._needs import needs_smollm2
 from tests._small_models import write_small_model
-from tests._tiny import MODEL, SEARCH_TEXT
+from tests._tiny import MODEL, REPORT_TEXT, SEARCH_TEXT
 
 WORDS = "It was a bright cold day, and the clocks of the town were striking all at once. " * 40
 
@@ -88,10 +88,9 @@ def agree(ours: Perplexity, printed: tuple[float, float]) -> None:
 def test_equal_to_llama_perplexity(
     smollm2: dict[str, Path], kind: str, n_ctx: int, bos: bool
 ) -> None:
-    text = needs_shared("data", "wikitext2.test.raw")
     override = ["--override-kv", f"tokenizer.ggml.add_bos_token=bool:{str(bos).lower()}"]
-    printed = theirs(smollm2[kind], text, n_ctx, 2, *override)
-    model, words = smollm2[kind], read_corpus(text)
+    printed = theirs(smollm2[kind], REPORT_TEXT, n_ctx, 2, *override)
+    model, words = smollm2[kind], read_corpus(REPORT_TEXT)
     agree(
         worker.run(perplexity_of_file, model, words, n_ctx=n_ctx, n_chunks=2, add_bos=bos), printed
     )

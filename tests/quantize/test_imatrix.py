@@ -22,8 +22,9 @@ from ggsurgery.surgery.lineage import plan_of
 from tests._command import call
 from tests._gguf import tiny_llama
 from tests._llama_tools import llama_tool
-from tests._needs import needs_shared, needs_smollm2
+from tests._needs import needs_smollm2
 from tests._small_models import write_small_model
+from tests._tiny import SEARCH_TEXT
 
 WORDS = "It was a bright cold day, and the clocks of the town were striking all at once. " * 40
 
@@ -66,7 +67,7 @@ def test_equal_to_llama_imatrix(model: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_equal_to_llama_imatrix_on_smollm2(tmp_path: Path) -> None:
     text = tmp_path / "valid.txt"
-    words = needs_shared("data", "wikitext2.valid.raw").read_text(encoding="utf-8")[:20_000]
+    words = SEARCH_TEXT.read_text(encoding="utf-8")[:20_000]
     text.write_text(words, encoding="utf-8")
     reference = theirs(needs_smollm2(), text, tmp_path / "ref.gguf", 512, 2)
     agree(

@@ -22,7 +22,7 @@ from ggsurgery.tokenizer.check import SAMPLES, check_tokenizer
 from ggsurgery.tokenizer.spm import processor
 from tests._command import error_line
 from tests._llama_source import llama_source
-from tests._needs import needs_shared
+from tests._needs import ROOT, needs_shared
 from tests._shapes import BYTES, TINY, TOKENS, small, write_shapes
 from tests._tiny import MODEL
 from tests.tokenizer._trained import converted, trained
@@ -52,18 +52,22 @@ def test_the_rebuilt_model_gives_the_makers_ids(name: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", ["llama-spm", "phi-3", "baichuan"])
-def test_sentencepiece_agrees_with_llama_cpp_on_flores(name: str) -> None:
-    lines = [
-        line
-        for language in ("eng_Latn", "rus_Cyrl")
-        for line in needs_shared("data", f"flores200_dev_{language}.txt")
-        .read_text("utf-8")
-        .splitlines()
-    ]
+def agrees(name: str, lines: list[str], count: int) -> None:
     report = check_tokenizer(vocabulary_file(name), lines)
     assert report.ok, report.findings
-    assert report.compared == report.returned == len(lines) == 1994
+    assert report.compared == report.returned == len(lines) == count
+
+
+@pytest.mark.parametrize("name", ["llama-spm", "phi-3", "baichuan"])
+def test_sentencepiece_agrees_with_llama_cpp(name: str) -> None:
+    agrees(name, (ROOT / "tests/data/sentences.txt").read_text("utf-8").splitlines(), 58)
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("name", ["llama-spm", "phi-3", "baichuan"])
+def test_sentencepiece_agrees_with_llama_cpp_on_flores(name: str) -> None:
+    paths = [needs_shared("data", f"flores200_dev_{s}.txt") for s in ("eng_Latn", "rus_Cyrl")]
+    agrees(name, [line for p in paths for line in p.read_text("utf-8").splitlines()], 1994)
 
 
 #: Runs of spaces and line breaks of every length, within words and at both ends.
