@@ -21,7 +21,7 @@ def install_command(extra: str = "") -> str:
     A source tree, a folder, a wheel and a repository are named as pip was given them
     (direct_url.json, PEP 610). Where that place is gone, the extra's own packages are named.
     """
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if (root / "pyproject.toml").is_file():
         here = "." if root == Path.cwd() else str(root)
         return f"pip install -e {_quoted(here, extra)}"

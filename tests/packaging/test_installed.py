@@ -11,6 +11,8 @@ from ggsurgery.files import installation
 from ggsurgery.files.installation import MissingExtraError, install_command
 from tests._needs import ROOT
 
+INSIDE = "ggsurgery/files/installation.py"
+
 
 class Distribution:
     """As importlib.metadata gives it, with one file."""
@@ -26,7 +28,7 @@ class Distribution:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """The module as it stands in site-packages, without a source tree around it."""
-    monkeypatch.setattr(installation, "__file__", str(tmp_path / "site/ggsurgery/installation.py"))
+    monkeypatch.setattr(installation, "__file__", str(tmp_path / "site" / INSIDE))
     needed = ["click>=8.1", "lm-eval>=0.4.9; extra == 'bench'", 'x>1; extra == "hub"']
     monkeypatch.setattr(installation.metadata, "requires", lambda name: needed)
     return monkeypatch
