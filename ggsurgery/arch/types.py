@@ -73,11 +73,10 @@ class Finding:
 class MetadataChange:
     """What the output's header and shell have to change besides the copied layers.
 
-    `set` and `unset` are metadata keys. `tensors` maps an output tensor's name to the tree
+    `set` holds metadata entries. `tensors` maps an output tensor's name to the tree
     that computes it, for tensors that are more than a copy of their source.
     """
 
     set: dict[str, Value] = field(default_factory=dict)
-    unset: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     tensors: dict[str, Expr] = field(default_factory=dict)

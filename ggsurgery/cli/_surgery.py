@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import click
 
 from ..errors import OutputError, printable
 from ..files.atomic import check_output
-from ..ggufio.changes import Change, changes, short
-from ..ggufio.reader import Source
+from ..ggufio.changes import short
 from ..ggufio.types import Value
-from ..pipeline import cautions
 from ..plan.recipe import PLAIN_STEPS, Recipe, Step
 from ..plan.text import format_layers
 from ..plan.types import references
 from ..present.numbers import human_bytes, human_count
-from ..surgery.describe import layer_map
-from ..surgery.layout import Compute
-from ..surgery.prepare import Operation, prepare
+from ..surgery.prepare import prepare
+from ..surgery.prepared import PreparedSurgery, Written
 from ..surgery.provenance import PREFIX
-from ..surgery.write import unsettled_bytes
 from ._files import FILE, split_option
 from ._output import echo, note, print_json, table, warn
 from ._progress import bytes_bar
-
-if TYPE_CHECKING:
-    from ..surgery.zeros import Zeros
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,22 +52,17 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of all surgery commands."""
+    """The options of all surgery commands; `repair` and `replay` have the first five."""
 
     dry_run: bool
     as_json: bool
     force: bool
-    name: str | None
     sync: bool
     split_max_size: int | None
-    drop_mtp: bool
-    full_checksum: bool
-    allow_unknown_arch: bool
-
-    @property
-    def writing(self) -> dict[str, Any]:
-        """How the output is written."""
-        return {"force": self.force, "sync": self.sync, "split_max_size": self.split_max_size}
+    name: str | None = None
+    drop_mtp: bool = False
+    full_checksum: bool = False
+    allow_unknown_arch: bool = False
 
     def recipe(self, steps: tuple[Step, ...], **more: Any) -> Recipe:
         """A recipe of these steps with the options that change the bytes."""
@@ -139,79 +128,114 @@ def operate(
     options: Options,
     given: Mapping[str, Any] | None = None,
     *,
-    read: Sequence[Path | None] = (),
+    spared: Sequence[Path | None] = (),
+    figures: Mapping[str, Any] | None = None,
 ) -> None:
     """Prepare, then show or write, and say what was done.
 
     Args:
         given: arrays that the recipe names.
-        read: further files that were read, which the output must not replace either.
+        spared: further files that the output must not replace.
+        figures: of the method that proposed the recipe; they join the JSON.
     """
-    inputs_too = [*inputs, *(p for p in read if p is not None)]
-    if not options.dry_run:
-        check_output(out, inputs_too, force=options.force)  # before a checksum over all bytes
-    with prepare(recipe, inputs, given=given) as operation:
-        run(operation, out, options)
+    others = [p for p in spared if p is not None]
+    if options.full_checksum:  # before a checksum over all bytes
+        check_early(inputs, out, options, spared=others)
+    with prepare(recipe, inputs, given=given) as prepared:
+        found = figures or {}
+        written = write(
+            prepared, out, options, spared=others,
+            dry_run=lambda: show(prepared, out, options, found),
+        )  # fmt: skip
+        if written is not None:
+            _tell(prepared, written, options, found)
 
 
-def run(operation: Operation, out: Path, options: Options) -> None:
-    """Show the prepared operation (dry run) or write it."""
-    warn(*cautions.of_operation(operation, out))
+def check_early(
+    inputs: Sequence[Path],
+    out: Path,
+    options: Options,
+    *more: Path | None,
+    spared: Sequence[Path] = (),
+) -> None:
+    """Refuse outputs before long work for them; `more` are files written beside `out`."""
     if options.dry_run:
-        show(operation, out, force=options.force, as_json=options.as_json)
         return
-    out = write_with_bar(operation, out, **options.writing)
-    facts, zeros = summary(operation), zeros_of(operation, out)
-    warn(*cautions.of_sparsity(operation.recipe, zeros))
-    header_only = operation.plan.stack == operation.before.stack and all(
-        s.operation in PLAIN_STEPS for s in operation.recipe.steps
+    seen: set[Path] = set()
+    for path in (out, *(p for p in more if p is not None)):
+        check_output(path, [*inputs, *spared], force=options.force)
+        if path.absolute() in seen:
+            raise OutputError("two outputs have the same name", file=path,
+                              hint="Name another file.")  # fmt: skip
+        seen.add(path.absolute())
+
+
+def write(
+    prepared: PreparedSurgery,
+    out: Path,
+    options: Options,
+    *,
+    spared: Sequence[Path] = (),
+    dry_run: Callable[[], object] | None = None,
+) -> Written | None:
+    """Warn, and write the prepared surgery.
+
+    Args:
+        spared: further files that the output must not replace.
+        dry_run: shows what would be written; None shows the layer map, counts and metadata.
+
+    Returns:
+        What was written; None after a dry run.
+    """
+    warn(*prepared.warnings)
+    if options.dry_run:
+        (dry_run or (lambda: show(prepared, out, options)))()
+        return None
+    written = prepared.write(
+        out, force=options.force, sync=options.sync, split_max_size=options.split_max_size,
+        spared=spared, stages=stages,
+    )  # fmt: skip
+    warn(*written.warnings)
+    return written
+
+
+@contextmanager
+def stages(name: str, n_bytes: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar for each stage that takes over two seconds."""
+    with bytes_bar(name, n_bytes) as bar:
+        yield bar.update
+
+
+def _tell(
+    prepared: PreparedSurgery, written: Written, options: Options, figures: Mapping[str, Any]
+) -> None:
+    """Say what was written."""
+    facts, out = prepared.summary, written.path
+    header_only = prepared.plan.stack == prepared.before.stack and all(
+        s.operation in PLAIN_STEPS for s in prepared.recipe.steps
     )
-    n_zero, n_weights = sum(z.n_zero for z in zeros), sum(z.n_weights for z in zeros)
     if options.as_json:
-        more: dict[str, Any] = {"sparsity": n_zero / n_weights} if zeros else {}
+        more: dict[str, Any] = {"sparsity": written.sparsity} if written.zeros else {}
         if header_only:
-            more["metadata"] = [c.to_json() for c in changed(operation)]
-            more["dropped"] = dropped_tensors(operation)
-        print_json(facts | {"out": str(out)} | more)
+            more |= {"metadata": [c.to_json() for c in prepared.changes],
+                     "dropped": prepared.dropped}  # fmt: skip
+        print_json(facts.to_json() | dict(figures) | {"out": str(out)} | more)
         return
     if header_only:
-        dropped = dropped_tensors(operation)
-        which = "other tensors" if dropped else "weights"
+        which = "other tensors" if prepared.dropped else "weights"
         note(
-            f"{out}: {_dropped(dropped)}{_entries(operation)}; the {which} are those of "
-            f"{operation.names[0]}"
+            f"{out}: {_dropped(prepared.dropped)}{_entries(prepared)}; the {which} are those of "
+            f"{prepared.names[0]}"
         )
         return
     note(
-        f"{out}: layers {facts['layers'][0]} → {facts['layers'][1]}, parameters "
-        f"{human_count(facts['parameters'][0])} → {human_count(facts['parameters'][1])}, "
-        f"{human_bytes(facts['bytes'][1])}"
+        f"{out}: layers {facts.layers[0]} → {facts.layers[1]}, parameters "
+        f"{human_count(facts.parameters[0])} → {human_count(facts.parameters[1])}, "
+        f"{human_bytes(facts.bytes[1])}"
     )
-    if zeros:
-        share = n_zero / n_weights
-        note(f"{share:.2%} of the weights of {len(zeros)} pruned tensors are zero in the file")
-
-
-def zeros_of(operation: Operation, out: Path) -> list[Zeros]:
-    """What a prune among the steps came to, counted in the file; empty where there is none."""
-    if not operation.layout.computes:
-        return []
-    from ..surgery.zeros import masked, measure
-
-    names = list(masked(operation.layout))
-    if not names:
-        return []
-    with Source(out) as written:
-        nbytes = sum(written.header.by_name[n].nbytes for n in names)
-        with bytes_bar("counting zeros", nbytes) as bar:
-            return measure(written, names, progress=bar.update)
-
-
-def dropped_tensors(operation: Operation) -> list[str]:
-    """The tensors of the input that the output does not have."""
-    kept = {p.info.name for p in operation.layout.pieces}
-    header = operation.headers[operation.plan.shell]
-    return [t.name for t in header.tensors if t.name not in kept]
+    if written.zeros:
+        note(f"{written.sparsity:.2%} of the weights of {len(written.zeros)} pruned tensors are "
+             "zero in the file")  # fmt: skip
 
 
 def _dropped(names: Sequence[str]) -> str:
@@ -221,9 +245,9 @@ def _dropped(names: Sequence[str]) -> str:
     return printable(f"{len(names)} tensor(s) dropped: {', '.join(names[:3])}{more}; ")
 
 
-def _entries(operation: Operation) -> str:
+def _entries(prepared: PreparedSurgery) -> str:
     """The entries that a header edit changes: `general.license apache-2.0 → mit`."""
-    found = [c for c in changed(operation) if not c.key.startswith(PREFIX)]
+    found = [c for c in prepared.changes if not c.key.startswith(PREFIX)]
     texts = (f"{c.key} {_said(c.before)} → {_said(c.after)}" for c in found)
     return printable(", ".join(texts)) or "no entry changes"
 
@@ -232,86 +256,55 @@ def _said(value: Value | None) -> str:
     return "–" if value is None else short(value, 40) or '""'
 
 
-def changed(operation: Operation) -> list[Change]:
-    """The entries that differ from the input's."""
-    header = operation.headers[operation.plan.shell]
-    return changes(header.metadata, operation.layout.metadata)
-
-
-def write_with_bar(
-    operation: Operation, out: Path, *, force: bool, sync: bool, split_max_size: int | None
-) -> Path:
-    """Write with a progress bar that appears after two seconds; the first file written."""
-    if nbytes := unsettled_bytes(operation.layout):
-        with bytes_bar("threshold", nbytes) as bar:
-            operation.settle(progress=bar.update)
-    with bytes_bar(out.name, operation.layout.n_bytes) as bar:
-        return operation.write(
-            out, force=force, sync=sync, progress=bar.update, split_max_size=split_max_size
-        )  # fmt: skip
-
-
-def summary(operation: Operation) -> dict[str, Any]:
-    """Counts before and after: layers, parameters (from shapes), bytes; computed tensors."""
-    before = operation.headers[operation.plan.shell]
-    computed = Counter(
-        p.info.type_name for p in operation.layout.pieces if isinstance(p.job, Compute)
-    )
-    return {
-        "operation": operation.recipe.describe(),
-        "layers": [operation.before.n_layers, operation.plan.n_layers],
-        "layer_map": layer_map(operation.plan),
-        "parameters": [before.n_parameters, operation.layout.n_parameters],
-        "bytes": [sum(before.file_size), operation.layout.n_bytes],
-        "computed": dict(computed.most_common()),
-        "digest": operation.plan.digest,
-        "warnings": list(operation.layout.warnings),
-    }
-
-
-def warn_of_refusal(out: Path, inputs: Sequence[Path], nbytes: int, *, force: bool) -> list[str]:
+def warn_of_refusal(prepared: PreparedSurgery, out: Path, options: Options) -> list[str]:
     """Of a dry run: that the output could not be written so. Returns what was said."""
+    inputs = [path for header in prepared.headers for path in header.paths]
     try:
-        check_output(out, inputs, force=force, nbytes=nbytes)
+        check_output(out, inputs, force=options.force, nbytes=prepared.layout.n_bytes)
     except OutputError as error:
         warn(f"without --dry-run this is refused: {error}")
         return [str(error)]
     return []
 
 
-def show(operation: Operation, out: Path, *, force: bool, as_json: bool) -> None:
+def show(
+    prepared: PreparedSurgery,
+    out: Path,
+    options: Options,
+    figures: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """The dry run: layer map, counts and changed metadata."""
-    facts = summary(operation)
-    paths = [path for header in operation.headers for path in header.paths]
-    facts["warnings"] += warn_of_refusal(out, paths, operation.layout.n_bytes, force=force)
-    altered = changed(operation)
-    if as_json:
-        print_json(facts | {"metadata": [c.to_json() for c in altered]})
+    facts, altered = prepared.summary, prepared.changes
+    refused = warn_of_refusal(prepared, out, options)
+    if options.as_json:
+        found = facts.to_json() | dict(figures) | {"metadata": [c.to_json() for c in altered]}
+        more = {"out": None} if figures else {}
+        print_json(found | {"warnings": [*facts.warnings, *refused]} | more)
         return
-    kinds = operation.kinds()
-    rows = [(row["new"], row["from"], _kind(kinds, row["layer"])) for row in facts["layer_map"]]
+    kinds = prepared.kinds
+    rows = [(row["new"], row["from"], _kind(kinds, row["layer"])) for row in facts.layer_map]
     if rows:
         echo(table(_fold(rows), ("new layer", "from", "kind")))
-    used = {r.index for b in operation.plan.stack for r in references(b)}
-    gone = sorted(set(range(operation.before.n_layers)) - used)
+    used = {r.index for b in prepared.plan.stack for r in references(b)}
+    gone = sorted(set(range(prepared.before.n_layers)) - used)
     if gone:
         echo(f"\nleft out: {format_layers(gone)}")
     echo()
     echo(
         table(
             [
-                ("layers", *facts["layers"]),
-                ("parameters", *(f"{n:,}" for n in facts["parameters"])),
-                ("file size", *(human_bytes(n) for n in facts["bytes"])),
+                ("layers", *facts.layers),
+                ("parameters", *(f"{n:,}" for n in facts.parameters)),
+                ("file size", *(human_bytes(n) for n in facts.bytes)),
             ],
             ("", "before", "after"),
         )
     )
-    if facts["computed"]:
-        types = ", ".join(f"{n} {kind}" for kind, n in facts["computed"].items())
+    if facts.computed:
+        types = ", ".join(f"{n} {kind}" for kind, n in facts.computed.items())
         echo(f"\ncomputed tensors: {types}; all others are copied")
-    if dropped := dropped_tensors(operation) if not gone else []:
-        echo(f"\n{_dropped(dropped).removesuffix('; ')}")
+    if prepared.dropped and not gone:
+        echo(f"\n{_dropped(prepared.dropped).removesuffix('; ')}")
     echo()
     echo(table([c.row for c in altered], ("metadata", "before", "after")))
     note("dry run: nothing was written")

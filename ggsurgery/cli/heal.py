@@ -15,9 +15,8 @@ from ..runtime import worker
 from ._files import FILE
 from ._output import echo, note, table, warn
 from ._progress import progress_bar
-from ._surgery import Options, in_out, list_option, surgery_options
+from ._surgery import Options, check_early, in_out, list_option, operate, surgery_options
 from ._texts import ctx_option, text_option, threads_option
-from ._writing import check_early, write_recipe
 
 DEFAULT = Settings()
 
@@ -77,7 +76,7 @@ def heal(
     Example:
       ggsurgery heal --layer 12-16 --text calibration.txt in.gguf out.gguf
     """
-    check_early(source, out, options, sidecar)
+    check_early((source,), out, options, sidecar)
     layers = parse_layers(layer)
     words = read_corpus(text)
     warn(*cautions.of_context(source, ctx))
@@ -91,9 +90,10 @@ def heal(
         found.sidecar.save(sidecar, force=options.force)
     if not options.as_json:
         _show(found)
-    write_recipe(
-        found.recipe, source, out, options, figures={"heal": found.to_json()}, given=found.sidecar
-    )
+    operate(
+        options.recipe(found.recipe.steps), (source,), out, options, found.sidecar,
+        figures={"heal": found.to_json()},
+    )  # fmt: skip
 
 
 def _show(found: Healed) -> None:

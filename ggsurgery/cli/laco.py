@@ -17,9 +17,8 @@ from ..runtime import worker
 from ._files import FILE
 from ._output import echo, print_json, table, warn
 from ._progress import progress_bar
-from ._surgery import Options, in_out, surgery_options
+from ._surgery import Options, check_early, in_out, operate, surgery_options
 from ._texts import ctx_option, text_option, threads_option
-from ._writing import check_early, write_recipe
 
 
 @click.command()
@@ -75,7 +74,7 @@ def laco(
       ggsurgery laco in.gguf out.gguf --text calibration.txt --highest 28 --variant reference
       ggsurgery laco in.gguf out.gguf --text calibration.txt --threshold 0.7 --log laco.json
     """
-    check_early(source, out, options, log)
+    check_early((source,), out, options, log)
     settings = Settings(**numbers)
     pieces = split_text(read_corpus(text), texts)
     warn(*cautions.of_context(source, ctx))
@@ -100,7 +99,8 @@ def laco(
         _show(result)
     if result.perplexity is not None:
         warn(*cautions.of_loss(*result.perplexity))
-    write_recipe(result.recipe, source, out, options, figures={"laco": result.to_json()})
+    recipe, figures = options.recipe(result.recipe.steps), {"laco": result.to_json()}
+    operate(recipe, (source,), out, options, figures=figures)
 
 
 def _show(result: Result) -> None:

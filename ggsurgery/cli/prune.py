@@ -9,17 +9,16 @@ from typing import Any
 
 import click
 
-from ..files.atomic import check_output
-from ..pipeline import cautions
 from ..plan.blend_ops import SCOPES, SCORES
 from ..plan.recipe import step
 from ..present.numbers import human_bytes
-from ..surgery.prepare import Operation, prepare
+from ..surgery.prepare import prepare
+from ..surgery.prepared import PreparedSurgery, Written
 from ..surgery.zeros import Zeros, masked
 from ._blend import out_type_option
 from ._files import FILE
-from ._output import echo, note, print_json, table, warn
-from ._surgery import Options, in_out, show, summary, surgery_options, write_with_bar, zeros_of
+from ._output import echo, note, print_json, table
+from ._surgery import Options, in_out, surgery_options, write
 
 
 @click.command()
@@ -84,37 +83,24 @@ def prune(
         scope=None if scope == "global" else scope, score=None if score == "magnitude" else score,
         imatrix=None if imatrix is None else str(imatrix), imatrix_of=imatrix_of,
     )  # fmt: skip
-    if not options.dry_run:
-        read = (source,) if imatrix is None else (source, imatrix)
-        check_output(out, read, force=options.force)
-    with prepare(options.recipe((one,), out_type=out_type), (source,)) as operation:
-        warn(*cautions.of_operation(operation, out))
-        if options.dry_run:
-            show(operation, out, force=options.force, as_json=options.as_json)
-            return
-        out = write_with_bar(operation, out, **options.writing)
-        zeros = zeros_of(operation, out)
-        _report(operation, out, zeros, options.as_json, each)
+    with prepare(options.recipe((one,), out_type=out_type), (source,)) as prepared:
+        spared = () if imatrix is None else (imatrix,)
+        written = write(prepared, out, options, spared=spared)
+        if written is not None:
+            _report(prepared, written, options.as_json, each)
 
 
-def _report(
-    operation: Operation,
-    out: Path,
-    zeros: list[Zeros],
-    as_json: bool,
-    each: bool,
-) -> None:
-    total, facts = _joined("all", zeros), summary(operation)
-    threshold = next(iter(masked(operation.layout).values()))
-    warn(*cautions.of_sparsity(operation.recipe, zeros))
+def _report(prepared: PreparedSurgery, written: Written, as_json: bool, each: bool) -> None:
+    zeros, out, facts = list(written.zeros), written.path, prepared.summary
+    total, threshold = _joined("all", zeros), next(iter(masked(written.layout).values()))
     if as_json:
-        facts |= {"out": str(out), "sparsity": total.sparsity, "threshold": threshold}
-        print_json(facts | {"tensors": [z.to_json() for z in zeros]})
+        measured = {"out": str(out), "sparsity": total.sparsity, "threshold": threshold}
+        print_json(facts.to_json() | measured | {"tensors": [z.to_json() for z in zeros]})
         return
     echo(_table(zeros if each else _by_kind(zeros), total, zeros, each))
-    before, after = (human_bytes(n) for n in facts["bytes"])
-    data = sum(t.nbytes for t in operation.headers[0].tensors)  # headers may differ a little
-    same = data == sum(t.nbytes for t in operation.layout.tensor_infos())
+    before, after = (human_bytes(n) for n in facts.bytes)
+    data = sum(t.nbytes for t in prepared.shell.tensors)  # headers may differ a little
+    same = data == sum(t.nbytes for t in written.layout.tensor_infos())
     size = f"{after} as before" if same else f"{before} → {after}"
     found = "" if threshold is None else f"threshold {threshold:.6g}; "
     note(f"{out}: {found}{size}; zeros do not shrink a GGUF")

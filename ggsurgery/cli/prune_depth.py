@@ -18,8 +18,7 @@ from ._files import FILE
 from ._measuring import METRIC_HELP, measuring_options, setup_of
 from ._output import echo, note, table, warn
 from ._progress import progress_bar
-from ._surgery import Options, in_out, surgery_options
-from ._writing import check_early, write_recipe
+from ._surgery import Options, check_early, in_out, operate, surgery_options
 
 
 @click.command("prune-depth")
@@ -76,7 +75,7 @@ def prune_depth(
       ggsurgery prune-depth --layers 4 --by influence --text calibration.txt in.gguf out.gguf
       ggsurgery prune-depth --layers 8 --by angular --keep 11 --text cal.txt in.gguf out.gguf
     """
-    check_early(source, out, options)
+    check_early((source,), out, options)
     kept = () if keep is None else parse_layers(keep)
     header = read_header(source)
     n_layers = header.n_layers - rules_for(header, allow_unknown=True).n_tail(header)
@@ -96,7 +95,8 @@ def prune_depth(
              f"usually breaks the model. --keep {choice.sink} leaves it")  # fmt: skip
     if metric == "perplexity":
         warn(*cautions.of_loss(choice.before, choice.after))
-    write_recipe(choice.recipe, source, out, options, figures={"choice": choice.to_json()})
+    recipe, figures = options.recipe(choice.recipe.steps), {"choice": choice.to_json()}
+    operate(recipe, (source,), out, options, figures=figures)
 
 
 def _show(choice: Choice, metric: str) -> None:

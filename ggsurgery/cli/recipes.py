@@ -13,10 +13,8 @@ from .. import __version__
 from ..compensate.fit import check_arrays, fit_of, heal_again
 from ..compensate.sidecar import Sidecar
 from ..errors import GGSurgeryError, OutputError
-from ..files.atomic import check_output
 from ..files.text import read_corpus
 from ..ggufio.header import read_header
-from ..pipeline import cautions
 from ..plan.recipe import Recipe, read_document
 from ..runtime import worker
 from ..surgery.prepare import prepare_replay
@@ -25,7 +23,7 @@ from ._blend import force_kinds_option, out_type_option
 from ._files import FILE, split_option
 from ._output import json_option, note, print_json, warn
 from ._progress import progress_bar
-from ._surgery import Options, operate, show, surgery_options, write_with_bar
+from ._surgery import Options, check_early, operate, surgery_options, write
 
 sidecar_option = click.option(
     "--sidecar", type=FILE, metavar="NPZ",
@@ -76,7 +74,7 @@ def apply(
         options=tuple((dict(loaded.options) | dict(extra.options)).items()),
     )
     given = None if fit_of(merged) is None else _given(merged, sources[0], sidecar, None, recipe)
-    operate(merged, sources, out, options, given, read=(recipe, sidecar))
+    operate(merged, sources, out, options, given, spared=(recipe, sidecar))
 
 
 @click.command()
@@ -121,20 +119,18 @@ def replay(
         warn(f"{made} was made by version {known.version}, this is {__version__}")
     if new.exists() and new.samefile(made):
         raise OutputError("the new file would replace the one to compare with", file=new)
-    if dry_run:
-        with prepare_replay(made, sources) as operation:
-            warn(*cautions.of_operation(operation, new))
-            show(operation, new, force=force, as_json=as_json)
-        return
-    check_output(new, sources, force=force)  # before a checksum over all bytes
+    options = Options(dry_run, as_json, force, sync, split_max_size)
+    check_early(sources, new, options)
     given = None
-    if fit_of(known.recipe) is not None:
+    if fit_of(known.recipe) is not None and not dry_run:
         with prepare_replay(made, sources):
             pass  # the inputs are checked before the fit
         given = _given(known.recipe, sources[0], sidecar, text, made)
-    with prepare_replay(made, sources, given=given) as operation:
-        warn(*cautions.of_operation(operation, new))
-        new = write_with_bar(operation, new, force=force, sync=sync, split_max_size=split_max_size)
+    with prepare_replay(made, sources, given=given) as prepared:
+        written = write(prepared, new, options)
+    if written is None:
+        return
+    new = written.path
     pairs = list(zip_longest(read_header(made).paths, read_header(new).paths))
     same = all(a and b and filecmp.cmp(a, b, shallow=False) for a, b in pairs)
     if as_json:

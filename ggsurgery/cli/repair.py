@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from ..files.atomic import check_output
 from ..ggufio.changes import short
 from ..plan.text import parse_layers
-from ..surgery.repair import prepare
+from ..surgery.layout import Compute
+from ..surgery.provenance import PREFIX
+from ..surgery.repair import prepare_repair
 from ._files import split_option
-from ._output import echo, json_option, note, print_json, table, warn
-from ._progress import bytes_bar
-from ._surgery import in_out, list_option, warn_of_refusal
+from ._output import echo, json_option, note, print_json, table
+from ._surgery import Options, in_out, list_option, warn_of_refusal, write
 
 
 @click.command()
@@ -49,31 +49,21 @@ def repair(
       ggsurgery verify pruned.gguf
       ggsurgery repair --removed 10 pruned.gguf mended.gguf
     """
-    if not dry_run:
-        check_output(out, [source], force=force)
-    with prepare(source, parse_layers(removed), allow_unknown=allow_unknown_arch) as found:
-        for text in found.warnings:
-            warn(text)
-        if not dry_run:
-            with bytes_bar(out.name, found.layout.n_bytes) as bar:
-                out = found.write(
-                    out, force=force, progress=bar.update, split_max_size=split_max_size
-                )
-        else:
-            paths = found.source.header.paths
-            warn_of_refusal(out, paths, found.layout.n_bytes, force=force)
-        rows = [
-            (key, "–" if old is None else short(old, 40), "–" if new is None else short(new, 40))
-            for key, (old, new) in found.changes.items()
-        ]
+    options = Options(dry_run, as_json, force, sync=False, split_max_size=split_max_size)
+    wanted, allow = parse_layers(removed), allow_unknown_arch
+    with prepare_repair(source, wanted, allow_unknown=allow) as prepared:
+        changed = [c for c in prepared.changes if not c.key.startswith(PREFIX)]
+        tensors = [p.info.name for p in prepared.layout.pieces if isinstance(p.job, Compute)]
+        written = write(
+            prepared, out, options, dry_run=lambda: warn_of_refusal(prepared, out, options)
+        )
         if as_json:
-            values = {
-                key: {"before": old and old.value, "after": new and new.value}
-                for key, (old, new) in found.changes.items()
-            }
-            print_json({"changes": values, "tensors": list(found.tensors), "written": not dry_run})
+            values = {c.key: {k: v for k, v in c.to_json().items() if k != "key"} for c in changed}
+            print_json({"changes": values, "tensors": tensors, "written": written is not None})
             return
+    rows = [(c.key, *("–" if v is None else short(v, 40) for v in (c.before, c.after)))
+            for c in changed]  # fmt: skip
     echo(table(rows, ("key", "in the file", "mended")))
-    for name in found.tensors:
+    for name in tensors:
         echo(f"{name}: the slabs of the removed layers are left out")
-    note(f"dry run: {out} was not written" if dry_run else f"wrote {out}")
+    note(f"dry run: {out} was not written" if written is None else f"wrote {written.path}")

@@ -80,7 +80,7 @@ def set_(
         compile_template(text)
     warn(*cautions.of_template(text, read_header(source)))
     one = step("set", key=KEY, value=text, type="string")
-    operate(options.recipe((one,)), (source,), out, options, read=(source_file,))
+    operate(options.recipe((one,)), (source,), out, options, spared=(source_file,))
 
 
 @template.command("families")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..arch import Finding, rules_for
+from ..arch import ArchRules, Finding, rules_for
 from ..arch.asked import surveyed
 from ..arch.types import Severity
 from ..errors import ArchitectureError, FormatError
@@ -30,8 +30,11 @@ _UNKNOWN_PURPOSE = Finding(
 )
 
 
-def verify(header: Header) -> list[Finding]:
+def verify(header: Header, rules: ArchRules | None = None) -> list[Finding]:
     """Everything found, errors first.
+
+    Args:
+        rules: of the header's architecture; looked up where they are not at hand.
 
     A finding's `severity` is `error` (will not load, or means something else) or `warning`.
     """
@@ -44,7 +47,7 @@ def verify(header: Header) -> list[Finding]:
     kind = purpose(header)
     if kind is MODEL:
         try:
-            found += _layers(header)
+            found += _layers(header, rules)
         except FormatError as error:  # an entry that the layers are read by has no usable value
             where = error.tensor or "metadata"
             if where not in [f.where for f in found if f.severity == "error"]:
@@ -56,11 +59,11 @@ def verify(header: Header) -> list[Finding]:
     return sorted(found, key=lambda f: f.severity != "error")
 
 
-def _layers(header: Header) -> Iterator[Finding]:
+def _layers(header: Header, rules: ArchRules | None) -> Iterator[Finding]:
     if not header.architecture:
         yield Finding("error", "general.architecture", "missing", "The file is no language model.")
         return
-    rules = rules_for(header, allow_unknown=True)
+    rules = rules or rules_for(header, allow_unknown=True)
     certain = rules.known and not rules.rules.refuse
     yield from _blocks(header, header.n_layers, certain=certain)
     if not rules.known:

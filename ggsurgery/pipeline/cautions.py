@@ -6,7 +6,6 @@ shows them; none of them stops it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,21 +14,8 @@ from ..ggufio.header import read_header
 if TYPE_CHECKING:  # a command loads only what it uses
     from ..ggufio.imatrix import Imatrix
     from ..ggufio.types import Header
-    from ..plan.recipe import Recipe
     from ..release.bundle import Bundle
     from ..runtime.quantize_plan import QuantizeResult
-    from ..surgery.prepare import Operation
-    from ..surgery.zeros import Zeros
-
-
-def of_operation(operation: Operation, out: Path) -> list[str]:
-    """Of a prepared surgery: what the layout says, options without effect, faults of the output."""
-    found = list(operation.layout.warnings)
-    if operation.options.get("drop_mtp") and not operation.before.tail:
-        found.append("--drop-mtp: the file has no layers behind the trunk")
-    if "out_type" in operation.options and not operation.layout.computes:
-        found.append("--out-type: nothing is computed; the tensors keep their types")
-    return found + operation.faults(out)
 
 
 def of_context(file: Path, n_ctx: int, setting: str = "--ctx") -> list[str]:
@@ -104,20 +90,6 @@ def of_imatrix(matrix: Imatrix) -> list[str]:
     """Of experts that the text did not reach."""
     unseen = sum(int((e.counts == 0).sum()) for e in matrix.entries.values())
     return [f"{unseen} expert matrices saw no token; use a longer text"] if unseen else []
-
-
-def of_sparsity(recipe: Recipe, zeros: Sequence[Zeros]) -> list[str]:
-    """Of a prune into a type that has few exact zeros, counted in the output."""
-    prunes = (dict(s.arguments) for s in recipe.steps if s.operation == "prune")
-    asked = next((float(p["sparsity"]) for p in prunes if p.get("sparsity") is not None), None)
-    n_zero, n_weights = sum(z.n_zero for z in zeros), sum(z.n_weights for z in zeros)
-    inexact = ", ".join(sorted({z.type for z in zeros} - {"f32", "f16", "bf16"}))
-    if asked is None or not inexact or not n_weights or n_zero / n_weights >= asked - 0.01:
-        return []
-    return [
-        f"asked for {asked:.4g}, but {inexact} has few exact zeros: measured "
-        f"{n_zero / n_weights:.4g} after encoding; --out-type f16 keeps them all"
-    ]
 
 
 def of_bundle(bundle: Bundle) -> list[str]:

@@ -7,7 +7,8 @@ source ─ [laco] ─ cut ─┬─ imatrix ─┐
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from ..runtime.filetypes import file_type
 from ..runtime.imatrix_need import file_needs_imatrix
 from ..runtime.quantize import quantize
 from ..surgery.prepare import prepare
-from ..surgery.zeros import zeros_of
 from . import cautions
 from .bundle_inputs import bundle_request, check_release, licence
 from .document import Document
@@ -166,28 +166,32 @@ def recipe_of(document: Document, places: Places) -> Recipe:
 def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) -> Task:
     def make(progress: Progress) -> Any:
         recipe = recipe_of(document, places)
-        with prepare(recipe, [source]) as operation:
-            total, written = operation.layout.n_bytes, 0
 
-            def told(n: int) -> None:
-                nonlocal written
-                written += n
-                progress(written, total)
+        @contextmanager
+        def stages(_name: str, total: int) -> Iterator[Callable[[int], None]]:
+            done = 0
 
-            operation.write(places.cut, force=True, progress=told)
-            before = operation.headers[0]
-            warnings = cautions.of_operation(operation, places.cut)
-            warnings += cautions.of_sparsity(recipe, zeros_of(operation.layout, places.cut))
+            def tick(n: int) -> None:
+                nonlocal done
+                done += n
+                progress(done, total)
+
+            yield tick
+
+        with prepare(recipe, [source]) as prepared:
+            warnings = prepared.warnings
+            warnings += prepared.write(places.cut, force=True, stages=stages).warnings
             if document.section("template"):
-                text = str(operation.layout.metadata["tokenizer.chat_template"].value)
-                warnings += cautions.of_template(text, before)
-            return {
-                "operations": recipe.describe() or "none",
-                "layers": [before.n_layers, operation.plan.n_layers],
-                "parameters": [before.n_parameters, operation.layout.n_parameters],
-                "bytes": [sum(before.file_size), total],
-                "warnings": warnings,
-            }
+                text = str(prepared.layout.metadata["tokenizer.chat_template"].value)
+                warnings += cautions.of_template(text, prepared.shell)
+            facts = prepared.summary
+        return {
+            "operations": facts.operation or "none",
+            "layers": list(facts.layers),
+            "parameters": list(facts.parameters),
+            "bytes": list(facts.bytes),
+            "warnings": warnings,
+        }
 
     what = _short(document.recipe.describe()) or "a copy with a new name"
     if document.section("laco"):

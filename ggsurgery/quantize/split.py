@@ -9,7 +9,7 @@ from pathlib import Path
 from ..files import temporary
 from ..runtime.quantize import Planned
 from ..runtime.quantize_plan import QuantizeResult
-from ..surgery.shards import split_file
+from ..surgery.write import split_file
 
 
 def make_split(

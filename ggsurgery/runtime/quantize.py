@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import count
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -114,16 +115,20 @@ class Planned:
     ) -> QuantizeResult:
         from ..surgery.write import execute
 
-        done = 0
+        @contextmanager
+        def stages(_name: str, _n_bytes: int) -> Iterator[Callable[[int], None]]:
+            done = count(1)
 
-        def tick(_: int) -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(done, len(layout.pieces))
+            def tick(_n: int) -> None:
+                if progress is not None:
+                    progress(next(done), len(layout.pieces))
+
+            yield tick
 
         with Source(self.header.path) as source:
-            execute(layout, [source], out, force=force, threads=self.call.n_threads, progress=tick)
+            execute(
+                layout, [source], out, force=force, threads=self.call.n_threads, stages=stages
+            )  # fmt: skip
         return written_result(self.result, read_header(out), out, Told())
 
 

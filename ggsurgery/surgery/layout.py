@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, GGSurgeryError, PlanError
-from ..ggufio.constants import GGUF_VERSION, GGMLQuantizationType, GGUFValueType, Keys
+from ..ggufio.constants import GGUF_VERSION, GGUFValueType, Keys
 from ..ggufio.types import (
     ByteOrder,
     Header,
@@ -20,7 +20,6 @@ from ..ggufio.types import (
     Value,
     block_size,
     tensor_nbytes,
-    type_name,
 )
 from ..ggufio.writer import TENSOR_ALIGNMENT, padded
 from ..plan.blend_ops import BLEND_SHELL
@@ -28,6 +27,7 @@ from ..plan.types import Block, BlockRef, Edited, Plan, Take, references
 from ..tensors.expr import Expr, Read, reads
 from .aligned_header import aligned_header
 from .metadata import DROP, is_header_edit, kept_tensors
+from .types_of_tensors import TypeChooser
 
 if TYPE_CHECKING:
     from ..arch import MetadataChange
@@ -105,21 +105,27 @@ class FileLayout:
         )
 
 
-def lay_out(
-    plan: Plan,
-    headers: Sequence[Header],
-    change: MetadataChange,
-    metadata: dict[str, Value],
-    *,
-    out_type: int | None = None,
-) -> FileLayout:
-    """Decide every byte of the output except the values to be computed.
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The output's tensors in their order, not yet in their places."""
+
+    items: tuple[Piece, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def infos(self) -> tuple[TensorInfo, ...]:
+        return tuple(p.info for p in self.items)
+
+
+def pieces_of(
+    plan: Plan, headers: Sequence[Header], change: MetadataChange, *, out_type: int | None = None
+) -> Pieces:
+    """Decide what the bytes of every tensor of the output are made of.
 
     Args:
         plan: what the new model is made of.
         headers: the sources, in the plan's order.
         change: the architecture's rules applied to this plan.
-        metadata: all metadata of the output.
         out_type: ggml type for tensors that are computed; None keeps the source's type.
 
     Raises:
@@ -132,7 +138,7 @@ def lay_out(
         if header.order != shell.order:
             raise FormatError("byte order differs from the other source", file=header.path)
         _check_layers(header)
-    chooser = _TypeChooser(out_type)
+    chooser = TypeChooser(out_type)
     pieces = _shell_pieces(plan, headers, change, chooser)
     for index, block in enumerate(plan.stack):
         pieces += _block_pieces(index, block, headers, change, chooser)
@@ -147,38 +153,40 @@ def lay_out(
     _check_reads(pieces, headers)
     pieces.sort(key=_order)
     warnings = (*change.warnings, *chooser.warnings())
-    return _file(metadata, pieces, headers, shell, tuple(dict.fromkeys(warnings)))
+    return Pieces(tuple(pieces), tuple(dict.fromkeys(warnings)))
 
 
-def lay_out_as_is(plan: Plan, header: Header, metadata: dict[str, Value]) -> FileLayout:
-    """Any GGUF file with its tensors as they are, but for those that the plan drops."""
+def pieces_as_they_are(plan: Plan, header: Header) -> Pieces:
+    """The tensors of any GGUF file, but for those that the plan drops."""
     pieces = _kept(plan, [Piece(t, Copy(0, t)) for t in header.tensors], header)
     if plan.stack:  # a model: llama.cpp's order
         pieces.sort(key=_order)
-    return _file(metadata, pieces, [header], header)
+    return Pieces(tuple(pieces))
 
 
-def _file(
-    metadata: dict[str, Value],
-    pieces: Sequence[Piece],
-    headers: Sequence[Header],
-    shell: Header,
-    warnings: tuple[str, ...] = (),
+def lay_out(
+    pieces: Pieces, metadata: dict[str, Value], headers: Sequence[Header], shell: int = 0
 ) -> FileLayout:
-    """The pieces in their places, with the header in front."""
-    alignment = max(shell.alignment, TENSOR_ALIGNMENT)
-    if alignment != shell.alignment:  # llama.cpp aborts on files that are aligned below it
-        raised = Value.of(alignment, GGUFValueType.UINT32, order=shell.order)
+    """The pieces in their places, with the header in front.
+
+    Args:
+        metadata: all metadata of the output.
+        headers: the sources, in the plan's order; number `shell` gives order and alignment.
+    """
+    main = headers[shell]
+    alignment = max(main.alignment, TENSOR_ALIGNMENT)
+    if alignment != main.alignment:  # llama.cpp aborts on files that are aligned below it
+        raised = Value.of(alignment, GGUFValueType.UINT32, order=main.order)
         metadata = metadata | {Keys.General.ALIGNMENT: raised}
-    placed = tuple(place(pieces, alignment))
+    placed = tuple(place(pieces.items, alignment))
     copies = [
         (headers[p.job.source].data_offset[p.job.tensor.shard] + p.job.tensor.offset, p.info)
         for p in placed
         if isinstance(p.job, Copy)
     ]
     infos = [p.info for p in placed]
-    metadata, header_bytes = aligned_header(metadata, infos, copies, shell.order, alignment)
-    return FileLayout(metadata, placed, shell.order, alignment, header_bytes, warnings)
+    metadata, header_bytes = aligned_header(metadata, infos, copies, main.order, alignment)
+    return FileLayout(metadata, placed, main.order, alignment, header_bytes, pieces.warnings)
 
 
 def _order(piece: Piece) -> tuple[int, str]:
@@ -206,7 +214,7 @@ def _check_layers(header: Header) -> None:
 
 
 def _shell_pieces(
-    plan: Plan, headers: Sequence[Header], change: MetadataChange, chooser: _TypeChooser
+    plan: Plan, headers: Sequence[Header], change: MetadataChange, chooser: TypeChooser
 ) -> list[Piece]:
     """What is outside the layers: the shell's tensors, or those of all models blended."""
     likes = {t.name: t for t in headers[plan.shell].shell}
@@ -233,7 +241,7 @@ def _block_pieces(
     block: Block,
     headers: Sequence[Header],
     change: MetadataChange,
-    chooser: _TypeChooser,
+    chooser: TypeChooser,
 ) -> list[Piece]:
     refs = references(block)
     main = headers[refs[0].source]
@@ -295,7 +303,7 @@ def _check_reads(pieces: Sequence[Piece], headers: Sequence[Header]) -> None:
         check_readable(headers[read.source], read.tensor)
 
 
-def _edited(plan: Plan, pieces: list[Piece], chooser: _TypeChooser) -> list[Piece]:
+def _edited(plan: Plan, pieces: list[Piece], chooser: TypeChooser) -> list[Piece]:
     """Edits over the whole model: masks. A weight that is masked takes its scale up."""
     elsewhere = (BLEND_SHELL, DROP)
     edits = tuple(e for e in plan.edits if not is_header_edit(e) and e.kind not in elsewhere)
@@ -320,7 +328,7 @@ def _expression(piece: Piece) -> Expr:
     return piece.job.expr
 
 
-def _computed(name: str, expr: Expr, like: TensorInfo, chooser: _TypeChooser) -> Piece:
+def _computed(name: str, expr: Expr, like: TensorInfo, chooser: TypeChooser) -> Piece:
     from ..tensors.shape import shape_of
 
     shape = shape_of(expr)
@@ -328,62 +336,6 @@ def _computed(name: str, expr: Expr, like: TensorInfo, chooser: _TypeChooser) ->
     nbytes = tensor_nbytes(shape, kind)
     assert nbytes is not None  # the chooser only gives types that can be encoded
     return Piece(TensorInfo(name, shape, kind, 0, nbytes), Compute(expr))
-
-
-class _TypeChooser:
-    """The type of a computed tensor: as asked, else the source's, else one that loses nothing.
-
-    Raises:
-        PlanError: the type asked for cannot be written.
-    """
-
-    def __init__(self, asked: int | None) -> None:
-        self.asked = asked
-        self._unwritable: set[int] = set()
-        self._too_long: dict[tuple[int, int], list[str]] = {}
-        if asked is not None and not self._writable(asked):
-            raise PlanError(
-                f"computed tensors cannot be written as {type_name(asked)}",
-                expected=", ".join(type_name(t) for t in GGMLQuantizationType if self._writable(t)),
-            )
-
-    @staticmethod
-    def _writable(kind: int) -> bool:
-        from ..tensors.kernels import can_encode
-        from ..tensors.scales import NEED_SCALE
-
-        return can_encode(kind) and kind not in NEED_SCALE
-
-    def choose(self, shape: tuple[int, ...], like: TensorInfo, name: str) -> int:
-        wanted = like.type if self.asked is None or len(shape) < 2 else self.asked
-        if not self._writable(wanted):
-            self._unwritable.add(wanted)
-            return int(GGMLQuantizationType.F32)
-        try:
-            tensor_nbytes(shape, wanted)
-        except ValueError:
-            self._too_long.setdefault((wanted, shape[0]), []).append(name)
-            return int(GGMLQuantizationType.F16)
-        return wanted
-
-    def warnings(self) -> list[str]:
-        """What was not written as wanted, one line a reason."""
-        said = [
-            f"{type_name(t)} cannot be written without an importance matrix or a separate "
-            "scale: computed tensors of that type become f32; choose another type with --out-type"
-            for t in sorted(self._unwritable)
-        ]
-        for (wanted, columns), names in self._too_long.items():
-            kinds = sorted({_suffix(name) for name in names})
-            said.append(
-                f"rows of {columns} do not fit {type_name(wanted)}: {len(names)} computed "
-                f"tensors become f16: {', '.join(kinds)}"
-            )
-        return said
-
-
-def _suffix(name: str) -> str:
-    return name.split(".", 2)[-1] if name.startswith("blk.") else name
 
 
 def place(pieces: Sequence[Piece], alignment: int) -> list[Piece]:

@@ -10,20 +10,15 @@ file of its own. Metadata does not count (gguf-split.cpp, split_strategy).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import OutputError
-from ..files.atomic import atomic_path, check_output
 from ..ggufio.constants import GGUFValueType, Keys
-from ..ggufio.reader import Source
 from ..ggufio.types import Value
 from ..ggufio.writer import encode_header, padded
-from .layout import Copy, FileLayout, Piece, place
-from .write import Progress, settle, write_pieces
+from .layout import FileLayout, Piece, place
 
 #: The format counts files in five digits of the name and 16 bits of the header.
 MAX_FILES = 65535
@@ -72,66 +67,3 @@ def shard_names(out: Path, count: int) -> list[Path]:
     """`out-0000K-of-0000N.gguf` beside `out`."""
     stem = out.name.removesuffix(".gguf")
     return [out.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)]
-
-
-def execute_split(
-    layout: FileLayout,
-    sources: Sequence[Source],
-    out: Path,
-    max_bytes: int,
-    *,
-    force: bool = False,
-    sync: bool = False,
-    threads: int | None = None,
-    given: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> list[Path]:
-    """Write the files of `split_layout`; they get their names when all are whole.
-
-    Args:
-        out: the name that the numbers are put into; the rest as of `execute.execute`.
-
-    Returns:
-        The files, the first of which names the model.
-
-    Raises:
-        OutputError: a file exists, is an input, or they do not fit on the disk.
-    """
-    layout = settle(layout, sources, threads=threads, given=given)
-    parts = split_layout(layout, max_bytes)
-    paths = shard_names(out, len(parts))
-    inputs = [path for source in sources for path in source.header.paths]
-    total = sum(part.n_bytes for part in parts)
-    for path in paths:
-        check_output(path, inputs, force=force, nbytes=total)
-    made: dict[Path, int] = {}
-    try:
-        with ExitStack() as stack:
-            files = [atomic_path(p, inputs=inputs, force=force, sync=sync) for p in paths]
-            opened = [stack.enter_context(file) for file in files]
-            for part, temporary, path in zip(parts, opened, paths, strict=True):
-                write_pieces(part, sources, temporary, path, threads, given or {}, progress)
-                made[path] = temporary.stat().st_ino
-    except BaseException:  # a name that could not be given: no part of a model stays
-        for path, number in made.items():
-            with suppress(FileNotFoundError):
-                if path.stat().st_ino == number:
-                    path.unlink()
-        raise
-    return paths
-
-
-def split_file(
-    path: Path, out: Path, max_bytes: int, *, force: bool = False, progress: Progress | None = None
-) -> list[Path]:
-    """Split a file that another program wrote, byte for byte.
-
-    Args:
-        path: the whole file; it stays.
-        out: as of `execute_split`.
-    """
-    with Source(path) as source:
-        header = source.header
-        pieces = tuple(Piece(t, Copy(0, t)) for t in header.tensors)
-        layout = FileLayout(header.metadata, pieces, header.order, header.alignment, b"", ())
-        return execute_split(layout, [source], out, max_bytes, force=force, progress=progress)

@@ -7,7 +7,8 @@ of a global prune lies. `settle` answers it in a pass of its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ from .layout import Compute, Copy, FileLayout, Piece
 
 #: Called with the number of bytes read or written since the last call.
 Progress = Callable[[int], object]
+
+#: Opened for each stage of the work with its name and its size in bytes.
+Stages = Callable[[str, int], AbstractContextManager[Progress]]
+
+
+@contextmanager
+def unseen(_name: str, _n_bytes: int) -> Iterator[Progress]:
+    """The stages of a run whose progress nobody watches."""
+    yield lambda _n: None
 
 
 def unsettled_bytes(layout: FileLayout) -> int:
@@ -81,9 +91,11 @@ def execute(
     sync: bool = False,
     threads: int | None = None,
     given: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> None:
-    """Write the file. It appears under its name only when it is whole.
+    spared: Sequence[Path] = (),
+    split_max_size: int | None = None,
+    stages: Stages = unseen,
+) -> tuple[FileLayout, tuple[Path, ...]]:
+    """Write the file, or several. They get their names when all of them are whole.
 
     Args:
         layout: what to write.
@@ -93,29 +105,76 @@ def execute(
         sync: wait until the data is on the disk before the file gets its name.
         threads: threads for computed tensors; None takes `host.n_threads`.
         given: float32 arrays for `expr.Given`, by key.
-        progress: called with the bytes written since the last call.
+        spared: further files that `out` must not replace.
+        split_max_size: write several files with tensors of at most so many bytes each.
+        stages: shows the progress of each stage.
+
+    Returns:
+        The layout with its thresholds found, and the files, the first of which names the model.
 
     Raises:
-        OutputError: the output exists, is an input, or does not fit on the disk.
+        OutputError: an output exists, is an input, or does not fit on the disk.
         InputError: an input cannot be read, or changed while it was read.
     """
     inputs = [path for source in sources for path in source.header.paths]
-    check_output(out, inputs, force=force, nbytes=layout.n_bytes)
-    layout = settle(layout, sources, threads=threads, given=given)
-    with atomic_path(out, inputs=inputs, force=force, sync=sync) as temporary:
-        write_pieces(layout, sources, temporary, out, threads, given or {}, progress)
+    files = _files(layout, out, split_max_size)
+    paths, n_bytes = [path for path, _ in files], sum(part.n_bytes for _, part in files)
+    for path in paths:
+        check_output(path, [*inputs, *spared], force=force, nbytes=n_bytes)
+    if unsettled := unsettled_bytes(layout):
+        with stages("threshold", unsettled) as tick:
+            layout = settle(layout, sources, threads=threads, given=given, progress=tick)
+        files = _files(layout, out, split_max_size)
+    made: dict[Path, int] = {}
+    try:
+        with ExitStack() as stack, stages(out.name, layout.n_bytes) as tick:
+            atomic = [atomic_path(p, inputs=inputs, force=force, sync=sync) for p in paths]
+            opened = [stack.enter_context(file) for file in atomic]
+            for (path, part), temporary in zip(files, opened, strict=True):
+                _write_file(part, sources, temporary, path, threads, given or {}, tick)
+                made[path] = temporary.stat().st_ino
+    except BaseException:  # a name that could not be given: no part of a model stays
+        for path, number in made.items():
+            with suppress(FileNotFoundError):
+                if path.stat().st_ino == number:
+                    path.unlink()
+        raise
+    return layout, tuple(paths)
 
 
-def write_pieces(
+def split_file(path: Path, out: Path, max_bytes: int, *, force: bool = False) -> tuple[Path, ...]:
+    """Split a file that another program wrote, byte for byte; it stays as it is.
+
+    Args:
+        out: the name that the numbers are put into.
+    """
+    with Source(path) as source:
+        header = source.header
+        pieces = tuple(Piece(t, Copy(0, t)) for t in header.tensors)
+        layout = FileLayout(header.metadata, pieces, header.order, header.alignment, b"", ())
+        return execute(layout, [source], out, force=force, split_max_size=max_bytes)[1]
+
+
+def _files(layout: FileLayout, out: Path, max_bytes: int | None) -> list[tuple[Path, FileLayout]]:
+    """The names of the files and what each holds."""
+    if max_bytes is None:
+        return [(out, layout)]
+    from .shards import shard_names, split_layout
+
+    parts = split_layout(layout, max_bytes)
+    return list(zip(shard_names(out, len(parts)), parts, strict=True))
+
+
+def _write_file(
     layout: FileLayout,
     sources: Sequence[Source],
     temporary: Path,
     out: Path,
     threads: int | None,
     given: Mapping[str, Any],
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
-    """Fill a file that is there and empty, and read its header back.
+    """Fill an empty file, and read its header back.
 
     Args:
         out: the name that the file will get, for messages; the rest as of `execute`.
@@ -126,8 +185,7 @@ def write_pieces(
         os.ftruncate(target, layout.n_bytes)  # paddings are holes, which read as zeros
         for piece in layout.pieces:
             _write(piece, layout, sources, target, threads, given)
-            if progress is not None:
-                progress(piece.info.nbytes)
+            progress(piece.info.nbytes)
     finally:
         os.close(target)
     for source in sources:

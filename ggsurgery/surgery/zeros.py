@@ -1,17 +1,18 @@
-"""What a pruning came to: the zeros that stand in a file, and the thresholds found.
+"""What a pruning came to: the zeros in a file, and the thresholds found.
 
 They are counted in the file itself, after encoding, since some types have no exact zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..ggufio.reader import Source
 from ..host import n_threads
+from ..plan.recipe import Recipe
 from ..tensors import kernels
 from ..tensors.expr import Apply, Combine, Read, walk
 from ..tensors.kernels import F32, backend
@@ -20,8 +21,7 @@ from ..tensors.parallel import reduce_blocks
 from ..tensors.read_rows import RowReader, Rows
 from ..tensors.two_pass import row_blocks
 from .layout import Compute, FileLayout
-
-Progress = Callable[[int], object]
+from .write import Progress, Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,29 @@ def masked(layout: FileLayout) -> dict[str, float | None]:
     return found
 
 
-def zeros_of(layout: FileLayout, out: Path) -> list[Zeros]:
+def zeros_in(layout: FileLayout, out: Path, stages: Stages) -> tuple[Zeros, ...]:
     """The zeros in the tensors of a written file that a prune was about."""
     names = list(masked(layout))
     if not names:
-        return []
+        return ()
     with Source(out) as written:
-        return measure(written, names)
+        n_bytes = sum(written.header.by_name[n].nbytes for n in names)
+        with stages("counting zeros", n_bytes) as tick:
+            return tuple(measure(written, names, progress=tick))
+
+
+def measured_sparsity(recipe: Recipe, zeros: Sequence[Zeros]) -> list[str]:
+    """Warns of a prune into a type that has few exact zeros."""
+    prunes = (dict(s.arguments) for s in recipe.steps if s.operation == "prune")
+    asked = next((float(p["sparsity"]) for p in prunes if p.get("sparsity") is not None), None)
+    n_zero, n_weights = sum(z.n_zero for z in zeros), sum(z.n_weights for z in zeros)
+    inexact = ", ".join(sorted({z.type for z in zeros} - {"f32", "f16", "bf16"}))
+    if asked is None or not inexact or not n_weights or n_zero / n_weights >= asked - 0.01:
+        return []
+    return [
+        f"asked for {asked:.4g}, but {inexact} has few exact zeros: measured "
+        f"{n_zero / n_weights:.4g} after encoding; --out-type f16 keeps them all"
+    ]
 
 
 def measure(
@@ -75,7 +91,7 @@ def measure(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Zeros]:
-    """Count the zeros of tensors as they stand in a file, decoded from its types.
+    """Count the zeros of a file's tensors, decoded from its types.
 
     Raises:
         FormatError: a tensor cannot be decoded.

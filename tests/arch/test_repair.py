@@ -13,7 +13,7 @@ from ggsurgery.arch import rules_for, unpruned
 from ggsurgery.errors import FormatError, PlanError
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.inspect.verify import verify
-from ggsurgery.surgery.repair import prepare
+from ggsurgery.surgery.repair import prepare_repair
 
 from .._command import run
 from .._llama_tools import llama_tool
@@ -37,8 +37,8 @@ def pruned(arch: str, folder: Path, layers: str) -> tuple[Path, Network]:
 def test_pruned_by_llama_quantize_and_mended(arch: str, tmp_path: Path) -> None:
     wrong, network = pruned(arch, tmp_path, "0")
     mended = tmp_path / "mended.gguf"
-    with prepare(wrong, [0]) as found:
-        assert found.changes or found.tensors
+    with prepare_repair(wrong, [0]) as found:
+        assert found.changes
         found.write(mended)
     files = {"wrong": wrong, "mended": mended, "right": network.write("right.gguf", zero=[0])}
     logits = operate.run(files, network.recipe.n_tokens)
@@ -82,4 +82,4 @@ def test_bad_input() -> None:
 def test_nothing_to_mend(tmp_path: Path) -> None:
     wrong, _ = pruned("llama", tmp_path, "2")
     with pytest.raises(PlanError, match="nothing to mend"):
-        prepare(wrong, [2])
+        prepare_repair(wrong, [2])

@@ -40,7 +40,7 @@ def test_by_meta_set(tmp_path, model, key, text, kind, json):
     out = tmp_path / "out.gguf"
     said = call("meta", "set", key, text, *(["--as-json"] if json else []), model, out)
     assert "known key" not in said.err
-    assert read_header(out).metadata[key.replace("{arch}", "qwen3")].type is kind
+    assert read_header(out).metadata[key.replace("{arch}", "qwen3")].type == kind
     call("verify", out)
     assert worker.run(loads, str(out)) == len(BYTES)
 

@@ -2,64 +2,106 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from ggsurgery.cli._surgery import Options
-from ggsurgery.cli._writing import write_recipe
+from ggsurgery.cli import cli
 from ggsurgery.pipeline import cautions
-from ggsurgery.plan.recipe import Recipe, step
-from ggsurgery.surgery.prepare import Operation
+from ggsurgery.surgery.prepared import PreparedSurgery
 
 from .._command import call
 from .._gguf import tiny_llama
 from .._tiny import MODEL, SEARCH_TEXT
+from ..fixtures import base, make
 
 FAULT = "blk.0: what verify would call an error"
 
 
+#: A command line of every command that writes a model; `quantize`, whose files llama.cpp writes,
+#: is not among them.
+WRITING = {
+    "delete": "--layer 1 in.gguf out.gguf",
+    "swap": "--layers 0,1 in.gguf out.gguf",
+    "move": "--layer 1 --to 2 in.gguf out.gguf",
+    "keep": "--layers 0-2 in.gguf out.gguf",
+    "duplicate": "--layer 1 in.gguf out.gguf",
+    "merge": "--layers 1-3 in.gguf out.gguf",
+    "interpolate": "--layers 1,2 in.gguf out.gguf",
+    "bridge": "--layer 1 --at 3 in.gguf out.gguf",
+    "blend": "in.gguf in.gguf out.gguf",
+    "prune": "--sparsity 0.3 in.gguf out.gguf",
+    "meta set": "general.license mit in.gguf out.gguf",
+    "meta unset": "general.name in.gguf out.gguf",
+    "meta drop-tensor": "output_norm.weight in.gguf out.gguf",
+    "template set": "--family chatml tiny.gguf out.gguf",
+    "apply": "apply.yaml in.gguf out.gguf",
+    "replay": "made.gguf in.gguf out.gguf",
+    "repair": "--removed 2 wrong.gguf out.gguf",
+    "laco": "--text text.txt --texts 2 --ctx 16 --threshold 0 --lowest 6 tiny.gguf out.gguf",
+    "heal": "--layer 4 --text text.txt --tokens 256 --few-tokens --ctx 64 tiny.gguf out.gguf",
+    "prune-depth": "--layers 1 --by influence --text text.txt tiny.gguf out.gguf",
+}
+
+
+def writing_commands(group: click.Group, before: str = "") -> Iterator[str]:
+    """The commands that take --split-max-size, as every one that writes a model does."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        one = group.get_command(context, name)
+        if isinstance(one, click.Group):
+            yield from writing_commands(one, f"{before}{name} ")
+        elif one is not None and any(p.name == "split_max_size" for p in one.params):
+            yield f"{before}{name}"
+
+
+def test_every_writing_command_has_a_line_here():
+    assert {*writing_commands(cli)} == {*WRITING, "quantize"}
+
+
 @pytest.fixture
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model whose every output has a fault; with a recipe, and a file made of it."""
+    """A folder with models whose every output has a fault; with recipes."""
     model = tiny_llama(tmp_path / "in.gguf", 4)
+    shutil.copy(MODEL, tmp_path / "tiny.gguf")
+    write_pruned(tmp_path / "wrong.gguf")
+    (tmp_path / "text.txt").write_text(SEARCH_TEXT.read_text(encoding="utf-8")[:3000])
     call("delete", "--layer", "1", model, tmp_path / "made.gguf")
     (tmp_path / "apply.yaml").write_text("operations: [{delete: {layer: '1'}}]\n")
     (tmp_path / "run.yaml").write_text(
         f"name: x\nsource: {{file: {model}}}\noperations: [{{delete: {{layer: '1'}}}}]\n"
     )
-    monkeypatch.setattr(Operation, "faults", lambda self, out: [FAULT])
-    return model
+    monkeypatch.setattr(PreparedSurgery, "faults", [FAULT])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "delete --layer 1 {in} out.gguf",
-        "apply apply.yaml {in} out.gguf",
-        "merge --layers 1-3 {in} out.gguf",
-        "prune --sparsity 0.3 {in} out.gguf",
-        "prune --sparsity 0.3 {in} out.gguf --dry-run",
-        "replay made.gguf {in} out.gguf",
-        "replay made.gguf {in} out.gguf --dry-run",
-        "run run.yaml --out run",
-    ],
-)
-def test_faults_of_an_output_are_warned_of(faulty, monkeypatch, words):
-    monkeypatch.chdir(faulty.parent)
-    said = call(*words.format_map({"in": faulty}).split()).err
+def write_pruned(path: Path) -> None:
+    """A gemma3 of seven layers with the array of windows of the eight it had."""
+    keys = base.base("gemma3", 7) | {"attention.sliding_window_pattern": [True] * 5 + [False, True]}
+    outline = make.outline("gemma3", keys)
+    wrong = outline.keys | {"attention.sliding_window_pattern": [True] * 5 + [False, True, True]}
+    make.write(path, "gemma3", wrong, make.weights(outline))
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_faults_of_an_output_are_warned_of(faulty, command):
+    words = [*command.split(), *WRITING[command].split()]
+    for dry_run in ([], ["--dry-run"]):
+        said = call(*words, *dry_run, *(["--force"] if dry_run else [])).err
+        assert said.count(f"warning: {FAULT}") == 1
+
+
+def test_run_warns_of_faults_of_the_cut_model(faulty):
+    said = call("run", "run.yaml", "--out", "run").err
     assert said.count(f"warning: {FAULT}") == 1
 
 
-def test_what_a_method_proposed_is_checked_like_an_operation(faulty, monkeypatch, capsys):
-    """The last step of laco, heal and prune-depth."""
-    monkeypatch.chdir(faulty.parent)
-    given = dict.fromkeys(Options.__dataclass_fields__)
-    options = Options(**(given | {"drop_mtp": True}))  # type: ignore[arg-type]
-    recipe = Recipe((step("delete", layer="1"),))
-    write_recipe(recipe, faulty, Path("out.gguf"), options, figures={})
-    said = capsys.readouterr().err
-    assert f"warning: {FAULT}" in said
+def test_an_option_without_effect_is_warned_of(faulty):
+    said = call("delete", "--layer", "1", "--drop-mtp", "in.gguf", "out.gguf").err
     assert "warning: --drop-mtp: the file has no layers behind the trunk" in said
 
 

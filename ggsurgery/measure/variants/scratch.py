@@ -20,7 +20,7 @@ from ...ggufio.constants import GGUFValueType
 from ...ggufio.reader import Source
 from ...ggufio.types import Header, Value
 from ...plan.types import Plan
-from ...surgery.layout import FileLayout, lay_out
+from ...surgery.layout import FileLayout, lay_out, pieces_of
 from ...surgery.metadata import is_header_edit
 from ...surgery.write import execute
 
@@ -85,11 +85,10 @@ def candidate_layout(
     if any(is_header_edit(edit) for edit in plan.edits):
         plan = replace(plan, edits=tuple(e for e in plan.edits if not is_header_edit(e)))
     change = rules.rewrite(headers, plan)
-    metadata = {k: v for k, v in headers[plan.shell].metadata.items() if k not in change.unset}
-    metadata |= change.set
+    metadata = headers[plan.shell].metadata | change.set
     if not vocabulary:
         metadata = without_vocabulary(headers[plan.shell], metadata)
-    return lay_out(plan, headers, change, metadata)
+    return lay_out(pieces_of(plan, headers, change), metadata, headers, plan.shell)
 
 
 def without_vocabulary(header: Header, metadata: Mapping[str, Value]) -> dict[str, Value]:
