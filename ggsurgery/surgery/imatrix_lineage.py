@@ -31,8 +31,8 @@ Of = Literal["base", "this"]
 #: Recipes, the oldest first, each with how many inputs it had.
 Operations = tuple[tuple[Recipe, int], ...]
 
-MODEL = "ggsurgery.ggufio.imatrix.model"
-OPERATIONS = "ggsurgery.ggufio.imatrix.operations"
+MODEL = "ggsurgery.imatrix.model"
+OPERATIONS = "ggsurgery.imatrix.operations"
 
 
 def operations(header: Header) -> Operations:
