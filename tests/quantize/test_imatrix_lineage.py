@@ -89,7 +89,7 @@ def ours(model: Path, foreign: Path, tmp_path_factory: pytest.TempPathFactory) -
     text = collect(model, WORDS, n_ctx=64, n_chunks=1)
     known = read_imatrix(foreign)
     out = tmp_path_factory.mktemp("ours") / "ours.imatrix.gguf"
-    own = {k: text.metadata[k] for k in (MODEL, OPERATIONS)}
+    own = {k: text.metadata[k] for k in ("ggsurgery.imatrix.model", "ggsurgery.imatrix.operations")}
     write_imatrix(Imatrix(known.entries, ("t.txt",), 1, 64, metadata=own), out)
     return out
 
