@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
+from enum import Enum
 from importlib.machinery import PathFinder
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 _MODULE = "gguf.constants"
 
@@ -32,8 +34,20 @@ def _load() -> ModuleType:
         if spec is not None and spec.loader is not None:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
+            for kind in vars(module).values():
+                if isinstance(kind, type) and issubclass(kind, Enum):
+                    kind.__reduce_ex__ = _reduced  # type: ignore[assignment]
             return module
     return importlib.import_module(_MODULE)  # an unusual installation, or none
+
+
+def _reduced(member: Enum, _protocol: int) -> tuple[Callable[[str, Any], Any], tuple[str, Any]]:
+    """How pickle stores a member of the private copy: by the name that this module gives it."""
+    return _member, (type(member).__name__, member.value)
+
+
+def _member(kind: str, value: Any) -> Any:
+    return globals()[kind](value)
 
 
 if TYPE_CHECKING:

@@ -53,3 +53,16 @@ def test_a_machine_without_gguf_gets_the_import_error() -> None:
         "    print(error)"
     )
     assert run(code) == ("No module named 'gguf'\n", "")
+
+
+@pytest.mark.parametrize("order", ["ours first", "gguf first"])
+def test_a_member_can_be_sent_to_another_process(order: str) -> None:
+    code = (
+        f"{ORDERS[order]}\n"
+        "import pickle, sys\n"
+        "from ggsurgery.ggufio.constants import GGUFValueType as kind\n"
+        "sent = pickle.dumps(kind.STRING)\n"
+        "assert pickle.loads(sent) is kind.STRING\n"
+        "print('gguf' in sys.modules)"
+    )
+    assert run(code) == (f"{order == 'gguf first'}\n", "")
