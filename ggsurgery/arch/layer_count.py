@@ -9,8 +9,9 @@ from math import sqrt
 from ..errors import ArchitectureError
 from ..ggufio.constants import GGMLQuantizationType, GGUFValueType
 from ..ggufio.types import Header, TensorInfo, Value
+from ..plan.edits import params
 from ..plan.text import format_layers
-from ..plan.types import BlockRef, params
+from ..plan.types import BlockRef
 from ..tensors.expr import Apply, Expr, Read, Slice
 from . import properties
 from .layer_kinds import kv_start, n_tail

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import fsum
-from typing import Any
+from typing import Literal
 
 from ..errors import PlanError
 from . import ops
+from .edits import BlendShell, BlockEdit, Damp, Mask, Params, Scale, params
 from .text import format_layers
-from .types import Blend, Block, BlockRef, Edit, Edited, Plan, Take, params
+from .types import Blend, Block, BlockRef, Edited, Plan, Take
 
 MERGES = ("rdsc", "reference", "mean", "damped")
 INTERPOLATIONS = ("lerp", "slerp")
 PARTS = ("all", "attn", "ffn")
-#: The edit of a plan that blends what is outside the layers.
-BLEND_SHELL = "blend_shell"
 MODEL_METHODS = ("linear", "slerp", "task-arithmetic", "ties", "dare")
 #: Methods that add differences to a base model, which is the first source then.
 BASED = ("task-arithmetic", "ties", "dare")
@@ -55,7 +54,10 @@ def merge(
         )  # fmt: skip
     if (factor is not None) != (method == "damped"):
         raise PlanError("a factor belongs to the method damped, which needs one")
-    options = params(factor=_finite("factor", factor), parts=None if parts == "all" else parts)
+    options = params(
+        factor=None if factor is None else _finite("factor", factor),
+        parts=None if parts == "all" else parts,
+    )
     first, last = layers[0], layers[-1]
     merged = Blend(plan.blocks[first : last + 1], method, options)
     return replace(plan, blocks=(*plan.blocks[:first], merged, *plan.blocks[last + 1 :]))
@@ -132,11 +134,11 @@ def duplicate(
 
 def scaled_copy(block: Block, scale: float | None, scale_tensors: Scales) -> Block:
     """The block with its output projections damped and tensors scaled, itself where nothing is."""
-    edits = []
+    edits: list[BlockEdit] = []
     if scale is not None and scale != 1:
-        edits.append(Edit("damp", (), params(factor=_finite("scale", scale))))
+        edits.append(Damp(_finite("scale", scale)))
     for names, factor in scale_tensors:
-        edits.append(Edit("scale", names, params(factor=_finite("scale_tensors", factor))))
+        edits.append(Scale(names, _finite("scale_tensors", factor)))
     return Edited(block, tuple(edits)) if edits else block
 
 
@@ -194,8 +196,7 @@ def blend(
     made = replace(plan, blocks=stack[:cut], tail=stack[cut:], n_sources=models)
     if layers is not None:
         return replace(made, shell=first)
-    shell = Edit(BLEND_SHELL, (), params(method=method, sources=sources, **dict(chosen)))
-    return replace(made, edits=(*plan.edits, shell))
+    return replace(made, edits=(*plan.edits, BlendShell(method, sources, chosen)))
 
 
 def _blend_params(
@@ -206,7 +207,7 @@ def _blend_params(
     scale: float | None,
     seed: int | None,
     normalize: bool | None,
-) -> tuple[tuple[str, Any], ...]:
+) -> Params:
     if (density is not None) != (method in ("ties", "dare")):
         raise PlanError("a density belongs to ties and dare, which need one")
     if density is not None and not 0 < density <= 1:
@@ -232,7 +233,7 @@ def _blend_params(
     return params(
         weights=tuple(each),
         density=density,
-        scale=_finite("scale", scale),
+        scale=None if scale is None else _finite("scale", scale),
         seed=(seed or 0) if method == "dare" else None,
     )
 
@@ -283,11 +284,9 @@ def prune(
         raise PlanError("a scope belongs to a sparsity; a pattern N:M holds in every row")
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise PlanError("sparsity out of range", expected="0 to 1", found=sparsity)
-    options = params(
-        sparsity=sparsity, scope=scope, n=n, m=m, score=score, imatrix=imatrix,
-        imatrix_of=imatrix_of, largest=largest or None, only=only,
-    )  # fmt: skip
-    return replace(plan, edits=(*plan.edits, Edit("mask", (), options)))
+    own: Literal["this"] | None = None if imatrix_of is None else "this"
+    mask = Mask(scope, score, sparsity, n, m, imatrix, own, largest or None, only)
+    return replace(plan, edits=(*plan.edits, mask))
 
 
 def parse_pattern(text: str) -> tuple[int, int]:
@@ -307,9 +306,9 @@ def _one_of(what: str, value: str, known: Sequence[str]) -> None:
         raise PlanError(f"unknown {what} {value!r}", expected=", ".join(known))
 
 
-def _finite(what: str, value: float | None) -> float | None:
-    if value is not None and not abs(value) <= FLOAT32_MAX:
+def _finite(what: str, value: float) -> float:
+    if not abs(value) <= FLOAT32_MAX:
         raise PlanError(
             f"{what} out of range", expected=f"a number within ±{FLOAT32_MAX:.4g}", found=value
         )
-    return None if value is None else float(value)
+    return float(value)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import PlanError
+from .edits import Add
 from .ops import check_layers, delete
-from .types import Edit, Edited, Plan, params
+from .types import Edited, Plan
 
 #: The tensor that takes over what the cut layers did.
 PROJECTION = "ffn_down.weight"
@@ -73,7 +74,7 @@ def mend(plan: Plan, cut: Cut, removed: int = 0, sha256: str | None = None) -> P
     """
     place = cut.carrier - removed
     plan = delete(plan, tuple(range(cut.first - removed, cut.last - removed + 1)))
-    edit = Edit("add", (PROJECTION,), params(key=cut.key, sha256=sha256))
+    edit = Add((PROJECTION,), cut.key, sha256)
     block = plan.blocks[place]
     if isinstance(block, Edited):
         changed = Edited(block.block, (*block.edits, edit))

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import PlanError
+from .edits import Drop, Set, Unset
 from .text import format_layers
-from .types import Block, BlockRef, Edit, Plan, Take, params
+from .types import Block, BlockRef, Plan, Take
 
 #: llama.cpp's LLAMA_MAX_LAYERS: with one more it ends in an assertion.
 MAX_LAYERS = 512
@@ -177,16 +178,14 @@ def insert(plan: Plan, blocks: tuple[Block, ...], to: int) -> Plan:
 
 def set_metadata(plan: Plan, key: str, value: Any, type: str | None = None) -> Plan:
     """Set a header entry; `{arch}` in the key stands for the architecture."""
-    return replace(
-        plan, edits=(*plan.edits, Edit("set", (), params(key=key, value=value, type=type)))
-    )
+    return replace(plan, metadata=(*plan.metadata, Set(key, value, type)))
 
 
 def unset_metadata(plan: Plan, key: str) -> Plan:
     """Remove a header entry."""
-    return replace(plan, edits=(*plan.edits, Edit("unset", (), params(key=key))))
+    return replace(plan, metadata=(*plan.metadata, Unset(key)))
 
 
 def drop_tensor(plan: Plan, tensor: str) -> Plan:
     """Leave tensors out of the output: one by its name, or all that a pattern matches."""
-    return replace(plan, edits=(*plan.edits, Edit("drop", (), params(tensor=tensor))))
+    return replace(plan, edits=(*plan.edits, Drop(tensor)))

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import FormatError, PlanError, json_text
 from . import ops
+from .edits import Drop, Mask
 from .heal import heal
 from .recipe_arguments import STEPS, whole
 from .text import parse_layers, parse_pair, parse_stack
@@ -225,15 +226,15 @@ class Recipe:
 
 
 #: Edits that name tensors of the finished stack, by what a message calls them.
-_OF_THE_FINISHED_STACK = {"mask": "a prune works", "drop": "drop_tensor works"}
+_OF_THE_FINISHED_STACK = {Mask: "a prune works", Drop: "drop_tensor works"}
 
 
 def _behind_no_edit(before: Plan, after: Plan) -> Plan:
     """`after`, unless its layers changed behind an edit of the finished stack."""
     for edit in before.edits:
-        if edit.kind in _OF_THE_FINISHED_STACK and after.blocks != before.blocks:
+        if type(edit) in _OF_THE_FINISHED_STACK and after.blocks != before.blocks:
             raise PlanError(
-                f"{_OF_THE_FINISHED_STACK[edit.kind]} on the finished stack of layers",
+                f"{_OF_THE_FINISHED_STACK[type(edit)]} on the finished stack of layers",
                 hint="Move it behind the steps that change layers.",
             )
     return after

@@ -12,16 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-#: Named parameters of a method, sorted by name so that equal means equal.
-Params = tuple[tuple[str, Any], ...]
-
-
-def params(**values: Any) -> Params:
-    """Sorted parameters without those that are None."""
-    return tuple(sorted((k, v) for k, v in values.items() if v is not None))
+from .edits import BlockEdit, Drop, MetadataEdit, ModelEdit, Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +53,11 @@ class Blend:
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
-    """A change to some tensors of a layer: `kind` is `scale`, `mask`, `replace`, `zero` …
-
-    `tensors` lists name suffixes (`ffn_down.weight`); empty means every 2-D weight.
-    """
-
-    kind: str
-    tensors: tuple[str, ...] = ()
-    params: Params = ()
-
-    def to_json(self) -> Any:
-        return {"edit": self.kind, "tensors": list(self.tensors), **dict(self.params)}
-
-
-@dataclass(frozen=True, slots=True)
 class Edited:
     """A layer with edits, applied in their order."""
 
     block: Block
-    edits: tuple[Edit, ...]
+    edits: tuple[BlockEdit, ...]
 
     def to_json(self) -> Any:
         return {"edited": self.block.to_json(), "edits": [e.to_json() for e in self.edits]}
@@ -118,13 +97,15 @@ class Plan:
         n_sources: how many files the references count through.
         shell: the source of everything outside the layers.
         edits: edits over the whole model, such as a mask with one global threshold.
+        metadata: edits of single metadata entries.
     """
 
     blocks: tuple[Block, ...]
     tail: tuple[Block, ...] = ()
     n_sources: int = 1
     shell: int = 0
-    edits: tuple[Edit, ...] = field(default=())
+    edits: tuple[ModelEdit, ...] = ()
+    metadata: tuple[MetadataEdit, ...] = ()
 
     @classmethod
     def identity(cls, n_layers: int, n_tail: int = 0) -> Plan:
@@ -149,7 +130,8 @@ class Plan:
     @property
     def computes(self) -> bool:
         """Whether any tensor has to be computed (not only copied)."""
-        return bool(self.edits) or any(not isinstance(b, Take) for b in self.stack)
+        edited = any(not isinstance(e, Drop) for e in self.edits)
+        return edited or any(not isinstance(b, Take) for b in self.stack)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -157,7 +139,7 @@ class Plan:
             "tail": [b.to_json() for b in self.tail],
             "n_sources": self.n_sources,
             "shell": self.shell,
-            "edits": [e.to_json() for e in self.edits],
+            "edits": [e.to_json() for e in (*self.edits, *self.metadata)],
         }
 
     @property

@@ -22,11 +22,11 @@ from ..ggufio.types import (
     tensor_nbytes,
 )
 from ..ggufio.writer import TENSOR_ALIGNMENT, padded
-from ..plan.blend_ops import BLEND_SHELL
+from ..plan.edits import BlendShell, Mask
 from ..plan.types import Block, BlockRef, Edited, Plan, Take, references
 from ..tensors.expr import Expr, Read, reads
 from .aligned_header import aligned_header
-from .metadata import DROP, is_header_edit, kept_tensors
+from .metadata import kept_tensors
 from .types_of_tensors import TypeChooser
 
 if TYPE_CHECKING:
@@ -143,11 +143,7 @@ def pieces_of(
     for index, block in enumerate(plan.stack):
         pieces += _block_pieces(index, block, headers, change, chooser)
     try:
-        if any(edit.kind == "mask" for edit in plan.edits):
-            from .model_edits import check_imatrices
-
-            check_imatrices(plan.edits, headers)
-        pieces = _edited(plan, _kept(plan, pieces, shell), chooser)
+        pieces = _masked(plan, _kept(plan, pieces, shell), headers, chooser)
     except GGSurgeryError as error:
         raise error.at(file=shell.path) from error
     _check_reads(pieces, headers)
@@ -219,11 +215,11 @@ def _shell_pieces(
     """What is outside the layers: the shell's tensors, or those of all models blended."""
     likes = {t.name: t for t in headers[plan.shell].shell}
     exprs: dict[str, Expr | None] = {n: Read(plan.shell, t) for n, t in likes.items()}
-    blend = next((e for e in plan.edits if e.kind == BLEND_SHELL), None)
+    blend = next((e for e in plan.edits if isinstance(e, BlendShell)), None)
     if blend is not None:
         from .model_edits import blended_shell
 
-        for number in dict(blend.params)["sources"]:
+        for number in blend.sources:
             likes = {t.name: t for t in headers[number].shell} | likes
         exprs = blended_shell(blend, list(likes), headers)
     pieces = []
@@ -303,16 +299,18 @@ def _check_reads(pieces: Sequence[Piece], headers: Sequence[Header]) -> None:
         check_readable(headers[read.source], read.tensor)
 
 
-def _edited(plan: Plan, pieces: list[Piece], chooser: TypeChooser) -> list[Piece]:
-    """Edits over the whole model: masks. A weight that is masked takes its scale up."""
-    elsewhere = (BLEND_SHELL, DROP)
-    edits = tuple(e for e in plan.edits if not is_header_edit(e) and e.kind not in elsewhere)
-    if not edits:
+def _masked(
+    plan: Plan, pieces: list[Piece], headers: Sequence[Header], chooser: TypeChooser
+) -> list[Piece]:
+    """The pieces behind the plan's masks. A weight that is masked takes its scale up."""
+    masks = tuple(e for e in plan.edits if isinstance(e, Mask))
+    if not masks:
         return pieces
-    from .model_edits import edited
+    from .model_edits import check_imatrices, masked
 
+    check_imatrices(masks, headers)
     exprs = {p.info.name: _expression(p) for p in pieces}
-    changed = edited(edits, exprs)
+    changed = masked(masks, exprs)
     out = []
     for piece in pieces:
         if (name := piece.info.name) not in changed:

@@ -9,25 +9,22 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import GGSurgeryError, PlanError
-from ..ggufio.constants import Keys
 from ..ggufio.header import MAX_KEY
 from ..ggufio.new_value import new_value, unicode_text
 from ..ggufio.split import KEYS as SPLIT_KEYS
 from ..ggufio.types import Header, Value
-from ..plan.types import Edit
+from ..plan.edits import Drop, MetadataEdit, ModelEdit, Set, Unset
 
 #: Entries that say how the rest of the file is to be read.
 _STRUCTURE = re.compile(r"^(general\.(alignment|architecture)|split\..*|.*\.block_count)$")
-#: The kind of an edit that leaves tensors out.
-DROP = "drop"
 #: Entries that every surgery writes anew, so that setting them would have no effect.
 _OWN = re.compile(r"^ggsurgery\.(version|recipe|sources|checksums|digest|history|padding)$")
 
 
 def edited(
-    header: Header, metadata: dict[str, Value], edits: Iterable[Edit]
+    header: Header, metadata: dict[str, Value], edits: Iterable[MetadataEdit]
 ) -> tuple[dict[str, Value], list[str]]:
-    """The metadata after the `set` and `unset` edits of a plan, and notes for the user.
+    """The metadata after the edits of a plan, and notes for the user.
 
     Raises:
         PlanError: a value does not fit, a key to remove is missing, or the entry says how
@@ -35,9 +32,8 @@ def edited(
     """
     metadata, notes = dict(metadata), []
     for edit in edits:
-        options = dict(edit.params)
-        key = str(options["key"]).replace("{arch}", header.architecture)
-        if edit.kind == "unset" and key in SPLIT_KEYS and key in header.metadata:
+        key = edit.key.replace("{arch}", header.architecture)
+        if isinstance(edit, Unset) and key in SPLIT_KEYS and key in header.metadata:
             continue  # no output has them: a whole file that had them is mended by any change
         if _STRUCTURE.match(key):
             raise PlanError(
@@ -52,42 +48,41 @@ def edited(
                 file=header.path,
                 tensor=key,
             )
-        if edit.kind == "unset":
-            if key not in metadata:
-                raise PlanError(
-                    f"no entry {key} to remove",
-                    file=header.path,
-                    hint="`ggsurgery meta show` lists the entries.",
-                )
-            del metadata[key]
-        elif edit.kind == "set":
-            if key not in metadata and not 0 < len(unicode_text(key, "key").encode()) <= MAX_KEY:
-                raise PlanError("impossible length of a key", expected=f"1 to {MAX_KEY} bytes")
-            try:
-                metadata[key], note = new_value(
-                    key,
-                    options.get("value"),
-                    header,
-                    old=metadata.get(key),
-                    asked=options.get("type"),
-                )
-            except GGSurgeryError as error:
-                raise error.at(file=header.path, tensor=key) from None
-            notes += [note] if note else []
+        match edit:
+            case Unset():
+                if key not in metadata:
+                    raise PlanError(
+                        f"no entry {key} to remove",
+                        file=header.path,
+                        hint="`ggsurgery meta show` lists the entries.",
+                    )
+                del metadata[key]
+            case Set(_, value, asked):
+                if (
+                    key not in metadata
+                    and not 0 < len(unicode_text(key, "key").encode()) <= MAX_KEY
+                ):
+                    raise PlanError("impossible length of a key", expected=f"1 to {MAX_KEY} bytes")
+                try:
+                    old = metadata.get(key)
+                    metadata[key], note = new_value(key, value, header, old=old, asked=asked)
+                except GGSurgeryError as error:
+                    raise error.at(file=header.path, tensor=key) from None
+                notes += [note] if note else []
     return metadata, notes
 
 
-def kept_tensors(names: Sequence[str], edits: Iterable[Edit], path: Path) -> set[str]:
-    """The tensors that the `drop` edits of a plan leave.
+def kept_tensors(names: Sequence[str], edits: Iterable[ModelEdit], path: Path) -> set[str]:
+    """The tensors that the `Drop` edits of a plan leave.
 
     Raises:
         PlanError: an edit finds no tensor.
     """
     kept = set(names)
     for edit in edits:
-        if edit.kind != DROP:
+        if not isinstance(edit, Drop):
             continue
-        wanted = str(dict(edit.params)["tensor"])
+        wanted = edit.tensor
         found = {wanted} & kept or {name for name in kept if fnmatchcase(name, wanted)}
         if not found:
             near = get_close_matches(wanted, names, n=1)
@@ -100,13 +95,3 @@ def kept_tensors(names: Sequence[str], edits: Iterable[Edit], path: Path) -> set
             )
         kept -= found
     return kept
-
-
-def is_header_edit(edit: Edit) -> bool:
-    """Whether an edit concerns a single entry."""
-    return edit.kind in ("set", "unset")
-
-
-def chat_template_key() -> str:
-    """The entry that holds the chat template."""
-    return str(Keys.Tokenizer.CHAT_TEMPLATE)

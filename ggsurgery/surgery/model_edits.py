@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from ..errors import PlanError
 from ..ggufio.types import Header
-from ..plan.blend_ops import BLEND_SHELL
-from ..plan.types import Edit, params
+from ..plan.edits import BlendShell, Mask, params
 from ..tensors.expr import Apply, Combine, Expr, Given, Read, reads
 from ..tensors.global_threshold import MASK_ALL
 from ..tensors.parts import is_integer
@@ -20,18 +18,18 @@ from ..tensors.wanda import IMATRIX, input_norms, read_for_norms, slab_count
 from .imatrix_lineage import check_fits
 
 
-def edited(edits: Sequence[Edit], tensors: Mapping[str, Expr]) -> dict[str, Expr | None]:
-    """The tensors of a model that edits change; None for those that leave.
+def masked(masks: Sequence[Mask], tensors: Mapping[str, Expr]) -> dict[str, Expr | None]:
+    """The tensors of a model that masks change; None for those that leave.
 
     A weight with a separate scale is masked by what it is together with it; it comes out
     multiplied, and the scale leaves.
 
     Raises:
-        PlanError: an unknown edit, a mask that chooses no tensor, or a pattern that the rows
+        PlanError: a mask that chooses no tensor, or a pattern that the rows
             cannot be cut into.
         FormatError: the imatrix of a score does not know the tensor.
     """
-    _check_masks(edits, tensors)
+    _check_masks(masks, tensors)
     get = tensors.get
     changed: dict[str, Expr | None] = {}
     for name in tensors:
@@ -39,7 +37,7 @@ def edited(edits: Sequence[Edit], tensors: Mapping[str, Expr]) -> dict[str, Expr
             continue
         before = effective(get, name)
         assert before is not None
-        after = edit_model(edits, name, shape_of(before), before)
+        after = _mask_all(masks, name, shape_of(before), before)
         if after is not before:
             changed[name] = after
     folded = {_stem(name) for name in changed if scale_of(get, name) is not None}
@@ -60,36 +58,23 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def edit_model(edits: Iterable[Edit], name: str, shape: tuple[int, ...], expr: Expr) -> Expr:
-    """One output tensor after the edits of a plan; `expr` itself where none concerns it.
-
-    Args:
-        name: the tensor's name in the output.
-        expr: how it comes about before the edits.
-
-    Raises:
-        PlanError: an unknown edit, or a pattern that the rows cannot be cut into.
-        FormatError: the imatrix of a score does not know the tensor.
-    """
-    for number, edit in enumerate(edits):
-        if edit.kind != "mask":
-            raise PlanError(f"unknown edit of a model: {edit.kind!r}; known: mask, {BLEND_SHELL}")
-        options = dict(edit.params)
-        if prunable(name, shape, options.get("only")):
-            expr = _mask(name, shape, expr, options, number)
+def _mask_all(masks: Iterable[Mask], name: str, shape: tuple[int, ...], expr: Expr) -> Expr:
+    """One output tensor behind the masks; `expr` itself where none concerns it."""
+    for number, mask in enumerate(masks):
+        if prunable(name, shape, mask.only):
+            expr = _mask(name, shape, expr, mask, number)
     return expr
 
 
 def blended_shell(
-    edit: Edit, names: Sequence[str], headers: Sequence[Header]
+    edit: BlendShell, names: Sequence[str], headers: Sequence[Header]
 ) -> dict[str, Expr | None]:
     """Embeddings, final norm and output blended like the layers; None for what leaves.
 
     Raises:
         ArchitectureError: a model has no such tensor, or one of another shape.
     """
-    options = dict(edit.params)
-    numbers = options["sources"]
+    numbers, method, options = edit.sources, edit.method, dict(edit.params)
 
     def tensors(number: int) -> Get:
         def get(name: str) -> Expr | None:
@@ -99,18 +84,18 @@ def blended_shell(
         return get
 
     parents = [tensors(number) for number in numbers]
-    method, files = str(options["method"]), [headers[n].path.name for n in numbers]
+    files = [headers[n].path.name for n in numbers]
     return {
         name: join(parents, name, [f"{file}: {name}" for file in files], method, options)
         for name in names
     }
 
 
-def _check_masks(edits: Sequence[Edit], tensors: Mapping[str, Expr]) -> None:
+def _check_masks(masks: Sequence[Mask], tensors: Mapping[str, Expr]) -> None:
     """Refuse a mask that chooses no tensor, naming the expression that matches none."""
-    for edit in edits:
-        only = dict(edit.params).get("only")
-        if edit.kind == "mask" and not any(
+    for mask in masks:
+        only = mask.only
+        if not any(
             prunable(name, shape_of(expr), only)
             and not _indices(expr)
             and not belongs_to_weight(tensors.get, name)
@@ -122,17 +107,15 @@ def _check_masks(edits: Sequence[Edit], tensors: Mapping[str, Expr]) -> None:
             )  # fmt: skip
 
 
-def check_imatrices(edits: Iterable[Edit], headers: Sequence[Header]) -> None:
+def check_imatrices(masks: Iterable[Mask], headers: Sequence[Header]) -> None:
     """Refuse a score by an importance matrix that is of the model before the file's operations.
 
     Raises:
         PlanError: how its entries come behind the layers.
     """
-    for edit in edits:
-        options = dict(edit.params)
-        if edit.kind == "mask" and options.get("imatrix") is not None:
-            matrix = read_for_norms(str(options["imatrix"]))
-            check_fits(matrix, headers[0], options.get("imatrix_of"))
+    for mask in masks:
+        if mask.imatrix is not None:
+            check_fits(read_for_norms(mask.imatrix), headers[0], mask.imatrix_of)
 
 
 def prunable(name: str, shape: tuple[int, ...], only: str | None) -> bool:
@@ -152,36 +135,33 @@ def prunable(name: str, shape: tuple[int, ...], only: str | None) -> bool:
         raise PlanError(f"no regular expression: {only!r} ({error})") from None
 
 
-def _score(expr: Expr, options: dict[str, Any]) -> Expr | None:
+def _score(expr: Expr, mask: Mask) -> Expr | None:
     """What decides over the weights: None for their magnitude, else Wanda's score."""
-    if options.get("score", "magnitude") == "magnitude":
+    if mask.score == "magnitude":
         return None
     source = reads(expr)[0].tensor
     width, slabs = source.shape[0], slab_count(source.shape)
-    key = f"{options['imatrix']}|{source.name}"
+    key = f"{mask.imatrix}|{source.name}"
     input_norms(key, width, slabs)  # says now what would be missing later
     return Combine((expr, Given(f"{IMATRIX}{key}", (width, slabs))), "score")
 
 
-def _mask(
-    name: str, shape: tuple[int, ...], expr: Expr, options: dict[str, Any], number: int
-) -> Expr:
+def _mask(name: str, shape: tuple[int, ...], expr: Expr, mask: Mask, number: int) -> Expr:
     if _indices(expr):
         return expr
-    largest, sparsity = options.get("largest") or None, options.get("sparsity")
-    if "m" in options:
-        n, m = options["n"], options["m"]
+    largest, sparsity, n, m = mask.largest, mask.sparsity, mask.n, mask.m
+    if m is not None:
         if shape[0] % m:
             raise PlanError(
                 f"rows of {shape[0]} weights cannot be cut into groups of {m}", tensor=name
             )
         method, chosen = "mask_pattern", params(n=n, m=m, largest=largest)
-    elif options["scope"] == "global":
+    elif mask.scope == "global":
         method, chosen = MASK_ALL, params(sparsity=sparsity, largest=largest, edit=number)
     else:
-        method = "mask_rows" if options["scope"] == "row" else "mask"
+        method = "mask_rows" if mask.scope == "row" else "mask"
         chosen = params(sparsity=sparsity, largest=largest)
-    score = _score(expr, options)
+    score = _score(expr, mask)
     if score is None:
         return Apply(expr, method, chosen)
     return Combine((expr, score), method, chosen)

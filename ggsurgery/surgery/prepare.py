@@ -27,7 +27,7 @@ from ..plan.ops import drop_tail
 from ..plan.recipe import HEADER_STEPS, PLAIN_STEPS, Recipe
 from ..plan.types import Plan
 from .layout import Compute, Pieces, lay_out, pieces_as_they_are, pieces_of
-from .metadata import edited, is_header_edit
+from .metadata import edited
 from .naming import counted_size_label, new_file_type, new_identity, new_quantization_version
 from .prepared import PreparedSurgery
 from .provenance import PREFIX, entries, read_provenance
@@ -133,7 +133,7 @@ def _prepare(
             pieces = pieces_of(plan, headers, change, out_type=kind)
         metadata = _without_own(headers[plan.shell].metadata) | change.set
         metadata |= _identity(metadata, headers, plan, pieces, recipe)
-        metadata, notes = edited(headers[plan.shell], metadata, filter(is_header_edit, plan.edits))
+        metadata, notes = edited(headers[plan.shell], metadata, plan.metadata)
         told = recipe.without_folders()
         known = plan if told == recipe else _planned(told, before, headers[0])
         sums = [source.checksum(full=options.get("full_checksum", False)) for source in sources]

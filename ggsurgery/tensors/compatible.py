@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from ..errors import ArchitectureError, FormatError
 from ..ggufio.changes import short
 from ..ggufio.types import Header
-from ..plan.blend_ops import BLEND_SHELL
+from ..plan.edits import BlendShell
 from ..plan.types import Plan, Take, references
 from .expr import Expr, Read
 from .scales import belongs_to_weight
@@ -30,7 +30,7 @@ def check_alike(headers: Sequence[Header], plan: Plan) -> None:
         ArchitectureError: another architecture, tokenizer, tensor or shape.
     """
     first = headers[plan.shell]
-    whole = any(edit.kind == BLEND_SHELL for edit in plan.edits)
+    whole = any(isinstance(edit, BlendShell) for edit in plan.edits)
     for number, other in enumerate(headers):
         if number == plan.shell:
             continue

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..ggufio.types import TensorInfo
-from ..plan.types import Params
+from ..plan.edits import Params
 
 
 @dataclass(frozen=True, slots=True)

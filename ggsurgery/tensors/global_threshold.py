@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
-from ..plan.types import params
+from ..plan.edits import params
 from .expr import Apply, Combine, Expr, rebuild, walk
 from .shape import shape_of
 from .two_pass import Resolver

@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ..errors import ArchitectureError, PlanError
-from ..plan.types import Blend, Block, BlockRef, Edit, Edited, Take, params, references
+from ..plan.edits import Add, BlockEdit, Damp, Scale, params
+from ..plan.types import Blend, Block, BlockRef, Edited, Take, references
 from .expr import Apply, Combine, Expr, Given, reads
 from .parts import damps, in_part, is_integer, is_projection, scales_all
 from .scales import Get, belongs_to_weight, effective, scale_of
@@ -29,7 +30,6 @@ METHODS = (
     "rdsc", "damped", "reference", "mean", "lerp", "slerp", "linear", "task-arithmetic", "ties",
     "dare",
 )  # fmt: skip
-BLOCK_EDITS = ("scale", "damp", "zero", "replace", "add")
 
 
 class Lowered:
@@ -58,7 +58,7 @@ class Lowered:
 
         Raises:
             ArchitectureError: a parent lacks the tensor, or has it in another shape.
-            PlanError: an unknown method or edit, or parameters that it does not take.
+            PlanError: an unknown method, or parameters that it does not take.
         """
         if suffix not in self._known:
             self._known[suffix] = self._find(suffix)
@@ -183,46 +183,40 @@ def combine(method: str, inputs: Sequence[Expr], options: dict[str, Any]) -> Exp
     raise PlanError(f"unknown way to blend: {method!r}; known: {', '.join(METHODS)}")
 
 
-def edit_tensor(edit: Edit, suffix: str, get: Get) -> Expr | None:
+def edit_tensor(edit: BlockEdit, suffix: str, get: Get) -> Expr | None:
     """An edit of a block applied to one of its tensors.
 
     Args:
         get: gives the tensors of the block before the edit.
 
     Raises:
-        PlanError: an unknown edit.
         ArchitectureError: a layer that cannot be damped.
     """
-    options, expr = dict(edit.params), get(suffix)
-    if edit.kind == "damp":
-        return _damped(suffix, get, float(options["factor"]))
-    if edit.kind not in BLOCK_EDITS:
-        raise PlanError(f"unknown edit {edit.kind!r}; known: {', '.join(BLOCK_EDITS)}")
+    expr = get(suffix)
+    if isinstance(edit, Damp):
+        return _damped(suffix, get, edit.factor)
     if expr is None:
         return None
-    if edit.kind in ("replace", "add") and not suffix.endswith(".weight"):
-        # the new weight is no longer multiplied by the scale, so nothing beside it may be
-        weight = f"{suffix.rpartition('.')[0]}.weight"
-        if _concerned(edit, weight, get(weight)):
-            return None if belongs_to_weight(get, suffix) else effective(get, suffix)
-    if edit.kind == "scale" and suffix.endswith(".scale") and belongs_to_weight(get, suffix):
-        weight = f"{suffix.rpartition('.')[0]}.weight"
-        wanted = _concerned(edit, weight, get(weight))
-        return _scaled(expr, float(options["factor"])) if wanted else expr
-    if not _concerned(edit, suffix, expr):
-        return expr
-    match edit.kind:
-        case "scale":  # of a weight with a separate scale that one alone is changed
-            apart = scale_of(get, suffix) is not None
-            return expr if apart else _scaled(expr, float(options["factor"]))
-        case "zero":
-            return Apply(expr, "zero")
-        case "replace":
-            return Given(str(options["key"]), shape_of(expr))
-        case _:  # add: what healing found is the difference to the weights as they are used
+    weight = f"{suffix.rpartition('.')[0]}.weight"
+    with_weight = suffix != weight and _concerned(edit, weight, get(weight))
+    match edit:
+        case Scale(_, factor):
+            if suffix.endswith(".scale") and belongs_to_weight(get, suffix):
+                return _scaled(expr, factor) if with_weight else expr
+            # of a weight with a separate scale that one alone is changed
+            if not _concerned(edit, suffix, expr) or scale_of(get, suffix) is not None:
+                return expr
+            return _scaled(expr, factor)
+        case Add(_, key):
+            if with_weight:
+                # the new weight is no longer multiplied by the scale, so nothing beside it may be
+                return None if belongs_to_weight(get, suffix) else effective(get, suffix)
+            if not _concerned(edit, suffix, expr):
+                return expr
+            # what healing found is the difference to the weights as they are used
             whole = effective(get, suffix)
             assert whole is not None
-            delta = Given(str(options["key"]), shape_of(expr))
+            delta = Given(key, shape_of(expr))
             return Combine((whole, delta), "linear", params(weights=(1.0, 1.0)))
 
 
@@ -267,7 +261,7 @@ def check_names(block: Block, suffixes: Collection[str]) -> None:
     if not isinstance(block, Edited):
         return
     for edit in block.edits:
-        for name in edit.tensors:
+        for name in () if isinstance(edit, Damp) else edit.tensors:
             if not any(_names(name, suffix) for suffix in suffixes):
                 known = sorted({s.removesuffix(".weight") for s in suffixes})
                 raise PlanError(
@@ -281,12 +275,8 @@ def _names(name: str, suffix: str) -> bool:
     return suffix in (name, f"{name}.weight", f"{name}.bias")
 
 
-def _concerned(edit: Edit, suffix: str, expr: Expr | None) -> bool:
-    if expr is None:
-        return False
-    if edit.tensors:
-        return any(_names(name, suffix) for name in edit.tensors)
-    return suffix.endswith(".weight") and len(shape_of(expr)) > 1
+def _concerned(edit: Scale | Add, suffix: str, expr: Expr | None) -> bool:
+    return expr is not None and any(_names(name, suffix) for name in edit.tensors)
 
 
 def _indices(expr: Expr) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PlanError
-from ..plan.types import params
+from ..plan.edits import params
 from . import kernels
 from .expr import Apply, Combine, Expr, Read, Slice
 from .kernels import F32, FLOAT_SIZES, NAN_KEY, Raw, backend

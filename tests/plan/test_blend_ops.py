@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ggsurgery.errors import PlanError
 from ggsurgery.plan import blend_ops, ops
+from ggsurgery.plan.edits import BlendShell
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.plan.types import Blend, BlockRef, Edited, Plan, Take, references
 
@@ -73,6 +74,7 @@ def test_a_blend_of_models_with_a_base() -> None:
     assert plan.n_sources == 3
     assert references(plan.blocks[1]) == tuple(BlockRef(s, 1) for s in range(3))
     (shell,) = plan.edits
+    assert isinstance(shell, BlendShell)
     assert dict(shell.params)["weights"] == (0.5, 0.5)
 
 
@@ -102,7 +104,9 @@ def test_linear_weights_are_divided_by_their_sum(
     plan = Recipe((one,)).apply(Plan.identity(3))
     for block in plan.blocks:
         assert dict(block.params)["weights"] == expected  # type: ignore[union-attr]
-    assert dict(plan.edits[0].params)["weights"] == expected
+    (shell,) = plan.edits
+    assert isinstance(shell, BlendShell)
+    assert dict(shell.params)["weights"] == expected
 
 
 def wrong(name: str, match: str, **arguments: object) -> object:

@@ -12,7 +12,7 @@ from gguf.constants import GGMLQuantizationType as T
 
 from ggsurgery.errors import FormatError, PlanError
 from ggsurgery.ggufio.reader import Source
-from ggsurgery.plan.types import params
+from ggsurgery.plan.edits import params
 from ggsurgery.tensors import evaluate, kernels, two_pass
 from ggsurgery.tensors.expr import Apply, Combine, Expr, Given, Read, Slice
 from ggsurgery.tensors.kernels import BF16, F16, F32

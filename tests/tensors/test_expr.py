@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggsurgery.ggufio.types import TensorInfo
-from ggsurgery.plan.types import params
+from ggsurgery.plan.edits import params
 from ggsurgery.tensors.expr import Apply, Combine, Given, Read, Slice, describe, reads
 
 A = Read(0, TensorInfo("blk.1.w", (8, 4), 0, 0, 128))

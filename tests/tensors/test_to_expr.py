@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ggsurgery.errors import ArchitectureError, PlanError
 from ggsurgery.ggufio.reader import Source
-from ggsurgery.plan.types import Blend, Block, BlockRef, Edit, Edited, Take, params
-from ggsurgery.surgery.model_edits import edit_model
+from ggsurgery.plan.edits import Damp, params
+from ggsurgery.plan.types import Blend, Block, BlockRef, Edited, Take
 from ggsurgery.tensors import evaluate
 from ggsurgery.tensors.expr import Expr, Read
 from ggsurgery.tensors.kernels import F32
@@ -127,7 +127,7 @@ def test_parts(source: Source, part: str, merged: tuple[str, ...]) -> None:
 
 
 def test_damping_scales_only_what_writes_into_the_stream(source: Source) -> None:
-    block = Edited(take(0), (Edit("damp", (), params(factor=0.5)),))
+    block = Edited(take(0), (Damp(0.5),))
     for suffix in NAMES:
         factor = 0.5 if suffix == "ffn_down.weight" else 1.0
         (plain,) = parents(source, suffix, 0)
@@ -145,7 +145,7 @@ def test_damping_with_norms_behind_the_projections(tmp_path: Path) -> None:
     )
     tensors = {f"blk.0.{n}": (weights((64,) if "norm" in n else (8, 64), 1), F32) for n in names}
     with write_file(tmp_path / "m.gguf", tensors) as source:
-        block = Edited(take(0), (Edit("damp", (), params(factor=0.5)),))
+        block = Edited(take(0), (Damp(0.5),))
         changed = {
             n for n in names if expression(source, block, n) != expression(source, take(0), n)
         }
@@ -178,7 +178,7 @@ def test_a_layer_that_scales_what_it_got_cannot_be_damped(tmp_path: Path) -> Non
     names = ("ffn_down.weight", "post_ffw_norm.weight", "layer_output_scale.weight")
     tensors = {f"blk.0.{n}": (weights((64,), 1), F32) for n in names}
     with write_file(tmp_path / "m.gguf", tensors) as source:
-        block = Edited(take(0), (Edit("damp", (), params(factor=0.5)),))
+        block = Edited(take(0), (Damp(0.5),))
         with pytest.raises(ArchitectureError, match=r"it scales its whole output\. Leave --scale"):
             expression(source, block, "ffn_down.weight")
 
@@ -191,11 +191,6 @@ def test_unlike_shapes_are_refused(source: Source) -> None:
 def test_unknown_names(source: Source) -> None:
     with pytest.raises(PlanError, match="unknown way to blend: 'max'"):
         expression(source, Blend((take(0), take(1)), "max"), "attn_q.weight")
-    with pytest.raises(PlanError, match="unknown edit 'paint'"):
-        expression(source, Edited(take(0), (Edit("paint"),)), "attn_q.weight")
-    with pytest.raises(PlanError, match="unknown edit of a model"):
-        expr = expression(source, take(0), NAMES[0])
-        edit_model([Edit("paint")], "blk.0.x", (8, 8), expr)
 
 
 def test_blends_of_blends(source: Source) -> None:

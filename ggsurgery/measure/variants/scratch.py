@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +20,6 @@ from ...ggufio.reader import Source
 from ...ggufio.types import Header, Value
 from ...plan.types import Plan
 from ...surgery.layout import FileLayout, lay_out, pieces_of
-from ...surgery.metadata import is_header_edit
 from ...surgery.write import execute
 
 
@@ -82,8 +80,6 @@ def candidate_layout(
         GGSurgeryError: the plan cannot be carried out.
     """
     headers = [source.header for source in sources]
-    if any(is_header_edit(edit) for edit in plan.edits):
-        plan = replace(plan, edits=tuple(e for e in plan.edits if not is_header_edit(e)))
     change = rules.rewrite(headers, plan)
     metadata = headers[plan.shell].metadata | change.set
     if not vocabulary:

@@ -1,0 +1,146 @@
+"""Edits: changes to a layer (Damp, Scale, Add), to the whole model (Mask, BlendShell, Drop) and
+to single metadata entries (Set, Unset).
+
+`to_json` of each is what a plan's digest is made of, so it must not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+#: Named parameters of a method, sorted by name so that equal means equal.
+Params = tuple[tuple[str, Any], ...]
+
+
+def params(**values: Any) -> Params:
+    """Sorted parameters without those that are None."""
+    return tuple(sorted((k, v) for k, v in values.items() if v is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class Damp:
+    """A layer adds `factor` times as much to the residual stream."""
+
+    kind: ClassVar[str] = "damp"
+    factor: float
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Tensors of a layer, named as `attn_q` or `attn_q.weight`, are multiplied by a factor."""
+
+    kind: ClassVar[str] = "scale"
+    tensors: tuple[str, ...]
+    factor: float
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """The array `key` is added to tensors of a layer; `sha256` is that of the array."""
+
+    kind: ClassVar[str] = "add"
+    tensors: tuple[str, ...]
+    key: str
+    sha256: str | None = None
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+BlockEdit = Damp | Scale | Add
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Weights become zero: a share (`sparsity`) of all, or N of every M are left.
+
+    Args:
+        scope: over which weights a sparsity is counted, one of `blend_ops.SCOPES`.
+        score: what decides, one of `blend_ops.SCORES`; wanda needs an imatrix.
+        largest: zero the largest weights, not the smallest.
+        only: regular expression of the tensors; None: the matrices of the layers.
+    """
+
+    kind: ClassVar[str] = "mask"
+    scope: str
+    score: str
+    sparsity: float | None = None
+    n: int | None = None
+    m: int | None = None
+    imatrix: str | None = None
+    imatrix_of: Literal["this"] | None = None
+    largest: bool | None = None
+    only: str | None = None
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class BlendShell:
+    """What is outside the layers is blended like them, from these sources."""
+
+    kind: ClassVar[str] = "blend_shell"
+    method: str
+    sources: tuple[int, ...]
+    params: Params = ()
+
+    def to_json(self) -> Any:
+        return {"edit": self.kind, "tensors": [], "method": self.method,
+                "sources": self.sources, **dict(self.params)}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The output lacks a tensor, or all that a pattern matches."""
+
+    kind: ClassVar[str] = "drop"
+    tensor: str
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+ModelEdit = Mask | BlendShell | Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """A metadata entry gets a value; `{arch}` in the key stands for the architecture."""
+
+    kind: ClassVar[str] = "set"
+    key: str
+    value: Any
+    type: str | None = None
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Unset:
+    """A metadata entry is removed."""
+
+    kind: ClassVar[str] = "unset"
+    key: str
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+MetadataEdit = Set | Unset
+
+
+def _json(edit: BlockEdit | Mask | Drop | MetadataEdit) -> dict[str, Any]:
+    values = {f.name: getattr(edit, f.name) for f in fields(edit)}
+    tensors: Iterable[str] = values.pop("tensors", ())
+    found = {k: v for k, v in values.items() if v is not None}
+    return {"edit": edit.kind, "tensors": list(tensors), **found}
