@@ -24,6 +24,7 @@ import pytest
 from ggsurgery.cli.compare import _pairs
 from ggsurgery.errors import GGSurgeryError
 from ggsurgery.files.fields import read_json
+from ggsurgery.find.figures import figures_of
 from ggsurgery.find.laco.types import FORMAT as LACO
 from ggsurgery.find.search import run as search_run
 from ggsurgery.measure.metrics.gsm8k import load_problems
@@ -40,13 +41,14 @@ from ggsurgery.pipeline.state import NAME, State
 from ggsurgery.pipeline.tasks import read_laco
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.plan.types import Plan
+from ggsurgery.present import svg
 from ggsurgery.release import laco_section, sections
 from ggsurgery.release.request import ReleaseFile
-from ggsurgery.report.compute import compute_report, is_scan, scan_series
+from ggsurgery.report.compute import compute_report
 from ggsurgery.report.html import render_html
 from ggsurgery.report.markdown import render_markdown
 from ggsurgery.runtime import probe
-from tests.report.samples import scan, three_models
+from tests.report.samples import influence, scan, search, three_models
 
 MISSING = object()
 WRONG = (
@@ -155,9 +157,11 @@ def published(path: Path) -> None:
     """All that is done with a result file: compare, report, the sections of a card."""
     base = small_base()
     document = read_json(path)
-    if is_scan(document):
-        scan_series(document)
-        render_html(compute_report([base], scans=[document]))
+    if plots := figures_of(document):
+        for report in (compute_report([base], plots=plots), compute_report([], plots=plots)):
+            render_html(report)
+            render_markdown(report)
+        svg.document(plots)
         return
     found = load_with_base(path)
     for one in found:
@@ -187,7 +191,9 @@ def write(path: Path, document: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["results", "score", "list", "lm-eval", "bench", "scan"])
+@pytest.mark.parametrize(
+    "kind", ["results", "score", "list", "lm-eval", "bench", "scan", "influence", "search"]
+)
 def test_result_files(tmp_path: Path, kind: str) -> None:
     whole = shortened(three_models()[1])
     told = {"file": "a.gguf", "task": "t", "chance": 0.25, "bytes": 5, "layers": 2, "n_ctx": 512,
@@ -206,6 +212,8 @@ def test_result_files(tmp_path: Path, kind: str) -> None:
         "lm-eval": lm_eval,
         "bench": {**lm_eval, "ggsurgery_scores": [bare]},
         "scan": scan(13),
+        "influence": influence(),
+        "search": search(),
     }  # fmt: skip
     path = tmp_path / "r.json"
     check(documents[kind], lambda d: published(write(path, d)))

@@ -68,7 +68,7 @@ _OPTIONS = (
 )
 
 plot_option = click.option(
-    "--plot", type=FILE, help="Draw it: a .png, .svg or .pdf (extra `plot`)."
+    "--plot", type=FILE, help="Draw it: a .svg, or with the extra `plot` a .png or .pdf."
 )
 force_plot_option = click.option("--force", is_flag=True, help="Replace an existing --plot file.")
 

@@ -70,7 +70,7 @@ def influence(
       ggsurgery influence model.gguf --text calibration.txt
       ggsurgery influence model.gguf --text calibration.txt --span 5 --plot influence.png
     """
-    from ..find.plot import check_plot, render_influence
+    from ..find.plot import check_plot, save_plot
 
     if plot is not None:
         check_plot(plot, (file, text), force=force)
@@ -93,7 +93,7 @@ def influence(
             progress=progress,
         )
     if plot is not None:
-        render_influence(found, plot, span, force=force)
+        save_plot(found.to_json(span), plot, force=force)
     if as_json:
         print_json(found.to_json(span))
     else:

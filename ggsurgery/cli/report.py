@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ..errors import FormatError
 from ..files.fields import read_json
+from ..find.figures import figures_of
 from ..measure.results.result_files import Results, load_with_base, merge_results
-from ..report.compute import compute_report, is_scan, scan_series
+from ..present.figure import Figure
+from ..report.compute import compute_report
 from ..report.html import render_html
 from ..report.markdown import render_markdown
 from ._evaluate import save_text
@@ -27,34 +28,28 @@ def report(results: tuple[Path, ...], out: Path, title: str, force: bool) -> Non
     """Put result files into one report; the first model is the base.
 
     RESULTS are files written with `evaluate -o`, `choices -o`, `bench -o`, by --json
-    (`perplexity`, `kl`, `scan` …), or by lm-evaluation-harness. The HTML page needs nothing
-    else, no network and no script; it reads well on a phone and in the dark.
+    (`perplexity`, `kl`, `influence`, `scan`, `search` …), or by lm-evaluation-harness. The HTML
+    page needs nothing else, no network and no script; it reads well on a phone and in the dark.
 
     \b
     Example:
       ggsurgery report base.json cut.json -o report.html
-      ggsurgery report base.json scan.json -o report.md --title "Which layers matter"
+      ggsurgery report scan.json influence.json -o layers.html --title Layers
     """
     if out.suffix not in (".html", ".md", ".json"):
         raise click.UsageError(f"{out}: the name must end in .html, .md or .json")
     found: list[Results] = []
-    scans: list[dict[str, Any]] = []
+    plots: list[Figure] = []
     for path in results:
-        document = read_json(path)
-        if is_scan(document):
-            try:
-                scan_series(document)
-            except FormatError as error:
-                raise error.at(file=path) from None
-            scans.append(document)
-        else:
+        try:
+            drawn = figures_of(read_json(path))
+        except FormatError as error:
+            raise error.at(file=path) from None
+        if drawn is None:
             found += load_with_base(path)
-    if not found:
-        raise FormatError(
-            "no results of a model among the files", expected="at least one result file",
-            found=f"{len(scans)} scans",
-        )  # fmt: skip
-    made = compute_report(merge_results(found), title=title, scans=scans)
+        else:
+            plots += drawn
+    made = compute_report(merge_results(found), title=title, plots=plots)
     if out.suffix == ".html":
         text = render_html(made)
     elif out.suffix == ".md":

@@ -86,7 +86,7 @@ def scan(
       ggsurgery scan model.gguf --text calibration.txt --journal scan.jsonl
       ggsurgery scan model.gguf --op prune --metric choices:mmlu.jsonl --plot prune.png
     """
-    from ..find.plot import check_plot, render_scan
+    from ..find.plot import check_plot, save_plot
 
     setup = setup_of(file, metric, measuring, allow_unknown_arch=allow_unknown_arch)
     if plot is not None:
@@ -102,7 +102,7 @@ def scan(
             setup, operation, book, shares=_shares(shares), distance=distance, progress=progress
         )
     if plot is not None:
-        render_scan(found, plot, force=force)
+        save_plot(found.to_json(), plot, force=force)
     if as_json:
         print_json(found.to_json())
         return

@@ -134,7 +134,7 @@ def search(
     setup = setup_of(file, objective, measuring, allow_unknown_arch=allow_unknown_arch)
     reporting = _reporting(setup, report_text, report_data)
     if plot is not None:
-        from ..find.plot import check_plot
+        from ..find.plot import check_plot, save_plot
 
         others = (report_text, report_data, *enqueue, Path(storage or f"{study}.db"))
         check_plot(plot, (*files_of(setup), *others), force=force)
@@ -164,23 +164,20 @@ def search(
             )  # fmt: skip
     if recipes is not None:
         _write_recipes(found, recipes, top)
+    document = {
+        "study": study,
+        "storage": shown(url),
+        "objective": objective,
+        "second": second,
+        "tried": found.tried,
+        "rows": [r.to_json() for r in found.rows],
+        "pareto": [r.number for r in found.front],
+        "report": None if verdict is None else verdict.to_json(),
+    }
     if plot is not None:
-        from ..find.search.plot import render_outcome
-
-        render_outcome(found, plot, objective, second, force=force)
+        save_plot(document, plot, force=force)
     if as_json:
-        print_json(
-            {
-                "study": study,
-                "storage": shown(url),
-                "objective": objective,
-                "second": second,
-                "tried": found.tried,
-                "rows": [r.to_json() for r in found.rows],
-                "pareto": [r.number for r in found.front],
-                "report": None if verdict is None else verdict.to_json(),
-            }
-        )
+        print_json(document)
         return
     _show(found, top, objective, second)
     if verdict is not None:

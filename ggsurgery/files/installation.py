@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -69,6 +69,23 @@ def _requirements(extra: str) -> list[str]:
         if re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", marker):
             found.append(requirement.strip())
     return found
+
+
+def require(module: str, extra: str, what: str, package: str | None = None) -> Any:
+    """Import a module that an extra brings.
+
+    Args:
+        what: what needs it, for the message.
+        package: the name that pip knows, where it is not the module's.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        name = package or module.partition(".")[0]
+        raise MissingExtraError(name, extra, what) from error
 
 
 class MissingExtraError(GGSurgeryError):

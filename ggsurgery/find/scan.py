@@ -67,7 +67,12 @@ class Scan:
             "operation": self.operation,
             "metric": self.metric,
             "guessing": self.guessing,
-            "base": {"value": self.base.value, "stderr": self.base.stderr, "n": self.base.n},
+            "base": {
+                "value": self.base.value,
+                "stderr": self.base.stderr,
+                "n": self.base.n,
+                "chance": self.base.detail.get("chance"),
+            },
             "rows": [
                 {"position": p, **t.to_json()}
                 for p, t in zip(self.positions, self.trials, strict=True)

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import GGSurgeryError
-from ..files.fields import Fields, finite, list_of, number, text
-from ..measure.registry import Direction, direction_of
+from ..measure.registry import Direction
 from ..measure.results.comparison import compare_all
 from ..measure.results.facts import ModelFacts
 from ..measure.results.result_files import Results
@@ -21,6 +20,7 @@ from ..measure.results.score import FACTS, Score
 from ..measure.results.statistics import Interval
 from ..measure.retention import retention
 from ..measure.suite.result import compare_surgery
+from ..present.figure import Figure, Point, bars
 
 #: What quality means in the plot against size, the first that all models have.
 QUALITY = ("surgery", "acc_norm", "acc", "perplexity")
@@ -53,36 +53,13 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """A figure with its standard error at some place of an axis."""
-
-    x: float
-    y: float
-    stderr: float | None
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """A plot: its words, its points, and the base as a level line."""
-
-    title: str
-    x_label: str
-    y_label: str
-    points: tuple[Point, ...]
-    level: Point | None = None
-    connected: bool = False
-    lower_is_better: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """All that a report shows; the first model is the base."""
 
     title: str
     models: tuple[ModelFacts, ...]
     rows: tuple[Row, ...]
-    plots: tuple[Series, ...]
+    plots: tuple[Figure, ...]
     suites: tuple[Mapping[str, Any] | None, ...]
     controls: tuple[tuple[str, tuple[Mapping[str, Any], ...], str | None], ...]
     provenance: tuple[Mapping[str, Any], ...]
@@ -112,15 +89,14 @@ def compute_report(
     results: Sequence[Results],
     *,
     title: str = "Evaluation",
-    scans: Sequence[Mapping[str, Any]] = (),
+    plots: Sequence[Figure] = (),
 ) -> Report:
-    """Tables and plots of several models; the first result is the base.
+    """Tables and plots of several models (or of none); the first result is the base.
 
     Args:
-        scans: documents of `ggsurgery scan --json`, for figures against the removed layer.
+        plots: further figures, such as those of scans.
     """
-    base = results[0]
-    verdicts = [{} if r is base else _verdicts(base, r) for r in results]
+    verdicts = [_verdicts(results[0], r) if n else {} for n, r in enumerate(results)]
     labels: dict[str, Score] = {}
     for item in results:
         for score in item.all_scores:
@@ -129,15 +105,15 @@ def compute_report(
     for label, first in labels.items():
         cells = []
         for item, said in zip(results, verdicts, strict=True):
-            cells.append(_cell(base.score(label), item.score(label), item is base, said.get(label)))
+            base = None if item is results[0] else results[0].score(label)
+            cells.append(_cell(base, item.score(label), said.get(label)))
         rows.append(Row(label, first.direction, tuple(cells)))
-    plots = [p for p in (_quality_against_size(results),) if p is not None]
-    plots += [scan_series(scan) for scan in scans]
+    quality = _quality_against_size(results)
     return Report(
         title=title,
         models=tuple(r.model for r in results),
         rows=tuple(rows),
-        plots=tuple(plots),
+        plots=(*([quality] if quality is not None else []), *plots),
         suites=tuple(None if r.suite is None else r.suite.to_json() for r in results),
         controls=tuple((r.model.name, r.controls, r.verdict) for r in results if r.controls),
         provenance=tuple(_provenance(r) for r in results),
@@ -154,14 +130,14 @@ def _verdicts(base: Results, other: Results) -> dict[str, str]:
     return {c.label: c.verdict for c in found}
 
 
-def _cell(base: Score | None, score: Score | None, is_base: bool, said: str | None) -> Cell | None:
+def _cell(base: Score | None, score: Score | None, said: str | None) -> Cell | None:
     if score is None:
         return None
-    share, word = (None, None) if is_base or base is None else retention(base, score)
+    share, word = (None, None) if base is None else retention(base, score)
     return Cell(score.value, score.stderr, score.n, score.interval, share, word, said)
 
 
-def _quality_against_size(results: Sequence[Results]) -> Series | None:
+def _quality_against_size(results: Sequence[Results]) -> Figure | None:
     """Quality over file size, for the first metric that two models or more have."""
     sized = [r for r in results if r.model.bytes]
     for wanted in QUALITY:
@@ -169,61 +145,17 @@ def _quality_against_size(results: Sequence[Results]) -> Series | None:
         for label in dict.fromkeys(labels):
             found = [(r, r.score(label)) for r in sized]
             points = [
-                Point((r.model.bytes or 0) / 2**20, s.value, s.stderr, r.model.name)
+                Point((r.model.bytes or 0) / 2**20, s.value, s.stderr, r.model.name, named=True)
                 for r, s in found
                 if s is not None
             ]
             if len(points) > 1:
                 first = next(s for _, s in found if s is not None)
-                return Series(
+                return Figure(
                     "Quality against size", "file size, MiB", label, tuple(points),
-                    lower_is_better=first.lower_is_better,
+                    positive=first.lower_is_better, note=bars(first.direction),
                 )  # fmt: skip
     return None
-
-
-#: What a scan's positions are, by its operation.
-_POSITIONS = {"delete": "removed layer", "prune": "weights set to zero, %"}
-
-
-def is_scan(document: Any) -> bool:
-    """Whether a JSON document is what `ggsurgery scan --json` prints."""
-    return isinstance(document, dict) and {"operation", "metric", "base", "rows"} <= set(document)
-
-
-def scan_series(scan: Mapping[str, Any]) -> Series:
-    """A scan's figures against the removed layer (or the pruned share).
-
-    Candidates that failed have no value and leave a gap.
-
-    Raises:
-        FormatError: a field is missing or of the wrong type.
-    """
-    document = Fields(scan)
-    metric, operation = document.get("metric", text), document.get("operation", text)
-    place = _POSITIONS.get(operation, "position")
-    rows = document.get("rows", list_of(lambda row: _point(row, place)))
-    points = tuple(p for p in rows if p is not None)
-    level = document.get("base", _uncut)
-    return Series(
-        f"{metric} against the {place}", place, metric, points, level, connected=True,
-        lower_is_better=direction_of(metric) == "lower",
-    )  # fmt: skip
-
-
-def _uncut(base: Any) -> Point:
-    fields = Fields(base)
-    return Point(0, fields.get("value", number), fields.get_or("stderr", number, None), "uncut")
-
-
-def _point(row: Any, place: str) -> Point | None:
-    """A candidate's figure, None for one that failed."""
-    fields = Fields(row)
-    value = fields.get_or("value", number, None)
-    if value is None:
-        return None
-    x = fields.get("position", finite)
-    return Point(x, value, fields.get_or("stderr", number, None), f"{place} {x:g}")
 
 
 _OF_THE_FILE = ("file", "task", *FACTS)

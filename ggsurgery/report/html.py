@@ -10,9 +10,9 @@ import markupsafe
 
 from .. import __version__
 from ..measure.retention import LEGEND
+from ..present.svg import COLOURS, STYLE, caption, draw
 from . import tables
 from .compute import Report
-from .svg import draw
 
 
 @cache
@@ -36,7 +36,8 @@ def render_html(report: Report) -> str:
         version=__version__,
         legend=LEGEND,
         # draw() escapes all words that it prints
-        plots=[(p.title, markupsafe.Markup(draw(p))) for p in report.plots],
+        plots=[(p, caption(p), markupsafe.Markup(draw(p))) for p in report.plots],
+        style=markupsafe.Markup(f"{COLOURS}\n{STYLE}"),
         suites=[(n, s) for n, s in zip(names, report.suites, strict=True) if s is not None],
         provenance=json.dumps([dict(p) for p in report.provenance], indent=1, ensure_ascii=False),
     )

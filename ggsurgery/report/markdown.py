@@ -9,14 +9,11 @@ from .compute import Report
 
 
 def render_markdown(report: Report) -> str:
-    """Tables of models, scores, controls and suite parts."""
-    parts = [
-        f"# {plain(report.title)}",
-        "## Models",
-        tables.models_table(report).markdown(),
-        "## Scores",
-        tables.scores_table(report).markdown(),
-    ]
+    """Tables of models, scores, controls, plots and suite parts."""
+    parts = [f"# {plain(report.title)}"]
+    if report.models:
+        parts += ["## Models", tables.models_table(report).markdown()]
+        parts += ["## Scores", tables.scores_table(report).markdown()]
     if len(report.models) > 1:
         parts.append(
             f"Base: {plain(report.base.name)}. ± is one standard error. Kept: share of the base's "
@@ -27,6 +24,9 @@ def render_markdown(report: Report) -> str:
         if verdict:
             parts.append(f"**{plain(verdict)}**")
         parts.append(tables.controls_table(controls).markdown())
+    for plot in report.plots:
+        parts += [f"## {plain(plot.title)}", tables.points_table(plot).markdown()]
+        parts += [plain(plot.note)] if plot.note else []
     for model, suite in zip(report.models, report.suites, strict=True):
         if suite is None:
             continue

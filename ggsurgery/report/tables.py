@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..present.figure import Figure
 from ..present.numbers import figure_in_words, human_bytes
 from ..present.table import Cell, Table
 from .compute import Cell as Score
@@ -87,6 +88,13 @@ def parts_table(suite: Mapping[str, Any]) -> Table:
         for p in suite["parts"]
     )
     return Table(("part", "weight", "value", "n", "95 % interval", "note"), rows)
+
+
+def points_table(figure: Figure) -> Table:
+    """The points of a plot, for a person who cannot see it and for Markdown."""
+    rows = [(p.label, figure_in_words(p.y, p.stderr, None, None)) for p in figure.points]
+    rows += [(v.label, figure_in_words(v.y, v.stderr, None, None)) for v in figure.levels]
+    return Table((figure.x_label, figure.y_label), rows)
 
 
 def transcript_table(transcript: Sequence[Mapping[str, Any]]) -> Table:

@@ -24,7 +24,6 @@ from ggsurgery.measure.variants.measure import Measured, Measurer, Setup
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.surgery.prepare import prepare
 from tests._command import call
-from tests._needs import needs_package
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
 
 SETUP = Setup(MODEL, text=SEARCH_TEXT, n_ctx=64, n_windows=4, n_threads=1)
@@ -263,7 +262,6 @@ def test_command(deletions: tuple[Scan, Path], tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["rows"]) == N_LAYERS
-    needs_package("matplotlib", extra="plot")
     plot = tmp_path / "scan.svg"
     result = CliRunner().invoke(cli, [*arguments, "--plot", str(plot)])
     assert result.exit_code == 0, result.output

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import ggsurgery
 from ggsurgery.cli import cli
 from ggsurgery.errors import FormatError, GGSurgeryError
+from ggsurgery.find.figures import scan_figure
 from ggsurgery.measure.bench.tasks import TASKS
 from ggsurgery.measure.metrics import choices
 from ggsurgery.measure.metrics.kl import Divergence
@@ -24,7 +25,7 @@ from ggsurgery.measure.suite.data import PARTS
 from ggsurgery.measure.suite.result import Part, SurgeryScore
 from ggsurgery.measure.variants.measure import METRICS as OBJECTIVES
 from ggsurgery.measure.variants.measure import Setup
-from ggsurgery.report.compute import compute_report, scan_series
+from ggsurgery.report.compute import compute_report
 from tests._needs import needs_package
 
 LOWER = (
@@ -155,7 +156,7 @@ def test_scans_and_setups_read_the_same_table() -> None:
                           ("choices:kl.jsonl", False), ("gsm8k:x.jsonl", False)):  # fmt: skip
         assert Setup(Path("m.gguf"), metric=metric).lower_is_better is lower
         document = {"metric": metric, "operation": "delete", "base": {"value": 1}, "rows": []}
-        assert scan_series(document).lower_is_better is lower
+        assert ("Less is better" in scan_figure(document).note) is lower
 
 
 def test_rows_of_a_report_carry_their_direction(tmp_path: Path) -> None:

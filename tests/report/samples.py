@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from ggsurgery.find.figures import figures_of
 from ggsurgery.measure.controls import Control, Outcome, corrected, verdict
 from ggsurgery.measure.results.facts import ModelFacts
 from ggsurgery.measure.results.result_files import Results
 from ggsurgery.measure.results.score import Score, mean_score
 from ggsurgery.measure.suite.result import Part, SurgeryScore, compare_surgery
+from ggsurgery.present.figure import Figure
 
 HOSTILE = '<script>alert("x")</script>|`'
 
@@ -70,7 +73,10 @@ def three_models() -> list[Results]:
 
 
 def scan(n: int = 30) -> dict[str, Any]:
-    """What `ggsurgery scan --json` prints, shortened to the fields that a report needs."""
+    """What `ggsurgery scan --json` prints, shortened to the fields that a report needs.
+
+    Without the differences to the uncut model, as versions before 0.2 may have written it.
+    """
     rng = np.random.default_rng(7)
     rows: list[dict[str, Any]] = []
     for layer in range(n):
@@ -79,3 +85,50 @@ def scan(n: int = 30) -> dict[str, Any]:
     rows[12] |= {"value": None, "stderr": None, "error": "llama.cpp crashed (SIGSEGV)"}
     base = {"value": 0.43, "stderr": 0.025, "n": 400}
     return {"operation": "delete", "metric": "choices:mmlu", "base": base, "rows": rows}
+
+
+def perplexity_scan(n: int = 30) -> dict[str, Any]:
+    """A scan of perplexity with its paired differences: layer 0 is ruinous."""
+    rng = np.random.default_rng(8)
+    rows: list[dict[str, Any]] = []
+    for layer in range(n):
+        change = 4.5 if layer == 0 else float(0.02 + 0.1 * rng.random())
+        value = 20.0 * math.exp(change)
+        rows.append({"position": layer, "value": value, "stderr": 0.2 * value, "n": 8,
+                     "difference": change, "difference_stderr": 0.01, "error": None})  # fmt: skip
+    base = {"value": 20.0, "stderr": 4.0, "n": 8, "chance": None}
+    return {"operation": "delete", "metric": "perplexity", "base": base, "rows": rows}
+
+
+def influence() -> dict[str, Any]:
+    """What `ggsurgery influence --span 3 --json` prints."""
+    shares = [0.8, 0.1, 0.05, 0.03, 0.02, 0.04]
+    layers = [
+        {"layer": i, "influence": v, "stderr": v / 20, "angular": v / 3, "norm": 60.0 + i,
+         "first_norm": 50.0} for i, v in enumerate(shares)
+    ]  # fmt: skip
+    spans = [
+        {"first": i, "last": i + 2, "angular": a, "cuts_sink": i <= 2} for i, a in
+        ((3, 0.11), (2, 0.13), (1, 0.2), (0, 0.4))
+    ]  # fmt: skip
+    return {"file": "base-8b.gguf", "windows": 8, "tokens": 4096, "angular_at": "last", "sink": 2,
+            "layers": layers, "spans": spans}  # fmt: skip
+
+
+def search(second: str | None = "size") -> dict[str, Any]:
+    """What `ggsurgery search --json` prints, shortened."""
+    values = [(24.0, 120), (22.0, 130), (21.0, 140), (25.0, 139)]
+    rows: list[dict[str, Any]] = [
+        {"trial": i, "operation": f"delete {i}", "stderr": 0.4, "error": None,
+         "values": [v, size << 20] if second else [v]} for i, (v, size) in enumerate(values)
+    ]  # fmt: skip
+    rows.append({"trial": 4, "operation": "swap 1,2", "values": [], "stderr": None,
+                 "error": "refused"})  # fmt: skip
+    return {"study": "s", "objective": "perplexity", "second": second, "tried": 5, "rows": rows,
+            "pareto": [0, 1, 2] if second else []}  # fmt: skip
+
+
+def figures() -> list[Figure]:
+    """Everything that a report draws beside the models."""
+    documents = (scan(), perplexity_scan(), influence(), search(), search(None))
+    return [figure for document in documents for figure in figures_of(document) or ()]

@@ -5,22 +5,38 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import ggsurgery
 from ggsurgery.cli import cli
 from ggsurgery.errors import FormatError, OutputError
+from ggsurgery.files.installation import MissingExtraError
+from ggsurgery.find.figures import figures_of, scan_figure
+from ggsurgery.find.plot import check_plot, save_plot
 from ggsurgery.measure.results.result_files import load_results, load_with_base, merge_results
 from ggsurgery.measure.results.score import Score
 from ggsurgery.measure.suite.result import compare_surgery
-from ggsurgery.report.compute import Point, Series, compute_report, scan_series
+from ggsurgery.present.figure import Figure, Level, Point, axis, round_step
+from ggsurgery.present.svg import draw
+from ggsurgery.report.compute import compute_report
 from ggsurgery.report.html import render_html
 from ggsurgery.report.markdown import render_markdown
-from ggsurgery.report.svg import axis, draw, round_step
-from tests.report.samples import HOSTILE, scan, three_models
+from tests._needs import needs_package
+from tests.report.samples import (
+    HOSTILE,
+    influence,
+    perplexity_scan,
+    scan,
+    search,
+    three_models,
+)
 
 
 class Checker(HTMLParser):
@@ -48,7 +64,7 @@ class Checker(HTMLParser):
 
 
 def test_the_page_is_whole_self_contained_and_escapes_names():
-    page = render_html(compute_report(three_models(), title=HOSTILE, scans=[scan()]))
+    page = render_html(compute_report(three_models(), title=HOSTILE, plots=[scan_figure(scan())]))
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
@@ -84,36 +100,101 @@ def test_markdown_has_the_same_figures_and_no_broken_tables():
         assert len(widths) == 1, block
 
 
-def test_scan_series_leave_gaps_for_candidates_that_failed():
-    series = scan_series(scan())
+def test_scans_leave_gaps_for_candidates_that_failed():
+    series = scan_figure(scan())
     assert [p.x for p in series.points] == [i for i in range(30) if i != 12]
-    assert series.level is not None and series.level.y == 0.43
+    assert [(v.y, v.label) for v in series.levels] == [(0.43, "uncut")]
     with pytest.raises(FormatError, match=r"field base\.value: expected a number, found nothing"):
-        scan_series({**scan(), "base": {}})
-    assert series.title == "choices:mmlu against the removed layer"
+        scan_figure({**scan(), "base": {}})
+    assert series.title == "choices mmlu against the removed layer"
+
+
+def test_a_scan_is_drawn_by_its_paired_ratio_with_the_error_of_the_pairs():
+    document = perplexity_scan()
+    figure = scan_figure(document)
+    row, point = document["rows"][7], figure.points[7]
+    assert point.y == pytest.approx(row["value"] / document["base"]["value"])
+    assert point.stderr == pytest.approx(point.y * row["difference_stderr"])
+    assert point.stderr < 0.1 * row["stderr"] / document["base"]["value"]
+    assert [(v.y, v.stderr) for v in figure.levels] == [(1.0, None)]
+    assert figure.y_label == "perplexity ratio to uncut"
+    assert figure.note == "Less is better. Bars: one standard error of the pairs."
+    rows = [{**row, "difference": -0.1, "difference_stderr": 0.02} for row in scan()["rows"]]
+    base = {**scan()["base"], "chance": 0.25}
+    figure = scan_figure({**scan(), "rows": rows, "base": base})
+    assert {(p.y, p.stderr) for p in figure.points} == {(-0.1, 0.02)}
+    assert [(v.y, v.label) for v in figure.levels] == [
+        (0.0, "uncut"), (pytest.approx(0.25 - 0.43), "guessing"),
+    ]  # fmt: skip
+
+
+def test_influence_and_search_are_drawn_from_what_they_print():
+    block, spans = figures_of(influence()) or ()
+    assert [p.marked for p in block.points] == [False, False, True, False, False, False]
+    assert block.y_axis().log and "layer 2 makes the attention sink" in block.note
+    assert [(p.x, p.label) for p in spans.points if p.named] == [(3, "3-5")]
+    assert [p.marked for p in spans.points] == [True, True, True, False]
+    (both,) = figures_of(search()) or ()
+    assert [(p.x, p.y) for p in both.line()] == [(120, 24.0), (130, 22.0), (140, 21.0)]
+    (one,) = figures_of(search(None)) or ()
+    assert len(one.points) == 4 and one.line() == []
+    assert figures_of({"ggsurgery": "results"}) is None and figures_of([]) is None
+
+
+def test_one_rule_makes_an_axis_logarithmic():
+    """The page, the SVG file and matplotlib ask the figure; from a ratio of 10 on."""
+    for top, log in ((9.9, False), (10.1, True)):
+        points = (Point(0, 1.0), Point(1, top))
+        figure = Figure("t", "x", "y", points, positive=True)
+        assert figure.y_axis().log is log
+        assert ("log scale" in draw(figure)) is log
+        assert not replace(figure, positive=False).y_axis().log
+    root = Path(ggsurgery.__file__).parent
+    deciding = [p.name for p in root.rglob("*.py") if "set_yscale" in p.read_text("utf-8")]
+    assert deciding == ["raster.py"]
+
+
+def test_only_png_and_pdf_need_matplotlib(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    check_plot(tmp_path / "a.svg")
+    with pytest.raises(MissingExtraError, match=r"a plot as \.png needs the package matplotlib"):
+        check_plot(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", [".svg", ".png", ".pdf"])
+def test_pictures_of_every_result(tmp_path, kind):
+    if kind != ".svg":
+        needs_package("matplotlib", extra="plot")
+    for n, document in enumerate((scan(), perplexity_scan(), influence(), search())):
+        path = tmp_path / f"{n}{kind}"
+        save_plot(document, path)
+        data = path.read_bytes()
+        assert data.startswith({".svg": b"<svg", ".png": b"\x89PNG", ".pdf": b"%PDF"}[kind])
+        if kind == ".svg":
+            drawn = ET.fromstring(data)
+            assert len(list(drawn.iter("{http://www.w3.org/2000/svg}circle"))) > 3
 
 
 def test_drawings_place_points_where_their_figures_are():
-    series = Series("t", "x", "y", (Point(0, 1.0, 0.5, "a"), Point(10, 3.0, None, "b")))
+    series = Figure("t", "x", "y", (Point(0, 1.0, 0.5, "a"), Point(10, 3.0, None, "b")))
     root = ET.fromstring(draw(series))
     dots = [(float(c.get("cx", "")), float(c.get("cy", ""))) for c in root.iter("circle")]
     assert dots[0][0] < dots[1][0] and dots[0][1] > dots[1][1]  # right and up
     bars = [p for p in root.iter("path") if p.get("class") == "bar"]
     assert len(bars) == 1  # a figure without error has no bar
     assert [t.text for t in root.iter("title")] == ["t", "a: 1 ± 0.5", "b: 3"]
-    assert "no finite figure" in draw(Series("t", "x", "y", (Point(0, math.nan, None, "a"),)))
+    assert "no finite figure" in draw(Figure("t", "x", "y", (Point(0, math.nan, None, "a"),)))
 
 
 def test_one_ruinous_layer_does_not_flatten_the_others():
     points = tuple(Point(i, y, y / 5, str(i)) for i, y in enumerate([50_000.0, 30.0, 90.0, 270.0]))
-    level = Point(0, 25.0, None, "uncut")
-    drawing = draw(Series("t", "layer", "perplexity", points, level, True, lower_is_better=True))
+    figure = Figure("t", "layer", "perplexity", points, (Level(25.0, "uncut"),), positive=True)
+    drawing = draw(figure)
     ys = [float(c.get("cy", "")) for c in ET.fromstring(drawing).iter("circle")]
     assert "log scale" in drawing
     # three times as much is one distance everywhere; places are rounded to 0.1
     assert ys[1] - ys[2] == pytest.approx(ys[2] - ys[3], abs=0.11) and ys[1] - ys[2] > 20
-    gentle = Series("t", "layer", "perplexity", points[1:3], level, True, lower_is_better=True)
-    assert "log scale" not in draw(gentle)
+    assert "log scale" not in draw(replace(figure, points=points[1:3]))
 
 
 def test_axes_have_round_ticks_within_their_span():
@@ -140,6 +221,12 @@ def test_command_writes_three_forms_and_replaces_only_when_forced(tmp_path):
     document = json.loads((tmp_path / "r.json").read_text())
     assert [m["name"] for m in document["models"]] == ["base-8b", "cut-5-layers", "cut-15-layers"]
     assert len(document["plots"]) == 2
+    for name in ("s.html", "s.md", "s.json"):  # a scan alone
+        done = run.invoke(cli, ["report", files[-1], "-o", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+        text = (tmp_path / name).read_text()
+        assert "choices mmlu against the removed layer" in text and "## Models" not in text
+    assert "0.2597 ± 0.0250" in (tmp_path / "s.md").read_text()
     again = run.invoke(cli, ["report", *files, "-o", str(tmp_path / "r.md")])
     assert isinstance(again.exception, OutputError)
     assert run.invoke(cli, ["report", *files, "-o", str(tmp_path / "r.pdf")]).exit_code == 2

@@ -21,7 +21,7 @@ import pytest
 from ggsurgery.report.compute import compute_report
 from ggsurgery.report.html import render_html
 from tests._needs import needs_program
-from tests.report.samples import scan, three_models
+from tests.report.samples import figures, three_models
 
 BROWSER = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
 
@@ -41,7 +41,7 @@ PROBE = """
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render_html(compute_report(three_models(), scans=[scan()])))
+    path.write_text(render_html(compute_report(three_models(), plots=[*figures()])))
     return path
 
 
