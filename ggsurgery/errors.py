@@ -9,6 +9,7 @@ exits with `exit_code`; a library caller catches the class.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ def json_text(value: Any, **options: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, **options)
     hidden = {c for c in set(text) if not c.isprintable()} - {"\n"}
     return text.translate({ord(c): json.dumps(c)[1:-1] for c in hidden})
+
+
+def did_you_mean(name: str, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> str | None:
+    """A hint at the known names that are most like a mistyped one, None where none is.
+
+    Example:
+        >>> did_you_mean("delet", ["delete", "swap"])
+        'Did you mean delete?'
+    """
+    from difflib import get_close_matches  # where a name is wrong, not at every start
+
+    near = get_close_matches(name, list(known), n, cutoff)
+    return f"Did you mean {' or '.join(near)}?" if near else None
 
 
 class GGSurgeryError(Exception):

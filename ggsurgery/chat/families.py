@@ -10,12 +10,11 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError
+from ..errors import FormatError, did_you_mean
 from ..files.resources import shipped
 from .conversations import BY_ID, CONVERSATIONS, TRIAL_DAY
 from .render import TemplateError
@@ -121,11 +120,10 @@ def family(name: str) -> Family:
     known = families()
     if name in known:
         return known[name]
-    near = get_close_matches(name, known, n=2, cutoff=0.4)
     raise FormatError(
         f"no chat family {name!r}",
         expected=f"one of {', '.join(known)}",
-        hint=f"Did you mean {' or '.join(near)}?" if near else None,
+        hint=did_you_mean(name, known, n=2, cutoff=0.4),
     )
 
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from .. import __version__
-from ..errors import GGSurgeryError, printable
+from ..errors import GGSurgeryError, did_you_mean, printable
 from ..files import temporary
 from ..files.system_errors import system_error
 from ..host import plain_terminal
@@ -86,12 +86,8 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, n=3)
-            if near:
-                hint = f"{error.message} Did you mean {' or '.join(near)}?"
-                raise click.UsageError(hint, ctx) from None
+            if hint := did_you_mean(args[0], COMMANDS, n=3):
+                raise click.UsageError(f"{error.message} {hint}", ctx) from None
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

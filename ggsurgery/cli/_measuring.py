@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,12 +86,11 @@ _NAMES = (
 def measuring_options(function: F) -> F:
     """Add the shared options; the command receives `measuring: dict` for `setup_of`."""
 
+    @wraps(function)
     def wrapped(**values: Any) -> Any:
         shared = {name: values.pop(name) for name in _NAMES}
         return function(measuring=shared, **values)
 
-    wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
-    wrapped.__dict__.update(function.__dict__)
     command: Any = wrapped
     for option in reversed(_OPTIONS):
         command = option(command)

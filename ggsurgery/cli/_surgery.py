@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -78,12 +79,11 @@ class Options:
 def surgery_options(function: F) -> F:
     """Add the shared options; the command receives them as one `options: Options`."""
 
+    @wraps(function)
     def wrapped(**values: Any) -> Any:
         shared = {name: values.pop(name) for name in Options.__dataclass_fields__}
         return function(options=Options(**shared), **values)
 
-    wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
-    wrapped.__dict__.update(function.__dict__)
     command: Any = wrapped
     for option in reversed(_OPTIONS):
         command = option(command)

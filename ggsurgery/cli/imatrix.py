@@ -21,30 +21,13 @@ from ..runtime.imatrix_collect import collect as run_collect
 from ..surgery.imatrix_lineage import apply_recipe, with_origin
 from ..surgery.lineage import plan_of
 from ._files import FILE
+from ._groups import DefaultGroup
 from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import progress_bar
 from ._texts import ctx_option, parse_special_option, text_option, threads_option
 
 
-class DefaultGroup(click.Group):
-    """A group whose first command runs when none is named: `imatrix FILE OUT`."""
-
-    default = "collect"
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.commands:
-            args = [self.default, *args]
-        return super().resolve_command(ctx, args)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0].startswith("-") and args[0] not in ("-h", "--help"):
-            args = [self.default, *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=DefaultGroup)
+@click.group(cls=DefaultGroup, default="collect")
 def imatrix() -> None:
     """Importance matrices: which input columns of each weight matter, for better low-bit files.
 

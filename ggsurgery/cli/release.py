@@ -21,24 +21,12 @@ from ..release.push import repo_of
 from ..release.request import Request
 from ..runtime import worker
 from ._files import FILE
+from ._groups import DefaultGroup
 from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import progress_bar
 
 
-class _Release(click.Group):
-    """`release push …` is a command; anything else is `release FILE…`."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.commands:
-            args = ["build", *args]
-        return super().resolve_command(ctx, args)
-
-
-@click.group(
-    cls=_Release, context_settings={"ignore_unknown_options": True}, no_args_is_help=True,
-)  # fmt: skip
+@click.group(cls=DefaultGroup, default="build", no_args_is_help=True)
 def release() -> None:
     """Build a folder for people to download, or upload one.
 

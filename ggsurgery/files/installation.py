@@ -83,9 +83,9 @@ def require(module: str, extra: str, what: str, package: str | None = None) -> A
     """
     try:
         return import_module(module)
-    except ImportError as error:
+    except ImportError:
         name = package or module.partition(".")[0]
-        raise MissingExtraError(name, extra, what) from error
+        raise MissingExtraError(name, extra, what) from None
 
 
 class MissingExtraError(GGSurgeryError):

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
-from ..errors import PlanError
+from ..errors import PlanError, did_you_mean
 from .constants import GGUFValueType
 from .key_types import KeyType, key_type, known_keys, type_text
 from .types import Header, Value
@@ -158,10 +157,10 @@ def _chosen(value: Any) -> Kind:
 
 def _note(key: str, value: Any, header: Header, chosen: str) -> str:
     known = [k for section in known_keys().values() for k in section]
-    near = get_close_matches(key, [k.replace("{arch}", header.architecture) for k in known], 1, 0.9)
+    names = [k.replace("{arch}", header.architecture) for k in known]
     text = f"{key} is not a known key: written as {chosen}"
-    if near:
-        return f"{text}; did you mean {near[0]}?"
+    if hint := did_you_mean(key, names, cutoff=0.9):
+        return f"{text}. {hint}"
     looks = isinstance(value, str) and [k for k, form in _LOOKS.items() if form.fullmatch(value)]
     return f"{text}; --type {looks[0] if looks else 'TYPE'} sets another type"
 

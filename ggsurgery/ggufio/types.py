@@ -13,13 +13,12 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import FormatError
+from ..errors import FormatError, did_you_mean
 from .constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from .purpose import not_a_model
 
@@ -103,9 +102,10 @@ def type_id(name: str) -> int:
         return int(GGMLQuantizationType[name.upper()])
     except KeyError:
         known = [t.name.lower() for t in GGMLQuantizationType]
-        near = get_close_matches(name.lower(), known, n=1)
+        near = did_you_mean(name.lower(), known)
         raise FormatError(
-            f"unknown tensor type {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+            f"unknown tensor type {name!r}",
+            hint=near,
             expected=None if near else f"one of {', '.join(known)}",
         ) from None
 

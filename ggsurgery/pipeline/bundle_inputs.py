@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from ..chat.families import family
 from ..errors import FormatError
 from ..files.fields import read_json
-from ..files.installation import MissingExtraError
+from ..files.installation import require
 from ..files.text import MAX_SMALL, read_text
 from ..measure.results.result_files import load_results, merge_results
 from ..release.licence import licence_of
@@ -46,8 +45,7 @@ def check_release(document: Document, types: Sequence[str]) -> None:
     check_parameters(section.get("parameters") or {})
     named = {key: section.get(key) for key in ("base_model", "repo", "relation")}
     check_origin(**named)
-    if find_spec("huggingface_hub") is None:
-        raise MissingExtraError("huggingface_hub", "hub", "a model card")
+    require("huggingface_hub", "hub", "a model card")
 
 
 def licence(document: Document) -> Path | str | None:

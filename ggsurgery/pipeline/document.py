@@ -19,13 +19,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..errors import FormatError
+from ..errors import FormatError, did_you_mean
 from ..files.text import MAX_SMALL, read_text
 from ..plan.recipe import Recipe, Step
 from ..plan.yamlfile import load
@@ -215,11 +214,12 @@ def _check(node: yaml.MappingNode, schema: Schema, where: str, path: Path) -> No
 
 def _nearest(key: str, schema: Schema) -> str | None:
     """The known key that was meant, one of this section's or a section of its own."""
-    if near := get_close_matches(key, schema, n=1):
-        return f"Did you mean {near[0]}?"
-    if near := get_close_matches(key, SCHEMA, n=1):
-        return f"Did you mean the section {near[0]}? It stands at the left margin."
-    return None
+    if hint := did_you_mean(key, schema):
+        return hint
+    hint = did_you_mean(key, SCHEMA)
+    return hint and hint.replace("mean ", "mean the section ").replace(
+        "?", "? It starts at the left margin."
+    )
 
 
 def _check_value(value: yaml.Node, wanted: Any, where: str, path: Path) -> None:

@@ -13,11 +13,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, PlanError, json_text
+from ..errors import FormatError, PlanError, did_you_mean, json_text
 from . import ops
 from .edits import Drop, Mask
 from .heal import heal
@@ -312,9 +311,8 @@ def _canonical(name: str, known: Any) -> str:
 
 
 def _unknown(what: str, name: str, known: Any) -> str:
-    near = get_close_matches(name, list(known), n=1)
-    text = f"unknown {what} {name!r}"
-    return f"{text}, did you mean {near[0]!r}?" if near else f"{text}; known: {', '.join(known)}"
+    hint = did_you_mean(name, known) or f"Known: {', '.join(known)}."
+    return f"unknown {what} {name!r}. {hint}"
 
 
 def _short(name: str, value: Any) -> str:

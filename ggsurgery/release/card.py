@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import one_line
-from ..files.installation import MissingExtraError
+from ..files.installation import require
 from ..ggufio.types import Header
 from ..measure.results.result_files import Results
 from ..present.markdown import code, plain
@@ -38,10 +38,7 @@ def model_card(
     Raises:
         MissingExtraError: huggingface_hub is not installed.
     """
-    try:
-        from huggingface_hub import ModelCard
-    except ImportError:
-        raise MissingExtraError("huggingface_hub", "hub", "a model card") from None
+    hub = require("huggingface_hub", "hub", "a model card")
     header = best.header
     bases = base_models(request, header)
     head = [f"# {plain(name)}", "", summary(request, files, name, bases)]
@@ -64,7 +61,7 @@ def model_card(
     ]
     text = "\n\n".join("\n".join(part) for part in parts if part)
     data = front_matter(request, best, name)
-    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n", ignore_metadata_errors=False)
+    card = hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n", ignore_metadata_errors=False)
     return str(card)
 
 

@@ -6,11 +6,10 @@ as `license: other` with its name and a link.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FormatError, did_you_mean
 
 
 @cache
@@ -40,12 +39,11 @@ def licence_of(name: str, file: Path) -> Path | str:
     found = _spdx(name)
     if found is not None:
         return found
-    near = get_close_matches(name.lower(), hub(), n=1)
     raise FormatError(
         "neither a file nor a known licence", file=name,
         expected="a file with the licence's text, an SPDX identifier (Apache-2.0), or one of the "
         "hub (gemma, llama3.1)",
-        hint=f"Did you mean {near[0]}?" if near else None,
+        hint=did_you_mean(name.lower(), hub()),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FormatError, GGSurgeryError
-from ..files.installation import MissingExtraError
+from ..files.installation import require
 from ..files.system_errors import reading
 from ..files.text import MAX_SMALL, read_text
 
@@ -95,12 +95,9 @@ def push(
     """
     folder = Path(folder)
     sums = check_bundle(folder)
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError:
-        raise MissingExtraError("huggingface_hub", "hub", "release push") from None
-    api = HfApi(endpoint=endpoint, token=token)
+    hub = require("huggingface_hub", "hub", "release push")
+    errors = require("huggingface_hub.errors", "hub", "release push")
+    api = hub.HfApi(endpoint=endpoint, token=token)
     try:
         made = api.create_repo(repo, private=private, exist_ok=True, repo_type="model")
         api.upload_folder(
@@ -109,7 +106,7 @@ def push(
             commit_message=message or f"{len(sums) + 1} files of {folder.name}",
             allow_patterns=[*sums, "SHA256SUMS"],
         )
-    except (HfHubHTTPError, ValueError) as error:  # ValueError: no name for a repository
+    except (errors.HfHubHTTPError, ValueError) as error:  # ValueError: no name for a repository
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
         raise PushError(f"the hub refuses: {reason.strip()}", file=repo) from error
     except Exception as error:

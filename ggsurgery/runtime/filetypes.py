@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import cache
 
-from ..errors import EngineError
+from ..errors import EngineError, did_you_mean
 from . import binding
 
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
@@ -37,11 +36,10 @@ def file_type(name: str) -> tuple[str, int]:
     upper = ALIASES.get(upper, upper)
     known = file_types()
     if upper not in known:
-        near = get_close_matches(upper, [*known, *ALIASES], n=3, cutoff=0.4)
+        near = did_you_mean(upper, [*known, *ALIASES], n=3, cutoff=0.4)
         raise EngineError(
             f"unknown quantization type {name!r}",
-            hint=(f"Did you mean {' or '.join(near)}? " if near else "")
-            + f"Known: {', '.join(known)}.",
+            hint=" ".join(filter(None, (near, f"Known: {', '.join(known)}."))),
         )
     return upper, known[upper]
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import count
 from pathlib import Path, PurePath
 
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import host
-from ..errors import EngineError, FormatError, GGSurgeryError, OutputError
+from ..errors import EngineError, FormatError, GGSurgeryError, OutputError, did_you_mean
 from ..files.atomic import atomic_path, check_output
 from ..files.system_errors import write_error
 from ..ggufio.header import read_header
@@ -294,11 +293,10 @@ def check_overrides(ftype: str, overrides: tuple[tuple[str, int], ...], header: 
         if not any(re.search(pattern, name) for name in header.by_name):
             kinds = {n.split(".", 2)[-1] if n.startswith("blk.") else n for n in header.by_name}
             known = sorted(k.removesuffix(".weight") for k in kinds)
-            near = get_close_matches(pattern, known, n=1)
             raise EngineError(
                 f"no tensor's name matches the tensor type {pattern!r}", file=header.path,
                 expected=f"a regular expression for one of {', '.join(known)}",
-                hint=f"Did you mean {near[0]}?" if near else None,
+                hint=did_you_mean(pattern, known),
             )  # fmt: skip
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..errors import GGSurgeryError, PlanError
+from ..errors import GGSurgeryError, PlanError, did_you_mean
 from ..ggufio.header import MAX_KEY
 from ..ggufio.new_value import new_value, unicode_text
 from ..ggufio.split import KEYS as SPLIT_KEYS
@@ -85,13 +84,11 @@ def kept_tensors(names: Sequence[str], edits: Iterable[ModelEdit], path: Path) -
         wanted = edit.tensor
         found = {wanted} & kept or {name for name in kept if fnmatchcase(name, wanted)}
         if not found:
-            near = get_close_matches(wanted, names, n=1)
             raise PlanError(
                 f"no tensor {wanted!r} to drop",
                 file=path,
-                hint=f"Did you mean {near[0]}?"
-                if near
-                else "`ggsurgery inspect --tensors` lists the tensors.",
+                hint=did_you_mean(wanted, names)
+                or "`ggsurgery inspect --tensors` lists the tensors.",
             )
         kept -= found
     return kept

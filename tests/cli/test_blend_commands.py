@@ -101,7 +101,7 @@ def test_out_types_that_cannot_be_written(run: Run, model: Path, tmp_path: Path)
         code, _, err = run("merge", "--layers", "1-3", "--out-type", kind, model, out)
         assert code == 1 and f"cannot be written as {kind}: expected f32, f16" in err
     assert (
-        "did you mean 'q4_k'?"
+        "Did you mean q4_k?"
         in run("merge", "--layers", "1-3", "--out-type", "Q4_K_M", model, out)[2]
     )
     assert not out.exists()

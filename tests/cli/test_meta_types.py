@@ -93,7 +93,7 @@ def test_values_that_do_not_fit(tmp_path, model, arguments, message):
         (("my.key", "5"), "my.key is not a known key: written as string; --type uint32 sets"),
         (("my.key", "5", "--as-json"), "written as int32; --type TYPE sets another"),
         (("my.key", "[1.5, 2]", "--as-json"), "written as array[float32]"),
-        (("qwen3.rope.scaling.facter", "4"), "did you mean qwen3.rope.scaling.factor?"),
+        (("qwen3.rope.scaling.facter", "4"), "Did you mean qwen3.rope.scaling.factor?"),
     ],
 )
 def test_the_type_of_an_unknown_key_is_named(tmp_path, model, arguments, message):

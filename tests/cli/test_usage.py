@@ -13,6 +13,7 @@ from ggsurgery.cli import COMMANDS, cli
 
 from .._command import call, command, environment, error_line, run
 from .._gguf import Raw, tensor, tiny_llama
+from .._needs import ROOT
 
 
 @pytest.fixture
@@ -250,3 +251,26 @@ def test_whether_a_file_may_be_read_is_found_out_by_reading(model, monkeypatch):
 
     monkeypatch.setattr(os, "open", refuse)
     assert error_line("diff", model, model) == f"{model}: Permission denied"
+
+
+def test_one_helper_suggests_names_and_one_imports_extras() -> None:
+    """`did_you_mean` alone compares names; `require` alone turns a missing package into an error."""
+    texts = {p: p.read_text(encoding="utf-8") for p in (ROOT / "ggsurgery").rglob("*.py")}
+
+    def users(word: str) -> list[str]:
+        return [str(p.relative_to(ROOT / "ggsurgery")) for p, text in texts.items() if word in text]
+
+    assert users("get_close_matches") == ["errors.py"]
+    assert users("raise MissingExtraError(") == ["files/installation.py"]
+    assert users("__dict__.update(function") == []
+
+
+@pytest.mark.parametrize("group", ["imatrix", "release"])
+def test_a_group_runs_its_default(group: str) -> None:
+    """Options may come first; the group's own help stays its own."""
+    assert "No such file" not in call(group, "--help").out
+    for arguments in (("--force", "a.gguf"), ("a.gguf", "--force")):
+        said = call(group, *arguments, code=2).err
+        assert (
+            "Missing" in said and f"{group} {'collect' if group == 'imatrix' else 'build'}" in said
+        )

@@ -148,7 +148,7 @@ def test_a_direction_survives_its_file() -> None:
     assert again.direction == "lower" and again.lower_is_better
     assert Score.from_json({"metric": "bits_per_byte", "value": 1, "n": 3}).direction == "lower"
     with pytest.raises(FormatError, match="direction 'up'"):
-        Score.from_json({**score.to_json(), "direction": "up"}, file="r.json")
+        Score.from_json({**score.to_json(), "direction": "up"})
 
 
 def test_scans_and_setups_read_the_same_table() -> None:

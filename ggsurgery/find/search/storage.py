@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...errors import GGSurgeryError
-from ...files.installation import MissingExtraError
+from ...files.installation import MissingExtraError, require
 
 T = TypeVar("T")
 
@@ -34,10 +34,7 @@ def optuna() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
-        import optuna as module
-    except ImportError:
-        raise MissingExtraError("optuna", "search", "a search") from None
+    module = require("optuna", "search", "a search")
     module.logging.set_verbosity(module.logging.ERROR)
     return module
 

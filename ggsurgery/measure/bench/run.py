@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import GGSurgeryError
 from ...files import temporary
-from ...files.installation import MissingExtraError
+from ...files.installation import require
 from ...runtime.engine import Engine
 from ..draw import SEED
 from ..results.result_files import directions_of, lm_eval_scores
@@ -38,10 +38,7 @@ class Bench:
 
 def require_harness() -> None:
     """Raise an error that names the extra where lm-evaluation-harness is not installed."""
-    try:
-        import lm_eval  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("lm-eval", "bench", "bench") from error
+    require("lm_eval", "bench", "bench", package="lm-eval")
 
 
 def run_bench(
