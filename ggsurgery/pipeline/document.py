@@ -217,9 +217,7 @@ def _nearest(key: str, schema: Schema) -> str | None:
     if hint := did_you_mean(key, schema):
         return hint
     hint = did_you_mean(key, SCHEMA)
-    return hint and hint.replace("mean ", "mean the section ").replace(
-        "?", "? It starts at the left margin."
-    )
+    return hint and f"{hint} It is a section of its own, at the left margin."
 
 
 def _check_value(value: yaml.Node, wanted: Any, where: str, path: Path) -> None:

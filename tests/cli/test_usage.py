@@ -254,7 +254,7 @@ def test_whether_a_file_may_be_read_is_found_out_by_reading(model, monkeypatch):
 
 
 def test_one_helper_suggests_names_and_one_imports_extras() -> None:
-    """`did_you_mean` alone compares names; `require` alone turns a missing package into an error."""
+    """`did_you_mean` alone compares names, `require` alone imports the packages of extras."""
     texts = {p: p.read_text(encoding="utf-8") for p in (ROOT / "ggsurgery").rglob("*.py")}
 
     def users(word: str) -> list[str]:

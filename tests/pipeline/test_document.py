@@ -25,7 +25,10 @@ def write(folder: Path, text: str) -> Path:
     [
         ("name: x\nquantise: {types: [Q8_0]}\n", r"line 2: unknown key quantise.*mean quantize"),
         ("quantize:\n  types: [Q8_0]\n  threads: 4\n", r"line 3: unknown key quantize\.threads"),
-        ("quantize: {types: [], imatrx: a}\n", r"unknown key quantize\.imatrx.*section imatrix"),
+        (
+            "quantize: {types: [], imatrx: a}\n",
+            r"unknown key quantize\.imatrx.*mean imatrix.*section of its own",
+        ),
         ("evaluate:\n  perplexity:\n    txt: a\n", r"line 3: .*evaluate\.perplexity\.txt.*text"),
         ("quantize: {types: Q8_0}\n", r"line 1: quantize\.types is a list"),
         ("quantize: {types: [8]}\n", r"line 1: quantize\.types: expected a text, found '8'"),
