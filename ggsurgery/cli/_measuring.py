@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ..measure.draw import SEED
+from ..measure.results.envelope import envelope
 from ..measure.variants.measure import Difference, Measured, Setup
 from ..pipeline import cautions
 from ..present.numbers import figure_in_words
@@ -119,6 +120,12 @@ def setup_of(
     if setup.needs_text:
         warn(*cautions.of_context(path, setup.n_ctx))
     return setup
+
+
+def envelope_of(kind: str, setup: Setup) -> dict[str, Any]:
+    """What a result says of itself, for `--json`."""
+    facts = {k: v for k, v in setup.facts().items() if k != "text"}
+    return envelope(kind, setup.path, facts, setup.text if setup.needs_text else None)
 
 
 def files_of(setup: Setup) -> tuple[Path | None, ...]:

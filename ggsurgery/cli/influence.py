@@ -14,6 +14,7 @@ from ..files.text import read_corpus
 from ..find.influence import Influence
 from ..find.influence import influence as measure
 from ..ggufio.header import read_header
+from ..measure.results.envelope import envelope
 from ..measure.variants.windows import Windows
 from ..pipeline import cautions
 from ..runtime import worker
@@ -95,7 +96,8 @@ def influence(
     if plot is not None:
         save_plot(found.to_json(span), plot, force=force)
     if as_json:
-        print_json(found.to_json(span))
+        settings = {"n_ctx": ctx, "n_windows": windows, "parse_special": parse_special or None}
+        print_json(envelope("influence", file, settings, text) | found.to_json(span))
     else:
         _show(found, span)
     if found.sink is not None:

@@ -14,6 +14,7 @@ from ..find.scan import scan as run_scan
 from ._files import FILE
 from ._measuring import (
     METRIC_HELP,
+    envelope_of,
     files_of,
     force_plot_option,
     in_words,
@@ -104,7 +105,7 @@ def scan(
     if plot is not None:
         save_plot(found.to_json(), plot, force=force)
     if as_json:
-        print_json(found.to_json())
+        print_json(envelope_of("scan", setup) | found.to_json())
         return
     _show(found)
 

@@ -30,6 +30,7 @@ from ..runtime.machine import cache_folder
 from ._files import FILE
 from ._measuring import (
     METRIC_HELP,
+    envelope_of,
     files_of,
     force_plot_option,
     in_words,
@@ -177,7 +178,7 @@ def search(
     if plot is not None:
         save_plot(document, plot, force=force)
     if as_json:
-        print_json(document)
+        print_json(envelope_of("search", setup) | document)
         return
     _show(found, top, objective, second)
     if verdict is not None:

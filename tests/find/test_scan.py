@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -261,7 +262,13 @@ def test_command(deletions: tuple[Scan, Path], tmp_path: Path) -> None:
                  "--threads", "1", "--journal", str(journal)]  # fmt: skip
     result = CliRunner().invoke(cli, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
-    assert len(json.loads(result.stdout)["rows"]) == N_LAYERS
+    document = json.loads(result.stdout)
+    assert len(document["rows"]) == N_LAYERS
+    assert (document["ggsurgery"], document["version"]) == ("scan", 1)
+    assert document["text"]["sha256"] == hashlib.sha256(SEARCH_TEXT.read_bytes()).hexdigest()
+    assert document["model"]["checksum"].startswith("sampled-sha256:")
+    settings = document["settings"]
+    assert (settings["metric"], settings["n_ctx"], settings["n_windows"]) == ("perplexity", 64, 4)
     plot = tmp_path / "scan.svg"
     result = CliRunner().invoke(cli, [*arguments, "--plot", str(plot)])
     assert result.exit_code == 0, result.output
