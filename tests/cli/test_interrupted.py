@@ -19,6 +19,8 @@ from .._command import command, environment, error_line, heed_signals, run, star
 from .._gguf import big_llama
 from .._mount import tmpfs
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 
@@ -41,7 +43,6 @@ def wait_for_writing(process: subprocess.Popen[str], folder: Path) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.slow
 def test_kill_9_at_any_moment(tmp_path, model):
     rng, source_sum = random.Random(0), digest(model)
     whole = digest_of_a_whole_run(tmp_path, model)
@@ -72,7 +73,6 @@ def digest_of_a_whole_run(folder: Path, model: Path) -> str:
     return digest(folder / "whole.gguf")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )

@@ -27,6 +27,8 @@ from tests._scales import with_scales_of
 from tests._small_models import write_small_model
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
 
+pytestmark = pytest.mark.slow
+
 FIRST = 30.0
 
 

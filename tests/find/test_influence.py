@@ -23,6 +23,8 @@ from tests._needs import needs_package
 from tests._numpy_qwen3 import Qwen3
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 
+pytestmark = pytest.mark.slow
+
 
 def measured(path: Path, tokens: str = "last") -> tuple[Influence, Windows]:
     with Engine.open(path, n_ctx=64, n_threads=1) as engine:

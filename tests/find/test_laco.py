@@ -21,6 +21,8 @@ from ggsurgery.runtime.engine import Engine
 from tests._numpy_qwen3 import Qwen3
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 
+pytestmark = pytest.mark.slow
+
 
 def test_structure_of_the_published_prune() -> None:
     """Qwen3-8B-LaCo-Pruned: C 3, L 4, H 28, I 2, limit 30 %, all merges accepted."""

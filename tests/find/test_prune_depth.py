@@ -22,6 +22,8 @@ from ggsurgery.plan.types import BlockRef, Plan, Take
 from ggsurgery.surgery.prepare import prepare
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 
+pytestmark = pytest.mark.slow
+
 SETUP = Setup(MODEL, text=SEARCH_TEXT, n_ctx=64, n_windows=3, n_threads=1)
 
 

@@ -27,6 +27,8 @@ from ggsurgery.surgery.prepare import prepare
 from tests._command import call
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
 
+pytestmark = pytest.mark.slow
+
 SETUP = Setup(MODEL, text=SEARCH_TEXT, n_ctx=64, n_windows=4, n_threads=1)
 
 

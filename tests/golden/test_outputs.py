@@ -25,6 +25,8 @@ from tests._small_models import write_small_model
 from tests._tiny import MODEL as TINY
 from tests.fixtures import base, make
 
+pytestmark = pytest.mark.slow
+
 RECORDED = Path(__file__).with_name("outputs.json")
 UPDATE = "GGSURGERY_UPDATE_GOLDEN"
 

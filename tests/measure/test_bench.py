@@ -20,6 +20,8 @@ from ggsurgery.runtime.engine import Engine
 from tests._needs import needs_package, needs_smollm2
 from tests._small_models import write_small_model
 
+pytestmark = pytest.mark.slow
+
 CHOICES = [
     {"id": f"q{i}", "query": f"The answer to question {i} is", "answer": i % 3,
      "choices": ["yes", "no, not at all", f"perhaps {i} times"]}

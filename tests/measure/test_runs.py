@@ -13,6 +13,8 @@ from ggsurgery.runtime.scoring import log_softmax_at
 from tests._needs import needs_smollm2
 from tests._small_models import write_small_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
@@ -70,7 +72,6 @@ def test_a_question_with_many_choices_is_split_into_batches(engine):
         assert found.logprobs[i] == pytest.approx(whole(engine, prefix, tokens), abs=2e-2)
 
 
-@pytest.mark.slow
 def test_the_suite_runs_on_a_real_engine_and_repeats_exactly(engine):
     first, second = (run_suite(engine, limit=2) for _ in range(2))
     assert first.total == second.total

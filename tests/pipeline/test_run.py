@@ -26,6 +26,8 @@ from tests._command import heed_signals
 from tests._needs import needs_package
 from tests._shapes import BYTES, small, write_shapes
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 name: Small cut
 source: {file: in.gguf}

@@ -26,6 +26,8 @@ from tests._command import call
 from tests._shapes import BYTES, small, write_shapes
 from tests._small_models import write_small_model
 
+pytestmark = pytest.mark.slow
+
 WORDS = "It was a bright cold day, and the clocks of the town were striking all at once. " * 40
 
 

@@ -20,6 +20,8 @@ from tests._llama_tools import llama_tool
 from tests._small_models import write_small_model
 from tests._tiny import MODEL, SEARCH_TEXT
 
+pytestmark = pytest.mark.slow
+
 LADDER = ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K")
 
 

@@ -20,6 +20,8 @@ from tests._llama_logits import logits
 
 from ._scaled import Tensors, folded, model, read, with_scales, write
 
+pytestmark = pytest.mark.slow
+
 #: Scales in both parents, in the first or in the second alone.
 SCALED = ({1: 0.5, 2: 4.0}, {1: 0.5}, {2: 4.0})
 

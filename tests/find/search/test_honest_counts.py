@@ -19,6 +19,8 @@ from ggsurgery.plan.recipe import Recipe, step
 from tests._needs import needs_package
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
 
+pytestmark = pytest.mark.slow
+
 SETUP = Setup(MODEL, text=SEARCH_TEXT, n_ctx=64, n_windows=4, n_threads=1)
 
 

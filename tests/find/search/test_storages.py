@@ -24,6 +24,8 @@ from ggsurgery.plan.recipe import Recipe, step
 from tests._needs import needs_package
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 
+pytestmark = pytest.mark.slow
+
 PROXY = """
 import sys
 from optuna.storages import get_storage, run_grpc_proxy_server
