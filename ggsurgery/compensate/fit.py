@@ -29,7 +29,7 @@ from ..plan.heal import PROJECTION, Cut, cuts_of, mend
 from ..plan.recipe import Recipe, Step, step
 from ..plan.text import format_layers, parse_layers
 from ..plan.types import Plan
-from ..runtime.engine import Engine
+from ..runtime.vocab_only import VocabularyFile
 from ..surgery.imatrix_lineage import in_words, operations
 from .nodes import Nodes, check_carrier, nodes, weights
 from .regression import Regression
@@ -170,8 +170,8 @@ def heal(
     if not cut_again:
         check_uncut(header)
     count = settings.tokens // settings.ctx
-    with Engine.open(path, n_ctx=64, n_threads=n_threads) as engine:
-        windows = Windows.of_text(engine, text, settings.ctx, count)
+    with VocabularyFile(path) as vocabulary:
+        windows = Windows.of_text(vocabulary, text, settings.ctx, count)
     arrays: dict[str, F32] = {}
     with Candidates(
         path, windows, cache_bytes=0, n_threads=n_threads, given=arrays,

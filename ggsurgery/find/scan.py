@@ -15,7 +15,8 @@ from typing import Any
 
 from ..arch import rules_for
 from ..errors import PlanError
-from ..ggufio.header import read_header
+from ..ggufio.reader import Source
+from ..ggufio.types import Header
 from ..measure.results.score import Score
 from ..measure.retention import is_near_random
 from ..measure.variants.batch import Trial, measure_all
@@ -86,7 +87,7 @@ def _value(trial: Trial) -> float:
 
 
 def operations(
-    path: str | Path, operation: str, *, shares: Sequence[float] = SHARES, distance: int = 1
+    header: Header, operation: str, *, shares: Sequence[float] = SHARES, distance: int = 1
 ) -> tuple[list[Recipe], list[float]]:
     """All single operations of a kind on a model, and what they are drawn over.
 
@@ -97,7 +98,6 @@ def operations(
     Raises:
         PlanError: an unknown operation, or no two layers so far apart.
     """
-    header = read_header(path)
     n = header.n_layers - rules_for(header, allow_unknown=True).n_tail(header)
     match operation:
         case "delete":
@@ -107,7 +107,7 @@ def operations(
         case "swap":
             if distance >= n:
                 raise PlanError(
-                    "no two layers are so far apart", file=path,
+                    "no two layers are so far apart", file=header.path,
                     expected=f"a --distance below {n}, the layers there are", found=distance,
                 )  # fmt: skip
             steps = [step("swap", layers=f"{i},{i + distance}") for i in range(n - distance)]
@@ -136,8 +136,9 @@ def scan(
     Raises:
         GGSurgeryError: the uncut model cannot be measured, or the journal is another's.
     """
-    recipes, positions = operations(setup.path, operation, shares=shares, distance=distance)
-    base, trials = measure_all(setup, recipes, journal, progress=progress)
+    with Source(setup.path) as source:
+        recipes, positions = operations(source.header, operation, shares=shares, distance=distance)
+        base, trials = measure_all(setup, recipes, journal, source=source, progress=progress)
     return Scan(
         operation, setup.metric, setup.lower_is_better, base, tuple(trials), tuple(positions)
     )

@@ -18,11 +18,16 @@ from ggsurgery.cli import cli
 from ggsurgery.errors import FormatError, GGSurgeryError, OutputError, PlanError
 from ggsurgery.files.text import read_corpus
 from ggsurgery.find.scan import Scan, scan
+from ggsurgery.ggufio import header as header_reader
 from ggsurgery.ggufio.reader import Source
+from ggsurgery.ggufio.types import Header
 from ggsurgery.measure.metrics.perplexity import perplexity_of_file
 from ggsurgery.measure.variants import batch as scan_worker
 from ggsurgery.measure.variants.measure import Measured, Measurer, Setup
 from ggsurgery.plan.recipe import Recipe, step
+from ggsurgery.plan.types import Plan
+from ggsurgery.runtime.engine import Engine
+from ggsurgery.runtime.vocab_only import VocabularyFile
 from ggsurgery.surgery.prepare import prepare
 from tests._command import call
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
@@ -44,7 +49,7 @@ def test_figures_are_those_of_the_written_files(
     found, _ = deletions
     text = read_corpus(SEARCH_TEXT)
     base = perplexity_of_file(MODEL, text, n_ctx=64, n_chunks=4, n_threads=1)
-    assert found.base.value == pytest.approx(base.value, rel=1e-5)
+    assert found.base.value == base.value and found.base.items == base.chunks  # to the last digit
     for layer in (0, 3, 9):
         out = tmp_path / f"{layer}.gguf"
         with prepare(Recipe((step("delete", layer=str(layer)),)), [MODEL]) as operation:
@@ -55,6 +60,44 @@ def test_figures_are_those_of_the_written_files(
         assert trial.measured.value == pytest.approx(file.value, rel=1e-4)
         assert trial.difference.value == pytest.approx(file.nll - base.nll, abs=1e-4)
         assert trial.measured.items == pytest.approx(file.chunks, rel=1e-4)
+
+
+def test_a_scan_reads_the_header_three_times_and_tokenizes_without_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command's warning, the parent and the child, however many layers there are."""
+    read: list[Path] = []
+    loaded: list[int] = []
+    real, make = header_reader.read_shard, VocabularyFile.__init__
+
+    def counted(path: Path) -> Header:
+        read.append(path)
+        return real(path)
+
+    def vocabulary(self: VocabularyFile, path: Path) -> None:
+        loaded.append(1)
+        make(self, path)
+
+    def here(function: Any, *args: Any, file: Any = None, **more: Any) -> Any:
+        return function(*args, **more)
+
+    monkeypatch.setattr(header_reader, "read_shard", counted)
+    monkeypatch.setattr(VocabularyFile, "__init__", vocabulary)
+    monkeypatch.setattr(scan_worker.worker, "run", here)
+    opened: list[Path] = []
+    load = Engine.open.__func__  # type: ignore[attr-defined]
+
+    def opening(cls: type[Engine], path: Path, **more: Any) -> Engine:
+        opened.append(path)
+        return load(cls, path, **more)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Engine, "open", classmethod(opening))
+    options = ["--text", str(SEARCH_TEXT), "--ctx", "64", "--windows", "1", "--threads", "1"]
+    done = CliRunner().invoke(cli, ["scan", str(MODEL), *options, "--json"])
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(done.stdout)["rows"]) == N_LAYERS
+    assert read.count(MODEL) <= 3
+    assert len(loaded) == 1 and MODEL not in opened  # only scratch files are loaded whole
 
 
 def test_layers_matter_and_some_matter_more(deletions: tuple[Scan, Path]) -> None:
@@ -115,7 +158,7 @@ def test_only_what_ran_is_to_blame_for_a_crash(
     recipes = [Recipe((step("delete", layer=str(i)),)) for i in (5, 6)]
     journal = tmp_path / "j.jsonl"
     scan_worker.measure_all(SETUP, [], journal)
-    stopped = [scan_worker.key_of(SETUP, recipes[1]), "0" * 64]
+    stopped = [scan_worker.key_of(Plan.identity(N_LAYERS), recipes[1]), "0" * 64]
     with journal.open("a") as file:
         for key in stopped:
             file.write(json.dumps({"started": key, "label": "delete 6"}) + "\n")

@@ -6,7 +6,6 @@ a text's states flattened over its tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 
 from ...errors import GGSurgeryError
 from ...ggufio.header import read_header
+from ...measure.metrics.perplexity import of_windows
 from ...measure.variants import Candidate, Candidates, Windows
 from ...measure.variants.session import CACHE_BYTES
 from ...plan.types import Plan
-from ...runtime.engine import Engine
+from ...runtime.vocab_only import VocabularyFile
 from .loop import collapse
 from .types import Attempt, Result, Settings
 
@@ -48,8 +48,8 @@ def laco(
         ArchitectureError: an architecture without rules.
         EngineError: the model cannot be run.
     """
-    with Engine.open(path, n_ctx=64, n_threads=n_threads) as engine:
-        windows = Windows.of_texts(engine, texts, n_ctx)
+    with VocabularyFile(path) as vocabulary:
+        windows = Windows.of_texts(vocabulary, texts, n_ctx)
     with Candidates(
         path, windows, cache_bytes=cache_bytes, n_threads=n_threads,
         allow_unknown_arch=allow_unknown_arch,
@@ -68,7 +68,7 @@ def laco(
         if not result.steps:
             return result
         return replace(
-            result, perplexity=(_perplexity(before), _perplexity(session.nll(result.plan)))
+            result, perplexity=(of_windows(before)[1], of_windows(session.nll(result.plan))[1])
         )
 
 
@@ -138,8 +138,3 @@ def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     x, y = a.astype(np.float64), b.astype(np.float64)
     size = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float(x @ y) / size if size else 0.0
-
-
-def _perplexity(nll: Sequence[float]) -> float:
-    mean = sum(nll) / len(nll)
-    return math.exp(mean) if mean < 700 else math.inf

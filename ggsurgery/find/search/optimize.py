@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import EngineError, GGSurgeryError, InputError, OutputError
+from ...errors import GGSurgeryError, InputError, OutputError
 from ...measure.variants import window_losses
 from ...measure.variants.journal import Journal
 from ...measure.variants.measure import Measurer, Setup, summary
@@ -381,8 +381,3 @@ class _Worker:
 def means(losses: Sequence[F64]) -> list[float]:
     """Mean loss of each window."""
     return [float(row.mean()) for row in losses]
-
-
-def crashed(error: EngineError) -> bool:
-    """Whether a worker process died, rather than refused."""
-    return "crashed" in error.problem

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from ...ggufio.header import read_header
 from ...measure.controls import N_RANDOM, Control, choose_controls
 from ...measure.results.statistics import Interval, wilson_of_share
 from ...measure.variants.batch import Trial, measure_all
-from ...measure.variants.journal import Journal
+from ...measure.variants.journal import Journal, past_crashes
 from ...measure.variants.measure import Difference, Measured, Setup, paired
 from ...plan.recipe import Recipe
 from ...plan.types import Plan, main_reference
@@ -27,7 +26,7 @@ from ...runtime.quantize import quantize
 from ...surgery.prepare import prepare
 from .dead_workers import failed, given_up, queue_again
 from .enqueue import HAND_MADE
-from .optimize import Work, crashed, run_worker
+from .optimize import Work, run_worker
 from .propose import SAME_AS
 from .space import alike
 from .storage import RETRIES, close_storage, open_storage, optuna, patiently, shown
@@ -102,35 +101,30 @@ def search(work: Work, progress: Progress | None = None) -> Outcome:
     Raises:
         GGSurgeryError: see `optimize.run_worker`.
     """
-    begin, spent = time.monotonic(), 0.0
-    while True:
-        run = uuid.uuid4().hex
+    begin, restarts = time.monotonic(), 0
+
+    def attempt(run: str) -> None:
+        spent = time.monotonic() - begin if restarts else 0.0
         try:
             worker.run(run_worker, work, run, spent, progress=progress, file=work.setup.path)
-            break
         except KeyboardInterrupt:
             with suppress(Exception):  # a storage that is gone must not hide the interruption
-                _give_back(work, _unfinished(work, run).values(), max_retry=None)
+                lost = Journal(work.journal, {}).lost(run) if work.journal.exists() else {}
+                _give_back(work, set(map(int, lost.values())), max_retry=None)
             raise
-        except EngineError as error:
-            lost = _unfinished(work, run) if crashed(error) else {}
-            if not lost:
-                raise
-            book = Journal(work.journal, {})
-            for digest, number in lost.items():  # nobody here tries it again
-                book.finished({"digest": digest, "label": f"{run} {number}", "error": str(error)})
-            patiently(partial(_give_back, work, lost.values()), work.storage, book.results.__len__)
-            spent = time.monotonic() - begin
+
+    def record(lost: dict[str, str], error: EngineError) -> None:
+        nonlocal restarts
+        restarts += 1
+        book = Journal(work.journal, {})
+        for digest, trial in lost.items():  # nobody here tries it again
+            label = f"crashed {trial}"
+            book.finished({"digest": digest, "label": label, "error": str(error)})
+        numbers = set(map(int, lost.values()))
+        patiently(partial(_give_back, work, numbers), work.storage, book.results.__len__)
+
+    past_crashes(work.journal, {}, attempt, record)
     return outcome(work)
-
-
-def _unfinished(work: Work, run: str) -> dict[str, int]:
-    """What a child of ours died on: digests, and the numbers of their trials."""
-    if not work.journal.exists():
-        return {}
-    found = Journal(work.journal, {}).unfinished
-    labels = {digest: entry["label"].partition(" ") for digest, entry in found.items()}
-    return {digest: int(number) for digest, (word, _, number) in labels.items() if word == run}
 
 
 def _give_back(work: Work, numbers: Collection[int], max_retry: int | None = RETRIES) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import EngineError
 from ...runtime.nonfinite import not_finite
+from ...runtime.vocabulary import Vocabulary
 from ..questions import Prompted
 from ..results.score import Score, mean_score
 from ..windows import Tokens
@@ -157,10 +158,10 @@ def accuracy(
     ]
 
 
-def longest_prompt(engine: Scorer, prompted: Sequence[Prompted]) -> int:
+def longest_prompt(vocabulary: Vocabulary | Scorer, prompted: Sequence[Prompted]) -> int:
     """Tokens of the longest question with its longest choice: the context that is needed."""
     longest = 0
     for item in prompted:
         for pair in zip(item.contexts, item.continuations, strict=True):
-            longest = max(longest, len(engine.tokenize("".join(pair))))
+            longest = max(longest, len(vocabulary.tokenize("".join(pair))))
     return longest

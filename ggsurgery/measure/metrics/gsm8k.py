@@ -16,6 +16,7 @@ from pathlib import Path
 from ...errors import FormatError
 from ...runtime.engine import Engine
 from ...runtime.generation import generate_together
+from ...runtime.vocabulary import Vocabulary
 from ..questions import read_jsonl
 
 Progress = Callable[[int, int], None]  # problems done, problems in all
@@ -103,7 +104,7 @@ def solve(
     return right
 
 
-def room(engine: Engine, problems: Sequence[Problem]) -> int:
+def room(vocabulary: Vocabulary, problems: Sequence[Problem]) -> int:
     """Tokens of context that the longest problem with its answer needs."""
-    longest = max(len(engine.tokenize(f"Question: {p.question}\nAnswer:")) for p in problems)
+    longest = max(len(vocabulary.tokenize(f"Question: {p.question}\nAnswer:")) for p in problems)
     return longest + MAX_TOKENS

@@ -120,7 +120,7 @@ def perplexity(
     total = n_windows(len(tokens), n_ctx, n_chunks, file=engine.path)
     chunks = tokens[: total * n_ctx].reshape(total, n_ctx)
     together = 1 if engine.unified else max(1, min(engine.n_seq, engine.n_batch // n_ctx))
-    sums: list[float] = []
+    means: list[float] = []
     squares = 0.0
     for begin in range(0, total, together):
         group = chunks[begin : begin + together].copy()
@@ -128,25 +128,26 @@ def perplexity(
             group[:, 0] = engine.bos
         for values, row in zip(_score(engine, group), chunks[begin:], strict=False):
             if np.isnan(values).any():
-                raise not_finite(engine, row, f"chunk {len(sums)}")
-            sums.append(float(values.sum()))
+                raise not_finite(engine, row, f"chunk {len(means)}")
+            means.append(float(values.mean()))
             squares += float((values * values).sum())
         if progress is not None:
-            progress(len(sums), total)
+            progress(len(means), total)
     scored = n_ctx - n_ctx // 2 - 1
     n = total * scored
-    nll = math.fsum(sums) / n
+    nll, value = of_windows(means)
     variance = squares / n - nll * nll
-    value = _exp(nll)
     stderr = value * math.sqrt(max(0.0, variance) / (n - 1))
     return Perplexity(
-        engine.path, value, stderr, nll, n, tuple(s / scored for s in sums), len(tokens), n_ctx,
+        engine.path, value, stderr, nll, n, tuple(means), len(tokens), n_ctx,
         bos, engine.n_ctx_train < n_ctx, parse_special,
     )  # fmt: skip
 
 
-def _exp(x: float) -> float:
-    return math.exp(x) if x < 709 else math.inf
+def of_windows(means: Sequence[float]) -> tuple[float, float]:
+    """Mean nll and perplexity from the mean nll of windows of one size."""
+    nll = math.fsum(means) / len(means)
+    return nll, math.exp(nll) if nll < 709 else math.inf
 
 
 def _tokens(

@@ -4,19 +4,20 @@ parent                       child
 run ───── setup, recipes ──▶ Measurer(setup); for each recipe not in the journal:
                              journal "started", measure, journal the result
 crash? ◀── signal ────────── ✗
-journal the crash as a row, start again with the rest
+journal the crash as a row, start again with the rest (`journal.past_crashes`)
 """
 
 from __future__ import annotations
 
 import math
 import time
-import uuid
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...arch import rules_for
 from ...errors import EngineError, FormatError, GGSurgeryError, InputError, OutputError
 from ...files.fields import FieldError, Fields, list_of, mapping, number, text, whole
 from ...ggufio.reader import Source
@@ -24,7 +25,7 @@ from ...plan.recipe import Recipe
 from ...plan.types import Plan
 from ...runtime import worker
 from ..results.statistics import Interval
-from .journal import Journal
+from .journal import Journal, past_crashes
 from .measure import Difference, Measured, Measurer, Setup
 
 Progress = Callable[[int, int], object]
@@ -116,11 +117,13 @@ def measure_all(
     recipes: Sequence[Recipe],
     journal: str | Path,
     *,
+    source: Source | None = None,
     progress: Progress | None = None,
 ) -> tuple[Measured, list[Trial]]:
     """Measure recipes that the journal does not hold yet.
 
     Args:
+        source: the setup's model, where it is open already; its header is not read again.
         progress: called with (recipes done, recipes in all).
 
     Returns:
@@ -129,31 +132,29 @@ def measure_all(
     Raises:
         GGSurgeryError: the uncut model cannot be measured, or the journal is another's.
     """
-    with Source(setup.path) as source:
-        subject = {"source": source.checksum(), "layers": source.header.n_layers, **setup.facts()}
-    keys = [key_of(setup, recipe) for recipe in recipes]
-    while True:
+    with nullcontext(source) if source is not None else Source(setup.path) as opened:
+        header = opened.header
+        subject = {"source": opened.checksum(), "layers": header.n_layers, **setup.facts()}
+    n_tail = rules_for(header, allow_unknown=True).n_tail(header)
+    identity = Plan.identity(header.n_layers, n_tail)
+    keyed = [(key_of(identity, recipe), recipe) for recipe in recipes]
+
+    def attempt(run: str) -> None:
         book = Journal(journal, subject)
-        left = [r for r, k in zip(recipes, keys, strict=True) if k not in book.results]
-        if not left and BASE in book.results:
-            break
-        run = uuid.uuid4().hex
-        try:
-            tick = _shifted(progress, len(recipes) - len(left), len(recipes))
+        left = [(key, recipe) for key, recipe in keyed if key not in book.results]
+        if left or BASE not in book.results:
+            tick = _shifted(progress, len(keyed) - len(left), len(keyed))
             worker.run(
                 _work, setup, left, str(journal), subject, run, file=setup.path, progress=tick
             )  # fmt: skip
-        except EngineError as error:
-            book = Journal(journal, subject)
-            # of this child: what an earlier one left when it was stopped is not to blame
-            crashed = [e for e in book.unfinished.values() if e["label"].startswith(run)]
-            if not crashed:
-                raise
-            for entry in crashed:
-                recipe = recipes[keys.index(entry["started"])]
-                book.finished(
-                    Trial(recipe, entry["started"], None, None, 0.0, str(error)).to_json()
-                )
+
+    def record(lost: dict[str, str], error: EngineError) -> None:
+        book, known = Journal(journal, subject), dict(keyed)
+        for key in lost:
+            book.finished(Trial(known[key], key, None, None, 0.0, str(error)).to_json())
+
+    past_crashes(Path(journal), subject, attempt, record)
+    book = Journal(journal, subject)
     base = Trial.from_json(book.results[BASE], book.path).measured
     if base is None:
         raise FormatError(
@@ -165,23 +166,19 @@ def measure_all(
             "the uncut model gives no numbers (NaN or infinity), so nothing can be compared",
             file=setup.path, found=base.value, hint="Find the layer with: ggsurgery perplexity",
         )  # fmt: skip
-    return base, [Trial.from_json(book.results[k], book.path) for k in keys]
+    return base, [Trial.from_json(book.results[k], book.path) for k, _ in keyed]
 
 
-def key_of(setup: Setup, recipe: Recipe) -> str:
-    """What a recipe's result is filed under: the digest of its plan, if it can be planned."""
+def key_of(identity: Plan, recipe: Recipe) -> str:
+    """What a recipe's result is filed under: the digest of its plan, if it can be planned.
+
+    Args:
+        identity: the plan of the uncut model.
+    """
     try:
-        return recipe.apply(_identity(setup.path)).digest
+        return recipe.apply(identity).digest
     except GGSurgeryError:
         return "refused " + recipe.describe()
-
-
-def _identity(path: Path) -> Plan:
-    from ...arch import rules_for
-    from ...ggufio.header import read_header
-
-    header = read_header(path)
-    return Plan.identity(header.n_layers, rules_for(header, allow_unknown=True).n_tail(header))
 
 
 def _shifted(progress: Progress | None, done: int, total: int) -> Callable[..., None] | None:
@@ -196,7 +193,7 @@ def _shifted(progress: Progress | None, done: int, total: int) -> Callable[..., 
 
 def _work(
     setup: Setup,
-    recipes: Sequence[Recipe],
+    keyed: Sequence[tuple[str, Recipe]],
     journal: str,
     subject: dict[str, Any],
     run: str,
@@ -205,6 +202,7 @@ def _work(
     """The child: measures and journals; only a crash, a broken base or a full disk ends it early.
 
     Args:
+        keyed: recipes, and what their results are filed under.
         run: a word that marks this child's lines in the journal.
     """
     book = Journal(journal, subject)
@@ -212,13 +210,12 @@ def _work(
         if BASE not in book.results:
             base = Trial(Recipe(()), BASE, measurer.base, None, 0.0)
             book.finished(base.to_json())
-        for number, recipe in enumerate(recipes):
-            key = key_of(setup, recipe)
+        for number, (key, recipe) in enumerate(keyed):
             if key not in book.results:  # equal plans in one list are measured once
                 book.started(key, f"{run} {recipe.describe()}")
                 book.finished(try_one(measurer, recipe, key).to_json())
             if progress is not None:
-                progress(number + 1, len(recipes))
+                progress(number + 1, len(keyed))
 
 
 def try_one(measurer: Measurer, recipe: Recipe, key: str) -> Trial:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import FormatError, OutputError
+from ...errors import EngineError, FormatError, OutputError
 from ...files.fields import FieldError, Fields, Kind, dict_of, list_of, number, text, whole
 from ...files.text import lines
 
@@ -124,6 +125,16 @@ class Journal:
             )  # fmt: skip
         return found
 
+    def lost(self, run: str) -> dict[str, str]:
+        """What the process `run` began and did not finish: digests, and the rest of their labels.
+
+        Other processes' lines, of an earlier one that was stopped, are not among them.
+        """
+        labels = {
+            digest: entry["label"].partition(" ") for digest, entry in self.unfinished.items()
+        }
+        return {digest: rest for digest, (word, _, rest) in labels.items() if word == run}
+
     def started(self, digest: str, label: str) -> None:
         self._append({"started": digest, "label": label})
 
@@ -143,6 +154,34 @@ class Journal:
                 file.write(line.encode())
         except OSError as error:
             raise OutputError(f"cannot write: {error.strerror}", file=self.path) from error
+
+
+def past_crashes(
+    path: Path,
+    subject: dict[str, Any],
+    attempt: Callable[[str], object],
+    record: Callable[[dict[str, str], EngineError], object],
+) -> None:
+    """Run `attempt` until it ends by itself: a candidate that takes its process along is a result.
+
+    Args:
+        path, subject: of the journal that the attempt's process keeps.
+        attempt: starts a process; the word that it gets begins the labels of its lines.
+        record: notes what was lost (see `Journal.lost`), so that the next attempt passes it by.
+
+    Raises:
+        EngineError: from an attempt that lost nothing, so that no candidate is to blame.
+    """
+    while True:
+        run = uuid.uuid4().hex
+        try:
+            attempt(run)
+            return
+        except EngineError as error:
+            lost = Journal(path, subject).lost(run) if path.exists() else {}
+            if not lost:
+                raise
+            record(lost, error)
 
 
 def _last_byte(descriptor: int) -> bytes:

@@ -24,9 +24,11 @@ from ...files.text import read_bytes, read_corpus
 from ...plan.types import Plan
 from ...runtime.engine import Engine
 from ...runtime.nonfinite import not_finite
+from ...runtime.vocab_only import VocabularyFile
 from ..draw import SEED, draw_problems, draw_questions
 from ..metrics.choices import accuracy, longest_prompt, score_choices
 from ..metrics.gsm8k import TOGETHER, Problem, load_problems, room, solve
+from ..metrics.perplexity import of_windows
 from ..questions import Question, guess_style, load_questions, prompts
 from ..registry import direction_of
 from ..results.comparison import ALPHA
@@ -254,8 +256,8 @@ class Measurer:
     def _choices(self, path: Path) -> Measured:
         style = guess_style(self._questions)
         prompted = prompts(self._questions, style)
-        with Engine.open(path, n_ctx=64, n_threads=self.setup.n_threads) as engine:
-            room = longest_prompt(engine, prompted) + 8
+        with VocabularyFile(path) as vocabulary:
+            room = longest_prompt(vocabulary, prompted) + 8
         with Engine.open(path, n_ctx=max(64, room * 2), n_threads=self.setup.n_threads) as engine:
             scores = accuracy(score_choices(engine, prompted), {}, (self.setup.score,))
         chance = sum(1 / len(q.choices) for q in self._questions) / len(self._questions)
@@ -263,8 +265,8 @@ class Measurer:
         return Measured(score.value, score.stderr, score.items, score.n, {"chance": chance})
 
     def _solve(self, path: Path) -> Measured:
-        with Engine.open(path, n_ctx=64, n_threads=self.setup.n_threads) as engine:
-            n_ctx = room(engine, self._problems)
+        with VocabularyFile(path) as vocabulary:
+            n_ctx = room(vocabulary, self._problems)
         n_seq = min(TOGETHER, len(self._problems))
         with Engine.open(
             path, n_ctx=n_ctx, n_seq=n_seq, unified=False, n_threads=self.setup.n_threads
@@ -310,9 +312,9 @@ def windows_of(setup: Setup) -> Windows:
         return Windows((np.zeros(2, np.int32),), (np.zeros(2, np.int32),))
     if setup.text is None:
         raise GGSurgeryError(f"{setup.metric} needs a text", hint="Give one with --text FILE")
-    with Engine.open(setup.path, n_ctx=64, n_threads=setup.n_threads) as engine:
+    with VocabularyFile(setup.path) as vocabulary:
         return Windows.of_text(
-            engine, read_corpus(setup.text), setup.n_ctx, setup.n_windows,
+            vocabulary, read_corpus(setup.text), setup.n_ctx, setup.n_windows,
             parse_special=setup.parse_special,
         )  # fmt: skip
 
@@ -336,11 +338,10 @@ def check_data(setup: Setup) -> None:
 def summary(kind: str, items: Sequence[float]) -> Measured:
     """Items → figure: exp of the mean for perplexity (nll items), else the mean."""
     n = len(items)
-    mean = math.fsum(items) / n
+    mean, value = of_windows(items)
     spread = float(np.std(items, ddof=1) / math.sqrt(n)) if n > 1 else None
     if kind != "perplexity":
         return Measured(mean, spread, tuple(items), n)
-    value = math.exp(mean) if mean < 700 else math.inf
     return Measured(value, None if spread is None else value * spread, tuple(items), n)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import GGSurgeryError
-from ...runtime.engine import Engine, Outputs
+from ...runtime.engine import Outputs
 from ...runtime.scoring import log_softmax_at
+from ...runtime.vocabulary import Vocabulary
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -86,7 +87,7 @@ class Windows:
     @classmethod
     def of_text(
         cls,
-        engine: Engine,
+        vocabulary: Vocabulary,
         text: str,
         n_ctx: int,
         limit: int | None = None,
@@ -94,18 +95,18 @@ class Windows:
         parse_special: bool = False,
     ) -> Windows:
         """Tokenize with the model's own vocabulary, then cut."""
-        bos = engine.bos if engine.add_bos else None
-        tokens = engine.tokenize_array(text, parse_special=parse_special)
+        bos = vocabulary.bos if vocabulary.add_bos else None
+        tokens = vocabulary.tokenize_array(text, parse_special=parse_special)
         return cls.of_tokens(tokens, n_ctx, limit, bos)
 
     @classmethod
-    def of_texts(cls, engine: Engine, texts: Sequence[str], longest: int) -> Windows:
+    def of_texts(cls, vocabulary: Vocabulary, texts: Sequence[str], longest: int) -> Windows:
         """Whole texts, each cut off after `longest` tokens: calibration sentences.
 
         Raises:
             GGSurgeryError: no text has a token that can be scored.
         """
-        rows = [engine.tokenize_array(text)[:longest] for text in texts]
+        rows = [vocabulary.tokenize_array(text)[:longest] for text in texts]
         rows = [row for row in rows if len(row) > 2]  # of two, the second half predicts nothing
         if not rows:
             raise GGSurgeryError("no calibration text", expected="at least one with three tokens")
