@@ -15,7 +15,7 @@ from ..find.influence import Influence
 from ..find.influence import influence as measure
 from ..ggufio.header import read_header
 from ..measure.results.envelope import envelope
-from ..measure.variants.windows import Windows
+from ..measure.windows import Windows
 from ..pipeline import cautions
 from ..runtime import worker
 from ..runtime.engine import Engine

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from ..errors import EngineError, FormatError, PlanError
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
-from ..measure.variants import Candidates, Windows
+from ..measure.variants import Candidates
+from ..measure.windows import Windows
 from ..plan.heal import PROJECTION, Cut, cuts_of, mend
 from ..plan.recipe import Recipe, Step, step
 from ..plan.text import format_layers, parse_layers

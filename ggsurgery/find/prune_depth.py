@@ -159,7 +159,7 @@ def measure_influence(
         GGSurgeryError: no text, or a graph without named states.
     """
     from ..files.text import read_corpus
-    from ..measure.variants.windows import Windows
+    from ..measure.windows import Windows
 
     if setup.text is None:
         raise GGSurgeryError("influence needs a text", hint="Give one with --text FILE")

@@ -1,47 +1,38 @@
-"""A text in windows of the context's length, and what makes it too short, too long or broken.
+"""A text as tokens in windows of the context's length, and when it is too short for one.
 
 llama-perplexity's convention: windows of n_ctx tokens side by side, the first token of each
 replaced by BOS where the model wants one, and only the second half scored, so that every
-scored token has at least n_ctx/2 tokens before it.
+scored token has at least n_ctx/2 tokens before it:
+
+    window   t0 t1 … t(h) | t(h+1) … t(n−1)      h = n_ctx / 2
+    scored                  t(h+1) … t(n−1)      n_ctx − h − 1 tokens
+
+llama-perplexity itself refuses a text of one window only.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..errors import EngineError
+from ..errors import EngineError, GGSurgeryError
 from ..runtime.nonfinite import not_finite
+from ..runtime.protocols import LanguageModel, Logits, Tokens
+from ..runtime.vocabulary import Vocabulary
 
-Tokens = NDArray[np.int32]
-Logits = NDArray[np.float32]
-
-
-class Decoder(Protocol):
-    """The part of `runtime.engine.Engine` that windows need."""
-
-    n_ctx: int
-    n_vocab: int
-    add_bos: bool
-    bos: int | None
-
-    def reset(self) -> None: ...
-
-    def decode(self, tokens: Sequence[int] | Tokens, *, logits: slice) -> Logits: ...
-
-    def first_nonfinite(self, tokens: Sequence[int] | Tokens) -> str | None: ...
+#: The smallest window that the commands take, in tokens.
+LEAST = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """One window: its number, the tokens to decode, and the tokens that its logits predict.
 
-    `inputs` has n_ctx tokens; logits of `scored` predict `targets`, one each.
+    Logits of `scored` predict `targets`, one each.
     """
 
     index: int
@@ -50,65 +41,133 @@ class Window:
     targets: Tokens
 
 
-def n_windows(
-    n_tokens: int, n_ctx: int, limit: int | None = None, *, file: str | Path | None = None
-) -> int:
-    """How many windows a text gives.
+@dataclass(frozen=True)
+class Windows:
+    """Pieces of text: what is fed to the model, and the tokens that it should predict.
 
-    Args:
-        file: the model whose tokens these are, for the error.
-
-    Raises:
-        EngineError: fewer tokens than two windows need; says how many there are.
+    `inputs[i]` is int32 [n_i]; `targets[i]` the same tokens before BOS replaced the first.
     """
-    if n_tokens < 2 * n_ctx:
-        smaller = f" or a context of at most {n_tokens // 2} (--ctx)" if n_tokens >= 16 else ""
-        raise EngineError(
-            f"the text is too short for a context of {n_ctx}", file=file,
-            expected=f"at least {2 * n_ctx} tokens", found=f"{n_tokens} tokens",
-            hint=f"Use a longer text{smaller}.",
-        )  # fmt: skip
-    whole = n_tokens // n_ctx
-    return whole if limit is None else min(whole, limit)
 
+    inputs: tuple[Tokens, ...]
+    targets: tuple[Tokens, ...]
 
-def windows(
-    tokens: Sequence[int] | Tokens, n_ctx: int, *, bos: int | None = None, limit: int | None = None
-) -> Iterator[Window]:
-    """Cut a text into whole windows; `bos` replaces the first token of each if given.
+    def __iter__(self) -> Iterator[Window]:
+        for index, (tokens, text) in enumerate(zip(self.inputs, self.targets, strict=True)):
+            half = len(tokens) // 2
+            yield Window(index, tokens, slice(half, len(tokens) - 1), text[half + 1 :])
 
-    Whether the text is long enough to be measured is asked with `n_windows`.
-    """
-    text = np.asarray(tokens, dtype=np.int32)
-    first = n_ctx // 2
-    whole = len(text) // n_ctx
-    for index in range(whole if limit is None else min(whole, limit)):
-        inputs = text[index * n_ctx : (index + 1) * n_ctx].copy()
-        targets = inputs[first + 1 :].copy()
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(t) for t in self.inputs)
+
+    @property
+    def longest(self) -> int:
+        return max(len(t) for t in self.inputs)
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the tokens: equal texts, equal tokenizers, equal windows."""
+        total = hashlib.sha256()
+        for tokens in self.inputs:
+            total.update(f"{len(tokens)}\n".encode() + tokens.astype("<i4").tobytes())
+        return total.hexdigest()
+
+    @classmethod
+    def of_tokens(
+        cls,
+        tokens: Sequence[int] | Tokens,
+        n_ctx: int,
+        limit: int | None = None,
+        bos: int | None = None,
+        *,
+        file: str | Path | None = None,
+    ) -> Windows:
+        """Cut tokens into whole windows of `n_ctx`.
+
+        Args:
+            limit: at most so many windows; None takes all.
+            bos: replaces the first token of each, if given.
+            file: the model whose tokens these are, for the error.
+
+        Raises:
+            EngineError: there are fewer than `n_ctx` tokens; says how many.
+        """
+        text = np.ascontiguousarray(tokens, np.int32)
+        count = len(text) // n_ctx
+        if count < 1:
+            smaller = f", or a smaller --ctx (at most {len(text)})" if len(text) >= LEAST else ""
+            raise EngineError(
+                f"the text is too short for a context of {n_ctx}", file=file,
+                expected=f"at least {n_ctx} tokens (one window)",
+                found=f"{len(text)} tokens", hint=f"Give more text{smaller}.",
+            )  # fmt: skip
+        count = count if limit is None else min(count, limit)
+        rows = text[: count * n_ctx].reshape(count, n_ctx)
+        inputs = rows.copy()
         if bos is not None:
-            inputs[0] = bos
-        yield Window(index, inputs, slice(first, n_ctx - 1), targets)
+            inputs[:, 0] = bos
+        return cls(tuple(inputs), tuple(rows))
+
+    @classmethod
+    def of_text(
+        cls,
+        vocabulary: Vocabulary,
+        text: str,
+        n_ctx: int,
+        limit: int | None = None,
+        *,
+        parse_special: bool = False,
+    ) -> Windows:
+        """Tokenize with the model's own vocabulary, then cut."""
+        bos = vocabulary.bos if vocabulary.add_bos else None
+        tokens = vocabulary.tokenize_array(text, parse_special=parse_special)
+        return cls.of_tokens(tokens, n_ctx, limit, bos)
+
+    @classmethod
+    def of_texts(cls, vocabulary: Vocabulary, texts: Sequence[str], longest: int) -> Windows:
+        """Whole texts, each cut off after `longest` tokens: calibration sentences.
+
+        Raises:
+            GGSurgeryError: no text has a token that can be scored.
+        """
+        rows = [vocabulary.tokenize_array(text)[:longest] for text in texts]
+        rows = [row for row in rows if len(row) > 2]  # of two, the second half predicts nothing
+        if not rows:
+            raise GGSurgeryError("no calibration text", expected="at least one with three tokens")
+        return cls(tuple(rows), tuple(rows))
+
+    def part(self, indices: Sequence[int] | range) -> Windows:
+        """Some of the windows."""
+        return Windows(
+            tuple(self.inputs[i] for i in indices), tuple(self.targets[i] for i in indices)
+        )
 
 
-def window_logits(engine: Decoder, window: Window) -> Logits:
+def window_logits(model: LanguageModel, window: Window) -> Logits:
     """Logits of a window's scored positions, float32 [n_ctx − 1 − n_ctx // 2, n_vocab].
 
     Raises:
         EngineError: a logit is not a number; names the graph node where that first appears.
     """
-    engine.reset()
-    logits = engine.decode(window.inputs, logits=window.scored)
+    model.reset()
+    return finite(model.decode(window.inputs, logits=window.scored), window, model)
+
+
+def finite(logits: Logits, window: Window, model: LanguageModel | None = None) -> Logits:
+    """The logits of a window, if all of them are numbers.
+
+    Args:
+        model: finds where the others begin; None for one that holds only the last layers.
+
+    Raises:
+        EngineError: a logit is not a number.
+    """
     # A sum over the vocabulary is not a number as soon as one of its terms is not.
     broken = np.flatnonzero(np.isnan(logits.sum(axis=1)))
     if broken.size:
         where = f"window {window.index}, scored position {broken[0]}"
-        raise not_finite(engine, window.inputs, where)
-    return logits
-
-
-def log_softmax(logits: Logits) -> NDArray[np.float32]:
-    """log softmax over the last axis in place, float32 as llama.cpp computes it."""
-    logits -= logits.max(axis=1, keepdims=True)
-    total = np.exp(logits).sum(axis=1, dtype=np.float64)
-    logits -= np.log(total).astype(np.float32)[:, None]
+        raise not_finite(model, window.inputs, where)
     return logits

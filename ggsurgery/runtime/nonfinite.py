@@ -5,29 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
 
 from ..errors import EngineError
-
-
-class Finder(Protocol):
-    """The part of `Engine` that is needed."""
-
-    def first_nonfinite(self, tokens: Sequence[int] | NDArray[Any]) -> str | None: ...
+from .protocols import LanguageModel, Tokens
 
 
 def not_finite(
-    engine: Finder, tokens: Sequence[int] | NDArray[Any], where: str, file: Path | None = None
+    engine: LanguageModel | None,
+    tokens: Sequence[int] | Tokens,
+    where: str,
+    file: Path | None = None,
 ) -> EngineError:
     """The error to raise after `tokens` gave NaN or infinity; decodes them once more.
 
     Args:
+        engine: the model; None where it cannot decode these tokens by itself.
         where: what was measured, for a person: `window 3`.
         file: the model to name; None names the engine's.
     """
-    node = engine.first_nonfinite(tokens)
+    node = None if engine is None else engine.first_nonfinite(tokens)
     layer = re.search(r"-(\d+)$", node or "")
     place = f"first in graph node {node}" if node else "only in the logits"
     tensors = f"the tensors blk.{layer[1]}.*" if layer else "the tensors outside the layers"

@@ -15,7 +15,7 @@ from ggsurgery.cli import cli
 from ggsurgery.errors import EngineError, GGSurgeryError, PlanError
 from ggsurgery.files.text import read_corpus
 from ggsurgery.find.influence import Influence, find_sink, influence
-from ggsurgery.measure.variants.windows import Windows
+from ggsurgery.measure.windows import Windows
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.surgery.prepare import prepare

@@ -15,7 +15,7 @@ from ggsurgery.errors import ArchitectureError, GGSurgeryError, OutputError, Pla
 from ggsurgery.files.text import read_corpus
 from ggsurgery.find.laco import Settings, collapse, cosine, laco, split_text
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.measure.variants import Windows
+from ggsurgery.measure.windows import Windows
 from ggsurgery.plan.types import Plan
 from ggsurgery.runtime.engine import Engine
 from tests._numpy_qwen3 import Qwen3

@@ -8,7 +8,8 @@ import pytest
 from ggsurgery.errors import EngineError, FormatError, GGSurgeryError, OutputError
 from ggsurgery.measure.base_file import BaseFile
 from ggsurgery.measure.metrics.kl import kl_divergence, kl_from_file, write_base_file
-from ggsurgery.measure.windows import n_windows, window_logits, windows
+from ggsurgery.measure.windows import Windows, window_logits
+from ggsurgery.runtime.scoring import log_softmax_at
 from tests.measure.fakes import N_VOCAB, ByteModel, exact_log_softmax
 
 TOKENS = np.random.default_rng(9).integers(0, 256, 64 * 5 + 7).astype(np.int32)
@@ -49,6 +50,35 @@ def test_a_model_does_not_differ_from_itself():
     assert found.same_top.tolist() == [1.0] * 62
 
 
+def test_the_losses_behind_the_ratio_are_those_of_perplexity_to_the_last_digit(tmp_path):
+    """One log-softmax: float64 where it weighs, in both commands."""
+    base, other = ByteModel(1), ByteModel(2)
+    cut = Windows.of_tokens(TOKENS, 64)
+    losses = [
+        np.concatenate([-log_softmax_at(window_logits(m, w), w.targets) for w in cut])
+        for m in (base, other)
+    ]
+    found = kl_divergence(base, other, TOKENS)
+    assert found.nll_base.tolist() == losses[0].tolist()
+    assert found.nll_other.tolist() == losses[1].tolist()
+    write_base_file(str(tmp_path / "b"), base, TOKENS, k=8)
+    assert kl_from_file(BaseFile(tmp_path / "b"), other).nll_other.tolist() == losses[1].tolist()
+    exact = np.concatenate(
+        [-exact_log_softmax(window_logits(base, w))[np.arange(31), w.targets] for w in cut]
+    )
+    assert found.nll_base == pytest.approx(exact, rel=1e-6)
+
+
+def test_one_window_is_enough(tmp_path):
+    """For KL, for perplexity and for candidates alike."""
+    both = kl_divergence(ByteModel(1), ByteModel(2), TOKENS[:64])
+    write_base_file(str(tmp_path / "one"), ByteModel(1), TOKENS[:64], k=255)
+    assert len(BaseFile(tmp_path / "one").tokens) == 64 == 2 * len(both.kl) + 2
+    assert kl_from_file(BaseFile(tmp_path / "one"), ByteModel(2)).kl == pytest.approx(
+        both.kl, rel=1e-4, abs=1e-5
+    )
+
+
 def test_minus_infinity_logits_have_no_mass_and_no_effect():
     base, other = ByteModel(1), ByteModel(2)
     base.first[:, 200] = -np.inf
@@ -58,10 +88,10 @@ def test_minus_infinity_logits_have_no_mass_and_no_effect():
 
 
 def test_windows_replace_the_first_token_by_bos_but_score_the_text():
-    given = list(windows(TOKENS, 64, bos=256))
+    given = list(Windows.of_tokens(TOKENS, 64, bos=256))
     assert [w.inputs[0] for w in given] == [256] * 5
     assert given[1].targets.tolist() == TOKENS[64 + 33 : 128].tolist()
-    assert n_windows(len(TOKENS), 64, 3) == 3
+    assert len(Windows.of_tokens(TOKENS, 64, 3)) == 3
 
 
 def test_a_full_base_file_gives_the_same_kl(tmp_path):
@@ -166,8 +196,8 @@ def test_unlike_contexts_are_refused(tmp_path):
 
 
 def test_too_short_a_text_says_how_much_there_is_and_is_needed():
-    with pytest.raises(GGSurgeryError, match=r"at least 128 tokens.*found 100 tokens"):
-        n_windows(100, 64)
+    with pytest.raises(GGSurgeryError, match=r"at least 64 tokens.*found 63 tokens.*at most 63"):
+        Windows.of_tokens(TOKENS[:63], 64)
     with pytest.raises(GGSurgeryError, match="found 0 tokens"):
         kl_divergence(ByteModel(1), ByteModel(2), np.empty(0, np.int32))
 
@@ -175,7 +205,7 @@ def test_too_short_a_text_says_how_much_there_is_and_is_needed():
 def test_nan_logits_name_the_layer_where_they_begin():
     broken = ByteModel(1)
     broken.broken_at = 2
-    window = next(windows(TOKENS, 64))
+    window = next(iter(Windows.of_tokens(TOKENS, 64)))
     with pytest.raises(EngineError, match=r"bytes\.gguf: .*window 0.*first in graph node l_out-2"):
         window_logits(broken, window)
     broken.broken_at = 99

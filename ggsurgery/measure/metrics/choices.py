@@ -9,41 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...errors import EngineError
 from ...runtime.nonfinite import not_finite
+from ...runtime.protocols import LanguageModel
 from ...runtime.vocabulary import Vocabulary
 from ..questions import Prompted
 from ..results.score import Score, mean_score
-from ..windows import Tokens
 
 Progress = Callable[[int, int], None]  # questions done, questions in all
 
 #: Metrics of a run and what the summed log-probability of a choice is divided by.
 METRICS = ("acc", "acc_norm", "acc_bytes", "acc_tokens")
-
-
-class Scorer(Protocol):
-    """The part of `runtime.engine.Engine` that choices need."""
-
-    n_ctx: int
-    bos: int | None
-    eos: int | None
-    add_bos: bool
-
-    def tokenize(
-        self, text: str, *, add_special: bool = True, parse_special: bool = False
-    ) -> list[int]: ...
-
-    def logprobs(
-        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
-    ) -> list[NDArray[np.float64]]: ...
-
-    def first_nonfinite(self, tokens: Sequence[int] | Tokens) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +52,9 @@ class Answered:
         return {name: int(np.argmax(sums / d)) for name, d in divisors.items()}
 
 
-def encode_pair(engine: Scorer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+def encode_pair(
+    engine: LanguageModel, context: str, continuation: str
+) -> tuple[list[int], list[int]]:
     """Tokens of the context and of what continues it, split where the context's tokens end.
 
     The whole is tokenized together, as the model would read it, and trailing blanks of the
@@ -91,7 +73,7 @@ def encode_pair(engine: Scorer, context: str, continuation: str) -> tuple[list[i
     return whole[: len(before)], whole[len(before) :]
 
 
-def score_question(engine: Scorer, prompted: Prompted) -> Answered:
+def score_question(engine: LanguageModel, prompted: Prompted) -> Answered:
     """Log-probabilities of all choices of one question.
 
     Choices whose contexts are equal share one decode of it; what their tokens have in
@@ -126,7 +108,7 @@ def score_question(engine: Scorer, prompted: Prompted) -> Answered:
 
 
 def score_choices(
-    engine: Scorer,
+    engine: LanguageModel,
     prompted: Sequence[Prompted],
     *,
     progress: Progress | None = None,
@@ -158,7 +140,7 @@ def accuracy(
     ]
 
 
-def longest_prompt(vocabulary: Vocabulary | Scorer, prompted: Sequence[Prompted]) -> int:
+def longest_prompt(vocabulary: Vocabulary, prompted: Sequence[Prompted]) -> int:
     """Tokens of the longest question with its longest choice: the context that is needed."""
     longest = 0
     for item in prompted:

@@ -9,27 +9,23 @@ base comes from a compact file of its k likeliest tokens and the mass of the res
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import EngineError, GGSurgeryError
+from ...runtime.protocols import LanguageModel, Logits, Tokens
+from ...runtime.scoring import log_softmax, log_softmax_at, scale_of
 from ..base_file import BaseFile
 from ..results.score import Score, mean_score
-from ..windows import Decoder, Logits, Tokens, log_softmax, n_windows, window_logits, windows
+from ..windows import Window, Windows, window_logits
 
 F64 = NDArray[np.float64]
 Progress = Callable[[int, int], None]  # windows done, windows in all
 
 _ROWS = 16  # positions worked on at once: a few MB of a large vocabulary
-
-
-class Model(Decoder, Protocol):
-    """The part of `runtime.engine.Engine` that KL needs."""
-
-    def piece(self, token: int, *, special: bool = False) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +75,8 @@ class Divergence:
 
 
 def kl_divergence(
-    base: Model,
-    other: Model,
+    base: LanguageModel,
+    other: LanguageModel,
     tokens: Tokens,
     *,
     limit: int | None = None,
@@ -99,19 +95,23 @@ def kl_divergence(
             "both models need one context length", expected=base.n_ctx, found=other.n_ctx
         )
     require_same_vocabulary(base, other)
-    total = n_windows(len(tokens), base.n_ctx, limit, file=getattr(base, "path", None))
+    cut = Windows.of_tokens(tokens, base.n_ctx, limit, _bos(base), file=getattr(base, "path", None))
     parts = []
-    for window in windows(tokens, base.n_ctx, bos=_bos(base), limit=limit):
+    for window in cut:
         p = window_logits(base, window)
         q = window_logits(other, window)
         parts.append(_compare(p, q, window.targets))
         if progress is not None:
-            progress(len(parts), total)
+            progress(len(parts), len(cut))
     return _joined(parts)
 
 
 def kl_from_file(
-    base: BaseFile, other: Model, *, limit: int | None = None, progress: Progress | None = None
+    base: BaseFile,
+    other: LanguageModel,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
 ) -> Divergence:
     """KL of `other` from a compact base file: a lower bound, as tokens outside the k likeliest
     count as one.
@@ -126,23 +126,29 @@ def kl_from_file(
             expected=base.n_ctx, found=other.n_ctx, hint=f"Use --ctx {base.n_ctx}",
         )  # fmt: skip
     base.require_vocabulary(vocabulary(other))
-    whole = len(base.tokens) // base.n_ctx
-    total = whole if limit is None else min(whole, limit)
+    return kl_from_records(base, lambda window: window_logits(other, window), limit, progress)
+
+
+def kl_from_records(
+    base: BaseFile,
+    logits: Callable[[Window], Logits],
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Divergence:
+    """KL from a base file of whatever gives logits for its windows; see `kl_from_file`."""
+    cut = Windows.of_tokens(base.tokens, base.n_ctx, limit, base.bos, file=base.path)
     parts = []
-    for window in windows(base.tokens, base.n_ctx, bos=base.bos, limit=limit):
-        q = log_softmax(window_logits(other, window))
-        parts.append(_compare_records(base.records(window.index), q, window.targets))
+    for window in cut:
+        records = base.records(window.index)
+        parts.append(_compare_records(records, logits(window), window.targets))
         if progress is not None:
-            progress(len(parts), total)
-    joined = _joined(parts)
-    return Divergence(
-        joined.kl, joined.nll_base, joined.nll_other, joined.same_top, joined.per_window, True
-    )
+            progress(len(parts), len(cut))
+    return replace(_joined(parts), lower_bound=True)
 
 
 def write_base_file(
     path: str,
-    engine: Model,
+    engine: LanguageModel,
     tokens: Tokens,
     *,
     k: int = 256,
@@ -159,24 +165,25 @@ def write_base_file(
     Raises:
         OutputError: the file exists (without `force`) or cannot be written.
     """
-    count = n_windows(len(tokens), engine.n_ctx, limit, file=getattr(engine, "path", None))
-    used = np.asarray(tokens[: count * engine.n_ctx], dtype=np.int32)
+    cut = Windows.of_tokens(
+        tokens, engine.n_ctx, limit, _bos(engine), file=getattr(engine, "path", None)
+    )
     with BaseFile.writer(
-        path, tokens=used, n_ctx=engine.n_ctx, k=min(k, engine.n_vocab - 1),
+        path, tokens=np.concatenate(cut.targets), n_ctx=engine.n_ctx, k=min(k, engine.n_vocab - 1),
         vocabulary=vocabulary(engine), provenance=provenance or {}, bos=_bos(engine), force=force,
     ) as write:  # fmt: skip
-        for window in windows(used, engine.n_ctx, bos=_bos(engine)):
+        for window in cut:
             write(log_softmax(window_logits(engine, window)), window.targets)
             if progress is not None:
-                progress(window.index + 1, count)
+                progress(window.index + 1, len(cut))
 
 
-def vocabulary(engine: Model) -> list[bytes]:
+def vocabulary(engine: LanguageModel) -> list[bytes]:
     """The bytes of every token, special ones by name."""
     return [engine.piece(i, special=True) for i in range(engine.n_vocab)]
 
 
-def require_same_vocabulary(base: Model, other: Model) -> None:
+def require_same_vocabulary(base: LanguageModel, other: LanguageModel) -> None:
     """Refuse two models whose token ids mean different things.
 
     Raises:
@@ -203,7 +210,7 @@ def require_same_vocabulary(base: Model, other: Model) -> None:
         )
 
 
-def _bos(engine: Decoder) -> int | None:
+def _bos(engine: LanguageModel) -> int | None:
     return engine.bos if engine.add_bos else None
 
 
@@ -212,10 +219,11 @@ def _compare(p: Logits, q: Logits, targets: Tokens) -> F64:
     out = np.empty((len(targets), 4))
     for start in range(0, len(targets), _ROWS):
         rows = slice(start, start + _ROWS)
-        a, b = log_softmax(p[rows]), log_softmax(q[rows])
-        index = np.arange(len(a))
-        out[rows, 1] = -a[index, targets[rows]]
-        out[rows, 2] = -b[index, targets[rows]]
+        a, b = p[rows], q[rows]
+        of_a, of_b = scale_of(a), scale_of(b)
+        out[rows, 1] = -log_softmax_at(a, targets[rows], of_a)
+        out[rows, 2] = -log_softmax_at(b, targets[rows], of_b)
+        a, b = log_softmax(a, of_a), log_softmax(b, of_b)
         out[rows, 3] = a.argmax(axis=1) == b.argmax(axis=1)
         with np.errstate(invalid="ignore"):
             np.subtract(a, b, out=b)
@@ -229,6 +237,9 @@ def _compare(p: Logits, q: Logits, targets: Tokens) -> F64:
 def _compare_records(records: NDArray[Any], q: Logits, targets: Tokens) -> F64:
     """As `_compare`, the base given by its top-k records."""
     out = np.empty((len(targets), 4))
+    scale = scale_of(q)
+    out[:, 2] = -log_softmax_at(q, targets, scale)
+    log_softmax(q, scale)
     log_p = records["logp"].astype(np.float64)
     log_q = np.take_along_axis(q, records["id"], axis=1).astype(np.float64)
     p, rest_p = np.exp(log_p), np.exp(records["tail"].astype(np.float64))
@@ -239,7 +250,6 @@ def _compare_records(records: NDArray[Any], q: Logits, targets: Tokens) -> F64:
     rest = np.where(rest_p > 0, rest_p * (records["tail"] - log_rest_q), 0.0)
     out[:, 0] = (p * (log_p - log_q)).sum(axis=1) + rest
     out[:, 1] = -records["target"]
-    out[:, 2] = -q[np.arange(len(q)), targets]
     out[:, 3] = records["id"][:, 0] == q.argmax(axis=1)
     return out
 

@@ -1,12 +1,4 @@
-"""Perplexity as llama-perplexity defines it.
-
-The text is cut into chunks of n_ctx tokens; BOS replaces the first token of each where the
-model wants it; only the second half of a chunk is scored, so that every scored token has at
-least n_ctx/2 tokens before it:
-
-    chunk   t0 t1 … t(h) | t(h+1) … t(n−1)      h = n_ctx / 2
-    scored                 t(h+1) … t(n−1)      n_ctx − h − 1 tokens
-"""
+"""Perplexity as llama-perplexity defines it, over the windows of `measure.windows`."""
 
 from __future__ import annotations
 
@@ -24,7 +16,7 @@ from ...runtime.engine import Engine
 from ...runtime.nonfinite import not_finite
 from ...runtime.scoring import log_softmax_at
 from ..results.score import Score, provenance
-from ..windows import n_windows
+from ..windows import Windows
 
 Progress = Callable[[int, int], None]
 
@@ -102,7 +94,7 @@ def perplexity(
         The figure; the memory it took is one batch of logits, whatever the text's length.
 
     Raises:
-        EngineError: the text has fewer than 2 · n_ctx tokens, the engine's context is smaller
+        EngineError: the text has fewer than n_ctx tokens, the engine's context is smaller
             than n_ctx, or the model gives NaN (names the layer where they first appear).
     """
     bos = engine.add_bos if add_bos is None else add_bos
@@ -117,16 +109,14 @@ def perplexity(
             "the context is too small for these chunks", file=engine.path,
             expected=f"4 to {engine.n_ctx} tokens", found=n_ctx,
         )  # fmt: skip
-    total = n_windows(len(tokens), n_ctx, n_chunks, file=engine.path)
-    chunks = tokens[: total * n_ctx].reshape(total, n_ctx)
+    cut = Windows.of_tokens(tokens, n_ctx, n_chunks, engine.bos if bos else None, file=engine.path)
+    total = len(cut)
     together = 1 if engine.unified else max(1, min(engine.n_seq, engine.n_batch // n_ctx))
     means: list[float] = []
     squares = 0.0
     for begin in range(0, total, together):
-        group = chunks[begin : begin + together].copy()
-        if bos and engine.bos is not None:
-            group[:, 0] = engine.bos
-        for values, row in zip(_score(engine, group), chunks[begin:], strict=False):
+        group = np.stack(cut.inputs[begin : begin + together])
+        for values, row in zip(_score(engine, group), group, strict=True):
             if np.isnan(values).any():
                 raise not_finite(engine, row, f"chunk {len(means)}")
             means.append(float(values.mean()))

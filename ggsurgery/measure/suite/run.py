@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ...errors import EngineError
-from ..metrics.choices import Scorer, score_choices
+from ...runtime.protocols import LanguageModel
+from ...runtime.scoring import log_softmax_at
+from ..metrics.choices import score_choices
 from ..questions import prompts
-from ..windows import Decoder, log_softmax, n_windows, window_logits, windows
+from ..windows import Windows, window_logits
 from . import data
 from .answers import accepted
 from .repetition import freedom_from_loops
 from .result import Part, SurgeryScore
-from .talk import THINK_TAGS, Reply, Speaker, Talker, has_switch
+from .talk import THINK_TAGS, Reply, Talker, has_switch
 
 #: Context that the suite needs: the thinking budget and room for the prompt.
 N_CTX = 1536
@@ -35,12 +37,8 @@ _CLOZE_TOKENS = 24
 Progress = Callable[[int, int], None]  # steps done, steps at most
 
 
-class Model(Speaker, Scorer, Decoder, Protocol):
-    """All that the suite needs of `runtime.engine.Engine`."""
-
-
 def run_suite(
-    engine: Model,
+    engine: LanguageModel,
     *,
     length: data.Length = "default",
     weights: data.Weights | None = None,
@@ -107,7 +105,7 @@ def n_steps(length: data.Length = "default", limit: int | None = None) -> int:
 class _Suite:
     """One run: the model, the rules, and a method a part."""
 
-    engine: Model
+    engine: LanguageModel
     talker: Talker
     rules: data.Weights
     facts: Sequence[data.Fact]
@@ -163,10 +161,8 @@ class _Suite:
         tokens = self.engine.tokenize(data.load_prose(), add_special=False)
         bos = self.engine.bos if self.engine.add_bos else None
         found = []
-        count = n_windows(len(tokens), PROSE_CTX, self.limit)
-        for window in windows(tokens, PROSE_CTX, bos=bos, limit=count):
-            log_p = log_softmax(window_logits(self.engine, window))
-            nats = -float(log_p[np.arange(len(window.targets)), window.targets].sum())
+        for window in Windows.of_tokens(tokens, PROSE_CTX, self.limit, bos):
+            nats = -float(log_softmax_at(window_logits(self.engine, window), window.targets).sum())
             n_bytes = len(self.engine.detokenize(window.targets.tolist(), special=True).encode())
             found.append(nats / np.log(2) / n_bytes)
         self.step()

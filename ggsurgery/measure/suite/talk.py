@@ -4,43 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ...chat.render import render
+from ...runtime.protocols import LanguageModel
 
 #: How templates mark the thinking that comes before an answer.
 THINK_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
 
 #: Template variables that switch thinking on and off.
 SWITCHES = ("enable_thinking", "thinking")
-
-
-class Speaker(Protocol):
-    """The part of `runtime.engine.Engine` that talking needs."""
-
-    n_ctx: int
-    bos: int | None
-    eos: int | None
-    add_bos: bool
-
-    @property
-    def chat_template(self) -> str | None: ...
-
-    def tokenize(
-        self, text: str, *, add_special: bool = True, parse_special: bool = False
-    ) -> list[int]: ...
-
-    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str: ...
-
-    def generate(
-        self,
-        tokens: Sequence[int],
-        *,
-        max_tokens: int,
-        stop: Sequence[str] = (),
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +56,7 @@ def split_thinking(prompt: str, said: str) -> tuple[str, str | None, bool, bool]
     return said.strip(), None, False, False
 
 
-def has_switch(engine: Speaker) -> bool:
+def has_switch(engine: LanguageModel) -> bool:
     """Whether the chat template renders differently with thinking on and off."""
     template = engine.chat_template
     if not template or not any(name in template for name in SWITCHES):
@@ -95,7 +68,7 @@ def has_switch(engine: Speaker) -> bool:
 
 
 def chat_prompt(
-    engine: Speaker,
+    engine: LanguageModel,
     messages: Sequence[dict[str, Any]],
     *,
     thinking: bool | None = None,
@@ -115,7 +88,7 @@ def chat_prompt(
     )  # fmt: skip
 
 
-def chat_tokens(engine: Speaker, prompt: str) -> list[int]:
+def chat_tokens(engine: LanguageModel, prompt: str) -> list[int]:
     """Tokens of a rendered prompt: special tokens read, BOS in front exactly once."""
     bos = engine.bos if engine.add_bos else None
     tokens = engine.tokenize(prompt, add_special=False, parse_special=True)
@@ -128,7 +101,7 @@ def chat_tokens(engine: Speaker, prompt: str) -> list[int]:
 class Talker:
     """Asks one model with fixed budgets and greedy (or seeded) generation."""
 
-    engine: Speaker
+    engine: LanguageModel
     thinking_tokens: int
     temperature: float = 0.0
     seed: int = 0
@@ -169,5 +142,5 @@ class Talker:
         return Reply(answer, thought, opened, closed, said.reason, len(said.tokens))
 
 
-def _text(engine: Speaker, token: int | None) -> str:
+def _text(engine: LanguageModel, token: int | None) -> str:
     return "" if token is None else engine.detokenize([token], special=True)

@@ -36,9 +36,9 @@ from ..results.score import mean_score
 from ..results.statistics import Interval, mcnemar, paired_shares_interval, wilson_of_share
 from ..suite.result import SurgeryScore
 from ..suite.run import N_CTX, run_suite
+from ..windows import Windows
 from .divergence import Reference
 from .session import CACHE_BYTES, Candidates, Route
-from .windows import Windows
 
 Progress = Callable[[int, int], object]
 METRICS = ("perplexity", "kl", "suite", "choices:FILE", "gsm8k:FILE")

@@ -22,11 +22,13 @@ from ...errors import ArchitectureError, EngineError, GGSurgeryError
 from ...ggufio.reader import Source
 from ...ggufio.types import Header
 from ...plan.types import Plan, main_reference
-from ...runtime.engine import Engine, Outputs
+from ...runtime.engine import Engine
+from ..windows import Windows
+from .candidate import Candidate
 from .live import Live
+from .losses import LEAST_ROWS, window_nll
 from .scratch import Scratch, candidate_layout
-from .states import F32, States, boundaries, record
-from .windows import LEAST_ROWS, Windows, window_nll
+from .states import States, boundaries, record
 
 Route = Literal["auto", "suffix", "file", "live"]
 Progress = Callable[[int, int], object]
@@ -47,38 +49,6 @@ def takes_states(header: Header) -> bool:
     """
     sections = header.get("{arch}.rope.dimension_sections")
     return header.architecture not in TOKENS_ONLY and not any(sections or ())
-
-
-class Candidate:
-    """A plan, loaded. `decode` gives the logits of a window whichever way it was loaded.
-
-    Attributes:
-        engine: the loaded model; with kept states it holds only the last layers.
-        windows: the texts.
-        start: number of layers that were not computed again.
-    """
-
-    def __init__(
-        self, engine: Engine, windows: Windows, states: list[F32] | None, start: int, route: str
-    ) -> None:
-        self.engine, self.windows, self.states = engine, windows, states
-        self.start, self.route = start, route
-
-    @property
-    def n_vocab(self) -> int:
-        return self.engine.n_vocab
-
-    def decode(self, index: int, *, logits: Outputs, copy: bool = True) -> F32:
-        """Logits of a window's tokens, float32 [n_out, n_vocab]."""
-        return self.feed(index, slice(0, None), logits=logits, copy=copy)
-
-    def feed(self, index: int, part: slice, *, logits: Outputs, copy: bool = False) -> F32:
-        """Logits of a part of a window that begins where the last one ended, or with 0."""
-        if not part.start:
-            self.engine.reset()
-        if self.states is None:
-            return self.engine.decode(self.windows.inputs[index][part], logits=logits, copy=copy)
-        return self.engine.decode_embeddings(self.states[index][part], logits=logits, copy=copy)
 
 
 class Candidates:

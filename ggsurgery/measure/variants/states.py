@@ -17,7 +17,9 @@ from ...errors import EngineError
 from ...runtime.binding import Tensor
 from ...runtime.engine import Engine, Outputs
 from ...runtime.observe import read_floats
-from .windows import Windows, window_nll
+from ..windows import Windows
+from .candidate import Candidate
+from .losses import window_nll
 
 F32 = NDArray[np.float32]
 Progress = Callable[[int, int], object]
@@ -108,18 +110,15 @@ class _Keeper:
             self.filled[depth] = at + len(rows)
 
 
-class _Whole:
-    """The base model seen as a candidate, remembering the last row of logits."""
+class _Whole(Candidate):
+    """The base model as a candidate that remembers its last row of logits."""
 
     def __init__(self, engine: Engine, windows: Windows) -> None:
-        self.engine, self.windows = engine, windows
-        self.n_vocab = engine.n_vocab
+        super().__init__(engine, windows, None, 0, "file")
         self.last: F32 | None = None
 
-    def feed(self, index: int, part: slice, *, logits: Outputs) -> F32:
-        if not part.start:
-            self.engine.reset()
-        out = self.engine.decode(self.windows.inputs[index][part], logits=logits, copy=False)
+    def feed(self, index: int, part: slice, *, logits: Outputs, copy: bool = False) -> F32:
+        out = super().feed(index, part, logits=logits, copy=copy)
         if len(out):
             self.last = out[-1].copy()
         return out

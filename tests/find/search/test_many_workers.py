@@ -68,7 +68,7 @@ def test_a_killed_worker_gives_its_candidate_back(tmp_path: Path) -> None:
             try:
                 wait_until(lambda: len(finished(caches[1])) >= 2, other)
                 os.killpg(doomed.pid, signal.SIGKILL)
-                doomed.wait()
+                doomed.communicate()  # closes its pipes, too
                 before = finished(caches[0])
                 _, errors = other.communicate(timeout=400)
                 assert other.returncode == 0, errors.decode()

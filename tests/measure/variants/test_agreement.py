@@ -11,9 +11,10 @@ import pytest
 from ggsurgery.errors import ArchitectureError
 from ggsurgery.files.text import read_corpus
 from ggsurgery.measure.metrics.perplexity import perplexity
-from ggsurgery.measure.variants import Candidates, Windows
+from ggsurgery.measure.variants import Candidates
 from ggsurgery.measure.variants.session import Route
 from ggsurgery.measure.variants.states import boundaries
+from ggsurgery.measure.windows import Windows
 from ggsurgery.plan.recipe import Recipe, Step, step
 from ggsurgery.plan.types import Plan
 from ggsurgery.runtime import worker
