@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from ..errors import GGSurgeryError
 from ..ggufio.types import Header
 from ..plan.text import format_layers
 from . import arrays, layer_kinds, properties
+from .rules import ArchRules
 from .types import Finding, LayerKind
 from .unprune import original_of
-
-if TYPE_CHECKING:
-    from .rules import ArchRules
 
 REPAIR = "`ggsurgery repair --removed LIST` mends the file when you know which layers were removed."
 #: Names that only the tensors of recurrent layers have.

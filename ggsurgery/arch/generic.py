@@ -8,7 +8,6 @@ Everything else stops unless the caller allows unknown architectures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..errors import ArchitectureError
 from ..ggufio.constants import GGUFValueType
@@ -17,18 +16,21 @@ from ..plan.types import Plan, Take, main_reference
 from . import arrays, properties
 from .rulefile import RuleFile, keys
 
-if TYPE_CHECKING:
-    from .rules import ArchRules
-
 UNKNOWN = RuleFile(architectures=(), version="", source=())
 HINT = "--allow-unknown-arch lets it through; check the output's perplexity then."
 
 
-def check_unknown(rules: ArchRules, headers: Sequence[Header], plan: Plan) -> tuple[str, ...]:
+def check_unknown(
+    family: str, headers: Sequence[Header], plan: Plan, *, allow: bool
+) -> tuple[str, ...]:
     """Stop a surgery on an unknown architecture that could change what a layer is.
 
+    Args:
+        family: the architecture's name.
+        allow: warn only.
+
     Returns:
-        warnings, when the caller allowed it.
+        The warnings.
 
     Raises:
         ArchitectureError: otherwise.
@@ -41,10 +43,10 @@ def check_unknown(rules: ArchRules, headers: Sequence[Header], plan: Plan) -> tu
         reasons.append("only leaving layers out is known to be safe")
     if not reasons:
         return ()
-    if rules.allow_unknown:
-        return tuple(f"architecture {rules.family} has no rules: {r}" for r in reasons)
+    if allow:
+        return tuple(f"architecture {family} has no rules: {r}" for r in reasons)
     raise ArchitectureError(
-        f"architecture {rules.family or '(none)'} has no rules: {reasons[0]}",
+        f"architecture {family or '(none)'} has no rules: {reasons[0]}",
         file=headers[plan.shell].path,
         hint=HINT,
     )

@@ -17,9 +17,10 @@ from ..ggufio.types import Header, Value
 from ..plan.text import format_layers
 from ..plan.types import BlockRef, Plan, main_reference, references
 from . import arrays, layer_count, layer_kinds, properties
+from .generic import check_unknown
 from .rulefile import RuleFile
 from .suggest import nearest
-from .types import Finding, LayerKind, MetadataChange
+from .types import LayerKind, MetadataChange
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ class ArchRules:
             return change
         self._check_sources(headers, plan)
         if not self.known:
-            from .generic import check_unknown
-
-            change.warnings += check_unknown(self, headers, plan)
+            change.warnings += check_unknown(self.family, headers, plan, allow=self.allow_unknown)
         for source in sorted({r.source for r in refs}):
             arrays.check_lengths(headers[source])
             if not self.allow_unknown:
@@ -132,12 +131,6 @@ class ArchRules:
                         found=other.label,
                         hint="`ggsurgery inspect` shows the kinds; --force-kinds overrides.",
                     )
-
-    def check(self, header: Header) -> list[Finding]:
-        """What is wrong with a file of this architecture, for `verify`."""
-        from .check import check
-
-        return check(self, header)
 
     # -- steps of rewrite ------------------------------------------------------------
 

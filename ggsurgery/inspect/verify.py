@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from ..arch import ArchRules, Finding, rules_for
 from ..arch.asked import surveyed
+from ..arch.check import check
 from ..arch.types import Severity
 from ..errors import ArchitectureError, FormatError
 from ..ggufio.purpose import MODEL, OTHER, VOCABULARY, purpose
@@ -77,7 +78,7 @@ def _layers(header: Header, rules: ArchRules | None) -> Iterator[Finding]:
         yield from foreign_tensors(header, rules.n_tail(header))
         yield from count_findings(header)
         yield from shape_findings(header)
-        yield from rules.check(header)
+        yield from check(rules, header)
         yield from missing_tensors(header, rules.kinds(header), certain=certain)
     except ArchitectureError as error:
         yield Finding("error", error.tensor or "metadata", str(error), "")

@@ -122,10 +122,15 @@ class Context(Vocabulary):
         self._ends = {}
         self.held_prefix = []
 
-    def _run_batch(
+    def run_batch(
         self, data: NDArray[Any], positions: NDArray[np.int32], seqs: NDArray[Any],
         wanted: NDArray[np.int8],
     ) -> None:  # fmt: skip
+        """Decode token ids (int32) or embeddings at positions of sequences.
+
+        Args:
+            wanted: 1 where logits are computed.
+        """
         n = len(data)
         llama = self._llama
         data = np.ascontiguousarray(data)
@@ -159,7 +164,8 @@ class Context(Vocabulary):
                 f"llama.cpp failed to decode (status {status}): {lines.errors()}", file=self.path
             )
 
-    def _logits(self, n_out: int) -> F32:
+    def logits_of(self, n_out: int) -> F32:
+        """The logits of the last batch, [n_out, n_vocab], valid until the next."""
         pointer = self._llama.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, (n_out, self.n_vocab))
 

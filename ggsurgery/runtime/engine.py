@@ -188,10 +188,10 @@ class Engine(Context):
         for begin in range(0, n, self.n_batch):
             part = slice(begin, min(n, begin + self.n_batch))
             positions = np.arange(first + part.start, first + part.stop, dtype=np.int32)
-            self._run_batch(data[part], positions, np.full(len(positions), seq), wanted[part])
+            self.run_batch(data[part], positions, np.full(len(positions), seq), wanted[part])
             n_out = int(wanted[part].sum())
             if n_out:
-                view = self._logits(n_out)
+                view = self.logits_of(n_out)
                 pieces.append(view.copy() if copy or n > self.n_batch else view)
         self._ends[seq] = first + n
         self._finish_observation()
@@ -215,21 +215,21 @@ class Engine(Context):
             A view, float32 [wanted.sum(), n_vocab], that the next decode overwrites.
         """
         self.held_prefix = []
-        self._run_batch(
+        self.run_batch(
             np.ascontiguousarray(tokens, np.int32),
             np.ascontiguousarray(positions, np.int32),
             seqs,
             np.ascontiguousarray(wanted, np.int8),
         )
         self._finish_observation()
-        return self._logits(int(np.count_nonzero(wanted)))
+        return self.logits_of(int(np.count_nonzero(wanted)))
 
     def _finish_observation(self) -> None:
         if self._recorder is not None:
             self.observed = self._recorder.take()
 
-    def _logits(self, n_out: int) -> F32:
-        view = super()._logits(n_out)
+    def logits_of(self, n_out: int) -> F32:
+        view = super().logits_of(n_out)
         if not self.head_seen:
             # of a model without a head llama.cpp hands out zeros, without a word
             if not view.any() and not self._computes_logits():

@@ -24,6 +24,7 @@ from ..files import temporary
 from ..files.fields import FieldError, Fields, flag, read_json, text
 from ..files.text import MAX_SMALL
 from . import binding, machine, worker
+from .context import Context
 
 #: Overrides the probe: 0 or 1 (off and on, no and yes, false and true).
 VARIABLE = "GGSURGERY_EXTRA_BUFFERS"
@@ -111,11 +112,16 @@ def _distance(a: Any, b: Any) -> float:
 
 
 def _last_logits(path: Path, extra_buffers: bool) -> Any:
-    from .engine import Engine
-
-    with Engine.open(path, n_ctx=64, extra_buffers=extra_buffers) as engine:
-        engine.decode(np.arange(N_TOKENS) % N_VOCAB)
-        return engine.decode([1])[0]
+    tokens = np.append(np.arange(N_TOKENS) % N_VOCAB, 1).astype(np.int32)
+    places = np.arange(len(tokens), dtype=np.int32)
+    wanted = (places >= N_TOKENS - 1).astype(np.int8)
+    with Context(
+        path, n_ctx=64, n_batch=None, n_seq=1, n_threads=None, extra_buffers=extra_buffers,
+        unified=False,
+    ) as context:  # fmt: skip
+        for part in (slice(0, N_TOKENS), slice(N_TOKENS, None)):  # many tokens at once, and one
+            context.run_batch(tokens[part], places[part], np.zeros_like(places[part]), wanted[part])
+        return context.logits_of(1)[0].copy()
 
 
 def cache_file() -> Path:

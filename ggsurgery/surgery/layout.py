@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..arch.types import MetadataChange
 from ..errors import FormatError, GGSurgeryError, PlanError
 from ..ggufio.constants import GGUF_VERSION, GGUFValueType, Keys
 from ..ggufio.types import (
@@ -28,9 +28,6 @@ from ..tensors.expr import Expr, Read, reads
 from .aligned_header import aligned_header
 from .metadata import kept_tensors
 from .types_of_tensors import TypeChooser
-
-if TYPE_CHECKING:
-    from ..arch import MetadataChange
 
 
 @dataclass(frozen=True, slots=True)

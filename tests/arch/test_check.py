@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ggsurgery.arch import rules_for
+from ggsurgery.arch.check import check
 from ggsurgery.errors import FormatError, GGSurgeryError
 from ggsurgery.ggufio.types import Header
 
@@ -17,7 +18,7 @@ NEXTN = (*ATTENTION, *DENSE, "nextn.eh_proj.weight")
 
 
 def problems(found: Header) -> list[tuple[str, str, str]]:
-    return [(f.severity, f.where, f.problem) for f in rules_for(found).check(found)]
+    return [(f.severity, f.where, f.problem) for f in check(rules_for(found), found)]
 
 
 def test_right_files_have_none() -> None:
@@ -30,7 +31,7 @@ def test_stale_array() -> None:
     ((severity, where, problem),) = problems(found)
     assert (severity, where) == ("error", "lfm2.attention.head_count_kv")
     assert "6 entries for 5 layers" in problem
-    assert "repair" in rules_for(found).check(found)[0].hint
+    assert "repair" in check(rules_for(found), found)[0].hint
 
 
 def test_shifted_recurrent_pattern_shows_by_the_tensors() -> None:

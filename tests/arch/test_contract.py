@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from ggsurgery.arch import all_rules, rules_for
+from ggsurgery.arch.check import check
 from ggsurgery.errors import ArchitectureError
 from ggsurgery.ggufio.header import read_header
 
@@ -129,7 +130,7 @@ def test_verify_has_nothing_to_say_about_right_files(case: Case) -> None:
     for name, path in case.files.items():
         if name == "source" or name.startswith("ours: "):
             header = read_header(path)
-            assert rules_for(header).check(header) == [], name
+            assert check(rules_for(header), header) == [], name
 
 
 @running

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ggsurgery.arch import rules_for, unpruned
+from ggsurgery.arch.check import check
 from ggsurgery.errors import FormatError, PlanError
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.inspect.verify import verify
@@ -53,7 +54,7 @@ def test_pruned_by_llama_quantize_and_mended(arch: str, tmp_path: Path) -> None:
 def test_verify_finds_what_llama_quantize_left(arch: str, tmp_path: Path) -> None:
     wrong, _ = pruned(arch, tmp_path, "0")
     found = read_header(wrong)
-    assert [f for f in rules_for(found).check(found) if f.severity == "error"]
+    assert [f for f in check(rules_for(found), found) if f.severity == "error"]
 
 
 def test_command(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import Counter
 from typing import Any
@@ -13,7 +14,7 @@ from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.surgery import layout, write
 from ggsurgery.surgery.prepare import prepare
 
-from .._command import call
+from .._command import call, environment
 from .._gguf import tiny_llama
 
 
@@ -57,3 +58,38 @@ def test_the_recipe_is_applied_once(tmp_path, monkeypatch):
     monkeypatch.setattr(Recipe, "apply", counting)
     with prepare(Recipe((step("delete", layer="1"),)), [tiny_llama(tmp_path / "in.gguf", 4)]):
         assert calls["apply"] == 1
+
+
+TOUCHED = """\
+import sys
+from ggsurgery.cli import main
+
+touched = set()
+
+def profile(frame, event, _):
+    code, at = frame.f_code, frame.f_back
+    if event != "call" or not code.co_flags & 1:  # a function, not the body of a class
+        return
+    while at is not None and at.f_code.co_name != "<module>":
+        at = at.f_back
+    name = frame.f_globals.get("__name__", "")
+    if name.startswith("ggsurgery") and at is not None and at.f_globals["__name__"] == "__main__":
+        touched.add(name)
+
+sys.setprofile(profile)
+try:
+    main(sys.argv[1:])
+finally:
+    sys.setprofile(None)
+    print(len(touched), *sorted(touched))
+"""
+
+
+def test_modules_that_a_deletion_touches(tmp_path):
+    """The number goes down, not up."""
+    words = ["delete", "--layer", "1", tiny_llama(tmp_path / "in.gguf", 4), tmp_path / "out.gguf"]
+    done = subprocess.run(
+        [sys.executable, "-c", TOUCHED, *map(str, words)],
+        capture_output=True, text=True, check=True, env=environment(),
+    )  # fmt: skip
+    assert int(done.stdout.split()[0]) <= 57, done.stdout
