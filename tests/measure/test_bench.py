@@ -196,7 +196,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(MissingExtraError, match=r"lm-eval.*ggsurgery\[bench\]"):
+    with pytest.raises(MissingExtraError, match=r"lm-eval.*\[bench\]"):
         bench_run.require_harness()
 
 

@@ -169,7 +169,7 @@ GOOD = {"id": "a", "query": "Q", "choices": ["x", "y"], "answer": 1}
         ({"choices": ["x", 4]}, r"line 2: field choices\[1\]: expected a text, found 4"),
         ({"answer": 2}, "line 2: field answer: expected 0 to 1, found 2"),
         ({"answer": -1}, "line 2: field answer: expected 0 to 1, found -1"),
-        ({"answer": "1"}, 'line 2: field answer: expected a 0-based index, found "1"'),
+        ({"answer": "1"}, "line 2: field answer: expected a 0-based index, found the text '1'"),
         ({"answer": True}, "line 2: field answer: expected a 0-based index, found true"),
         ({"id": "first"}, "line 2: field id: .*once.*'first' as on line 1"),
         ({"passage": "P", "question": "q"}, "line 2: field answer: expected true or false"),

@@ -17,8 +17,8 @@ from tests._needs import ROOT
 KILLED = """
 import sys, time
 from pathlib import Path
-from ggsurgery import temporary
-from ggsurgery.candidates.scratch import Scratch
+from ggsurgery.files import temporary
+from ggsurgery.measure.variants.scratch import Scratch
 temporary.MEMORY = Path(sys.argv[1])
 made = Scratch(0)
 made.file.write_bytes(bytes(1000))
