@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ..ggufio.reader import Source
 from ..measure.draw import SEED
 from ..measure.results.envelope import envelope
 from ..measure.variants.measure import Difference, Measured, Setup
@@ -122,10 +123,10 @@ def setup_of(
     return setup
 
 
-def envelope_of(kind: str, setup: Setup) -> dict[str, Any]:
-    """What a result says of itself, for `--json`."""
+def envelope_of(kind: str, setup: Setup, source: Source | None = None) -> dict[str, Any]:
+    """What a result says of itself, for `--json`; `source` is the setup's model, if it is open."""
     facts = {k: v for k, v in setup.facts().items() if k != "text"}
-    return envelope(kind, setup.path, facts, setup.text if setup.needs_text else None)
+    return envelope(kind, setup.path, facts, setup.text if setup.needs_text else None, source)
 
 
 def files_of(setup: Setup) -> tuple[Path | None, ...]:

@@ -11,6 +11,7 @@ import click
 from ..files import temporary
 from ..find.scan import OPERATIONS, SHARES, Scan
 from ..find.scan import scan as run_scan
+from ..ggufio.reader import Source
 from ._files import FILE
 from ._measuring import (
     METRIC_HELP,
@@ -99,13 +100,21 @@ def scan(
         else:
             book = journal
         progress = stack.enter_context(progress_bar(f"{operation} of {file.name}", "candidate"))
+        source = stack.enter_context(Source(file))
         found = run_scan(
-            setup, operation, book, shares=_shares(shares), distance=distance, progress=progress
+            setup,
+            operation,
+            book,
+            shares=_shares(shares),
+            distance=distance,
+            source=source,
+            progress=progress,
         )
+        facts = envelope_of("scan", setup, source) if as_json else {}
     if plot is not None:
         save_plot(found.to_json(), plot, force=force)
     if as_json:
-        print_json(envelope_of("scan", setup) | found.to_json())
+        print_json(facts | found.to_json())
         return
     _show(found)
 

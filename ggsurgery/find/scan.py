@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,19 +127,21 @@ def scan(
     *,
     shares: Sequence[float] = SHARES,
     distance: int = 1,
+    source: Source | None = None,
     progress: Progress | None = None,
 ) -> Scan:
     """Measure every single operation; see `operations` for its arguments.
 
     Args:
+        source: the setup's model, where it is open already; its header is not read again.
         journal: a file that keeps the results; measured ones in it are not measured again.
 
     Raises:
         GGSurgeryError: the uncut model cannot be measured, or the journal is another's.
     """
-    with Source(setup.path) as source:
-        recipes, positions = operations(source.header, operation, shares=shares, distance=distance)
-        base, trials = measure_all(setup, recipes, journal, source=source, progress=progress)
+    with nullcontext(source) if source is not None else Source(setup.path) as opened:
+        recipes, positions = operations(opened.header, operation, shares=shares, distance=distance)
+        base, trials = measure_all(setup, recipes, journal, source=opened, progress=progress)
     return Scan(
         operation, setup.metric, setup.lower_is_better, base, tuple(trials), tuple(positions)
     )

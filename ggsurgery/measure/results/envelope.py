@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files.text import read_bytes
+from ...ggufio.reader import Source
 from .facts import model_facts
 from .score import versions
 
@@ -16,13 +17,18 @@ VERSION = 1
 
 
 def envelope(
-    kind: str, model: Path, settings: Mapping[str, Any], text: Path | None = None
+    kind: str,
+    model: Path,
+    settings: Mapping[str, Any],
+    text: Path | None = None,
+    source: Source | None = None,
 ) -> dict[str, Any]:
     """The fields in front of a result's own, for `--json`.
 
     Args:
         kind: the command.
         settings: those that change the figures; None is left out.
+        source: the model, where it is open already; its header is not read again.
 
     Raises:
         FormatError: the text cannot be read.
@@ -31,7 +37,7 @@ def envelope(
     return {
         "ggsurgery": kind,
         "version": VERSION,
-        "model": asdict(model_facts(model)),
+        "model": asdict(model_facts(model, source=source)),
         "text": None if text is None else {"file": text.name, "sha256": digest},
         "settings": {k: v for k, v in settings.items() if v is not None},
         "versions": versions(),

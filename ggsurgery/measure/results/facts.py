@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,12 @@ def read_facts(data: Any) -> dict[str, Any]:
     }
 
 
-def model_facts(path: str | Path, name: str | None = None) -> ModelFacts:
-    """Read what a table says about a model from its header."""
-    with Source(path) as source:
-        header, checksum = source.header, source.checksum()
+def model_facts(
+    path: str | Path, name: str | None = None, source: Source | None = None
+) -> ModelFacts:
+    """What a table says about a model, from its header; `source` is the model, if it is open."""
+    with nullcontext(source) if source is not None else Source(path) as opened:
+        header, checksum = opened.header, opened.checksum()
     kind = header.get("general.file_type")
     try:
         quantization = LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_")
