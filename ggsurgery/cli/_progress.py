@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from tqdm import tqdm
@@ -66,7 +67,9 @@ class PlainLines:
     def __init__(self, what: str, unit: str, total: float | None, *, scaled: bool = False) -> None:
         self.what, self.unit, self.scaled = what, unit, scaled
         self.restart(total)
-        self._stopped = threading.Event()
+        # A queue and not an Event: `put` never waits for a lock, which a daemon thread may hold
+        # for ever once the interpreter has begun to shut down.
+        self._stopped: SimpleQueue[None] = SimpleQueue()
         threading.Thread(target=self._run, args=(self._stopped,), daemon=True).start()
 
     def restart(self, total: float | None) -> None:
@@ -74,10 +77,12 @@ class PlainLines:
         self.done, self.total, self.began = 0.0, total, time.monotonic()
 
     def stop(self) -> None:
-        self._stopped.set()
+        self._stopped.put(None)
 
-    def _run(self, stopped: threading.Event) -> None:
-        while not stopped.wait(EVERY_S):
+    def _run(self, stopped: SimpleQueue[None]) -> None:
+        while True:
+            with suppress(Empty):
+                return stopped.get(timeout=EVERY_S)
             with suppress(OSError, ValueError):  # a closed pipe
                 print(self.line(time.monotonic() - self.began), file=sys.stderr, flush=True)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import io
 import re
+import subprocess
+import sys
 import time
 
 import pytest
 
 from ggsurgery.cli import _progress
 from ggsurgery.cli._progress import Bar, PlainLines, bytes_bar, for_people
+from tests._command import environment
 
 
 def test_ctrl_c_inside_the_constructor_leaves_no_traceback(
@@ -77,3 +80,26 @@ def test_a_line_estimates_the_rest() -> None:
     lines.stop()
     lines.done = 20
     assert lines.line(60) == "copy: 20%, about 4 min left"
+
+
+SHUTDOWN = """
+from ggsurgery.cli import _progress
+bars = [_progress.Bar(desc="work", total=9) for _ in range(300)]
+for bar in bars:
+    bar.close()
+"""
+
+
+def test_the_interpreter_ends_while_the_threads_of_bars_do():
+    """It cuts them off anywhere, with a lock in hand, and closes the bars once more."""
+    for _ in range(4):
+        done = subprocess.run(
+            [sys.executable, "-c", SHUTDOWN],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert "Traceback" not in done.stderr

@@ -228,6 +228,6 @@ def test_a_new_entry_loads(model, key, text):
 def test_types_in_words():
     assert expand("scalar or array[string]") == ANY_SCALAR | {"array[string]"}
     assert expand("uint32 or array") == ANY_ARRAY | {"uint32"}
-    assert key_type("general.dataset.12.name", "llama").scalar is V.STRING
+    assert key_type("general.dataset.12.name", "llama").scalar == V.STRING
     assert key_type("llama.ssm.conv_kernel", "llama").enforced is False
     assert key_type("mamba.ssm.conv_kernel", "mamba").enforced is True

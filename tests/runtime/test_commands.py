@@ -43,7 +43,7 @@ def test_perplexity(small: Path, text: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("content", "more", "message"),
     [
-        (b"short", (), "expected at least 1024 tokens, found 1"),
+        (b"short", (), "expected at least 512 tokens (one window), found 1"),
         (b"", (), "found 0"),
         (b"\xff\xfe", (), "not a UTF-8 text"),
     ],
