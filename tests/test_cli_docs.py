@@ -179,9 +179,14 @@ NEEDS = {
     "verify mended.gguf": "the file that repair wrote",
     "search models/tiny-qwen3/tiny-qwen3.gguf --study s1 --storage": "a PostgreSQL server",
     "release push": "the hub",
+    "evaluate out.gguf --baseline in.gguf -o verdict.json": "minutes; the guide's own is run",
     "run models/demo.yaml": "SmolLM2; `make demo` and tests/pipeline run it",
     "run models/qwen3-tiny-v1.yaml": "Qwen3-1.7B",
 }
+
+#: Commands that ask a model for hundreds of answers; a random one never ends them. They get a
+#: --limit here.
+LONG = {"bench", "evaluate"}
 
 #: Commands that run no model: their part of the documentation takes a second.
 QUICK = {
@@ -222,6 +227,8 @@ def paste(names: set[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> int
         line = shlex.join(arguments)
         if arguments[0] not in names or any(line.startswith(n) for n in NEEDS):
             continue
+        if arguments[0] in LONG and "--limit" not in arguments:
+            arguments += ["--limit", "2"]
         try:
             call(*arguments, code=code)
         except AssertionError as error:
