@@ -66,7 +66,7 @@ def test_kl_refuses_a_short_text(folder, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("Too short.")
     said = error_line("kl", folder / "base.gguf", folder / "cut.gguf", "--text", short)
-    assert "expected at least 1024 tokens" in said and "found 3 tokens" in said
+    assert "expected at least 512 tokens (one window)" in said and "found 3 tokens" in said
 
 
 def test_choices_file_and_table(folder):
