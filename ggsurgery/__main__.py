@@ -7,7 +7,7 @@ import sys
 
 
 def run() -> None:
-    """Run it; Ctrl-C while its modules are still loading is no traceback."""
+    """Run the command line; Ctrl-C while its modules load prints no traceback."""
     try:
         from .cli import main
 

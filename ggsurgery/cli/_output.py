@@ -37,7 +37,7 @@ def echo(text: object = "") -> None:
 
 
 def echo_exact(text: str) -> None:
-    """Print a text of a file as it stands there, byte for byte, with a line break at its end.
+    """Print a text from a file byte for byte, with a line break at its end.
 
     A terminal gets it escaped, as `echo` does it.
     """

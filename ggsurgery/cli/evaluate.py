@@ -80,7 +80,7 @@ def evaluate(
     facts = model_facts(file)
     base_facts = None if baseline is None else model_facts(baseline)
     controls: list[Control] = []
-    if baseline is not None and not no_controls:  # what they cannot be made of is told now
+    if baseline is not None and not no_controls:  # refuse what cannot be built before the work
         controls = alternatives(file, baseline, n_random=n_random, seed=seed)
     score = _measure(file, settings)
     if not as_json:

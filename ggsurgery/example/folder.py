@@ -51,7 +51,7 @@ def find_model(given: Path | None = None) -> tuple[Path, tuple[str, ...]]:
             raise
         n_layers = read_header(small).n_layers
         return small, (
-            f"the small model of {n_layers} layers stands in for the demo's: commands that name "
+            f"the small model of {n_layers} layers replaces the demo's: commands that name "
             f"higher layers will refuse it. {error.hint or error}",
         )
 

@@ -223,5 +223,5 @@ def unicode_text(text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise PlanError(f"the {what} is no valid Unicode: {error.reason}") from None
+        raise PlanError(f"the {what} is not valid Unicode: {error.reason}") from None
     return text

@@ -62,7 +62,9 @@ def verify(header: Header, rules: ArchRules | None = None) -> list[Finding]:
 
 def _layers(header: Header, rules: ArchRules | None) -> Iterator[Finding]:
     if not header.architecture:
-        yield Finding("error", "general.architecture", "missing", "The file is no language model.")
+        yield Finding(
+            "error", "general.architecture", "missing", "The file is not a language model."
+        )
         return
     rules = rules or rules_for(header, allow_unknown=True)
     certain = rules.known and not rules.rules.refuse

@@ -114,7 +114,7 @@ ModelEdit = Mask | BlendShell | Drop
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """A metadata entry gets a value; `{arch}` in the key stands for the architecture."""
+    """A metadata entry gets a value; `{arch}` in the key is replaced by the architecture."""
 
     kind: ClassVar[str] = "set"
     key: str

@@ -177,7 +177,7 @@ def insert(plan: Plan, blocks: tuple[Block, ...], to: int) -> Plan:
 
 
 def set_metadata(plan: Plan, key: str, value: Any, type: str | None = None) -> Plan:
-    """Set a header entry; `{arch}` in the key stands for the architecture."""
+    """Set a header entry; `{arch}` in the key is replaced by the architecture."""
     return replace(plan, metadata=(*plan.metadata, Set(key, value, type)))
 
 

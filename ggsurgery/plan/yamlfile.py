@@ -87,7 +87,7 @@ class _Open:
 
 
 def _count(source: str, path: str | Path) -> None:
-    """Refuse what stands for too much, by the parser's events."""
+    """Refuse a document that expands to too many values, by the parser's events."""
     opened: list[_Open] = []
     anchors: dict[str | None, tuple[int, int]] = {}  # values and levels behind each
     count = 0

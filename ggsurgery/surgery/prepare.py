@@ -213,7 +213,7 @@ def _check_text(recipe: Recipe) -> None:
         json.dumps([recipe.name, told], ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         found = repr(error.object[max(0, error.start - 20) : error.end])
-        raise PlanError("a name or argument is no valid Unicode", found=found) from None
+        raise PlanError("a name or argument is not valid Unicode", found=found) from None
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:

@@ -154,14 +154,14 @@ def test_every_command_has_help(name):
         (["meta", "set", "a", "1", "--type", "array", "IN", "OUT"], "no item type in 'array'"),
         (["meta", "set", "a", "[[1]]", "--as-json", "IN", "OUT"], "an array of arrays"),
         (["meta", "set", "a", "[1", "--as-json", "IN", "OUT"], "the value is no valid JSON"),
-        (["meta", "set", "a", '"\\ud800"', "--as-json", "IN", "OUT"], "is no valid Unicode"),
+        (["meta", "set", "a", '"\\ud800"', "--as-json", "IN", "OUT"], "is not valid Unicode"),
         (["meta", "set", "", "x", "IN", "OUT"], "impossible length of a key"),
         (["meta", "set", "x.list", "[5]", "IN", "OUT"], "set --as-json` reads the value as JSON"),
         (["meta", "set", "a", "@in.gguf", "IN", "OUT"], "in.gguf: not a UTF-8 text"),
         (["meta", "set", "a", "[" * 10**5, "--as-json", "IN", "OUT"], "the value is no valid JSON"),
         (["meta", "set", "a", "1" * 5000, "--as-json", "IN", "OUT"], "the value is no valid JSON"),
         (["delete", "--layer", "1 2", "IN", "OUT"], "not a list of layers"),
-        (["delete", "--layer", "1", "--name", "\udcff", "IN", "OUT"], "is no valid Unicode"),
+        (["delete", "--layer", "1", "--name", "\udcff", "IN", "OUT"], "is not valid Unicode"),
     ],
 )
 def test_one_line_and_1(tmp_path, model, monkeypatch, arguments, message):

@@ -120,4 +120,4 @@ def test_new_names_must_be_unicode(tmp_path, model):
         ("meta", "set", "a.b", "x\udcff"),
         ("delete", "--layer", "0", "--name", "\udcff"),
     ):
-        assert "no valid Unicode" in error_line(*arguments, *files)
+        assert "not valid Unicode" in error_line(*arguments, *files)

@@ -167,7 +167,7 @@ def _scores(
             metric, _, chosen = score.metric.partition(" (")
             items, ids = _items(samples, members, metric, chosen.rstrip(")") or "none")
             if items and not math.isclose(math.fsum(items) / len(items), score.value, rel_tol=1e-6):
-                items, ids = (), ()  # the figure is no mean of them: of log-likelihoods, say
+                items, ids = (), ()  # the figure is not their mean, as with log-likelihoods
             where = {**facts, "task": task, "shots": shots, "chance": _chance(samples, members)}
             where = {k: v for k, v in where.items() if v is not None}
             made.append(replace(score, provenance=where, items=items, ids=ids))
