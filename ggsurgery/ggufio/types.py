@@ -289,7 +289,7 @@ class Header:
         return self.paths[0]
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A metadata value in Python's types; `{arch}` in the key is replaced by the architecture."""
+        """A value in Python's types; `{arch}` in the key is replaced by the architecture."""
         found = self.metadata.get(key.replace("{arch}", self.architecture))
         return default if found is None else found.value
 
