@@ -74,8 +74,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"evaluate: {{perplexity: {{text: {folder}/text.txt, ctx: 64, chunks: 5}}}}\n"
         "release: {languages: [en]}\n"
     )
-    question = {"question": "One and one is", "choices": ["two", "three"], "answer": 0}
-    (folder / "q.jsonl").write_text("".join(json.dumps(question) + "\n" for _ in range(8)))
+    question = {"query": "One and one is", "choices": ["two", "three"], "answer": 0}
+    lines = [json.dumps({"id": str(n), **question}) for n in range(8)]
+    (folder / "q.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "cache").mkdir()
     (folder / "first").mkdir()
     setting = Setting.make(folder / "first", folder, folder / "cache")
@@ -97,6 +98,15 @@ def words(line: str, inputs: Path) -> list[str]:
 def sums(folder: Path) -> dict[str, str]:
     files = (p for p in folder.iterdir() if p.is_file())
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_undisturbed_it_ends_well(tmp_path: Path, inputs: Path, name: str) -> None:
+    """Else the moments below would hit a command that refuses its arguments."""
+    setting = Setting.make(tmp_path, inputs, inputs / "cache")
+    setting.run(*words(COMMANDS[name], inputs))
+    assert setting.temporary() == []
 
 
 @pytest.mark.slow
