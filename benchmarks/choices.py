@@ -51,11 +51,16 @@ def measure(engine: Engine, asked: list[Prompted]) -> dict[str, float]:
         whole = score_whole(engine, item)
         seconds["whole"] += time.perf_counter() - middle
         seconds["shared"] += middle - start
-        apart = max(apart, *(abs(a - b) for a, b in zip(shared.logprobs, whole.logprobs,
-                                                       strict=True)))  # fmt: skip
+        apart = max(
+            apart, *(abs(a - b) for a, b in zip(shared.logprobs, whole.logprobs, strict=True))
+        )
         same += shared.picks()["acc"] == whole.picks()["acc"]
-    return {**seconds, "ratio": seconds["whole"] / seconds["shared"], "largest difference": apart,
-            "same answer": same / len(asked)}  # fmt: skip
+    return {
+        **seconds,
+        "ratio": seconds["whole"] / seconds["shared"],
+        "largest difference": apart,
+        "same answer": same / len(asked),
+    }
 
 
 def main() -> None:
@@ -70,9 +75,11 @@ def main() -> None:
         for name in options.data:
             questions = load_questions(data(f"{name}.jsonl"), limit=options.limit)
             found = measure(engine, prompts(questions, guess_style(questions)))
-            print(f"{name:16} {len(questions):4} {found['whole']:8.2f} {found['shared']:9.2f} "
-                  f"{found['ratio']:6.2f} {found['largest difference']:8.4f}  "
-                  f"{found['same answer']:.3f}")  # fmt: skip
+            print(
+                f"{name:16} {len(questions):4} {found['whole']:8.2f} {found['shared']:9.2f} "
+                f"{found['ratio']:6.2f} {found['largest difference']:8.4f}  "
+                f"{found['same answer']:.3f}"
+            )
     print(json.dumps({"file": options.file.name, "threads": engine.n_threads}))
 
 

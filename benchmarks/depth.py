@@ -24,8 +24,22 @@ sys.path.insert(0, str(ROOT))
 from benchmarks._inputs import data, smollm2_f16  # noqa: E402
 
 #: Thresholds tried for LaCo, highest first: the first that gets down to --layers counts.
-THRESHOLDS = ("0.85", "0.8", "0.75", "0.7", "0.65", "0.6", "0.55", "0.5", "0.4", "0.3", "0.2",
-              "0.1", "0", "-1")  # fmt: skip
+THRESHOLDS = (
+    "0.85",
+    "0.8",
+    "0.75",
+    "0.7",
+    "0.65",
+    "0.6",
+    "0.55",
+    "0.5",
+    "0.4",
+    "0.3",
+    "0.2",
+    "0.1",
+    "0",
+    "-1",
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +65,7 @@ class Bench:
         out, kept = self.folder / f"{name}.gguf", self.folder / f"{name}.made.json"
         if not kept.exists():  # a LaCo run that merges nothing leaves no file
             more = ("--text", self.calibrate) if text else ()
-            figures = self.command(command, *arguments, *more, "--force", "--json",
-                                   self.model, out)  # fmt: skip
+            figures = self.command(command, *arguments, *more, "--force", "--json", self.model, out)
             kept.write_text(figures, encoding="utf-8")
         return out
 
@@ -61,17 +74,33 @@ class Bench:
         kept = self.folder / f"{path.stem}.measured.json"
         if not kept.exists():
             found = [
-                json.loads(self.command("perplexity", path, "--text", self.report, "--ctx", 512,
-                                        "--chunks", self.chunks, "--json")),
-                json.loads(self.command("choices", path, "--data", self.questions, "--limit",
-                                        self.limit, "--json")),
-            ]  # fmt: skip
+                json.loads(
+                    self.command(
+                        "perplexity",
+                        path,
+                        "--text",
+                        self.report,
+                        "--ctx",
+                        512,
+                        "--chunks",
+                        self.chunks,
+                        "--json",
+                    )
+                ),
+                json.loads(
+                    self.command(
+                        "choices", path, "--data", self.questions, "--limit", self.limit, "--json"
+                    )
+                ),
+            ]
             kept.write_text(json.dumps(found), encoding="utf-8")
         perplexity, scores = json.loads(kept.read_text(encoding="utf-8"))
         accuracy = {s["metric"]: s for s in scores}["acc_norm"]
         digits = 1 if perplexity["value"] < 1000 else 0
-        return (f"{perplexity['value']:,.{digits}f} ± {perplexity['stderr']:,.{digits}f}",
-                f"{100 * accuracy['value']:.1f} ± {100 * accuracy['stderr']:.1f}")  # fmt: skip
+        return (
+            f"{perplexity['value']:,.{digits}f} ± {perplexity['stderr']:,.{digits}f}",
+            f"{100 * accuracy['value']:.1f} ± {100 * accuracy['stderr']:.1f}",
+        )
 
     def facts(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / f"{name}.made.json").read_text())
@@ -91,10 +120,14 @@ def main() -> None:
     given = parser.parse_args()
     model = given.model or smollm2_f16()
     bench = Bench(
-        model, given.calibrate or data("wikitext2.valid.raw"),
+        model,
+        given.calibrate or data("wikitext2.valid.raw"),
         given.report or data("wikitext2.test.raw"),
-        given.questions or data("arc_easy_test.jsonl"), given.folder, given.chunks, given.limit,
-    )  # fmt: skip
+        given.questions or data("arc_easy_test.jsonl"),
+        given.folder,
+        given.chunks,
+        given.limit,
+    )
     given.folder.mkdir(parents=True, exist_ok=True)
     print("| removed by | what went | perplexity | accuracy, % |\n|---|---|---|---|")
     _row(bench, "nothing", "–", model)
@@ -131,10 +164,17 @@ def _laco(bench: Bench, variant: str, layers: int) -> None:
         made = bench.make(name, "laco", "--variant", variant, "--threshold", threshold, "--ctx", 64)
         log = bench.facts(name)["laco"]
         if log["removed"] >= layers:
-            merges = [f"{a['base']}←{a['merged'][0]}–{a['merged'][-1]}"
-                      for a in log["attempts"] if a["accepted"]]  # fmt: skip
-            _row(bench, f"`laco --variant {variant} --threshold {threshold}`",
-                 ", ".join(merges), made)  # fmt: skip
+            merges = [
+                f"{a['base']}←{a['merged'][0]}–{a['merged'][-1]}"
+                for a in log["attempts"]
+                if a["accepted"]
+            ]
+            _row(
+                bench,
+                f"`laco --variant {variant} --threshold {threshold}`",
+                ", ".join(merges),
+                made,
+            )
             return
 
 

@@ -42,8 +42,10 @@ def tool(*arguments: str) -> str:
     """What llama-perplexity prints; `--no-repack` as some virtual machines need it."""
     done = subprocess.run(
         [llama_tool("llama-perplexity"), *arguments, "--no-repack", "-t", THREADS],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout + done.stderr
 
 
@@ -79,8 +81,17 @@ def hellaswag_rows(file: Path, data: Path, n: int) -> list[tuple[str, float, flo
         prompt.write("\n".join(" ".join(line.split()) for line in lines))
         prompt.flush()
         start = time.perf_counter()
-        told = tool("-m", str(file), "-f", prompt.name, "--hellaswag", "--hellaswag-tasks", str(n),
-                    "-c", "2048")  # fmt: skip
+        told = tool(
+            "-m",
+            str(file),
+            "-f",
+            prompt.name,
+            "--hellaswag",
+            "--hellaswag-tasks",
+            str(n),
+            "-c",
+            "2048",
+        )
         theirs_s = time.perf_counter() - start
     last = re.findall(r"^\d+\t([\d.]+)%", told, re.M)[-1]
     start = time.perf_counter()
@@ -107,8 +118,15 @@ def main() -> None:
     print(f"{'':22} {'llama-perplexity':>18} {'ggsurgery':>12} {'ratio':>8}")
     for name, theirs, ours in rows:
         print(f"{name:22} {theirs:18.6f} {ours:12.6f} {ours / theirs:8.4f}")
-    print(json.dumps({"machine": platform.processor() or platform.machine(),
-                      "chunks": options.chunks, "questions": options.questions}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "machine": platform.processor() or platform.machine(),
+                "chunks": options.chunks,
+                "questions": options.questions,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

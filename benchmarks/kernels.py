@@ -82,32 +82,41 @@ def merge_kernels(runs: int, megabytes: int = 192) -> list[dict[str, Any]]:
             return [slice(i, min(total, i + step)) for i in range(0, total, step)]
 
         def kernel(raws: Any = raws, out: Any = out, kind: int = kind, pool: Any = pool) -> None:
-            list(pool.map(
-                lambda s: backend().linear(kind, [r[s] for r in raws], (-1, 1, 1), out[s]),
-                parts(out.size),
-            ))  # fmt: skip
+            list(
+                pool.map(
+                    lambda s: backend().linear(kind, [r[s] for r in raws], (-1, 1, 1), out[s]),
+                    parts(out.size),
+                )
+            )
 
         def copy(big: Any = big, out: Any = big_out, pool: Any = pool) -> None:
-            list(pool.map(
-                lambda s: libc.memcpy(out[s].ctypes.data, big[s].ctypes.data, out[s].size),
-                parts(out.size),
-            ))  # fmt: skip
+            list(
+                pool.map(
+                    lambda s: libc.memcpy(out[s].ctypes.data, big[s].ctypes.data, out[s].size),
+                    parts(out.size),
+                )
+            )
 
         def numpy(raws: Any = raws, kind: int = kind, pool: Any = pool) -> None:
-            list(pool.map(
-                lambda s: REFERENCE.linear(kind, [r[s] for r in raws], (-1, 1, 1)),
-                parts(raws[0].size),
-            ))  # fmt: skip
+            list(
+                pool.map(
+                    lambda s: REFERENCE.linear(kind, [r[s] for r in raws], (-1, 1, 1)),
+                    parts(raws[0].size),
+                )
+            )
 
         times = in_turn({"kernel": kernel, "memcpy": copy}, runs)
         slow = in_turn({"numpy": numpy, "kernel": kernel}, 2)
         moved = 4 * out.size
-        rows.append({
-            "type": name, "kernel GB/s": moved / statistics.median(times["kernel"]) / 1e9,
-            "memcpy GB/s": moved / statistics.median(times["memcpy"]) / 1e9,
-            "bandwidth / memcpy": 1 / ratio(times, "kernel", "memcpy"),
-            "numpy time / kernel": ratio(slow, "numpy", "kernel"),
-        })  # fmt: skip
+        rows.append(
+            {
+                "type": name,
+                "kernel GB/s": moved / statistics.median(times["kernel"]) / 1e9,
+                "memcpy GB/s": moved / statistics.median(times["memcpy"]) / 1e9,
+                "bandwidth / memcpy": 1 / ratio(times, "kernel", "memcpy"),
+                "numpy time / kernel": ratio(slow, "numpy", "kernel"),
+            }
+        )
         pool.shutdown()
     return rows
 
@@ -148,9 +157,12 @@ def run_child(code: str, *arguments: object) -> tuple[float, float, str, int]:
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code + PEAK, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
         cwd=Path(__file__).resolve().parent.parent,
-    )  # fmt: skip
+    )
     spent = time.perf_counter() - start
     *lines, last = done.stdout.strip().splitlines()
     if not last.startswith("VmHWM"):
@@ -221,7 +233,8 @@ def threshold(folder: Path, runs: int, count: int) -> dict[str, Any]:
     _, _, text, code = run_child(CONCATENATE, path, LIMIT_GB)
     path.unlink()
     return {
-        "weights": total, "answer": answer,
+        "weights": total,
+        "answer": answer,
         "threshold s": statistics.median(times["threshold"]),
         "read s": statistics.median(times["read"]),
         "time / reading": ratio(times, "threshold", "read"),
@@ -229,7 +242,7 @@ def threshold(folder: Path, runs: int, count: int) -> dict[str, Any]:
         f"concatenate + quantile in {LIMIT_GB} GB": (
             text.strip().splitlines()[-1] if code else text.strip()
         ),
-    }  # fmt: skip
+    }
 
 
 MERGE = """

@@ -48,8 +48,9 @@ class Clock:
 
     def time(self, function: Callable[[], Any]) -> Any:
         def used() -> float:
-            ours, theirs = (resource.getrusage(w) for w in
-                            (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip
+            ours, theirs = (
+                resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+            )
             return ours.ru_utime + ours.ru_stime + theirs.ru_utime + theirs.ru_stime
 
         wall, cpu = time.perf_counter(), used()
@@ -70,10 +71,23 @@ def plain(setup: Setup, layer: int, folder: Path, tool: str) -> float:
     with prepare(deletion(layer), [setup.path]) as operation:
         operation.write(out, force=True)
     done = subprocess.run(
-        [tool, "-m", out, "-f", str(setup.text), "-c", str(setup.n_ctx), "--chunks",
-         str(setup.n_windows), "-t", str(setup.n_threads)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            tool,
+            "-m",
+            out,
+            "-f",
+            str(setup.text),
+            "-c",
+            str(setup.n_ctx),
+            "--chunks",
+            str(setup.n_windows),
+            "-t",
+            str(setup.n_threads),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     out.unlink()
     found = re.search(r"PPL = ([0-9.]+)", done.stdout + done.stderr)
     assert found is not None, done.stderr[-500:]
@@ -146,10 +160,21 @@ def main() -> None:
         child.start()
         start, peak, states = queue.get()
         child.join()
-        print(f"memory: peak {peak:,}, of it states {states:,}, interpreter {start:,}; "
-              f"llama-perplexity {theirs_peak:,}", flush=True)  # fmt: skip
-        work = Work("bench", setup, str(folder / "s.db"), folder / "s.jsonl", ("delete",), 1,
-                    Budget(count=10_000), halving=True)  # fmt: skip
+        print(
+            f"memory: peak {peak:,}, of it states {states:,}, interpreter {start:,}; "
+            f"llama-perplexity {theirs_peak:,}",
+            flush=True,
+        )
+        work = Work(
+            "bench",
+            setup,
+            str(folder / "s.db"),
+            folder / "s.jsonl",
+            ("delete",),
+            1,
+            Budget(count=10_000),
+            halving=True,
+        )
         clocks["halving"].time(lambda: run_worker(work, "bench"))
         best = outcome(work).ranked[0].recipe.describe()
     size = args.file.stat().st_size
@@ -168,14 +193,17 @@ def main() -> None:
         "best_by_halving": best,
         "best_by_scan_of_sampled": f"delete {min(figures, key=lambda k: figures[k])}",
         "memory": {
-            "peak": peak, "states": states, "interpreter_and_libraries": start,
+            "peak": peak,
+            "states": states,
+            "interpreter_and_libraries": start,
             "evaluation_to_model": (peak - start - states) / size,
             "whole_process_less_states_to_model": (peak - states) / size,
             "llama_perplexity_to_model": theirs_peak / size,
         },
-        "seconds": {k: {"wall": round(c.wall, 1), "cpu": round(c.cpu, 1)}
-                    for k, c in clocks.items()},
-    }  # fmt: skip
+        "seconds": {
+            k: {"wall": round(c.wall, 1), "cpu": round(c.cpu, 1)} for k, c in clocks.items()
+        },
+    }
     print(json.dumps(result, indent=2))
 
 

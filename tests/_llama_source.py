@@ -55,9 +55,17 @@ def _fetch(wanted: str, cache: Path) -> None:
     archive = cache / f"llama_cpp_python-{wanted}.tar.gz"
     if not archive.is_file():
         command = [
-            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:",
-            "--dest", str(cache), f"llama-cpp-python=={wanted}",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary=:all:",
+            "--dest",
+            str(cache),
+            f"llama-cpp-python=={wanted}",
+        ]
         if subprocess.run(command, check=False).returncode or not archive.is_file():
             missing(f"the source distribution of llama-cpp-python {wanted}")
     with tempfile.TemporaryDirectory(dir=cache) as scratch, tarfile.open(archive) as tar:

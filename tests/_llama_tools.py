@@ -80,12 +80,14 @@ def _build(folder: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
     configure = [
         "cmake",
-        "-S", str(Path(__file__).parent / "llama_tools"),
-        "-B", str(work),
+        "-S",
+        str(Path(__file__).parent / "llama_tools"),
+        "-B",
+        str(work),
         "-DCMAKE_BUILD_TYPE=Release",
         f"-DLLAMA_SOURCE={llama_source()}",
         f"-DLLAMA_LIBS={Path(spec.origin).parent / 'lib'}",
-    ]  # fmt: skip
+    ]
     for command in (configure, ["cmake", "--build", str(work), "--parallel", "2"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -21,9 +21,7 @@ TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|endoftext|>",
 
 
 #: A vocabulary for any text: one token a byte, and the marks of ChatML.
-BYTES = (
-    *byte_alphabet().values(), "<s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "ab",
-)  # fmt: skip
+BYTES = (*byte_alphabet().values(), "<s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "ab")
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,18 @@ def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
         found["output.weight"] = (d, shape.n_vocab)
     for i in range(shape.n_layers):
         layer = {
-            "attn_norm": (d,), "attn_q": (d, q), "attn_k": (d, kv), "attn_v": (d, kv),
-            "attn_output": (q, d), "attn_q_norm": (shape.head,), "attn_k_norm": (shape.head,),
-            "ffn_norm": (d,), "ffn_gate": (d, shape.n_ff), "ffn_up": (d, shape.n_ff),
+            "attn_norm": (d,),
+            "attn_q": (d, q),
+            "attn_k": (d, kv),
+            "attn_v": (d, kv),
+            "attn_output": (q, d),
+            "attn_q_norm": (shape.head,),
+            "attn_k_norm": (shape.head,),
+            "ffn_norm": (d,),
+            "ffn_gate": (d, shape.n_ff),
+            "ffn_up": (d, shape.n_ff),
             "ffn_down": (shape.n_ff, d),
-        }  # fmt: skip
+        }
         found |= {f"blk.{i}.{name}.weight": dims for name, dims in layer.items()}
     return found
 

@@ -31,10 +31,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in terminalreporter.getreports("skipped")
         if isinstance(report.longrepr, tuple)
     ]
-    absent = {
-        f"the texts of {shared_folder()}": NEEDS_SHARED,
-        "root's rights": NEEDS_ROOT,
-    }
+    absent = {f"the texts of {shared_folder()}": NEEDS_SHARED, "root's rights": NEEDS_ROOT}
     for what, beginning in absent.items():
         if count := sum(reason.startswith(beginning) for reason in reasons):
             terminalreporter.write_line(f"skipped for want of {what}: {count}", yellow=True)

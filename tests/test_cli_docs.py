@@ -100,8 +100,13 @@ def test_the_overview_loads_no_command():
 
     def seconds(*arguments: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, *arguments], env=environment(), check=True,
-                              capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env=environment(),
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert "Traceback" not in done.stderr
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -114,8 +119,9 @@ try:
 except SystemExit:
     print([m for m in sys.modules if m.startswith("ggsurgery.cli.")])
 """
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), check=True,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), check=True, capture_output=True, text=True
+    )
     names = ast.literal_eval(done.stdout.splitlines()[-1])
     assert set(names) == {"ggsurgery.cli._overview", "ggsurgery.cli._signals"}
     click_alone = min(seconds("-c", "import click") for _ in range(5))
@@ -190,9 +196,22 @@ LONG = {"bench", "evaluate"}
 
 #: Commands that run no model: their part of the documentation takes a second.
 QUICK = {
-    "apply", "blend", "bridge", "delete", "diff", "duplicate", "inspect", "interpolate", "keep",
-    "merge", "meta", "move", "prune", "replay", "swap",
-}  # fmt: skip
+    "apply",
+    "blend",
+    "bridge",
+    "delete",
+    "diff",
+    "duplicate",
+    "inspect",
+    "interpolate",
+    "keep",
+    "merge",
+    "meta",
+    "move",
+    "prune",
+    "replay",
+    "swap",
+}
 
 
 def shown_commands() -> Iterator[tuple[list[str], int]]:
@@ -213,8 +232,14 @@ def shown_commands() -> Iterator[tuple[list[str], int]]:
 def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example with a random model of 30 layers, as many as the guides name."""
     folder = tmp_path_factory.mktemp("example")
-    model = write_shapes(folder / "m.gguf", small("Small", 30), tokens=BYTES, seed=2,
-                         chat_template=family("qwen3").jinja, license="apache-2.0")  # fmt: skip
+    model = write_shapes(
+        folder / "m.gguf",
+        small("Small", 30),
+        tokens=BYTES,
+        seed=2,
+        chat_template=family("qwen3").jinja,
+        license="apache-2.0",
+    )
     call("example", folder / "demo", "--model", model)
     return folder / "demo"
 

@@ -44,14 +44,45 @@ from tests._shapes import TINY, TOKENS, write_shapes
 
 HOSTILE = (
     "# Heading\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n",
-    "<script>alert(1)</script>", "<!-- ", "</td></table><h1>x", '" onload="x', "&lt;b&gt;&#60;",
-    "x\n---\nlicense: mit\n---\n# y", "[x](https://evil.example)", "![x](https://evil.example/x)",
-    "[x]: https://evil.example", "a|b", "a\\|b", "a\\\\|b", "`code` ``x", "```\nfence",
-    "~~~\nfence", "**bold** _x_ __y__ ~~z~~", "- item", "+ item", "* item", "1. item", "12) item",
-    "> quote", "===", "---", "***", "    indented", "a  \nb", "\\", "x\x1b[2J\x1b]0;title\x07",
-    "\u202egnp.exe", "a\u200bb", "x\r\ny", "\x9b2J", "$x^2$", "<https://evil.example>",
-    '"""', "'", ": - {a: [b",
-)  # fmt: skip
+    "<script>alert(1)</script>",
+    "<!-- ",
+    "</td></table><h1>x",
+    '" onload="x',
+    "&lt;b&gt;&#60;",
+    "x\n---\nlicense: mit\n---\n# y",
+    "[x](https://evil.example)",
+    "![x](https://evil.example/x)",
+    "[x]: https://evil.example",
+    "a|b",
+    "a\\|b",
+    "a\\\\|b",
+    "`code` ``x",
+    "```\nfence",
+    "~~~\nfence",
+    "**bold** _x_ __y__ ~~z~~",
+    "- item",
+    "+ item",
+    "* item",
+    "1. item",
+    "12) item",
+    "> quote",
+    "===",
+    "---",
+    "***",
+    "    indented",
+    "a  \nb",
+    "\\",
+    "x\x1b[2J\x1b]0;title\x07",
+    "\u202egnp.exe",
+    "a\u200bb",
+    "x\r\ny",
+    "\x9b2J",
+    "$x^2$",
+    "<https://evil.example>",
+    '"""',
+    "'",
+    ": - {a: [b",
+)
 WORD = "word"
 
 
@@ -87,12 +118,18 @@ def header_with(text: str, path: Path) -> Header:
         operation.write(path / "cut.gguf")
     header = read_header(path / "cut.gguf")
     texts = {
-        "general.name": text, "general.license": text, "general.quantized_by": text,
-        "general.languages": [text], "general.tags": [text], "ggsurgery.version": text,
+        "general.name": text,
+        "general.license": text,
+        "general.quantized_by": text,
+        "general.languages": [text],
+        "general.tags": [text],
+        "ggsurgery.version": text,
         "general.base_model.0.repo_url": f"https://huggingface.co/{text}",
-        "general.base_model.0.name": text, "ggsurgery.sources": [text],
-        "quantize.imatrix.file": text, "quantize.imatrix.dataset": text,
-    }  # fmt: skip
+        "general.base_model.0.name": text,
+        "ggsurgery.sources": [text],
+        "quantize.imatrix.file": text,
+        "quantize.imatrix.dataset": text,
+    }
     return replace(
         header, metadata={**header.metadata, **{k: of_type(v) for k, v in texts.items()}}
     )
@@ -101,26 +138,56 @@ def header_with(text: str, path: Path) -> Header:
 def results_with(text: str, file: str) -> Results:
     facts = {"text": text, "n_ctx": text}
     scores = (
-        Score("perplexity", 9.0, 0.5, 99, facts), Score("kl_mean", 0.5, 0.1, 99, facts),
+        Score("perplexity", 9.0, 0.5, 99, facts),
+        Score("kl_mean", 0.5, 0.1, 99, facts),
         Score("acc", 0.5, 0.1, 99, {"task": text}),
-    )  # fmt: skip
+    )
     controls = (
-        {"name": text, "kind": text, "bytes": 1, "layers": [], "score": 1.0, "p_corrected": None,
-         "interval": None, "verdict": text},
-    )  # fmt: skip
+        {
+            "name": text,
+            "kind": text,
+            "bytes": 1,
+            "layers": [],
+            "score": 1.0,
+            "p_corrected": None,
+            "interval": None,
+            "verdict": text,
+        },
+    )
     model = ModelFacts(text, file, 100, 5, 1000, text)
     return Results(model, scores, controls=controls, verdict=text, baseline=text)
 
 
 def laco_with(text: str) -> dict[str, Any]:
     """Statistics of LaCo; its numbers are formatted, everything else is printed."""
-    settings = {"merge_layers": 2, "lowest": 0, "highest": 5, "interval": 1, "threshold": 0.5,
-                "max_compression": 0.3, "variant": "paper"}  # fmt: skip
-    attempt = {"iteration": text, "base": text, "merged": [text], "similarity": None, "note": text,
-               "accepted": False}  # fmt: skip
-    return {"settings": settings, "layers": [text, text], "removed": text, "removed_share": 0.1,
-            "merges": text, "rejected": text, "iterations": text, "attempts": [attempt],
-            "similarity": {"mean": 0.5, "min": 0.5, "max": 0.5, "texts": text}}  # fmt: skip
+    settings = {
+        "merge_layers": 2,
+        "lowest": 0,
+        "highest": 5,
+        "interval": 1,
+        "threshold": 0.5,
+        "max_compression": 0.3,
+        "variant": "paper",
+    }
+    attempt = {
+        "iteration": text,
+        "base": text,
+        "merged": [text],
+        "similarity": None,
+        "note": text,
+        "accepted": False,
+    }
+    return {
+        "settings": settings,
+        "layers": [text, text],
+        "removed": text,
+        "removed_share": 0.1,
+        "merges": text,
+        "rejected": text,
+        "iterations": text,
+        "attempts": [attempt],
+        "similarity": {"mean": 0.5, "min": 0.5, "max": 0.5, "texts": text},
+    }
 
 
 def card_with(text: str, path: Path) -> str:
@@ -128,9 +195,12 @@ def card_with(text: str, path: Path) -> str:
     results = results_with(text, "cut-Q8_0.gguf")
     file = ReleaseFile(header.path, "cut-Q8_0.gguf", "Q8_0", header, results)
     request = Request(
-        (header.path,), original=results, results=(results,), laco=laco_with(text),
+        (header.path,),
+        original=results,
+        results=(results,),
+        laco=laco_with(text),
         said={"file": text, "question": text, "text": text},
-    )  # fmt: skip
+    )
     chat = replace(chat_of(header), notes=(text,))
     return model_card(request, [file], file, "the only file", chat, text, (text,))
 
@@ -218,20 +288,31 @@ def steering(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose name, tokens and chat template try to steer a terminal."""
     folder = tmp_path_factory.mktemp("steer")
     tokens = [t if t != "ab" else f"ab{STEER}" for t in TOKENS]
-    path = write_shapes(folder / "in.gguf", replace(TINY, name=STEER), tokens=tokens,
-                        chat_template=STEER, license=STEER)  # fmt: skip
+    path = write_shapes(
+        folder / "in.gguf",
+        replace(TINY, name=STEER),
+        tokens=tokens,
+        chat_template=STEER,
+        license=STEER,
+    )
     return path
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("inspect",), ("inspect", "--tensors"), ("meta", "show"), ("meta", "show", "--json"),
-        ("meta", "get", "tokenizer.ggml.tokens"), ("inspect", "--json"), ("template", "lint"),
-        ("delete", "--layer", "1", "--dry-run"), ("meta", "get", "general.name", "--json"),
+        ("inspect",),
+        ("inspect", "--tensors"),
+        ("meta", "show"),
+        ("meta", "show", "--json"),
+        ("meta", "get", "tokenizer.ggml.tokens"),
+        ("inspect", "--json"),
+        ("template", "lint"),
+        ("delete", "--layer", "1", "--dry-run"),
+        ("meta", "get", "general.name", "--json"),
         ("meta", "set", "general.name", STEER, "--dry-run"),
     ],
-)  # fmt: skip
+)
 def test_no_command_passes_on_what_steers_a_terminal(
     arguments: tuple[str, ...], steering: Path, tmp_path: Path
 ) -> None:
@@ -245,11 +326,8 @@ def test_no_command_passes_on_what_steers_a_terminal(
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ("meta", "get", "general.name"), ("template", "show"),
-        ("template", "render", "--user", "Hi"),
-    ],
-)  # fmt: skip
+    [("meta", "get", "general.name"), ("template", "show"), ("template", "render", "--user", "Hi")],
+)
 def test_exact_in_a_pipe_and_escaped_on_a_terminal(
     arguments: tuple[str, ...], steering: Path
 ) -> None:

@@ -33,6 +33,9 @@ def test_unknown_names_are_refused() -> None:
 def test_the_import_loads_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import ggsurgery, sys; print('numpy' in sys.modules)"],
-        capture_output=True, text=True, check=True, cwd=Path(ROOT),
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(ROOT),
+    )
     assert done.stdout.strip() == "False"

@@ -52,9 +52,25 @@ from tests.report.samples import influence, scan, search, three_models
 
 MISSING = object()
 WRONG = (
-    MISSING, None, [], [None], {}, {"a": 1}, "", "text", "\udcff", True, -1, 2.5, 10**40, 10**400,
-    1e308, math.nan, math.inf, "nan",
-)  # fmt: skip
+    MISSING,
+    None,
+    [],
+    [None],
+    {},
+    {"a": 1},
+    "",
+    "text",
+    "\udcff",
+    True,
+    -1,
+    2.5,
+    10**40,
+    10**400,
+    1e308,
+    math.nan,
+    math.inf,
+    "nan",
+)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -174,10 +190,15 @@ def published(path: Path) -> None:
     json.dumps(report.to_json())
     for one in found:
         file: Any = SimpleNamespace(
-            name="a.gguf", header=HEADER, results=one, ftype="Q8_0", memory=None, n_bytes=1,
+            name="a.gguf",
+            header=HEADER,
+            results=one,
+            ftype="Q8_0",
+            memory=None,
+            n_bytes=1,
             bits_per_weight=8.5,
             value=lambda m, one=one: ReleaseFile.value(SimpleNamespace(results=one), m),  # type: ignore[arg-type]
-        )  # fmt: skip
+        )
         for make in (sections.perplexity, sections.retention, sections.suite):
             make([file], one)
         sections.divergence([file])
@@ -196,15 +217,27 @@ def write(path: Path, document: Any) -> Path:
 )
 def test_result_files(tmp_path: Path, kind: str) -> None:
     whole = shortened(three_models()[1])
-    told = {"file": "a.gguf", "task": "t", "chance": 0.25, "bytes": 5, "layers": 2, "n_ctx": 512,
-            "text": "t.txt", "versions": {"gguf": "1"}}  # fmt: skip
+    told = {
+        "file": "a.gguf",
+        "task": "t",
+        "chance": 0.25,
+        "bytes": 5,
+        "layers": 2,
+        "n_ctx": 512,
+        "text": "t.txt",
+        "versions": {"gguf": "1"},
+    }
     bare = {**whole["scores"][0], "provenance": told}
     row = {"acc,none": 0.5, "acc_stderr,none": 0.1, "alias": "t", "sample_len": 4}
-    lm_eval = {"results": {"hellaswag": row}, "n-samples": {"hellaswag": {"effective": 4}},
-               "model_name": "m"}  # fmt: skip
+    lm_eval = {
+        "results": {"hellaswag": row},
+        "n-samples": {"hellaswag": {"effective": 4}},
+        "model_name": "m",
+    }
     documents: dict[str, Any] = {
         "results": {
-            **whole, "suite": whole["suite"],
+            **whole,
+            "suite": whole["suite"],
             "comparisons": [{"label": "surgery", "verdict": "better", "p_value": 0.01}],
         },
         "score": bare,
@@ -214,7 +247,7 @@ def test_result_files(tmp_path: Path, kind: str) -> None:
         "scan": scan(13),
         "influence": influence(),
         "search": search(),
-    }  # fmt: skip
+    }
     path = tmp_path / "r.json"
     check(documents[kind], lambda d: published(write(path, d)))
 
@@ -227,17 +260,41 @@ def test_result_files_are_named(tmp_path: Path) -> None:
 
 def test_laco(tmp_path: Path) -> None:
     document = {
-        "ggsurgery": LACO, "version": 1,
-        "settings": {"merge_layers": 3, "lowest": 1, "highest": 9, "interval": 2,
-                     "threshold": 0.8, "max_compression": 0.3, "variant": "damped",
-                     "method": "x", "factor": 0.5},
-        "layers": [12, 10], "removed": 2, "removed_share": 0.17, "iterations": 2, "merges": 1,
-        "rejected": 1, "similarity": {"mean": 0.9, "min": 0.8, "max": 1.0, "texts": 3,
-                                      "values": [0.8, 0.9, 1.0]},
-        "perplexity": [12.0, 14.5], "recipe": {"operations": [{"delete": {"layer": "3"}}]},
-        "attempts": [{"iteration": 1, "base": 5, "merged": [6, 7], "layers_before": 12,
-                      "similarity": 0.9, "accepted": True, "per_text": [0.9], "note": ""}],
-    }  # fmt: skip
+        "ggsurgery": LACO,
+        "version": 1,
+        "settings": {
+            "merge_layers": 3,
+            "lowest": 1,
+            "highest": 9,
+            "interval": 2,
+            "threshold": 0.8,
+            "max_compression": 0.3,
+            "variant": "damped",
+            "method": "x",
+            "factor": 0.5,
+        },
+        "layers": [12, 10],
+        "removed": 2,
+        "removed_share": 0.17,
+        "iterations": 2,
+        "merges": 1,
+        "rejected": 1,
+        "similarity": {"mean": 0.9, "min": 0.8, "max": 1.0, "texts": 3, "values": [0.8, 0.9, 1.0]},
+        "perplexity": [12.0, 14.5],
+        "recipe": {"operations": [{"delete": {"layer": "3"}}]},
+        "attempts": [
+            {
+                "iteration": 1,
+                "base": 5,
+                "merged": [6, 7],
+                "layers_before": 12,
+                "similarity": 0.9,
+                "accepted": True,
+                "per_text": [0.9],
+                "note": "",
+            }
+        ],
+    }
     header: Any = SimpleNamespace(metadata={}, path=Path("a.gguf"))
 
     def use(changed: Any) -> None:
@@ -260,8 +317,16 @@ def test_journals(tmp_path: Path) -> None:
     items = Measured(1.5, 0.1, (1.0, 2.0), 2, {"chance": 0.25, "facts_accuracy": None})
     trial = Trial(Recipe((step("delete", layer="1"),)), "d1", items, None, 0.5).to_json()
     trial |= {"difference": 0.1, "difference_stderr": 0.01}
-    searched = {"digest": "d2", "label": "delete 1", "values": [1.5], "items": [1.0, 2.0],
-                "stderr": 0.1, "n": 2, "detail": {}, "seconds": 1.0}  # fmt: skip
+    searched = {
+        "digest": "d2",
+        "label": "delete 1",
+        "values": [1.5],
+        "items": [1.0, 2.0],
+        "stderr": 0.1,
+        "n": 2,
+        "detail": {},
+        "seconds": 1.0,
+    }
     pruned = {"digest": "d3", "cut": [1], "value": 2.0, "items": [2.0, 2.1]}
     lines = [{"subject": SUBJECT}, {"started": "d0", "label": "abc 7"}, trial, searched, pruned]
     path = tmp_path / "j.jsonl"
@@ -287,8 +352,16 @@ def test_journals(tmp_path: Path) -> None:
 
 def test_attributes_of_a_study() -> None:
     recipe = {"operations": [{"delete": {"layer": "1"}}]}
-    attributes = {"recipe": recipe, "digest": "d", "stderr": 0.1, "items": [1.0, 2.0], "n": 2,
-                  "hand_made": recipe, "seconds": 2.0, "label": "delete 1"}  # fmt: skip
+    attributes = {
+        "recipe": recipe,
+        "digest": "d",
+        "stderr": 0.1,
+        "items": [1.0, 2.0],
+        "n": 2,
+        "hand_made": recipe,
+        "seconds": 2.0,
+        "label": "delete 1",
+    }
 
     def use(changed: Any) -> None:
         for values in ((1.0,), ()):
@@ -302,16 +375,20 @@ def test_attributes_of_a_study() -> None:
 
 def test_recipes() -> None:
     document = {
-        "name": "n", "options": {"allow_unknown_arch": True},
+        "name": "n",
+        "options": {"allow_unknown_arch": True},
         "operations": [
-            {"delete": {"layer": "1"}}, {"swap": {"layers": "1,2"}},
+            {"delete": {"layer": "1"}},
+            {"swap": {"layers": "1,2"}},
             {"move": {"layer": 1, "to": 2}},
-            {"duplicate": {"layer": "1", "scale": 0.5}}, {"keep": {"layers": "0-3"}},
-            {"merge": {"layers": "1-2"}}, {"interpolate": {"layers": "1,2", "weight": 0.5}},
+            {"duplicate": {"layer": "1", "scale": 0.5}},
+            {"keep": {"layers": "0-3"}},
+            {"merge": {"layers": "1-2"}},
+            {"interpolate": {"layers": "1,2", "weight": 0.5}},
             {"set": {"key": "a.b", "value": [1, 2], "type": "array[int32]"}},
             {"unset": {"key": "a.c"}},
         ],
-    }  # fmt: skip
+    }
 
     def use(changed: Any) -> None:
         recipe = Recipe.from_json(changed, "r.yaml")
@@ -344,20 +421,29 @@ def test_remembered_probes_and_states(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_said(tmp_path: Path) -> None:
-    document = {"file": "a.gguf", "question": "Why?", "prompt": "Why?", "text": "So.",
-                "reason": "eog"}  # fmt: skip
+    document = {
+        "file": "a.gguf",
+        "question": "Why?",
+        "prompt": "Why?",
+        "text": "So.",
+        "reason": "eog",
+    }
     path = tmp_path / "said.json"
     check(document, lambda d: str(read_said(write(path, d))["text"]).split(), needs_file=str(path))
 
 
 LINES: dict[str, tuple[dict[str, Any], Callable[[Path], Any]]] = {
-    "choices": ({"id": "q", "query": "a _ b", "choices": ["x", "y"], "answer": 0, "subject": "s"},
-                load_questions),
+    "choices": (
+        {"id": "q", "query": "a _ b", "choices": ["x", "y"], "answer": 0, "subject": "s"},
+        load_questions,
+    ),
     "boolq": ({"id": "q", "passage": "p", "question": "q", "answer": True}, load_questions),
     "gsm8k": ({"id": "q", "question": "q", "answer": "so #### 3", "final": 3}, load_problems),
-    "facts": ({"id": "q", "topic": "t", "question": "q", "cloze": "c", "answers": ["a"],
-               "default": True}, lambda path: load_facts(path=path)),
-}  # fmt: skip
+    "facts": (
+        {"id": "q", "topic": "t", "question": "q", "cloze": "c", "answers": ["a"], "default": True},
+        lambda path: load_facts(path=path),
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", LINES)
@@ -389,9 +475,12 @@ def test_arrays_of_a_sidecar(tmp_path: Path) -> None:
             torn[at] = rng.integers(256)
         damaged.append(bytes(torn))
     bombs: list[dict[str, Any]] = [
-        {"a": np.array(["text"])}, {"a": np.array([{}], object)}, {"a": np.ones(2, complex)},
-        {"a": np.array(["2024-01-01"], "datetime64[D]")}, {"a": np.zeros(1, [("x", "f4")])},
-    ]  # fmt: skip
+        {"a": np.array(["text"])},
+        {"a": np.array([{}], object)},
+        {"a": np.ones(2, complex)},
+        {"a": np.array(["2024-01-01"], "datetime64[D]")},
+        {"a": np.zeros(1, [("x", "f4")])},
+    ]
     for arrays in bombs:
         np.savez(tmp_path / "x.npz", **arrays)
         damaged.append((tmp_path / "x.npz").read_bytes())

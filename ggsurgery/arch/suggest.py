@@ -66,10 +66,7 @@ def _best(
 
 
 def _align(
-    pool: Sequence[int],
-    chosen: set[int],
-    kinds: Sequence[Any],
-    places: Sequence[Any],
+    pool: Sequence[int], chosen: set[int], kinds: Sequence[Any], places: Sequence[Any]
 ) -> tuple[int, list[int]] | None:
     """The cheapest subsequence of `pool` whose kinds are `places`, and its cost.
 

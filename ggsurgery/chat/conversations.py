@@ -34,12 +34,7 @@ class Conversation:
     needs: frozenset[str] = field(default=frozenset())
 
     def render(
-        self,
-        template: str,
-        *,
-        bos_token: str = "",
-        eos_token: str = "",
-        now: datetime = TRIAL_DAY,
+        self, template: str, *, bos_token: str = "", eos_token: str = "", now: datetime = TRIAL_DAY
     ) -> str:
         """Render with a Jinja template.
 

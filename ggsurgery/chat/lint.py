@@ -176,9 +176,11 @@ def _thinking(template: str, prompts: dict[str, str | None]) -> Iterator[Finding
         return
     if "enable_thinking" in template and on == off:
         yield Finding(
-            "warning", "thinking", "names enable_thinking, yet switching it changes nothing",
+            "warning",
+            "thinking",
+            "names enable_thinking, yet switching it changes nothing",
             "thinking-off",
-        )  # fmt: skip
+        )
     if "<think>" in template and on == off:
         yield Finding("note", "thinking", "thinking cannot be switched off", "thinking-off")
 
@@ -216,9 +218,12 @@ def _end_of_turn(template: str, vocabulary: Vocabulary) -> Iterator[Finding]:
     for messages in (talk, again):
         try:
             prompt = render(
-                template, messages, add_generation_prompt=False,
-                bos_token=vocabulary.bos, eos_token=vocabulary.eos,
-            )  # fmt: skip
+                template,
+                messages,
+                add_generation_prompt=False,
+                bos_token=vocabulary.bos,
+                eos_token=vocabulary.eos,
+            )
         except TemplateError:
             return
         mark = SPECIAL.match(prompt.rpartition("zyxwv")[2].lstrip())
@@ -241,9 +246,11 @@ def _end_of_turn(template: str, vocabulary: Vocabulary) -> Iterator[Finding]:
 def _for_ollama(template: str, match: Match | None) -> Iterator[Finding]:
     if match is None or not match.usable:
         yield Finding(
-            "note", "ollama", "no built-in family prints this; a bundle leaves it to Ollama "
+            "note",
+            "ollama",
+            "no built-in family prints this; a bundle leaves it to Ollama "
             "to run the Jinja template itself",
-        )  # fmt: skip
+        )
         return
     for name in lost(template, match.family.go):
         yield Finding(

@@ -59,9 +59,10 @@ class _Renderer:
         if len(template) > limits.TEMPLATE:
             raise TemplateError(
                 "the chat template is longer than any model's",
-                expected=f"at most {limits.TEMPLATE:,} characters", found=f"{len(template):,}",
+                expected=f"at most {limits.TEMPLATE:,} characters",
+                found=f"{len(template):,}",
                 hint=_HINT,
-            )  # fmt: skip
+            )
         try:
             given = None if names is None else pickle.dumps(names)
         except (TypeError, AttributeError, RecursionError, pickle.PicklingError) as error:

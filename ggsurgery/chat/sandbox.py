@@ -85,20 +85,14 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
 def environment() -> jinja2.Environment:
     """The sandboxed Jinja environment that chat templates are written for."""
     env = _Sandbox(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_Generation, jinja2.ext.loopcontrols],
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     env.filters["tojson"] = _tojson
     env.globals["raise_exception"] = _refuse
@@ -120,9 +114,10 @@ def compiled(template: str) -> jinja2.Template:
         return _compile(template)
     except jinja2.TemplateSyntaxError as error:
         raise Failed(
-            "error", f"chat template, line {error.lineno}: {error.message}",
+            "error",
+            f"chat template, line {error.lineno}: {error.message}",
             found=_line(template, error.lineno),
-        ) from error  # fmt: skip
+        ) from error
     except (SyntaxError, RecursionError) as error:  # what Jinja made is too deep
         raise Failed("error", f"chat template nests too deep: {error}") from error
 

@@ -14,11 +14,7 @@ from ..ggufio.types import Header
 #: How special tokens look: <|im_end|>, <｜User｜>, <end_of_turn>, </s>, <think>, [INST].
 SPECIAL = re.compile(r"<[|｜][^\s<>|｜]+[|｜]>|</?[a-z_]+>|\[/?[A-Z_]{3,}\]")
 
-_END_KEYS = (
-    Keys.Tokenizer.EOS_ID,
-    Keys.Tokenizer.EOT_ID,
-    Keys.Tokenizer.EOM_ID,
-)
+_END_KEYS = (Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID)
 _FIM_KEYS = (Keys.Tokenizer.FIM_PRE_ID, Keys.Tokenizer.FIM_SUF_ID, Keys.Tokenizer.FIM_MID_ID)
 
 
@@ -50,16 +46,21 @@ class Vocabulary:
         tokens = header.get(Keys.Tokenizer.LIST)
         if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens):
             raise FormatError(
-                "no vocabulary", file=header.path, tensor=Keys.Tokenizer.LIST,
-                expected="an array of strings", found="nothing" if tokens is None else "another",
-            )  # fmt: skip
+                "no vocabulary",
+                file=header.path,
+                tensor=Keys.Tokenizer.LIST,
+                expected="an array of strings",
+                found="nothing" if tokens is None else "another",
+            )
         types = header.get(Keys.Tokenizer.TOKEN_TYPE) or [int(TokenType.NORMAL)] * len(tokens)
         if not isinstance(types, list) or len(types) != len(tokens):
             raise FormatError(
-                "the vocabulary's lists differ in length", file=header.path,
-                tensor=Keys.Tokenizer.TOKEN_TYPE, expected=len(tokens),
+                "the vocabulary's lists differ in length",
+                file=header.path,
+                tensor=Keys.Tokenizer.TOKEN_TYPE,
+                expected=len(tokens),
                 found=len(types) if isinstance(types, list) else repr(types),
-            )  # fmt: skip
+            )
         return cls(
             header,
             str(header.get(Keys.Tokenizer.MODEL, "")),

@@ -51,8 +51,16 @@ def suite_table(score: SurgeryScore) -> str:
         interval = facts["interval"]
         shown = "–" if interval is None else f"[{interval['low']:.2f}, {interval['high']:.2f}]"
         value = f"{part.value:.3f}" if part.applies else "–"
-        rows.append((part.name, f"{part.weight:g}", value, len(part.items), shown,
-                     part.note or _detail(part.name, part.mean)))  # fmt: skip
+        rows.append(
+            (
+                part.name,
+                f"{part.weight:g}",
+                value,
+                len(part.items),
+                shown,
+                part.note or _detail(part.name, part.mean),
+            )
+        )
     header = ("part", "weight", "value", "n", "95 % interval", "")
     total = (
         f"score {score.total:.1f} / 100, 95 % interval "
@@ -68,10 +76,18 @@ def _detail(name: str, mean: float) -> str:
 def comparison_table(comparisons: Sequence[Comparison]) -> str:
     """Difference, interval, p, test and what may be said."""
     rows = [
-        (c.label, f"{c.base:.4f}", f"{c.other:.4f}", f"{c.difference:+.4f}",
-         "–" if c.interval is None else str(c.interval), f"{c.p_value:.4f}", c.test, c.verdict)
+        (
+            c.label,
+            f"{c.base:.4f}",
+            f"{c.other:.4f}",
+            f"{c.difference:+.4f}",
+            "–" if c.interval is None else str(c.interval),
+            f"{c.p_value:.4f}",
+            c.test,
+            c.verdict,
+        )
         for c in comparisons
-    ]  # fmt: skip
+    ]
     header = ("metric", "base", "file", "difference", "95 % interval", "p", "test", "")
     return table(rows, header)
 
@@ -79,12 +95,18 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
 def control_table(outcomes: Sequence[Outcome]) -> str:
     """The controls with size, score and what the paired test says."""
     rows = [
-        (o.control.kind, o.control.name, human_bytes(o.bytes),
-         "–" if o.score is None else f"{o.score.total:.1f}",
-         "–" if o.score is None
-         else f"[{o.score.interval.low:.1f}, {o.score.interval.high:.1f}]",
-         "–" if o.p_corrected is None else f"{o.p_corrected:.4f}", o.verdict)
+        (
+            o.control.kind,
+            o.control.name,
+            human_bytes(o.bytes),
+            "–" if o.score is None else f"{o.score.total:.1f}",
+            "–"
+            if o.score is None
+            else f"[{o.score.interval.low:.1f}, {o.score.interval.high:.1f}]",
+            "–" if o.p_corrected is None else f"{o.p_corrected:.4f}",
+            o.verdict,
+        )
         for o in outcomes
-    ]  # fmt: skip
+    ]
     header = ("control", "", "size", "score", "95 % interval", "p (Holm)", "")
     return table(rows, header)

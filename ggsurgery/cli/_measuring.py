@@ -80,9 +80,17 @@ unknown_arch_option = click.option(
     "--allow-unknown-arch", is_flag=True, help="Operate on an architecture without a rule file."
 )
 _NAMES = (
-    "text", "ctx", "windows", "limit", "limit_seed", "score", "route", "cache_mib",
-    "parse_special", "threads",
-)  # fmt: skip
+    "text",
+    "ctx",
+    "windows",
+    "limit",
+    "limit_seed",
+    "score",
+    "route",
+    "cache_mib",
+    "parse_special",
+    "threads",
+)
 
 
 def measuring_options(function: F) -> F:

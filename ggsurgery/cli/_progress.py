@@ -31,9 +31,11 @@ class Bar(tqdm):  # type: ignore[type-arg]
         super().__init__(**{"delay": 2, "leave": False, "disable": None, **options})
         if self.disable:
             self._lines = PlainLines(
-                options.get("desc") or "", options.get("unit", "it"), self.total,
+                options.get("desc") or "",
+                options.get("unit", "it"),
+                self.total,
                 scaled=bool(options.get("unit_scale")),
-            )  # fmt: skip
+            )
 
     def update(self, n: float | None = 1) -> bool | None:
         if self._lines is None:

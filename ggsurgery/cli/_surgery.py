@@ -144,9 +144,12 @@ def operate(
     with prepare(recipe, inputs, given=given) as prepared:
         found = figures or {}
         written = write(
-            prepared, out, options, spared=others,
+            prepared,
+            out,
+            options,
+            spared=others,
             dry_run=lambda: show(prepared, out, options, found),
-        )  # fmt: skip
+        )
         if written is not None:
             _tell(prepared, written, options, found)
 
@@ -165,8 +168,9 @@ def check_early(
     for path in (out, *(p for p in more if p is not None)):
         check_output(path, [*inputs, *spared], force=options.force)
         if path.absolute() in seen:
-            raise OutputError("two outputs have the same name", file=path,
-                              hint="Name another file.")  # fmt: skip
+            raise OutputError(
+                "two outputs have the same name", file=path, hint="Name another file."
+            )
         seen.add(path.absolute())
 
 
@@ -192,9 +196,13 @@ def write(
         (dry_run or (lambda: show(prepared, out, options)))()
         return None
     written = prepared.write(
-        out, force=options.force, sync=options.sync, split_max_size=options.split_max_size,
-        spared=spared, stages=stages,
-    )  # fmt: skip
+        out,
+        force=options.force,
+        sync=options.sync,
+        split_max_size=options.split_max_size,
+        spared=spared,
+        stages=stages,
+    )
     warn(*written.warnings)
     return written
 
@@ -217,8 +225,10 @@ def _tell(
     if options.as_json:
         more: dict[str, Any] = {"sparsity": written.sparsity} if written.zeros else {}
         if header_only:
-            more |= {"metadata": [c.to_json() for c in prepared.changes],
-                     "dropped": prepared.dropped}  # fmt: skip
+            more |= {
+                "metadata": [c.to_json() for c in prepared.changes],
+                "dropped": prepared.dropped,
+            }
         print_json(facts.to_json() | dict(figures) | {"out": str(out)} | more)
         return
     if header_only:
@@ -234,8 +244,10 @@ def _tell(
         f"{human_bytes(facts.bytes[1])}"
     )
     if written.zeros:
-        note(f"{written.sparsity:.2%} of the weights of {len(written.zeros)} pruned tensors are "
-             "zero in the file")  # fmt: skip
+        note(
+            f"{written.sparsity:.2%} of the weights of {len(written.zeros)} pruned tensors are "
+            "zero in the file"
+        )
 
 
 def _dropped(names: Sequence[str]) -> str:

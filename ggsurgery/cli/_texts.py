@@ -29,6 +29,10 @@ def text_option(help: str, *, required: bool = False) -> Callable[[F], F]:
 def ctx_option(help: str, *, least: int, default: int | None = 512) -> Callable[[F], F]:
     """`-c`, `--ctx`: tokens that the model reads at once."""
     return click.option(
-        "-c", "--ctx", default=default, show_default=default is not None,
-        type=click.IntRange(least), help=help,
-    )  # fmt: skip
+        "-c",
+        "--ctx",
+        default=default,
+        show_default=default is not None,
+        type=click.IntRange(least),
+        help=help,
+    )

@@ -28,9 +28,10 @@ from ._texts import ctx_option
 @click.option("--data", type=FILE, help="Folder of question files: no network is used.")
 @click.option("--include-path", type=FILE, help="Folder of your own task files.")
 @click.option(
-    "--limit", type=click.IntRange(1),
+    "--limit",
+    type=click.IntRange(1),
     help="Questions of each task; with --data drawn, the same share a subject.",
-)  # fmt: skip
+)
 @click.option("--limit-seed", default=SEED, show_default=True, help="Which ones --limit draws.")
 @click.option("--shots", type=click.IntRange(0), help="Solved examples; the task's own number.")
 @click.option("--chat", is_flag=True, help="Ask through the file's chat template.")
@@ -72,9 +73,18 @@ def bench(
     warn(*cautions.of_context(file, ctx))
     with progress_bar("bench", "request") as progress:
         found = worker.run(
-            run_bench, file, names, data=data, include_path=include_path, limit=limit,
-            limit_seed=limit_seed, shots=shots, chat=chat, n_ctx=ctx, progress=progress,
-        )  # fmt: skip
+            run_bench,
+            file,
+            names,
+            data=data,
+            include_path=include_path,
+            limit=limit,
+            limit_seed=limit_seed,
+            shots=shots,
+            chat=chat,
+            n_ctx=ctx,
+            progress=progress,
+        )
     warn(*cautions.of_truncated(found.n_truncated, ctx))
     if out is not None:
         text = json.dumps(found.document, indent=1, ensure_ascii=False) + "\n"
@@ -82,14 +92,19 @@ def bench(
     if as_json:
         print_json(found.document)
         return
-    echo(table(map(_row, found.scores), ("task", "metric", "value", "error", "n", "shots",
-                                               "chance")))  # fmt: skip
+    echo(
+        table(map(_row, found.scores), ("task", "metric", "value", "error", "n", "shots", "chance"))
+    )
 
 
 def _row(score: Score) -> tuple[Any, ...]:
     chance = score.provenance.get("chance")
     return (
-        score.task, score.metric, f"{score.value:.4f}",
-        error_in_words(score.stderr, score.interval, 4), score.n,
-        score.provenance.get("shots", 0), None if chance is None else f"{chance:.4f}",
-    )  # fmt: skip
+        score.task,
+        score.metric,
+        f"{score.value:.4f}",
+        error_in_words(score.stderr, score.interval, 4),
+        score.n,
+        score.provenance.get("shots", 0),
+        None if chance is None else f"{chance:.4f}",
+    )

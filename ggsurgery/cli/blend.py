@@ -39,7 +39,7 @@ from ._surgery import Options, list_option, operate, surgery_options
 @out_type_option
 @force_kinds_option
 @surgery_options
-@click.argument("models", nargs=-1, required=True, type=FILE, metavar="A B … OUT")  # fmt: skip
+@click.argument("models", nargs=-1, required=True, type=FILE, metavar="A B … OUT")
 def blend(
     options: Options,
     method: str,
@@ -85,8 +85,15 @@ def blend(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--weights") from None
     one = step(
-        "blend", models=len(sources), method=method, weights=factors, density=density,
-        scale=scale, seed=seed, layers=layers, normalize=False if no_normalize else None,
-    )  # fmt: skip
+        "blend",
+        models=len(sources),
+        method=method,
+        weights=factors,
+        density=density,
+        scale=scale,
+        seed=seed,
+        layers=layers,
+        normalize=False if no_normalize else None,
+    )
     recipe = options.recipe((one,), out_type=out_type, force_kinds=force_kinds)
     operate(recipe, sources, out, options)

@@ -25,13 +25,20 @@ from ._texts import ctx_option
 @click.command()
 @click.argument("file", metavar="FILE", type=FILE)
 @click.option("--data", required=True, type=FILE, help="Questions as JSON lines.")
-@click.option("--shots", default=0, show_default=True, type=click.IntRange(0), metavar="K",
-              help="Solved examples in front of each question.")  # fmt: skip
+@click.option(
+    "--shots",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar="K",
+    help="Solved examples in front of each question.",
+)
 @click.option("--from", "dev", type=FILE, help="Where the solved examples come from.")
 @click.option(
-    "--style", type=click.Choice(sorted(STYLES)),
+    "--style",
+    type=click.Choice(sorted(STYLES)),
     help="How a question is worded; by its fields if not given.",
-)  # fmt: skip
+)
 @click.option(
     "--limit", type=click.IntRange(1), help="Draw so many questions, the same share a subject."
 )
@@ -74,16 +81,26 @@ def choices(
     chosen = style or guess_style(questions)
     examples = load_questions(dev) if dev is not None else []
     prompted = prompts(questions, chosen, shots=shots, examples=examples)
-    facts = {"task": data.stem, "style": chosen, "shots": shots, "limit": limit,
-             "limit_seed": None if limit is None else limit_seed,
-             "chance": sum(1 / len(q.choices) for q in questions) / len(questions)}  # fmt: skip
+    facts = {
+        "task": data.stem,
+        "style": chosen,
+        "shots": shots,
+        "limit": limit,
+        "limit_seed": None if limit is None else limit_seed,
+        "chance": sum(1 / len(q.choices) for q in questions) / len(questions),
+    }
     longest, trained = worker.run(runs.longest_of_file, file, prompted)
     warn(*cautions.of_prompts(file, longest, trained))
     with progress_bar("choices", "question") as progress:
         scores = worker.run(
-            runs.choices_of_file, file, prompted, facts=facts, n_ctx=ctx, longest=longest,
+            runs.choices_of_file,
+            file,
+            prompted,
+            facts=facts,
+            n_ctx=ctx,
+            longest=longest,
             progress=progress,
-        )  # fmt: skip
+        )
     if out is not None:
         save_results(out, Results(model_facts(file), scores), force=force)
     if as_json:

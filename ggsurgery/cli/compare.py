@@ -42,10 +42,11 @@ def compare(results: tuple[Path, ...], as_json: bool) -> None:
         pairs = _pairs(base, other)
         if not pairs:
             raise FormatError(
-                "no metric in common with the base", file=path,
+                "no metric in common with the base",
+                file=path,
                 expected=", ".join(s.label for s in base.all_scores) or "any score",
                 found=", ".join(s.label for s in other.all_scores) or "none",
-            )  # fmt: skip
+            )
         found.append((f"{other.model.name} against {base.model.name}", pairs))
     if as_json:
         print_json([{"comparison": name, "metrics": [c.to_json() for c in p]} for name, p in found])

@@ -28,18 +28,30 @@ from ._progress import named_progress_bar, progress_bar
 @click.argument("file", metavar="FILE", type=FILE)
 @click.option("--baseline", metavar="BASE", type=FILE, help="The uncut model to compare with.")
 @click.option(
-    "--suite", type=click.Choice(["surgery"]), default="surgery", show_default=True,
+    "--suite",
+    type=click.Choice(["surgery"]),
+    default="surgery",
+    show_default=True,
     help="Which questions.",
-)  # fmt: skip
+)
 @click.option(
-    "--length", type=click.Choice(["default", "long"]), default="default", show_default=True,
+    "--length",
+    type=click.Choice(["default", "long"]),
+    default="default",
+    show_default=True,
     help="30 factual questions or 118.",
-)  # fmt: skip
+)
 @click.option("--weights", type=FILE, help="Your own weights.toml instead of the package's.")
 @click.option("--limit", type=click.IntRange(2), help="At most so many items a part (a trial).")
 @click.option("--no-controls", is_flag=True, help="With --baseline: leave the controls out.")
-@click.option("--random", "n_random", default=3, show_default=True, type=click.IntRange(0),
-              help="How many random deletions to compare with.")  # fmt: skip
+@click.option(
+    "--random",
+    "n_random",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0),
+    help="How many random deletions to compare with.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the random deletions.")
 @click.option("-o", "--out", type=FILE, help="Write all results, with every answer, to a file.")
 @click.option("--force", is_flag=True, help="Replace an existing results file.")
@@ -101,11 +113,14 @@ def evaluate(
             if not as_json:
                 echo(f"\n{control_table(outcomes)}\n\n{line}")
         results = Results(
-            facts, suite=score, baseline=str(baseline), verdict=line,
+            facts,
+            suite=score,
+            baseline=str(baseline),
+            verdict=line,
             comparisons=tuple(c.to_json() for c in comparisons),
             controls=tuple(o.to_json() for o in outcomes),
             extra={"base": Results(base_facts, suite=base_score).to_json()},
-        )  # fmt: skip
+        )
     if out is not None:
         save_results(out, results, force=force)
     if as_json:
@@ -122,9 +137,12 @@ def _measure(
 
 
 def _outcomes(
-    score: SurgeryScore, controls: list[Control], baseline: Path, base_score: SurgeryScore,
+    score: SurgeryScore,
+    controls: list[Control],
+    baseline: Path,
+    base_score: SurgeryScore,
     settings: dict[str, Any],
-) -> list[Outcome]:  # fmt: skip
+) -> list[Outcome]:
     name = [""]
     with named_progress_bar() as tell:
 

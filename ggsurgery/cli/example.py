@@ -38,10 +38,11 @@ def example(folder: Path, model: Path | None, as_json: bool) -> None:
         return
     top = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     rows = [
-        (f"{p.name}/", f"{sum(1 for f in p.rglob('*') if f.is_file())} files") if p.is_dir()
+        (f"{p.name}/", f"{sum(1 for f in p.rglob('*') if f.is_file())} files")
+        if p.is_dir()
         else (p.name, human_bytes(p.stat().st_size))
         for p in top
-    ]  # fmt: skip
+    ]
     echo(table(rows, ("file", "size")))
     note(f"next: cd {shlex.quote(str(folder))} && ggsurgery inspect in.gguf")
 

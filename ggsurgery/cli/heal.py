@@ -33,18 +33,27 @@ DEFAULT = Settings()
     help="refit: solve for ffn_down itself. tw: a linear map folded into it (ReplaceMe).",
 )
 @click.option(
-    "--tokens", default=DEFAULT.tokens, show_default=True, type=click.IntRange(64),
+    "--tokens",
+    default=DEFAULT.tokens,
+    show_default=True,
+    type=click.IntRange(64),
     help="Tokens to fit on. Memory does not grow with them.",
-)  # fmt: skip
+)
 @ctx_option("Tokens of a window.", least=8, default=DEFAULT.ctx)
 @click.option(
-    "--ridge", default=DEFAULT.ridge, show_default=True, type=click.FloatRange(0, min_open=True),
+    "--ridge",
+    default=DEFAULT.ridge,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
     help="λ relative to the Gram matrix's mean diagonal: more keeps closer to the bare cut.",
-)  # fmt: skip
+)
 @click.option(
-    "--first", default=DEFAULT.first, show_default=True, type=click.FloatRange(0, min_open=True),
+    "--first",
+    default=DEFAULT.first,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
     help="How many times the first position of a window counts (the attention sink).",
-)  # fmt: skip
+)
 @click.option("--cut-again", is_flag=True, help="Take a file that was cut before.")
 @click.option("--few-tokens", is_flag=True, help="Fit even on too few tokens for the width.")
 @click.option("--sidecar", type=FILE, help="Write the fitted arrays here too (.npz).")
@@ -82,18 +91,29 @@ def heal(
     warn(*cautions.of_context(source, ctx))
     with progress_bar("heal", "window") as progress:
         found = worker.run(
-            run_heal, source, layers, words, Settings(method, tokens, ctx, ridge, first),
-            n_threads=threads, allow_unknown_arch=options.allow_unknown_arch,
-            cut_again=cut_again, few_tokens=few_tokens, progress=progress,
-        )  # fmt: skip
+            run_heal,
+            source,
+            layers,
+            words,
+            Settings(method, tokens, ctx, ridge, first),
+            n_threads=threads,
+            allow_unknown_arch=options.allow_unknown_arch,
+            cut_again=cut_again,
+            few_tokens=few_tokens,
+            progress=progress,
+        )
     if sidecar is not None and not options.dry_run:
         found.sidecar.save(sidecar, force=options.force)
     if not options.as_json:
         _show(found)
     operate(
-        options.recipe(found.recipe.steps), (source,), out, options, found.sidecar,
+        options.recipe(found.recipe.steps),
+        (source,),
+        out,
+        options,
+        found.sidecar,
         figures={"heal": found.to_json()},
-    )  # fmt: skip
+    )
 
 
 def _show(found: Healed) -> None:
@@ -112,13 +132,24 @@ def _show(found: Healed) -> None:
         )
         for fit in found.fits
     ]
-    header = ("cut", "carried by", "tokens", "residual bare", "residual healed",
-              "held-out bare", "held-out healed")  # fmt: skip
+    header = (
+        "cut",
+        "carried by",
+        "tokens",
+        "residual bare",
+        "residual healed",
+        "held-out bare",
+        "held-out healed",
+    )
     echo(table(rows, header))
-    note("residuals are shares of what the cut layers and the carrier's feed-forward did, on the "
-         "calibration text; held-out: its last windows, by a fit without them; measure "
-         "perplexity on another text")  # fmt: skip
+    note(
+        "residuals are shares of what the cut layers and the carrier's feed-forward did, on the "
+        "calibration text; held-out: its last windows, by a fit without them; measure "
+        "perplexity on another text"
+    )
     for fit in found.fits:
         if fit.overfits:
-            warn(f"cut {fit.cut.first}-{fit.cut.last}: the correction makes tokens that it was not "
-                 "fitted on worse: give more --tokens, or more --ridge")  # fmt: skip
+            warn(
+                f"cut {fit.cut.first}-{fit.cut.last}: the correction makes tokens that it was not "
+                "fitted on worse: give more --tokens, or more --ridge"
+            )

@@ -74,9 +74,17 @@ def collect(
     warn(*cautions.of_context(file, ctx))
     with progress_bar("imatrix", "chunk") as progress:
         found = worker.run(
-            run_collect, file, words, n_ctx=ctx, n_chunks=chunks, process_output=process_output,
-            dataset=text.name, parse_special=parse_special, n_threads=threads, progress=progress,
-        )  # fmt: skip
+            run_collect,
+            file,
+            words,
+            n_ctx=ctx,
+            n_chunks=chunks,
+            process_output=process_output,
+            dataset=text.name,
+            parse_special=parse_special,
+            n_threads=threads,
+            progress=progress,
+        )
     write_imatrix(found, out, force=force)
     warn(*cautions.of_imatrix(found))
     note(f"{out}: {len(found.entries)} tensors over {found.n_chunks} chunks of {ctx} tokens")
@@ -130,9 +138,12 @@ def remap(
 @click.argument("file", metavar="IMATRIX", type=FILE)
 @click.option("--layers", is_flag=True, help="Rank layers instead of tensors.")
 @click.option(
-    "--top", default=20, show_default=True, type=click.IntRange(0),
+    "--top",
+    default=20,
+    show_default=True,
+    type=click.IntRange(0),
     help="How many rows; 0 shows all.",
-)  # fmt: skip
+)
 @json_option
 def show(file: Path, layers: bool, top: int, as_json: bool) -> None:
     """Rank tensors (or layers) by the activation they receive.

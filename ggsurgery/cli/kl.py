@@ -31,9 +31,12 @@ from ._texts import ctx_option, parse_special_option, text_option, threads_optio
 @click.option("--save-base", type=FILE, help="Write the base's predictions here and stop.")
 @click.option("--base-file", type=FILE, help="Compare with predictions saved before.")
 @click.option(
-    "--top-k", default=256, show_default=True, type=click.IntRange(1),
+    "--top-k",
+    default=256,
+    show_default=True,
+    type=click.IntRange(1),
     help="Tokens a position that --save-base keeps.",
-)  # fmt: skip
+)
 @click.option("--force", is_flag=True, help="Replace an existing --save-base file.")
 @json_option
 def kl(
@@ -91,17 +94,31 @@ def kl(
             words = read_corpus(text)
             if save_base is not None:
                 worker.run(
-                    runs.save_base_file, files[0], save_base, words, n_ctx=ctx, n_windows=chunks,
-                    k=top_k, force=force, parse_special=parse_special,
-                    n_threads=threads, progress=progress,
-                )  # fmt: skip
+                    runs.save_base_file,
+                    files[0],
+                    save_base,
+                    words,
+                    n_ctx=ctx,
+                    n_windows=chunks,
+                    k=top_k,
+                    force=force,
+                    parse_special=parse_special,
+                    n_threads=threads,
+                    progress=progress,
+                )
                 note(f"{save_base}: {human_bytes(save_base.stat().st_size)}")
                 return
             scores = worker.run(
-                runs.kl_of_files, files[0], files[1], words, n_ctx=ctx, n_windows=chunks,
+                runs.kl_of_files,
+                files[0],
+                files[1],
+                words,
+                n_ctx=ctx,
+                n_windows=chunks,
                 parse_special=parse_special,
-                    n_threads=threads, progress=progress,
-            )  # fmt: skip
+                n_threads=threads,
+                progress=progress,
+            )
     if base_file is not None and scores[0].provenance.get("over_trained"):
         warn(f"{files[-1]}: the window is larger than the context the model was trained with")
     if as_json:

@@ -47,8 +47,11 @@ from ._texts import ctx_option, text_option, threads_option
 @click.option("--texts", default=10, show_default=True, type=click.IntRange(1), help="Pieces.")
 @ctx_option("Tokens of a piece.", least=8, default=256)
 @threads_option
-@click.option("--log", type=FILE, help="Write settings, attempts and "
-              "statistics as JSON, as `release` puts them on a card.")  # fmt: skip
+@click.option(
+    "--log",
+    type=FILE,
+    help="Write settings, attempts and statistics as JSON, as `release` puts them on a card.",
+)
 @in_out
 def laco(
     options: Options,
@@ -80,9 +83,15 @@ def laco(
     warn(*cautions.of_context(source, ctx))
     with progress_bar("laco", "attempt") as progress:
         result = worker.run(
-            laco_of_file, source, pieces, settings, ctx, threads, options.allow_unknown_arch,
+            laco_of_file,
+            source,
+            pieces,
+            settings,
+            ctx,
+            threads,
+            options.allow_unknown_arch,
             progress=progress,
-        )  # fmt: skip
+        )
     if log is not None and not options.dry_run:
         with atomic_path(log, force=options.force) as temporary:
             temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
@@ -104,8 +113,12 @@ def laco(
 
 
 def _show(result: Result) -> None:
-    echo(table([_row(a) for a in result.attempts],
-                     ("iteration", "base", "merged", "layers", "similarity", "")))  # fmt: skip
+    echo(
+        table(
+            [_row(a) for a in result.attempts],
+            ("iteration", "base", "merged", "layers", "similarity", ""),
+        )
+    )
     facts = result.to_json()
     similarity, perplexity = facts["similarity"], result.perplexity
     echo(

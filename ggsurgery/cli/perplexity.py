@@ -54,10 +54,17 @@ def perplexity(
         with progress_bar(file.name, "chunk") as progress:
             found.append(
                 worker.run(
-                    perplexity_of_file, file, words, n_ctx=ctx, n_chunks=chunks, add_bos=bos,
-                    n_threads=threads, parse_special=parse_special, progress=progress,
+                    perplexity_of_file,
+                    file,
+                    words,
+                    n_ctx=ctx,
+                    n_chunks=chunks,
+                    add_bos=bos,
+                    n_threads=threads,
+                    parse_special=parse_special,
+                    progress=progress,
                 )
-            )  # fmt: skip
+            )
     if as_json:
         results = [_json(f, text.name) for f in found]
         print_json(results[0] if len(results) == 1 else results)

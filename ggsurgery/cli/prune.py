@@ -43,9 +43,10 @@ from ._surgery import Options, in_out, surgery_options, write
 )
 @click.option("--imatrix", type=FILE, help="Of wanda: the input norms.")
 @click.option(
-    "--imatrix-of", type=click.Choice(["this"]),
+    "--imatrix-of",
+    type=click.Choice(["this"]),
     help="It is of IN itself, where neither it nor its layers tell.",
-)  # fmt: skip
+)
 @click.option("--only", metavar="REGEX", help="Tensors to prune; default: the layers' matrices.")
 @click.option("--list", "each", is_flag=True, help="Show every tensor, not only every kind.")
 @out_type_option
@@ -79,10 +80,16 @@ def prune(
       ggsurgery prune --sparsity 0.5 --scope row --score wanda --imatrix i.gguf in.gguf out.gguf
     """
     one = step(
-        "prune", sparsity=sparsity, pattern=pattern, only=only, largest=largest or None,
-        scope=None if scope == "global" else scope, score=None if score == "magnitude" else score,
-        imatrix=None if imatrix is None else str(imatrix), imatrix_of=imatrix_of,
-    )  # fmt: skip
+        "prune",
+        sparsity=sparsity,
+        pattern=pattern,
+        only=only,
+        largest=largest or None,
+        scope=None if scope == "global" else scope,
+        score=None if score == "magnitude" else score,
+        imatrix=None if imatrix is None else str(imatrix),
+        imatrix_of=imatrix_of,
+    )
     with prepare(options.recipe((one,), out_type=out_type), (source,)) as prepared:
         spared = () if imatrix is None else (imatrix,)
         written = write(prepared, out, options, spared=spared)

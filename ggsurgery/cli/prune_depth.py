@@ -34,15 +34,20 @@ from ._surgery import Options, check_early, in_out, operate, surgery_options
     "scan: missed least one by one. greedy: measured again after every cut.",
 )
 @click.option(
-    "--metric", default="perplexity", show_default=True,
+    "--metric",
+    default="perplexity",
+    show_default=True,
     help="What scan and greedy choose by, and what the cut is measured with: " + METRIC_HELP,
-)  # fmt: skip
+)
 @click.option("--keep", metavar="LIST", help="Layers that stay, such as the attention sink's.")
 @click.option(
-    "--tokens", default="last", show_default=True, type=click.Choice(["last", "all"]),
+    "--tokens",
+    default="last",
+    show_default=True,
+    type=click.Choice(["last", "all"]),
     help="Of angular: at the last token of each window (few samples: give many windows), or "
     "at all tokens.",
-)  # fmt: skip
+)
 @click.option(
     "--journal",
     type=FILE,
@@ -85,14 +90,23 @@ def prune_depth(
         raise GGSurgeryError("a text is needed", hint="Give one with --text FILE")
     with progress_bar(f"prune-depth by {by}", "candidate") as progress:
         choice = worker.run(
-            choose, setup, by, count, journal, progress=progress, file=source,
-            keep=kept, tokens=tokens,
-        )  # fmt: skip
+            choose,
+            setup,
+            by,
+            count,
+            journal,
+            progress=progress,
+            file=source,
+            keep=kept,
+            tokens=tokens,
+        )
     if not options.as_json:
         _show(choice, metric)
     if choice.sink in choice.layers:
-        warn(f"layer {choice.sink}, which makes the attention sink, is among them: cutting it "
-             f"usually breaks the model. --keep {choice.sink} leaves it")  # fmt: skip
+        warn(
+            f"layer {choice.sink}, which makes the attention sink, is among them: cutting it "
+            f"usually breaks the model. --keep {choice.sink} leaves it"
+        )
     if metric == "perplexity":
         warn(*cautions.of_loss(choice.before, choice.after))
     recipe, figures = options.recipe(choice.recipe.steps), {"choice": choice.to_json()}

@@ -35,9 +35,10 @@ from ._texts import text_option, threads_option
 @click.option("--out-dir", type=FILE, help="Folder for --types; files are NAME-TYPE.gguf.")
 @click.option("--imatrix", type=FILE, help="Importance matrix of this model.")
 @click.option(
-    "--imatrix-of", type=click.Choice(["base", "this"]),
+    "--imatrix-of",
+    type=click.Choice(["base", "this"]),
     help="Of what the matrix is, where neither it nor its layers tell: IN, or its uncut model.",
-)  # fmt: skip
+)
 @click.option(
     "--tensor-type",
     "tensor_types",
@@ -54,9 +55,11 @@ from ._texts import text_option, threads_option
 )
 @click.option("--target-size", metavar="SIZE", help="At most so large: 1.2GiB, 900MB …")
 @click.option(
-    "--target-bpw", type=click.FloatRange(0, 32, min_open=True), metavar="BITS",
+    "--target-bpw",
+    type=click.FloatRange(0, 32, min_open=True),
+    metavar="BITS",
     help="At most so many bits per weight.",
-)  # fmt: skip
+)
 @text_option("With a target: measure sensitivities on this text and mix types per tensor.")
 @click.option("--pure", is_flag=True, help="Every tensor in the base type, no mix.")
 @click.option("--leave-output", is_flag=True, help="Leave output.weight as it is.")
@@ -173,9 +176,13 @@ def _target(
         note("no --text: picking by size alone; with a text types are mixed by sensitivity")
     with named_progress_bar("step") as progress:
         decision = for_size(
-            source, budget, text=None if text is None else read_corpus(text),
-            folder=None if out is None else out.parent, progress=progress, **options,
-        )  # fmt: skip
+            source,
+            budget,
+            text=None if text is None else read_corpus(text),
+            folder=None if out is None else out.parent,
+            progress=progress,
+            **options,
+        )
     note(f"picked: {decision.why}")
     rows = sorted(decision.sensitivities, key=lambda s: -s.value)
     if rows:

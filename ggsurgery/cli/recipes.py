@@ -26,9 +26,11 @@ from ._progress import progress_bar
 from ._surgery import Options, check_early, operate, surgery_options, write
 
 sidecar_option = click.option(
-    "--sidecar", type=FILE, metavar="NPZ",
+    "--sidecar",
+    type=FILE,
+    metavar="NPZ",
     help="The corrections of a healed cut, as `heal --sidecar` wrote them.",
-)  # fmt: skip
+)
 
 
 @click.command()
@@ -156,10 +158,11 @@ def _given(
     fit = fit_of(recipe) or {}
     if text is None:
         raise GGSurgeryError(
-            "the corrections of a healed cut are not in the recipe", file=named,
+            "the corrections of a healed cut are not in the recipe",
+            file=named,
             hint="`apply` and `replay` take what `heal --sidecar` wrote; `replay` also takes "
             f"--text, the calibration text (sha256 {str(fit.get('text'))[:16]}…), and fits again.",
-        )  # fmt: skip
+        )
     words = read_corpus(text)
     with progress_bar("heal", "window") as progress:
         return worker.run(heal_again, recipe, source, words, progress=progress, file=source)

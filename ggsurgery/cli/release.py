@@ -48,37 +48,49 @@ def release() -> None:
 @click.option("--family", metavar="NAME", help="Chat family; default: recognised.")
 @click.option("--base-model", metavar="ORG/NAME", help="What it was made from.")
 @click.option(
-    "--results", type=FILE, multiple=True,
+    "--results",
+    type=FILE,
+    multiple=True,
     help="Result files (ggsurgery's or lm-eval's), several of one file too; or what "
     "`laco --log` wrote.",
-)  # fmt: skip
+)
 @click.option("--original", type=FILE, multiple=True, help="Results of the model before surgery.")
 @click.option(
-    "--license", "licence", metavar="FILE|ID",
+    "--license",
+    "licence",
+    metavar="FILE|ID",
     help="A file with the licence's text, or its SPDX or hub identifier (apache-2.0, gemma).",
-)  # fmt: skip
+)
 @click.option("--system", metavar="TEXT", help="A system prompt for the Modelfile.")
 @click.option(
-    "--parameter", "parameters", multiple=True, metavar="KEY=VALUE",
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="KEY=VALUE",
     help="An Ollama PARAMETER, instead of the header's or the family's.",
-)  # fmt: skip
+)
 @click.option("--recommended", metavar="TYPE", help="The file to recommend; default: by results.")
 @click.option("--repo", metavar="ORG/NAME", help="Where it will be, for commands on the card.")
 @click.option(
-    "--relation", type=click.Choice(RELATIONS),
+    "--relation",
+    type=click.Choice(RELATIONS),
     help="To the base model; default: by the operations in the header.",
-)  # fmt: skip
+)
 @click.option("--quantized-by", metavar="NAME", help="For the card; default: the header's.")
 @click.option("--language", "languages", multiple=True, metavar="CODE", help="For the card.")
 @click.option("--tag", "tags", multiple=True, help="For the card.")
 @click.option(
-    "--memory/--no-memory", default=True, show_default=True,
+    "--memory/--no-memory",
+    default=True,
+    show_default=True,
     help="Measure the RAM of each file by loading it.",
-)  # fmt: skip
+)
 @click.option(
-    "--check-tokenizer/--no-check-tokenizer", default=True, show_default=True,
+    "--check-tokenizer/--no-check-tokenizer",
+    default=True,
+    show_default=True,
     help="Run `tokenizer check` on the recommended file; an error gives exit code 1.",
-)  # fmt: skip
+)
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @json_option
 @click.pass_context
@@ -180,9 +192,10 @@ def _original(paths: tuple[Path, ...]) -> Results | None:
     found = merge_results([r for path in paths for r in load_results(path)])
     if len(found) > 1:
         raise FormatError(
-            "results of one model are needed", file=paths[-1],
+            "results of one model are needed",
+            file=paths[-1],
             found=", ".join(r.model.file for r in found),
-        )  # fmt: skip
+        )
     return found[0] if found else None
 
 
@@ -217,8 +230,7 @@ def _show(made: Bundle, as_json: bool) -> None:
             }
         )
         return
-    echo(table([(p.name, human_bytes(p.stat().st_size)) for p in made.files],
-                     ("file", "size")))  # fmt: skip
+    echo(table([(p.name, human_bytes(p.stat().st_size)) for p in made.files], ("file", "size")))
     note(f"recommended: {made.recommended}")
     note(f"Ollama will report: {', '.join(chat.capabilities.names)}")
     warn(*made.errors, *cautions.of_bundle(made))

@@ -61,8 +61,9 @@ def repair(
             values = {c.key: {k: v for k, v in c.to_json().items() if k != "key"} for c in changed}
             print_json({"changes": values, "tensors": tensors, "written": written is not None})
             return
-    rows = [(c.key, *("–" if v is None else short(v, 40) for v in (c.before, c.after)))
-            for c in changed]  # fmt: skip
+    rows = [
+        (c.key, *("–" if v is None else short(v, 40) for v in (c.before, c.after))) for c in changed
+    ]
     echo(table(rows, ("key", "in the file", "mended")))
     for name in tensors:
         echo(f"{name}: the slabs of the removed layers are left out")

@@ -143,11 +143,7 @@ def _show_plan(pipeline: Pipeline, as_json: bool) -> None:
         print_json({"source": str(pipeline.source), "out": str(pipeline.folder), "steps": steps})
         return
     echo(f"source: {pipeline.source}\nfolder: {pipeline.folder}\n")
-    rows = [
-        (p.task.name, "done" if p.done else "to do",
-         _size(p), p.task.what)
-        for p in planned
-    ]  # fmt: skip
+    rows = [(p.task.name, "done" if p.done else "to do", _size(p), p.task.what) for p in planned]
     echo(table(rows, ("step", "", "size", "what")))
     total = sum(p.n_bytes or 0 for p in planned if not p.done)
     most = "at most " if any(p.at_most for p in planned) else ""
@@ -191,8 +187,11 @@ def _columns(results: list[Results]) -> list[tuple[str, str]]:
     """Label and title of the figures worth a column: of each benchmark its headline."""
     labels = list(dict.fromkeys(s.label for r in results for s in r.all_scores))
     scores = {s.label: s for r in results for s in r.all_scores}
-    columns = [(n, t) for n, t in (("perplexity", "perplexity"), ("kl_mean", "KL"),
-                                   ("surgery", "score of 100")) if n in labels]  # fmt: skip
+    columns = [
+        (n, t)
+        for n, t in (("perplexity", "perplexity"), ("kl_mean", "KL"), ("surgery", "score of 100"))
+        if n in labels
+    ]
     for task in dict.fromkeys(s.task for s in scores.values() if s.task):
         metrics = {s.metric: s.label for s in scores.values() if s.task == task}
         order = ["acc_norm", "acc", "exact_match", *metrics]

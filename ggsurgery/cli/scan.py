@@ -151,12 +151,15 @@ def _show(found: Scan) -> None:
     measured = f"{metric} {Path(data).stem}" if data else metric
     echo(table(rows, ("operation", measured, what, "rank", "time", "")))
     base = in_words(found.base)
-    note(f"uncut: {base} (n = {found.base.n}); errors are paired, window by window or "
-         "question by question")  # fmt: skip
+    note(
+        f"uncut: {base} (n = {found.base.n}); errors are paired, window by window or "
+        "question by question"
+    )
     if found.guessing:
-        warn("guessing explains the uncut model's figure (chance "
-             f"{found.base.detail['chance']:.2f}): what a layer loses or wins here is noise"
-             )  # fmt: skip
+        warn(
+            "guessing explains the uncut model's figure (chance "
+            f"{found.base.detail['chance']:.2f}): what a layer loses or wins here is noise"
+        )
     best = next(iter(found.ranked()), None)
     if best is not None and len(found.trials) > 1:
         note(

@@ -52,43 +52,70 @@ from ._progress import progress_bar
     help=f"Operations to try: {', '.join(KINDS)}.",
 )
 @click.option(
-    "--max-ops", default=1, show_default=True, type=click.IntRange(1, 8),
+    "--max-ops",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 8),
     help="Operations in one configuration. 1 tries every single one.",
-)  # fmt: skip
+)
 @click.option("--objective", default="perplexity", show_default=True, help=METRIC_HELP)
 @click.option(
     "--second", type=click.Choice(["size", "speed"]), help="A further objective: Pareto front."
 )
 @click.option(
-    "--budget", default="200", show_default=True, metavar="N|TIME",
+    "--budget",
+    default="200",
+    show_default=True,
+    metavar="N|TIME",
     help="Configurations in all (200; with several workers it may be a few more), or time of "
     "this worker (90s, 30m, 2h).",
-)  # fmt: skip
+)
 @click.option(
-    "--storage", metavar="URL",
+    "--storage",
+    metavar="URL",
     help="SQLite or journal file (study.db, study.log), PostgreSQL or grpc:// URL. "
     "Default: NAME.db.",
-)  # fmt: skip
+)
 @click.option(
-    "--sampler", default="tpe", show_default=True, type=click.Choice(SAMPLERS),
+    "--sampler",
+    default="tpe",
+    show_default=True,
+    type=click.Choice(SAMPLERS),
     help="Who proposes once the single operations are done; nsga2 suits two objectives.",
-)  # fmt: skip
-@click.option("--halving", is_flag=True, help="Give up on a candidate in the worse half of those "
-              "seen, after 1, 2, 4 … windows.")  # fmt: skip
-@click.option("--enqueue", multiple=True, type=FILE, metavar="RECIPE",
-              help="A hand-made recipe (YAML or JSON) as a configuration of the study; may be "
-              "repeated.")  # fmt: skip
-@click.option("--report-text", type=FILE, help="Measure the winner again on this other text: "
-              "perplexity, or KL if that was the objective.")  # fmt: skip
-@click.option("--report-data", type=FILE, help="Or on these other questions: choices, or "
-              "problems if gsm8k was the objective.")  # fmt: skip
+)
+@click.option(
+    "--halving",
+    is_flag=True,
+    help="Give up on a candidate in the worse half of those seen, after 1, 2, 4 … windows.",
+)
+@click.option(
+    "--enqueue",
+    multiple=True,
+    type=FILE,
+    metavar="RECIPE",
+    help="A hand-made recipe (YAML or JSON) as a configuration of the study; may be repeated.",
+)
+@click.option(
+    "--report-text",
+    type=FILE,
+    help="Measure the winner again on this other text: "
+    "perplexity, or KL if that was the objective.",
+)
+@click.option(
+    "--report-data",
+    type=FILE,
+    help="Or on these other questions: choices, or problems if gsm8k was the objective.",
+)
 @click.option("--recipes", type=FILE, metavar="FOLDER", help="Write the best recipes here.")
 @click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Rows shown.")
 @click.option("--seed", default=0, show_default=True, help="Of the sampler and the controls.")
 @click.option(
-    "--heartbeat", default=60, show_default=True, type=click.IntRange(1),
+    "--heartbeat",
+    default=60,
+    show_default=True,
+    type=click.IntRange(1),
     help="Seconds between signs of life; after three the candidate is given back.",
-)  # fmt: skip
+)
 @click.option("--plot", type=FILE, help="Draw all configurations (and the Pareto front).")
 @force_plot_option
 @measuring_options
@@ -147,10 +174,20 @@ def search(
         checksum = source.checksum()
     book = _journal(study, place, checksum, setup.facts(), space, max_ops, second)
     work = Work(
-        study, setup, url, book, parse_kinds(space), max_ops, parse_budget(budget),
-        second=second, sampler=sampler, seed=seed, halving=halving, heartbeat=heartbeat,
+        study,
+        setup,
+        url,
+        book,
+        parse_kinds(space),
+        max_ops,
+        parse_budget(budget),
+        second=second,
+        sampler=sampler,
+        seed=seed,
+        halving=halving,
+        heartbeat=heartbeat,
         recipes=tuple(load_recipe(path) for path in enqueue),
-    )  # fmt: skip
+    )
     with progress_bar(f"study {study}", "configuration") as progress:
         found = run_search(work, progress)
     verdict = None
@@ -160,9 +197,14 @@ def search(
             progress_bar("winner and controls", "candidate") as progress,
         ):
             verdict = report(
-                reporting, found.ranked[0], found.tried, folder / "journal.jsonl",
-                folder, seed=seed, progress=progress,
-            )  # fmt: skip
+                reporting,
+                found.ranked[0],
+                found.tried,
+                folder / "journal.jsonl",
+                folder,
+                seed=seed,
+                progress=progress,
+            )
     if recipes is not None:
         _write_recipes(found, recipes, top)
     document = {
@@ -187,8 +229,10 @@ def search(
     elif reporting is not None:
         warn("no configuration could be measured: there is no winner to report on")
     else:
-        warn("these figures are of the text that the winner was chosen on; --report-text gives "
-             "figures to rely on")  # fmt: skip
+        warn(
+            "these figures are of the text that the winner was chosen on; --report-text gives "
+            "figures to rely on"
+        )
 
 
 def parse_budget(text: str) -> Budget:
@@ -275,9 +319,8 @@ def _show_verdict(verdict: Verdict) -> None:
     metric = verdict.metric.partition(":")[0]
     what = "log ratio to winner" if metric == "perplexity" else "difference to winner"
     rows: list[tuple[Any, ...]] = [
-        ("winner: " + verdict.winner.recipe.describe(),
-         in_words(verdict.measured), "", "")
-    ]  # fmt: skip
+        ("winner: " + verdict.winner.recipe.describe(), in_words(verdict.measured), "", "")
+    ]
     if UNCUT not in (name for name, *_ in verdict.controls):
         rows.append((UNCUT, in_words(verdict.base), in_words(-verdict.to_base), ""))
     for name, measured, difference, error in verdict.controls:

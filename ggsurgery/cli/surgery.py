@@ -120,7 +120,11 @@ def duplicate(
       ggsurgery duplicate --layer 5 --to 21 --scale 0.5 in.gguf out.gguf
     """
     one = step(
-        "duplicate", layer=layer, to=to, times=times if times != 1 else None, scale=scale,
+        "duplicate",
+        layer=layer,
+        to=to,
+        times=times if times != 1 else None,
+        scale=scale,
         scale_tensors=list(scale_tensors) or None,
-    )  # fmt: skip
+    )
     operate(options.recipe((one,), out_type=out_type), (source,), out, options)

@@ -161,9 +161,10 @@ def heal(
     """
     if settings.tokens < settings.ctx:
         raise PlanError(
-            "fewer tokens than one window", expected=f"--ctx ({settings.ctx}) or more --tokens",
+            "fewer tokens than one window",
+            expected=f"--ctx ({settings.ctx}) or more --tokens",
             found=settings.tokens,
-        )  # fmt: skip
+        )
     for name, value in (("--ridge", settings.ridge), ("--first", settings.first)):
         if not 0 < value < math.inf:
             raise PlanError(f"impossible {name}", expected="more than 0, and finite", found=value)
@@ -175,9 +176,13 @@ def heal(
         windows = Windows.of_text(vocabulary, text, settings.ctx, count)
     arrays: dict[str, F32] = {}
     with Candidates(
-        path, windows, cache_bytes=0, n_threads=n_threads, given=arrays,
+        path,
+        windows,
+        cache_bytes=0,
+        n_threads=n_threads,
+        given=arrays,
         allow_unknown_arch=allow_unknown_arch,
-    ) as session:  # fmt: skip
+    ) as session:
         uncut = session.identity
         cuts = cuts_of(layers, len(uncut.blocks))
         for cut in cuts:
@@ -206,10 +211,11 @@ def check_uncut(header: Header) -> None:
     if any(step.operation in CUTTING for recipe, _ in done for step in recipe.steps):
         raise PlanError(
             "the file was cut before, and healing fits towards the layers that a file has",
-            file=header.path, expected="the uncut model, and all layers to cut from it",
+            file=header.path,
+            expected="the uncut model, and all layers to cut from it",
             found=f"a file after: {in_words(done)}",
             hint="Give the uncut model; or heal a further cut of this file with --cut-again.",
-        )  # fmt: skip
+        )
 
 
 def check_tokens(header: Header, cut: Cut, settings: Settings, n_tokens: int) -> None:
@@ -224,10 +230,13 @@ def check_tokens(header: Header, cut: Cut, settings: Settings, n_tokens: int) ->
     if n_tokens < least:
         raise PlanError(
             f"too few tokens to fit {width:,} features: the correction would fit these tokens and "
-            "spoil others", file=header.path, expected=f"{least:,} or more", found=f"{n_tokens:,}",
+            "spoil others",
+            file=header.path,
+            expected=f"{least:,} or more",
+            found=f"{n_tokens:,}",
             hint=f"Give a longer text and --tokens {least} or more, --method tw (fewer features), "
             "or --few-tokens.",
-        )  # fmt: skip
+        )
 
 
 def _step(layers: Sequence[int], settings: Settings, text: str, sidecar: Sidecar) -> Step:
@@ -255,22 +264,32 @@ def heal_again(
         raise PlanError("only what `ggsurgery heal` wrote by itself can be fitted again")
     if sha256_of(text) != fit.get("text"):
         raise PlanError(
-            "not the text that the cut was healed on", expected=f"sha256 {fit.get('text')}",
+            "not the text that the cut was healed on",
+            expected=f"sha256 {fit.get('text')}",
             found=sha256_of(text),
-        )  # fmt: skip
+        )
     method = fit["method"]
     if method not in get_args(Method):
         raise PlanError("unknown method of healing", found=method)
     settings = Settings(
-        cast(Method, method), int(fit["tokens"]), int(fit["ctx"]), float(fit["ridge"]),
+        cast(Method, method),
+        int(fit["tokens"]),
+        int(fit["ctx"]),
+        float(fit["ridge"]),
         float(fit["first"]),
-    )  # fmt: skip
+    )
     layers = parse_layers(dict(recipe.steps[0].arguments)["layer"])
     unknown = bool(dict(recipe.options).get("allow_unknown_arch"))
     found = heal(
-        path, layers, text, settings, allow_unknown_arch=unknown, cut_again=True, few_tokens=True,
+        path,
+        layers,
+        text,
+        settings,
+        allow_unknown_arch=unknown,
+        cut_again=True,
+        few_tokens=True,
         progress=progress,
-    )  # fmt: skip
+    )
     check_arrays(recipe, found.sidecar, "the fit on this machine")
     return found.sidecar
 
@@ -298,11 +317,13 @@ def check_arrays(recipe: Recipe, sidecar: Sidecar, what: str) -> None:
             found = sidecar.checksum(key) if key in sidecar else "none"
             if found != expected:
                 raise FormatError(
-                    f"{what} has other corrections than the file", tensor=key,
-                    expected=f"sha256 {expected}", found=found,
+                    f"{what} has other corrections than the file",
+                    tensor=key,
+                    expected=f"sha256 {expected}",
+                    found=found,
                     hint="Processors and numpy builds differ in the last digits: keep the "
                     "arrays with `heal --sidecar`, or heal anew.",
-                )  # fmt: skip
+                )
 
 
 def _stepped(progress: Progress | None, number: int, total: int) -> Progress | None:
@@ -312,9 +333,13 @@ def _stepped(progress: Progress | None, number: int, total: int) -> Progress | N
 
 
 def _fit(
-    session: Candidates, plan: Plan, cut: Cut, removed: int, settings: Settings,
+    session: Candidates,
+    plan: Plan,
+    cut: Cut,
+    removed: int,
+    settings: Settings,
     progress: Progress | None,
-) -> tuple[Fit, F32]:  # fmt: skip
+) -> tuple[Fit, F32]:
     """The correction of one carrier, float32 in numpy's shape [n_embd, d_ff]."""
     sums: Regression | None = None
     refit = settings.method == "refit"
@@ -339,8 +364,10 @@ def _fit(
     if not 0 < sums.scale < math.inf or not sums.fits:
         raise EngineError(
             f"layer {cut.carrier} cannot take over: the states around the cut are zero or not "
-            "numbers", file=session.path, hint="`delete` without healing, or another --layer.",
-        )  # fmt: skip
+            "numbers",
+            file=session.path,
+            hint="`delete` without healing, or another --layer.",
+        )
     d, after = sums.solve(settings.ridge)
     fit = Fit(cut, sums.n, sums.before / sums.scale, after / sums.scale, unseen)
     delta = d.T if refit else d.T @ weights(session, cut.carrier)

@@ -26,8 +26,16 @@ F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 
 #: Graph nodes that feed `ffn_down`, by the activation of the architecture.
-FEATURES = ("ffn_swiglu", "ffn_geglu", "ffn_gate_par", "ffn_reglu", "ffn_silu", "ffn_gelu",
-            "ffn_relu", "ffn_sqr(relu)")  # fmt: skip
+FEATURES = (
+    "ffn_swiglu",
+    "ffn_geglu",
+    "ffn_gate_par",
+    "ffn_reglu",
+    "ffn_silu",
+    "ffn_gelu",
+    "ffn_relu",
+    "ffn_sqr(relu)",
+)
 
 
 class Nodes(NamedTuple):
@@ -74,9 +82,10 @@ def nodes(session: Candidates, plan: Plan, cut: Cut, removed: int) -> Iterator[N
             if g is None or m is None or y is None or z is None:
                 raise EngineError(
                     "this architecture's graph does not show what healing fits",
-                    file=session.path, expected=f"{features[0]}, ffn_inp-{at}, ffn_out-{at}",
+                    file=session.path,
+                    expected=f"{features[0]}, ffn_inp-{at}, ffn_out-{at}",
                     found=", ".join(sorted(seen)) or "nothing",
-                )  # fmt: skip
+                )
             if index == 0:
                 _check_sum(session, cut, seen[f"l_out-{at}"], m + y)
             yield Nodes(g, m, y, z)
@@ -115,8 +124,9 @@ def _check_sum(session: Candidates, cut: Cut, out: F32, total: F32) -> None:
         raise ArchitectureError(
             f"the output of layer {cut.carrier} is not ffn_inp + ffn_out, so its projection "
             "cannot take over",
-            file=session.path, hint="`delete` without healing.",
-        )  # fmt: skip
+            file=session.path,
+            hint="`delete` without healing.",
+        )
 
 
 def weights(session: Candidates, layer: int) -> F64:

@@ -91,6 +91,7 @@ class Sidecar(Mapping[str, F32]):
             struct.error,
         ) as error:
             raise FormatError(
-                f"not a sidecar of `ggsurgery heal`: {error}", file=path,
+                f"not a sidecar of `ggsurgery heal`: {error}",
+                file=path,
                 expected="an .npz of float32 arrays",
-            ) from error  # fmt: skip
+            ) from error

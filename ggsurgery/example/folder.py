@@ -82,8 +82,11 @@ def make_example(
         "mine.yaml": 'operations:\n  - swap: {layers: "3,4"}\n  - delete: {layer: "8"}\n',
         "README.txt": (Path(__file__).parent / "README.txt").read_text(encoding="utf-8"),
     }
-    copies = {"in.gguf": source, "calibration.txt": models / SMALL.parent / "heldout_search.txt",
-              "report.txt": models / SMALL.parent / "heldout_report.txt"}  # fmt: skip
+    copies = {
+        "in.gguf": source,
+        "calibration.txt": models / SMALL.parent / "heldout_search.txt",
+        "report.txt": models / SMALL.parent / "heldout_report.txt",
+    }
     for path in sorted(QUESTIONS.glob("*.jsonl")):
         copies[f"questions/{path.name}"] = path
     for path in sorted(p for p in models.rglob("*") if p.is_file() and p.suffix != ".pyc"):

@@ -26,8 +26,13 @@ def _renameat2() -> Any:
         function = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # macOS, Windows, an old C library
         return None
-    function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p,
-                         ctypes.c_uint]  # fmt: skip
+    function.argtypes = [
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_uint,
+    ]
     return function
 
 
@@ -81,6 +86,9 @@ def restore(out: Path) -> None:
         left[0].rename(out)
     elif left:
         raise OutputError(
-            "several older folders of this name are left from killed runs", file=left[0],
-            expected="at most one", found=len(left), hint=f"Rename the right one to {out.name}.",
-        )  # fmt: skip
+            "several older folders of this name are left from killed runs",
+            file=left[0],
+            expected="at most one",
+            found=len(left),
+            hint=f"Rename the right one to {out.name}.",
+        )

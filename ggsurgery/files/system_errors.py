@@ -28,13 +28,16 @@ _NO_ROOM = {
 }
 
 _HINTS = {
-    errno.ESTALE: _GONE, errno.ENODEV: _GONE, errno.ENXIO: _GONE, errno.ENOTCONN: _GONE,
+    errno.ESTALE: _GONE,
+    errno.ENODEV: _GONE,
+    errno.ENXIO: _GONE,
+    errno.ENOTCONN: _GONE,
     errno.EACCES: "Check the rights of the file and of its folder.",
     errno.EPERM: "Check the rights of the file and of its folder.",
     errno.EROFS: "Name an output on another disk.",
     errno.EMFILE: "See ulimit -n.",
     errno.ENAMETOOLONG: "Name a shorter one.",
-}  # fmt: skip
+}
 
 
 def no_room(error: OSError, file: str | Path) -> OutputError | None:

@@ -155,9 +155,10 @@ class Folder:
             except OSError as error:
                 self.close()
                 raise OutputError(
-                    f"cannot make a folder: {error.strerror or error}", file=self.path.parent,
-                    hint="Free some room or name another folder, for scratch files with TMPDIR."
-                )  from error  # fmt: skip
+                    f"cannot make a folder: {error.strerror or error}",
+                    file=self.path.parent,
+                    hint="Free some room or name another folder, for scratch files with TMPDIR.",
+                ) from error
             with contextlib.suppress(OSError):  # Windows, or swept just now
                 self._lock = lock(self.path, folder=True, wait=True)
             if self.path.exists():

@@ -72,9 +72,11 @@ def _decoded(data: bytes, path: str | Path) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(
-            "not a UTF-8 text", file=path, found=f"byte {data[error.start]:#x} at {error.start}",
+            "not a UTF-8 text",
+            file=path,
+            found=f"byte {data[error.start]:#x} at {error.start}",
             hint="Convert it with: iconv -t utf-8",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def read_corpus(path: str | Path) -> str:
@@ -101,9 +103,10 @@ def lines(path: str | Path, limit: int = MAX_TEXT) -> Iterator[tuple[int, bytes]
                 length += len(line)
                 if len(line) > MAX_LINE:
                     raise FormatError(
-                        f"line {number} is too long", file=path,
+                        f"line {number} is too long",
+                        file=path,
                         expected=f"at most {MAX_LINE:,} bytes",
-                    )  # fmt: skip
+                    )
                 if length > limit:
                     raise _too_long(path, limit)
                 yield number, line
@@ -122,9 +125,11 @@ def _open(path: str | Path) -> BinaryIO:
 
 def _too_long(path: str | Path, limit: int) -> FormatError:
     return FormatError(
-        "the file is too long", file=path, expected=f"at most {limit:,} bytes",
+        "the file is too long",
+        file=path,
+        expected=f"at most {limit:,} bytes",
         hint="Use a part of it, such as: head -c 1M FILE > PART",
-    )  # fmt: skip
+    )
 
 
 def _unreadable(path: str | Path, error: OSError) -> FormatError:

@@ -73,11 +73,16 @@ def scan_figure(scan: Mapping[str, Any]) -> Figure:
             bar = None if bar is None else y * bar
         points.append(Point(x, y, bar, f"{place} {x:g}"))
     return Figure(
-        f"{name} against the {place}", place, what, tuple(points),
-        tuple(levels), joined="all",
-        positive=positive, whole=operation != "prune",
+        f"{name} against the {place}",
+        place,
+        what,
+        tuple(points),
+        tuple(levels),
+        joined="all",
+        positive=positive,
+        whole=operation != "prune",
         note=bars(direction_of(metric), "of the pairs" if paired else ""),
-    )  # fmt: skip
+    )
 
 
 def _base(base: Any) -> tuple[float, float | None, float | None]:
@@ -113,10 +118,15 @@ def influence_figures(influence: Mapping[str, Any]) -> tuple[Figure, ...]:
         note += f" Red: layer {sink} makes the attention sink."
     name = Path(document.get_or("file", text, "")).name
     block = Figure(
-        f"Block influence, {name} ({document.get('tokens', whole):,} tokens)", "layer",
-        "1 − cos(input, output)", document.get("layers", list_of(lambda v: _layer(v, sink))),
-        joined="all", positive=True, whole=True, note=note,
-    )  # fmt: skip
+        f"Block influence, {name} ({document.get('tokens', whole):,} tokens)",
+        "layer",
+        "1 − cos(input, output)",
+        document.get("layers", list_of(lambda v: _layer(v, sink))),
+        joined="all",
+        positive=True,
+        whole=True,
+        note=note,
+    )
     spans = document.get_or("spans", list_of(_span), ())
     if not spans:
         return (block,)
@@ -124,10 +134,14 @@ def influence_figures(influence: Mapping[str, Any]) -> tuple[Figure, ...]:
     best = replace(spans[0], named=True)  # the smallest distance comes first
     points = sorted([best, *spans[1:]], key=lambda p: p.x)
     distance = Figure(
-        "Angular distance of spans of layers", "first layer of the span",
-        f"angular distance / π ({at})", tuple(points), joined="all", whole=True,
+        "Angular distance of spans of layers",
+        "first layer of the span",
+        f"angular distance / π ({at})",
+        tuple(points),
+        joined="all",
+        whole=True,
         note="" if sink is None else "Red: the span cuts the attention sink.",
-    )  # fmt: skip
+    )
     return block, distance
 
 
@@ -135,9 +149,12 @@ def _layer(value: Any, sink: int | None) -> Point:
     layer = Fields(value)
     number_of = layer.get("layer", whole)
     return Point(
-        number_of, layer.get("influence", number), layer.get_or("stderr", number, None),
-        f"layer {number_of}", marked=number_of == sink,
-    )  # fmt: skip
+        number_of,
+        layer.get("influence", number),
+        layer.get_or("stderr", number, None),
+        f"layer {number_of}",
+        marked=number_of == sink,
+    )
 
 
 def _span(value: Any) -> Point:
@@ -160,12 +177,15 @@ def search_figure(search: Mapping[str, Any]) -> Figure:
     points = sorted((p for p in rows if p is not None), key=lambda p: p.x)
     words = "trial" if second is None else "file size (MiB)" if second == "size" else "tokens/s"
     return Figure(
-        f"{document.get('tried', whole)} configurations", words,
-        _shown(objective), tuple(points),
+        f"{document.get('tried', whole)} configurations",
+        words,
+        _shown(objective),
+        tuple(points),
         joined="none" if second is None else "marked",
-        positive=direction_of(objective) == "lower", whole=second is None,
+        positive=direction_of(objective) == "lower",
+        whole=second is None,
         note=bars(direction_of(objective)) if second is None else "Red: the Pareto front.",
-    )  # fmt: skip
+    )
 
 
 def _configuration(value: Any, second: str | None, front: frozenset[int]) -> Point | None:

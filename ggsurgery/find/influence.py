@@ -161,9 +161,17 @@ def influence(
         angular[layer, : n - layer + 1] = angles[layer, layer:] / count
     norms, first_norms = norms / count, first_norms / count
     return Influence(
-        engine.path, values.mean(axis=0), stderr, angular, norms, first_norms,
-        find_sink(norms, first_norms), tokens, count, sum(len(w) for w in windows),
-    )  # fmt: skip
+        engine.path,
+        values.mean(axis=0),
+        stderr,
+        angular,
+        norms,
+        first_norms,
+        find_sink(norms, first_norms),
+        tokens,
+        count,
+        sum(len(w) for w in windows),
+    )
 
 
 def hidden_states(engine: Engine, windows: Sequence[NDArray[np.int32]]) -> Iterator[F32]:
@@ -184,18 +192,21 @@ def hidden_states(engine: Engine, windows: Sequence[NDArray[np.int32]]) -> Itera
         missing += [name for name in outputs if name in seen and seen[name].shape != width]
         if first is None or missing:
             raise EngineError(
-                "this architecture's graph does not name its hidden states", file=engine.path,
+                "this architecture's graph does not name its hidden states",
+                file=engine.path,
                 expected="embd and l_out-N of one shape",
                 found=f"no {missing[0] if missing else 'embd'}",
                 hint="`ggsurgery scan` measures layers without looking inside.",
-            )  # fmt: skip
+            )
         states = np.stack([seen[first], *(seen[name] for name in outputs)])
         if not np.isfinite(states).all():
             layer = int(np.argmax(~np.isfinite(states).all(axis=(1, 2))))
             raise EngineError(
-                "the hidden states are not numbers", file=engine.path,
-                tensor=f"blk.{max(0, layer - 1)}.*", hint="`ggsurgery verify` checks the file.",
-            )  # fmt: skip
+                "the hidden states are not numbers",
+                file=engine.path,
+                tensor=f"blk.{max(0, layer - 1)}.*",
+                hint="`ggsurgery verify` checks the file.",
+            )
         yield states
 
 

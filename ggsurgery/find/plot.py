@@ -29,8 +29,12 @@ def check_plot(path: Path, inputs: Sequence[Path | None] = (), *, force: bool = 
     """
     kind = path.suffix.lower()
     if kind not in KINDS:
-        raise OutputError("cannot plot as this kind of file", file=path,
-                          expected=" or ".join(KINDS), found=path.suffix)  # fmt: skip
+        raise OutputError(
+            "cannot plot as this kind of file",
+            file=path,
+            expected=" or ".join(KINDS),
+            found=path.suffix,
+        )
     check_output(path, [p for p in inputs if p is not None], force=force)
     if kind != ".svg":
         require("matplotlib.figure", "plot", f"a plot as {kind}")

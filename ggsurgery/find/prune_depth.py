@@ -145,9 +145,10 @@ def _by_span(found: Influence, table: _Table, count: int) -> Rounds:
         if table.free.issuperset(layers):
             return tuple((i, distance) for i in layers)
     raise PlanError(
-        f"no span of {count} layers is without a kept one", file=found.file,
+        f"no span of {count} layers is without a kept one",
+        file=found.file,
         hint="`--by influence` takes single layers.",
-    )  # fmt: skip
+    )
 
 
 def measure_influence(
@@ -166,9 +167,12 @@ def measure_influence(
     size = max(64, setup.n_ctx)
     with Engine.open(setup.path, n_ctx=size, n_batch=size, n_threads=setup.n_threads) as engine:
         windows = Windows.of_text(
-            engine, read_corpus(setup.text), setup.n_ctx, setup.n_windows,
+            engine,
+            read_corpus(setup.text),
+            setup.n_ctx,
+            setup.n_windows,
             parse_special=setup.parse_special,
-        )  # fmt: skip
+        )
         return influence(engine, windows.inputs, tokens=tokens, progress=progress)
 
 
@@ -204,8 +208,12 @@ class _Table:
         known = None if self.book is None else self.book.entry(plan.digest, "value")
         if known is None:
             measured = self.measurer.measure(plan)
-            known = {"digest": plan.digest, "cut": sorted(cut), "value": measured.value,
-                     "items": list(measured.items)}  # fmt: skip
+            known = {
+                "digest": plan.digest,
+                "cut": sorted(cut),
+                "value": measured.value,
+                "items": list(measured.items),
+            }
             if self.book is not None:
                 self.book.finished(known)
         value = float(known["value"])
@@ -224,9 +232,11 @@ class _Table:
     def refusal(self, count: int, found: int) -> GGSurgeryError:
         """The error of too few candidates that are not refused."""
         return ArchitectureError(
-            "too few layers may go", file=self.measurer.setup.path, expected=count,
+            "too few layers may go",
+            file=self.measurer.setup.path,
+            expected=count,
             found=f"{found}; another is refused: {self.refused}",
-        )  # fmt: skip
+        )
 
     def shown(self, figure: float) -> float:
         """The metric itself again."""

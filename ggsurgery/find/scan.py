@@ -108,9 +108,11 @@ def operations(
         case "swap":
             if distance >= n:
                 raise PlanError(
-                    "no two layers are so far apart", file=header.path,
-                    expected=f"a --distance below {n}, the layers there are", found=distance,
-                )  # fmt: skip
+                    "no two layers are so far apart",
+                    file=header.path,
+                    expected=f"a --distance below {n}, the layers there are",
+                    found=distance,
+                )
             steps = [step("swap", layers=f"{i},{i + distance}") for i in range(n - distance)]
         case "prune":
             cuts = [step("prune", sparsity=share / 100) for share in shares]

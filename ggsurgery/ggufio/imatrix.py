@@ -90,10 +90,12 @@ def read_imatrix(path: str | Path) -> Imatrix:
         header = source.header
         if not any(t.name.endswith(SUMS) for t in header.tensors):
             raise FormatError(
-                "not an importance matrix", file=path, expected=f"tensors NAME{SUMS}",
+                "not an importance matrix",
+                file=path,
+                expected=f"tensors NAME{SUMS}",
                 found=f"{len(header.tensors)} tensors of another kind",
                 hint="Make one with: ggsurgery imatrix MODEL OUT --text TEXT",
-            )  # fmt: skip
+            )
         entries = {}
         for tensor in header.tensors:
             if tensor.name.endswith(SUMS):
@@ -124,22 +126,27 @@ def _entry(source: Source, sums: TensorInfo, name: str) -> Entry:
     for tensor in (sums, counts):
         if tensor.type != GGMLQuantizationType.F32:
             raise FormatError(
-                "wrong type", file=path, tensor=tensor.name, expected="f32",
-                found=tensor.type_name,
-            )  # fmt: skip
+                "wrong type", file=path, tensor=tensor.name, expected="f32", found=tensor.type_name
+            )
     n_mat = counts.n_elements
     if n_mat == 0 or sums.n_elements % n_mat:
         raise FormatError(
-            "sums and counts do not fit together", file=path, tensor=sums.name,
-            expected=f"a multiple of {n_mat} values", found=sums.n_elements,
-        )  # fmt: skip
+            "sums and counts do not fit together",
+            file=path,
+            tensor=sums.name,
+            expected=f"a multiple of {n_mat} values",
+            found=sums.n_elements,
+        )
     values = np.frombuffer(source.data(sums), "<f4").reshape(n_mat, -1).copy()
     seen = np.frombuffer(source.data(counts), "<f4")
     if not (np.isfinite(seen) & (seen >= 0)).all():
         raise FormatError(
-            "a count of tokens that cannot be", file=path, tensor=counts.name,
-            expected="0 or more", found=float(seen[~(np.isfinite(seen) & (seen >= 0))][0]),
-        )  # fmt: skip
+            "a count of tokens that cannot be",
+            file=path,
+            tensor=counts.name,
+            expected="0 or more",
+            found=float(seen[~(np.isfinite(seen) & (seen >= 0))][0]),
+        )
     entry = Entry(values, np.rint(seen).astype(np.int64))
     _check_values(entry, sums.name, path)
     return entry
@@ -155,10 +162,13 @@ def _check_values(entry: Entry, name: str, path: Path) -> None:
     if not good.all():
         column = int(np.argmin(good.ravel())) % entry.sums.shape[1]
         raise FormatError(
-            f"an importance that cannot be, of input column {column}", file=path, tensor=name,
-            expected="0 or more, and finite", found=float(entry.sums[~good][0]),
+            f"an importance that cannot be, of input column {column}",
+            file=path,
+            tensor=name,
+            expected="0 or more, and finite",
+            found=float(entry.sums[~good][0]),
             hint="The matrix was made on a broken model or is damaged: collect it again.",
-        )  # fmt: skip
+        )
 
 
 def _read_legacy(path: Path) -> Imatrix:
@@ -195,9 +205,11 @@ def _read_legacy(path: Path) -> Imatrix:
         datasets = (text(),) if at < len(data) else ()
     except (struct.error, ValueError, UnicodeDecodeError) as error:
         raise FormatError(
-            "not an importance matrix", file=path, expected="llama.cpp's GGUF or .dat form",
+            "not an importance matrix",
+            file=path,
+            expected="llama.cpp's GGUF or .dat form",
             found=str(error),
-        ) from error  # fmt: skip
+        ) from error
     for name, entry in entries.items():
         _check_values(entry, name, path)
     return Imatrix(entries, datasets, n_chunks, 0, legacy=True, path=path)

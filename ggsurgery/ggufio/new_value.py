@@ -17,9 +17,18 @@ from .types import Header, Value
 
 #: Types as llama.cpp prints them.
 _SHORT = {
-    "u8": "uint8", "i8": "int8", "u16": "uint16", "i16": "int16", "u32": "uint32", "i32": "int32",
-    "u64": "uint64", "i64": "int64", "f32": "float32", "f64": "float64", "str": "string",
-}  # fmt: skip
+    "u8": "uint8",
+    "i8": "int8",
+    "u16": "uint16",
+    "i16": "int16",
+    "u32": "uint32",
+    "i32": "int32",
+    "u64": "uint64",
+    "i64": "int64",
+    "f32": "float32",
+    "f64": "float64",
+    "str": "string",
+}
 
 _INTEGERS = tuple(GGUFValueType[n] for n in ("INT32", "UINT32", "UINT64", "INT64"))
 #: The types that suit a Python value, the usual one first.

@@ -35,9 +35,10 @@ class _Identity:
 
 def _changed(path: Path) -> InputError:
     return InputError(
-        "the file changed while it was read; nothing was left behind", file=path,
+        "the file changed while it was read; nothing was left behind",
+        file=path,
         hint="Wait until the program that writes it is done, then run the command again.",
-    )  # fmt: skip
+    )
 
 
 class Source:

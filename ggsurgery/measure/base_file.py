@@ -63,9 +63,12 @@ class BaseFile:
             magic = stream.read(len(MAGIC))
             if magic != MAGIC:
                 raise FormatError(
-                    "not a base file of ggsurgery", file=path, expected=MAGIC, found=magic,
+                    "not a base file of ggsurgery",
+                    file=path,
+                    expected=MAGIC,
+                    found=magic,
                     hint="Make one with `ggsurgery kl BASE --save-base FILE`",
-                )  # fmt: skip
+                )
             size = int.from_bytes(stream.read(4), "little")
             raw = stream.read(size) if size <= _MAX_HEADER else b""
         try:
@@ -80,9 +83,12 @@ class BaseFile:
         for name, value in numbers.items():
             if not isinstance(value, int) or not 1 <= value <= 2**31 - 1:
                 raise FormatError(
-                    "header of the base file", file=path, tensor=name,
-                    expected="1 to 2147483647", found=value,
-                )  # fmt: skip
+                    "header of the base file",
+                    file=path,
+                    tensor=name,
+                    expected="1 to 2147483647",
+                    found=value,
+                )
         self.n_ctx, self.n_windows = numbers["n_ctx"], numbers["n_windows"]
         self.n_vocab, self.k = numbers["n_vocab"], numbers["k"]
         self._map(len(MAGIC) + 4 + size)
@@ -97,9 +103,11 @@ class BaseFile:
         found = self.path.stat().st_size
         if found != expected:
             raise FormatError(
-                "base file cut short or damaged", file=self.path,
-                expected=f"{expected} bytes", found=f"{found} bytes",
-            )  # fmt: skip
+                "base file cut short or damaged",
+                file=self.path,
+                expected=f"{expected} bytes",
+                found=f"{found} bytes",
+            )
         self.tokens = np.fromfile(self.path, "<i4", n_tokens, offset=start)
         self._records = np.memmap(
             self.path, kind, "r", start + 4 * n_tokens, (self.n_windows, rows)
@@ -126,11 +134,12 @@ class BaseFile:
         """
         if len(pieces) != self.n_vocab or vocabulary_digest(pieces) != self.vocabulary_digest:
             raise EngineError(
-                "the model's vocabulary is not the base file's", file=self.path,
+                "the model's vocabulary is not the base file's",
+                file=self.path,
                 expected=f"{self.n_vocab} tokens, digest {self.vocabulary_digest[:12]}",
                 found=f"{len(pieces)} tokens, digest {vocabulary_digest(pieces)[:12]}",
                 hint="KL is defined only between models that share a vocabulary",
-            )  # fmt: skip
+            )
 
     @staticmethod
     @contextmanager
@@ -154,10 +163,14 @@ class BaseFile:
             OutputError: the file exists (without `force`) or cannot be written.
         """
         header = {
-            "n_ctx": n_ctx, "n_windows": len(tokens) // n_ctx, "n_vocab": len(vocabulary),
-            "k": k, "bos": bos, "vocabulary": vocabulary_digest(vocabulary),
+            "n_ctx": n_ctx,
+            "n_windows": len(tokens) // n_ctx,
+            "n_vocab": len(vocabulary),
+            "k": k,
+            "bos": bos,
+            "vocabulary": vocabulary_digest(vocabulary),
             "provenance": provenance,
-        }  # fmt: skip
+        }
         raw = json.dumps(header).encode()
         rows = len(tokens) // n_ctx * (n_ctx - 1 - n_ctx // 2)
         check_output(
@@ -170,10 +183,7 @@ class BaseFile:
 
 
 def _write(
-    write: Callable[[bytes], Any],
-    log_p: NDArray[np.float32],
-    targets: NDArray[np.int32],
-    k: int,
+    write: Callable[[bytes], Any], log_p: NDArray[np.float32], targets: NDArray[np.int32], k: int
 ) -> None:
     """Turn a window's log-probabilities into records."""
     records = np.zeros(len(targets), record_type(k))

@@ -36,11 +36,16 @@ def alternatives(file: Path, baseline: Path, *, n_random: int, seed: int) -> lis
     assert cut.bytes is not None and base.bytes is not None
     planned = plan_quantization(baseline, list(LADDER), allow_requantize=True)
     return choose_controls(
-        base.layers, base.layers - cut.layers, cut.bytes,
-        {p.result.ftype: p.result.n_bytes for p in planned}, base_bytes=base.bytes,
+        base.layers,
+        base.layers - cut.layers,
+        cut.bytes,
+        {p.result.ftype: p.result.n_bytes for p in planned},
+        base_bytes=base.bytes,
         ftype=cut.quantization if cut.quantization != base.quantization else None,
-        removed=_removed(file, baseline), n_random=n_random, seed=seed,
-    )  # fmt: skip
+        removed=_removed(file, baseline),
+        n_random=n_random,
+        seed=seed,
+    )
 
 
 def measure_alternatives(
@@ -62,9 +67,13 @@ def measure_alternatives(
                 path.unlink()
 
         return measure_controls(
-            score, controls, build=lambda control: _build(control, baseline, scratch),
-            measure=measure, done=remove, progress=start,
-        )  # fmt: skip
+            score,
+            controls,
+            build=lambda control: _build(control, baseline, scratch),
+            measure=measure,
+            done=remove,
+            progress=start,
+        )
 
 
 def _build(control: Control, baseline: Path, folder: Path) -> Path:

@@ -29,9 +29,18 @@ N_RANDOM = 3
 
 #: File types that a person would choose from, without those that need an importance matrix.
 LADDER = (
-    "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "Q3_K_L", "Q3_K_M",
-    "Q3_K_S", "Q2_K",
-)  # fmt: skip
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q4_K_M",
+    "Q4_K_S",
+    "Q4_0",
+    "Q3_K_L",
+    "Q3_K_M",
+    "Q3_K_S",
+    "Q2_K",
+)
 
 #: A control above the cut's size still counts as "about the same bytes" up to this ratio.
 ABOUT = 1.05

@@ -67,9 +67,11 @@ def load_questions(path: str | Path, *, limit: int | None = None) -> list[Questi
         question = _question(_Line(path, number, item))
         if question.id in seen:
             raise FormatError(
-                f"line {number}: field id", file=path,
-                expected="every id once", found=f"{question.id!r} as on line {seen[question.id]}",
-            )  # fmt: skip
+                f"line {number}: field id",
+                file=path,
+                expected="every id once",
+                found=f"{question.id!r} as on line {seen[question.id]}",
+            )
         seen[question.id] = number
         found.append(question)
     if not found:
@@ -188,11 +190,7 @@ def guess_style(questions: Sequence[Question]) -> str:
 
 
 def prompts(
-    questions: Sequence[Question],
-    style: str,
-    *,
-    shots: int = 0,
-    examples: Sequence[Question] = (),
+    questions: Sequence[Question], style: str, *, shots: int = 0, examples: Sequence[Question] = ()
 ) -> list[Prompted]:
     """Word the questions, each behind `shots` solved examples.
 
@@ -233,9 +231,11 @@ def _before(q: Question, style: str, shots: int, examples: Sequence[Question]) -
     if len(pool) < shots:
         about = f" of subject {q.subject!r}" if q.subject else ""
         raise FormatError(
-            f"question {q.id}: too few solved examples{about}", expected=shots, found=len(pool),
+            f"question {q.id}: too few solved examples{about}",
+            expected=shots,
+            found=len(pool),
             hint="Give more with --from, or fewer --shots",
-        )  # fmt: skip
+        )
     for e in pool[:shots]:
         contexts, continuations = STYLES[style](e)
         text += contexts[e.answer] + continuations[e.answer] + "\n\n"

@@ -74,9 +74,17 @@ METRICS: Mapping[str, Metric] = {row.name: row for row in _ROWS}
 #: What lm-evaluation-harness's result files hold that is a figure of merit, whether or not the
 #: file says which direction is better.
 OF_LM_EVAL = frozenset(
-    {"acc", "acc_norm", "acc_bytes", "exact_match", "f1", "word_perplexity", "byte_perplexity",
-     "bits_per_byte"}
-)  # fmt: skip
+    {
+        "acc",
+        "acc_norm",
+        "acc_bytes",
+        "exact_match",
+        "f1",
+        "word_perplexity",
+        "byte_perplexity",
+        "bits_per_byte",
+    }
+)
 
 
 def metric_of(name: str) -> Metric | None:

@@ -63,9 +63,15 @@ def kl_of_base_file(
     with Engine.open(other, n_ctx=base.n_ctx, n_threads=n_threads) as q:
         found = kl_from_file(base, q, limit=n_windows, progress=progress)
         over = 0 < q.n_ctx_train < base.n_ctx
-    facts = provenance(other, base=base.provenance.get("file"), base_file=str(base_file),
-                       n_ctx=base.n_ctx, top_k=base.k, over_trained=over or None,
-                       parse_special=base.provenance.get("parse_special"))  # fmt: skip
+    facts = provenance(
+        other,
+        base=base.provenance.get("file"),
+        base_file=str(base_file),
+        n_ctx=base.n_ctx,
+        top_k=base.k,
+        over_trained=over or None,
+        parse_special=base.provenance.get("parse_special"),
+    )
     return found.scores(facts)
 
 
@@ -86,9 +92,15 @@ def save_base_file(
     with Engine.open(base, n_ctx=n_ctx, n_threads=n_threads) as engine:
         tokens = engine.tokenize_array(text, parse_special=parse_special)
         write_base_file(
-            str(out), engine, tokens, k=k, limit=n_windows, force=force, progress=progress,
+            str(out),
+            engine,
+            tokens,
+            k=k,
+            limit=n_windows,
+            force=force,
+            progress=progress,
             provenance=provenance(base, parse_special=parse_special or None),
-        )  # fmt: skip
+        )
 
 
 def longest_of_file(file: str | Path, prompted: Sequence[Prompted]) -> tuple[int, int]:
@@ -121,10 +133,12 @@ def choices_of_file(
         longest, _ = longest_of_file(file, prompted)
     if n_ctx is not None and n_ctx < longest:
         raise EngineError(
-            "the context is too small for the longest question", file=file,
-            expected=f"at least {longest} tokens", found=n_ctx,
+            "the context is too small for the longest question",
+            file=file,
+            expected=f"at least {longest} tokens",
+            found=n_ctx,
             hint=f"Use --ctx {longest} or fewer --shots",
-        )  # fmt: skip
+        )
     # room for all choices of a question beside their prefix
     with Engine.open(file, n_ctx=n_ctx or longest + 512) as engine:
         answered = score_choices(engine, prompted, progress=progress)
@@ -142,6 +156,10 @@ def suite_of_file(
     """The surgery suite on a file."""
     with Engine.open(file, n_ctx=N_CTX) as engine:
         return run_suite(
-            engine, length=length, weights=weights, limit=limit,
-            provenance=provenance(file), progress=progress,
-        )  # fmt: skip
+            engine,
+            length=length,
+            weights=weights,
+            limit=limit,
+            provenance=provenance(file),
+            progress=progress,
+        )

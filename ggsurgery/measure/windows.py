@@ -100,10 +100,12 @@ class Windows:
         if count < 1:
             smaller = f", or a smaller --ctx (at most {len(text)})" if len(text) >= LEAST else ""
             raise EngineError(
-                f"the text is too short for a context of {n_ctx}", file=file,
+                f"the text is too short for a context of {n_ctx}",
+                file=file,
                 expected=f"at least {n_ctx} tokens (one window)",
-                found=f"{len(text)} tokens", hint=f"Give more text{smaller}.",
-            )  # fmt: skip
+                found=f"{len(text)} tokens",
+                hint=f"Give more text{smaller}.",
+            )
         count = count if limit is None else min(count, limit)
         rows = text[: count * n_ctx].reshape(count, n_ctx)
         inputs = rows.copy()

@@ -34,8 +34,12 @@ def check_release(document: Document, types: Sequence[str]) -> None:
     section = document.section("release") or {}
     wanted = section.get("recommended")
     if wanted is not None and wanted not in types:
-        raise FormatError("release.recommended", file=document.path, found=wanted,
-                          expected=f"one of quantize.types: {', '.join(types)}")  # fmt: skip
+        raise FormatError(
+            "release.recommended",
+            file=document.path,
+            found=wanted,
+            expected=f"one of quantize.types: {', '.join(types)}",
+        )
     for name in section.get("results", ()):
         document.file(name)
     if (text := licence(document)) is not None and isinstance(text, Path):
@@ -61,9 +65,11 @@ def licence(document: Document) -> Path | str | None:
         return licence_of(str(name), document.folder / str(name))
     except FormatError as error:
         raise FormatError(
-            f"release.license: {name} is {error.problem}", file=document.path,
-            expected=error.expected, hint=error.hint,
-        ) from None  # fmt: skip
+            f"release.license: {name} is {error.problem}",
+            file=document.path,
+            expected=error.expected,
+            hint=error.hint,
+        ) from None
 
 
 def bundle_request(

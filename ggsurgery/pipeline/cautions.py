@@ -94,8 +94,10 @@ def of_imatrix(matrix: Imatrix) -> list[str]:
 
 def of_bundle(bundle: Bundle) -> list[str]:
     """Of a release: findings of the tokenizer, foreign results, what Ollama's template loses."""
-    lost = (f"TEMPLATE loses {name}, which the file's own chat template offers"
-            for name in bundle.chat.lost)  # fmt: skip
+    lost = (
+        f"TEMPLATE loses {name}, which the file's own chat template offers"
+        for name in bundle.chat.lost
+    )
     return [*bundle.warnings, *lost]
 
 

@@ -34,9 +34,18 @@ Schema = Mapping[str, Any]
 
 _TEXT: Schema = {"text": str, "ctx": int, "chunks": int, "parse_special": bool}
 _LACO: Schema = {
-    "text": str, "texts": int, "ctx": int, "merge_layers": int, "lowest": int, "highest": int,
-    "interval": int, "threshold": float, "max_compression": float, "variant": str, "factor": float,
-}  # fmt: skip
+    "text": str,
+    "texts": int,
+    "ctx": int,
+    "merge_layers": int,
+    "lowest": int,
+    "highest": int,
+    "interval": int,
+    "threshold": float,
+    "max_compression": float,
+    "variant": str,
+    "factor": float,
+}
 SCHEMA: Schema = {
     "name": str,
     "description": str,
@@ -79,13 +88,7 @@ SCHEMA: Schema = {
             "chat": bool,
             "ctx": int,
         },
-        "suite": {
-            "length": str,
-            "limit": int,
-            "controls": bool,
-            "random": int,
-            "seed": int,
-        },
+        "suite": {"length": str, "limit": int, "controls": bool, "random": int, "seed": int},
         "say": {"prompt": str, "max_tokens": int},
     },
     "release": {
@@ -106,15 +109,26 @@ SCHEMA: Schema = {
     },
 }
 _REQUIRED = {
-    "imatrix": ("text",), "laco": ("text",), "quantize": ("types",), "perplexity": ("text",),
-    "kl": ("text",), "choices": ("data",), "bench": ("tasks",), "say": ("prompt",),
-}  # fmt: skip
+    "imatrix": ("text",),
+    "laco": ("text",),
+    "quantize": ("types",),
+    "perplexity": ("text",),
+    "kl": ("text",),
+    "choices": ("data",),
+    "bench": ("tasks",),
+    "say": ("prompt",),
+}
 
 #: The least that the commands take of these numbers; of the others 1.
 _LEAST = {
-    "shots": 0, "random": 0, "seed": 0, "imatrix.ctx": 16, "evaluate.bench.ctx": 64,
-    "evaluate.choices.ctx": 8, "ctx": 4,
-}  # fmt: skip
+    "shots": 0,
+    "random": 0,
+    "seed": 0,
+    "imatrix.ctx": 16,
+    "evaluate.bench.ctx": 64,
+    "evaluate.choices.ctx": 8,
+    "ctx": 4,
+}
 
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -181,9 +195,10 @@ def load_document(path: str | Path) -> Document:
     _check(node, SCHEMA, "", path)
     if sections.get("laco") and sections.get("operations"):
         raise FormatError(
-            "a recipe has either operations or laco, which finds them", file=path,
+            "a recipe has either operations or laco, which finds them",
+            file=path,
             hint="Cut first with one recipe, then run LaCo on its result with another.",
-        )  # fmt: skip
+        )
     surgical = {k: sections[k] for k in ("name", "operations", "options") if k in sections}
     recipe = Recipe.from_json(surgical, path)
     recipe = Recipe((*recipe.steps, *_header_steps(sections, path)), recipe.name, recipe.options)
@@ -236,9 +251,11 @@ def _check_value(value: yaml.Node, wanted: Any, where: str, path: Path) -> None:
             _check_value(item, wanted[0], where, path)
     elif value.tag.removeprefix("tag:yaml.org,2002:") not in tags[wanted]:
         raise FormatError(
-            f"line {line}: {where}", file=path, expected=_NAMES[wanted],
+            f"line {line}: {where}",
+            file=path,
+            expected=_NAMES[wanted],
             found=repr(getattr(value, "value", value.tag))[:60],
-        )  # fmt: skip
+        )
     elif wanted is int and not where.startswith("laco."):  # LaCo knows its own bounds
         least = _LEAST.get(where, _LEAST.get(where.rpartition(".")[2], 1))
         number = int(yaml.safe_load(str(value.value)))
@@ -259,9 +276,11 @@ def _header_steps(sections: Mapping[str, Any], path: Path) -> list[Step]:
             json.dumps(value)  # it will stand in the file's recipe
         except (TypeError, ValueError, RecursionError) as error:
             raise FormatError(
-                f"header.{key} is no plain value", file=path, found=str(error),
+                f"header.{key} is no plain value",
+                file=path,
+                found=str(error),
                 expected="numbers, text, lists; put dates into quotes",
-            ) from None  # fmt: skip
+            ) from None
         if value is None:
             steps.append(Step("unset", (("key", str(key)),)))
         else:
@@ -272,9 +291,8 @@ def _header_steps(sections: Mapping[str, Any], path: Path) -> list[Step]:
             raise FormatError("template needs either family or file", file=path)
         source = _template(template, path)
         steps.append(
-            Step("set", (("key", "tokenizer.chat_template"), ("value", source),
-                         ("type", "string")))
-        )  # fmt: skip
+            Step("set", (("key", "tokenizer.chat_template"), ("value", source), ("type", "string")))
+        )
     return steps
 
 

@@ -122,10 +122,14 @@ def _perplexity(document: Document, asked: Mapping[str, Any]) -> Measurement:
 
     def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
         found = worker.run(
-            perplexity_of_file, path, read_corpus(text), progress=progress,
-            n_ctx=options["n_ctx"], n_chunks=options["n_windows"],
+            perplexity_of_file,
+            path,
+            read_corpus(text),
+            progress=progress,
+            n_ctx=options["n_ctx"],
+            n_chunks=options["n_windows"],
             parse_special=options.get("parse_special", False),
-        )  # fmt: skip
+        )
         return _scored(path, [found.score], text), []
 
     return Measurement("perplexity", settings, measure)
@@ -159,19 +163,33 @@ def _choices(document: Document, asked: Mapping[str, Any]) -> Measurement:
     questions = draw_questions(load_questions(data), limit, seed)
     style = asked.get("style") or guess_style(questions)
     if style not in STYLES:
-        raise FormatError("evaluate.choices.style", file=document.path,
-                          expected=f"one of {', '.join(STYLES)}", found=style)  # fmt: skip
+        raise FormatError(
+            "evaluate.choices.style",
+            file=document.path,
+            expected=f"one of {', '.join(STYLES)}",
+            found=style,
+        )
     prompted = prompts(questions, style, shots=shots, examples=load_questions(dev) if dev else [])
-    facts = {"task": data.stem, "style": style, "shots": shots, "limit": limit,
-             "limit_seed": None if limit is None else seed,
-             "chance": sum(1 / len(q.choices) for q in questions) / len(questions)}  # fmt: skip
+    facts = {
+        "task": data.stem,
+        "style": style,
+        "shots": shots,
+        "limit": limit,
+        "limit_seed": None if limit is None else seed,
+        "chance": sum(1 / len(q.choices) for q in questions) / len(questions),
+    }
 
     def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
         longest, trained = worker.run(runs.longest_of_file, path, prompted)
         found = worker.run(
-            runs.choices_of_file, path, prompted, facts=facts, n_ctx=asked.get("ctx"),
-            longest=longest, progress=progress,
-        )  # fmt: skip
+            runs.choices_of_file,
+            path,
+            prompted,
+            facts=facts,
+            n_ctx=asked.get("ctx"),
+            longest=longest,
+            progress=progress,
+        )
         return Results(model_facts(path), found), cautions.of_prompts(path, longest, trained)
 
     sums = [sha256_of(f) for f in (data, dev) if f is not None]
@@ -185,11 +203,18 @@ def _bench(document: Document, asked: Mapping[str, Any]) -> Measurement:
 
     def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
         found = worker.run(
-            run_bench, path, list(asked["tasks"]), data=folders.get("data"),
-            include_path=folders.get("include"), limit=asked.get("limit"),
-            limit_seed=asked.get("seed", SEED), shots=asked.get("shots"),
-            chat=asked.get("chat", False), n_ctx=asked.get("ctx", N_CTX), progress=progress,
-        )  # fmt: skip
+            run_bench,
+            path,
+            list(asked["tasks"]),
+            data=folders.get("data"),
+            include_path=folders.get("include"),
+            limit=asked.get("limit"),
+            limit_seed=asked.get("seed", SEED),
+            shots=asked.get("shots"),
+            chat=asked.get("chat", False),
+            n_ctx=asked.get("ctx", N_CTX),
+            progress=progress,
+        )
         n_ctx = asked.get("ctx", N_CTX)
         warnings = cautions.of_truncated(found.n_truncated, n_ctx, "evaluate.bench.ctx")
         return Results(model_facts(path), found.scores), warnings
@@ -207,8 +232,12 @@ def _drawn(limit: int | None, seed: int) -> dict[str, Any]:
 def _suite(document: Document, asked: Mapping[str, Any]) -> Measurement:
     length = asked.get("length", "default")
     if length not in get_args(Length):
-        raise FormatError("evaluate.suite.length", file=document.path,
-                          expected=" or ".join(get_args(Length)), found=length)  # fmt: skip
+        raise FormatError(
+            "evaluate.suite.length",
+            file=document.path,
+            expected=" or ".join(get_args(Length)),
+            found=length,
+        )
 
     def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
         found = worker.run(runs.suite_of_file, path, progress=progress, **_suite_settings(asked))
@@ -243,9 +272,11 @@ def _controls(asked: Mapping[str, Any], source: Path) -> Measurement:
 
         outcomes = measure_alternatives(of_file.suite, controls, source, suite, start)
         found = Results(
-            model_facts(path), controls=tuple(o.to_json() for o in outcomes),
-            verdict=verdict(of_file.suite, outcomes), baseline=source.name,
-        )  # fmt: skip
+            model_facts(path),
+            controls=tuple(o.to_json() for o in outcomes),
+            verdict=verdict(of_file.suite, outcomes),
+            baseline=source.name,
+        )
         return found, []
 
     return Measurement("controls", chosen, measure, of_source=False, needs="suite")

@@ -121,8 +121,11 @@ class Pipeline:
     @property
     def files(self) -> dict[str, Path]:
         """The models of the run: `source`, `cut` and each type."""
-        made = {t.name.removeprefix("quantize "): t.files[0] for t in self.tasks
-                if t.name == "cut" or t.name.startswith("quantize ")}  # fmt: skip
+        made = {
+            t.name.removeprefix("quantize "): t.files[0]
+            for t in self.tasks
+            if t.name == "cut" or t.name.startswith("quantize ")
+        }
         return {"source": self.source, **made}
 
     def results(self, file: str) -> Results | None:
@@ -161,8 +164,7 @@ class Pipeline:
         found = []
         for ftype in types:
             options = quantize_options(self.document, imatrix, self.source, model, ftype)
-            (one,) = plan(model, [ftype], **options | {"allow_requantize": True},
-                          trial=bool(asked))  # fmt: skip
+            (one,) = plan(model, [ftype], **options | {"allow_requantize": True}, trial=bool(asked))
             check_requantized(one.result, self.source, options["allow_requantize"])
             found.append(one.result)
         worst = max(found, key=lambda result: result.requantized)

@@ -26,9 +26,12 @@ def prompt_of(path: Path, question: str) -> tuple[str, bool]:
     messages = [{"role": "user", "content": question}]
     try:
         prompt = render(
-            template, messages, bos_token=vocabulary.bos, eos_token=vocabulary.eos,
+            template,
+            messages,
+            bos_token=vocabulary.bos,
+            eos_token=vocabulary.eos,
             enable_thinking=False,
-        )  # fmt: skip
+        )
     except TemplateError:
         return question, False
     return prompt.removeprefix(vocabulary.bos) if vocabulary.adds_bos else prompt, True

@@ -27,14 +27,16 @@ def find_source(document: Document, given: Path | None = None) -> Path:
         path = document.folder / str(section["file"])
     else:
         raise FormatError(
-            "the recipe names no source", file=document.path,
+            "the recipe names no source",
+            file=document.path,
             hint="Give it with --source FILE, or write source: {file: in.gguf}.",
-        )  # fmt: skip
+        )
     if not path.is_file():
         raise FormatError(
-            "the source is not there", file=path,
+            "the source is not there",
+            file=path,
             hint=" ".join([str(section.get("note", "")), "Give its place with --source FILE."]),
-        )  # fmt: skip
+        )
     if given is None and "sha256" in section:
         _check_sum(path, str(section["sha256"]))
     return path
@@ -53,13 +55,17 @@ def _in_package(document: Document, requirement: str, file: str) -> Path:
     except metadata.PackageNotFoundError:
         raise FormatError(
             f"the package {match[1]}, which holds the source, is not installed",
-            file=document.path, hint=install,
-        ) from None  # fmt: skip
+            file=document.path,
+            hint=install,
+        ) from None
     if found.version != match[2]:
         raise FormatError(
-            f"the package {match[1]} has another version", file=document.path,
-            expected=match[2], found=found.version, hint=install,
-        )  # fmt: skip
+            f"the package {match[1]} has another version",
+            file=document.path,
+            expected=match[2],
+            found=found.version,
+            hint=install,
+        )
     return Path(str(found.locate_file(file)))
 
 
@@ -70,7 +76,9 @@ def _check_sum(path: Path, expected: str) -> None:
             digest.update(block)
     if digest.hexdigest() != expected:
         raise FormatError(
-            "not the file that the recipe was written for", file=path,
-            expected=f"sha256 {expected}", found=digest.hexdigest(),
+            "not the file that the recipe was written for",
+            file=path,
+            expected=f"sha256 {expected}",
+            found=digest.hexdigest(),
             hint="To use it all the same, give it with --source FILE.",
-        )  # fmt: skip
+        )

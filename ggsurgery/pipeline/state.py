@@ -34,9 +34,11 @@ Progress = Callable[[int, int], None]
 def key_of(step: str, settings: Any, on: Sequence[str], **tools: str) -> str:
     """The key of a step: sha256 (hex) of all that its result depends on."""
     facts = {
-        "step": step, "settings": settings, "on": list(on),
+        "step": step,
+        "settings": settings,
+        "on": list(on),
         "tools": {"ggsurgery": __version__, **tools},
-    }  # fmt: skip
+    }
     line = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(line.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -104,8 +106,9 @@ class State:
         return found
 
     def _write(self) -> None:
-        steps = {n: {"key": s.key, "files": s.files, "result": s.result}
-                 for n, s in self._steps.items()}  # fmt: skip
+        steps = {
+            n: {"key": s.key, "files": s.files, "result": s.result} for n, s in self._steps.items()
+        }
         with atomic_path(self._path, force=True) as temporary:
             document = {"ggsurgery": "run", "steps": steps, "begun": sorted(self._begun)}
             written = json.dumps(document, indent=1, ensure_ascii=False)
@@ -136,7 +139,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise OutputError(
-                "another run is at work in this folder", file=folder,
+                "another run is at work in this folder",
+                file=folder,
                 hint="Wait for it, or choose another folder with --out.",
-            ) from None  # fmt: skip
+            ) from None
         yield

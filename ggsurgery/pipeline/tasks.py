@@ -129,8 +129,9 @@ def _laco(document: Document, source: Path, places: Places, checksum: str, n_lay
         loss = found.perplexity
         return kept | {"warnings": [] if loss is None else cautions.of_loss(*loss)}
 
-    key = key_of("laco", {**section, "text": sha256_of(text)}, [checksum],
-                 llama_cpp=installed_version())  # fmt: skip
+    key = key_of(
+        "laco", {**section, "text": sha256_of(text)}, [checksum], llama_cpp=installed_version()
+    )
     return Task("laco", f"calibrated on {text.name}", key, (places.laco,), make)
 
 
@@ -157,9 +158,10 @@ def recipe_of(document: Document, places: Places) -> Recipe:
     found = read_laco(places.laco)
     if not found.steps:
         raise PlanError(
-            "LaCo kept no merge, so there is nothing to cut", file=places.laco,
+            "LaCo kept no merge, so there is nothing to cut",
+            file=places.laco,
             hint="Lower laco.threshold in the recipe, or take another laco.variant.",
-        )  # fmt: skip
+        )
     return replace(document.recipe, steps=(*found.steps, *document.recipe.steps))
 
 
@@ -217,12 +219,15 @@ def _imatrix(document: Document, places: Places, cut: str) -> Task:
         from ..runtime.imatrix_collect import collect
 
         matrix = worker.run(
-            collect, places.cut, read_corpus(text), dataset=text.name, progress=progress,
-            **options,
-        )  # fmt: skip
+            collect, places.cut, read_corpus(text), dataset=text.name, progress=progress, **options
+        )
         write_imatrix(matrix, places.imatrix, force=True)
-        return {"text": text.name, "entries": len(matrix.entries), "chunks": matrix.n_chunks,
-                "warnings": cautions.of_imatrix(matrix)}  # fmt: skip
+        return {
+            "text": text.name,
+            "entries": len(matrix.entries),
+            "chunks": matrix.n_chunks,
+            "warnings": cautions.of_imatrix(matrix),
+        }
 
     settings = {**options, "text": sha256_of(text)}
     key = key_of("imatrix", settings, [cut], llama_cpp=installed_version())
@@ -322,9 +327,11 @@ def _release(
         from ..release.bundle import build_bundle
 
         made = build_bundle(
-            bundle_request(document, places, source, files), places.bundle, force=True,
+            bundle_request(document, places, source, files),
+            places.bundle,
+            force=True,
             progress=progress,
-        )  # fmt: skip
+        )
         names = [str(p.relative_to(places.folder)) for p in made.files]
         warnings = cautions.of_bundle(made)
         return {"files": names, "warnings": warnings, "errors": list(made.errors)}
@@ -333,10 +340,11 @@ def _release(
     given = [document.file(str(name)) for name in section.get("results", ())]
     given += [text] if isinstance(text, Path) else []
     settings = {
-        "section": section, "name": document.name,
+        "section": section,
+        "name": document.name,
         "files": [sha256_of(file) for file in given],
         "recipe": sha256_of(document.path),  # the manifest holds it
-    }  # fmt: skip
+    }
     key = key_of("release", settings, on)
     stem = safe_name(document.name)
     models = [f"{stem}-{ftype}.gguf" for ftype in _types(document)]

@@ -49,9 +49,10 @@ def merge(
     _one_of("parts", parts, PARTS)
     if len(layers) < 2 or list(layers) != list(range(layers[0], layers[0] + len(layers))):
         raise PlanError(
-            "a merge takes neighbouring layers in their order", expected="such as 12-14",
+            "a merge takes neighbouring layers in their order",
+            expected="such as 12-14",
             found=format_layers(layers),
-        )  # fmt: skip
+        )
     if (factor is not None) != (method == "damped"):
         raise PlanError("a factor belongs to the method damped, which needs one")
     options = params(
@@ -89,11 +90,7 @@ def interpolate(
 
 
 def bridge(
-    plan: Plan,
-    layer: int,
-    at: int,
-    scale: float | None = None,
-    scale_tensors: Scales = (),
+    plan: Plan, layer: int, at: int, scale: float | None = None, scale_tensors: Scales = ()
 ) -> Plan:
     """Insert a copy of a layer elsewhere; `scale` damps what the copy adds.
 
@@ -274,9 +271,10 @@ def prune(
         raise PlanError("the score wanda needs an imatrix, and only it takes one")
     if imatrix_of not in (None, "this"):
         raise PlanError(
-            f"the imatrix must be of the file itself, not of {imatrix_of!r}", expected="this",
+            f"the imatrix must be of the file itself, not of {imatrix_of!r}",
+            expected="this",
             hint="Let its entries follow the layers first: ggsurgery imatrix remap.",
-        )  # fmt: skip
+        )
     n, m = (None, None) if pattern is None else parse_pattern(pattern)
     if (pattern is None) == (sparsity is None):
         raise PlanError("either a sparsity or a pattern N:M is needed")

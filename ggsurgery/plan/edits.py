@@ -94,8 +94,13 @@ class BlendShell:
     params: Params = ()
 
     def to_json(self) -> Any:
-        return {"edit": self.kind, "tensors": [], "method": self.method,
-                "sources": self.sources, **dict(self.params)}  # fmt: skip
+        return {
+            "edit": self.kind,
+            "tensors": [],
+            "method": self.method,
+            "sources": self.sources,
+            **dict(self.params),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,9 +99,11 @@ def heal(plan: Plan, layer: Sequence[int], fit: Mapping[str, Any]) -> Plan:
     for cut in cuts_of(layer, len(plan.blocks)):
         if not isinstance(sums, Mapping) or not isinstance(sums.get(cut.key), str):
             raise PlanError(
-                "heal: a correction is not named", expected=f"fit: arrays: {cut.key}: its sha256",
-                found="none", hint="`ggsurgery.compensate` fits and writes such a recipe.",
-            )  # fmt: skip
+                "heal: a correction is not named",
+                expected=f"fit: arrays: {cut.key}: its sha256",
+                found="none",
+                hint="`ggsurgery.compensate` fits and writes such a recipe.",
+            )
         plan = mend(plan, cut, removed, sums[cut.key])
         removed += len(cut)
     return plan

@@ -67,11 +67,7 @@ OPERATIONS: dict[str, Operation] = {
     "swap": Operation(
         lambda plan, layers: ops.swap(plan, *layers), {"layers": parse_pair}, ("layers",)
     ),
-    "move": Operation(
-        ops.move,
-        {"layer": parse_layers, "to": whole},
-        ("layer", "to"),
-    ),
+    "move": Operation(ops.move, {"layer": parse_layers, "to": whole}, ("layer", "to")),
     "keep": Operation(ops.keep, {"layers": parse_stack}, ("layers",)),
     "drop_mtp": Operation(ops.drop_tail, {}),
     "set": Operation(ops.set_metadata, {"key": str, "value": _same, "type": str}, ("key", "value")),
@@ -260,9 +256,10 @@ def read_document(path: str | Path) -> Any:
     document, _ = load(path)
     if isinstance(document, dict) and document.get("laco"):
         raise FormatError(
-            "the recipe finds its operations by running LaCo on the model", file=path,
+            "the recipe finds its operations by running LaCo on the model",
+            file=path,
             hint=f"Run it with: ggsurgery run {path} --source IN",
-        )  # fmt: skip
+        )
     return document
 
 

@@ -112,7 +112,10 @@ STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], t
     "duplicate": (
         blend_ops.duplicate,
         {
-            "layer": parse_layers, "to": whole, "times": whole, "scale": number,
+            "layer": parse_layers,
+            "to": whole,
+            "times": whole,
+            "scale": number,
             "scale_tensors": scales,
         },
         ("layer",),
@@ -120,17 +123,29 @@ STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], t
     "blend": (
         blend_ops.blend,
         {
-            "models": whole, "method": str, "weights": numbers, "density": number,
-            "scale": number, "seed": whole, "layers": parse_layers, "normalize": flag,
+            "models": whole,
+            "method": str,
+            "weights": numbers,
+            "density": number,
+            "scale": number,
+            "seed": whole,
+            "layers": parse_layers,
+            "normalize": flag,
         },
         ("models", "method"),
     ),
     "prune": (
         blend_ops.prune,
         {
-            "sparsity": number, "scope": str, "pattern": quoted, "score": str, "imatrix": str,
-            "imatrix_of": str, "largest": flag, "only": str,
+            "sparsity": number,
+            "scope": str,
+            "pattern": quoted,
+            "score": str,
+            "imatrix": str,
+            "imatrix_of": str,
+            "largest": flag,
+            "only": str,
         },
         (),
     ),
-}  # fmt: skip
+}

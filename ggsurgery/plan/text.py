@@ -84,9 +84,11 @@ def parse_stack(text: str | int | Sequence[Any]) -> tuple[int, ...] | tuple[tupl
 
 def _wrong_stack(text: str) -> PlanError:
     return PlanError(
-        "not a list of layers over several models", expected="such as a:0-15,b:8-23",
-        found=repr(text), hint="a is the first input, b the second.",
-    )  # fmt: skip
+        "not a list of layers over several models",
+        expected="such as a:0-15,b:8-23",
+        found=repr(text),
+        hint="a is the first input, b the second.",
+    )
 
 
 def _wrong(text: object) -> PlanError:

@@ -112,9 +112,10 @@ def _count(source: str, path: str | Path) -> None:
         count += values
         if count > MAX_NODES:
             raise FormatError(
-                f"line {line}: too many values, with those that aliases stand for", file=path,
+                f"line {line}: too many values, with those that aliases stand for",
+                file=path,
                 expected=f"at most {MAX_NODES:,}",
-            )  # fmt: skip
+            )
         if len(opened) + levels > MAX_DEPTH:
             raise FormatError(
                 f"line {line}: nested too deep", file=path, expected=f"at most {MAX_DEPTH} levels"
@@ -141,9 +142,11 @@ def _check_node(node: yaml.Node, path: str | Path) -> None:
         if node.tag != "tag:yaml.org,2002:str" and len(node.value) > MAX_PLAIN:
             raise FormatError(
                 f"line {node.start_mark.line + 1}: a value of {len(node.value):,} characters "
-                "that is not a text", file=path, expected=f"at most {MAX_PLAIN}",
+                "that is not a text",
+                file=path,
+                expected=f"at most {MAX_PLAIN}",
                 hint="Put a text into quotes.",
-            )  # fmt: skip
+            )
     elif isinstance(node, yaml.MappingNode):
         names: set[str] = set()
         for key, _ in node.value:

@@ -40,9 +40,14 @@ def _draw(figure: Figure, panel: Any) -> None:
     for marked, colour in ((False, _FIRST), (True, _SECOND)):
         chosen = [p for p in figure.points if p.marked is marked]
         panel.errorbar(
-            [p.x for p in chosen], [p.y for p in chosen], yerr=[p.stderr or 0.0 for p in chosen],
-            fmt="o", markersize=4, capsize=2, color=colour,
-        )  # fmt: skip
+            [p.x for p in chosen],
+            [p.y for p in chosen],
+            yerr=[p.stderr or 0.0 for p in chosen],
+            fmt="o",
+            markersize=4,
+            capsize=2,
+            color=colour,
+        )
     for p in (p for p in figure.points if p.named):
         panel.annotate(p.label, (p.x, p.y), xytext=(5, -10), textcoords="offset points", fontsize=8)
     for level, style in zip(figure.levels, ("--", ":", "-."), strict=False):

@@ -77,10 +77,11 @@ class Table:
         lines = [names, *cells] if names else cells
         widths = [max((shown_width(r[i]) for r in lines), default=0) for i in columns]
         least = [
-            widths[i] if self.right[i] or (not names and i == 0)
+            widths[i]
+            if self.right[i] or (not names and i == 0)
             else max(NARROWEST, shown_width(names[i]) if names else 0)
             for i in columns
-        ]  # fmt: skip
+        ]
         while width and sum(widths) + 2 * (len(widths) - 1) > width:
             widest = max(columns, key=lambda i: widths[i] - least[i])
             if widths[widest] <= least[widest]:

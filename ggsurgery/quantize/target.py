@@ -31,9 +31,21 @@ from .sensitivity import DEPTH_BELOW, Sensitivity, base_predictions, divergence,
 
 #: Standard types from large to small that need no importance matrix.
 STANDARD = (
-    "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_NL", "IQ4_XS", "Q3_K_L",
-    "Q3_K_M", "IQ3_M", "IQ3_S", "Q3_K_S", "Q2_K",
-)  # fmt: skip
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q4_K_M",
+    "Q4_K_S",
+    "IQ4_NL",
+    "IQ4_XS",
+    "Q3_K_L",
+    "Q3_K_M",
+    "IQ3_M",
+    "IQ3_S",
+    "Q3_K_S",
+    "Q2_K",
+)
 
 #: Types that a tensor may take in a mix, for rows that 256 divides and for others.
 WIDE = ("q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0")
@@ -92,9 +104,11 @@ def for_size(
         more = "" if options.get("imatrix") else " An imatrix opens smaller types (--imatrix)."
         raise EngineError(
             f"no type is that small: even {smallest.result.ftype} takes "
-            f"{smallest.result.n_bytes:,} bytes", file=src,
-            expected=f"at most {budget:,} bytes", hint=f"Cut layers, or allow more bytes.{more}",
-        )  # fmt: skip
+            f"{smallest.result.n_bytes:,} bytes",
+            file=src,
+            expected=f"at most {budget:,} bytes",
+            hint=f"Cut layers, or allow more bytes.{more}",
+        )
     best = max(fitting, key=lambda p: p.result.n_bytes) if fitting else smallest
     if text is None or best.result.ftype == "Q8_0":
         why = (
@@ -105,9 +119,18 @@ def for_size(
     where = Path(folder) if folder is not None else None
     with temporary.Folder("mix", place=where) as work:
         return _mix(
-            src, budget, best, every[0], bool(fitting), text, work, n_ctx, n_chunks,
-            options, progress or (lambda *_: None),
-        )  # fmt: skip
+            src,
+            budget,
+            best,
+            every[0],
+            bool(fitting),
+            text,
+            work,
+            n_ctx,
+            n_chunks,
+            options,
+            progress or (lambda *_: None),
+        )
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -129,9 +152,10 @@ def parse_size(text: str) -> int:
         raise EngineError(f"not a size: {text!r}", expected="such as 1.2GiB or 900MB")
     if match[2] is None:
         raise EngineError(
-            f"the size {text} has no unit", expected=f"{text}MB, {text}MiB or {text}GB",
+            f"the size {text} has no unit",
+            expected=f"{text}MB, {text}MiB or {text}GB",
             hint=f"{text}B is that many bytes.",
-        )  # fmt: skip
+        )
     return int(float(match[1]) * _UNITS[match[2].removesuffix("b")])
 
 
@@ -170,9 +194,15 @@ def _mix(
         groups.setdefault(group_of(t.name, layer, n_layers, by_depth), []).append(t.name)
     low = {t.name: kinds[t.name][0] for t in members}
     found = probe(
-        src, groups, low, base, work, n_ctx, options,
+        src,
+        groups,
+        low,
+        base,
+        work,
+        n_ctx,
+        options,
         lambda done, total: progress("probes", done, total),
-    )  # fmt: skip
+    )
     sensitivities = tuple(
         Sensitivity(g, tuple(n), found[g], sum(errors[t][0] for t in n)) for g, n in groups.items()
     )

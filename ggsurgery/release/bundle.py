@@ -108,11 +108,14 @@ def build_bundle(
         and stated
         and (str(stated).lower() != request.license_id.lower())
     ):
-        warnings.append(f"the card names the licence {request.license_id}, the files' headers name "
-                        f"{stated}: change them with `ggsurgery meta set general.license`"
-                        )  # fmt: skip
-    warnings += [f"results of {name} are of no file of this release and are left out"
-                 for name in foreign_results(request)]  # fmt: skip
+        warnings.append(
+            f"the card names the licence {request.license_id}, the files' headers name "
+            f"{stated}: change them with `ggsurgery meta set general.license`"
+        )
+    warnings += [
+        f"results of {name} are of no file of this release and are left out"
+        for name in foreign_results(request)
+    ]
     listed = tuple(sorted(out.iterdir()))
     return Bundle(out, listed, best.name, chat, tuple(warnings), tuple(errors))
 
@@ -134,8 +137,10 @@ def _findings(report: TokenizerReport | None) -> tuple[list[str], list[str]]:
     """The errors and the warnings of the tokenizer check."""
     found = report.findings if report is not None else ()
     texts = [(f.level, f"tokenizer, {f.check}: {f.message}") for f in found]
-    return ([t for level, t in texts if level == "error"],
-            [t for level, t in texts if level == "warning"])  # fmt: skip
+    return (
+        [t for level, t in texts if level == "error"],
+        [t for level, t in texts if level == "warning"],
+    )
 
 
 def _write(path: Path, text: str) -> None:
@@ -156,19 +161,25 @@ def _texts(
     licence = read_text(request.license, MAX_SMALL).removesuffix("\n") if request.license else None
     texts = {
         f"Modelfile.{file.ftype}": modelfile(
-            file.header, chat, file.name, parameters=request.parameters, system=request.system,
+            file.header,
+            chat,
+            file.name,
+            parameters=request.parameters,
+            system=request.system,
             license=licence,
         )
         for file in files
-    }  # fmt: skip
+    }
     texts["Modelfile"] = texts[f"Modelfile.{best.ftype}"]
     texts["README.md"] = model_card(request, files, best, why, chat, name, errors)
     if chat.notes:
         notes = "\n".join(f"- {plain(note)}" for note in chat.notes)
         intro = (
             "The Modelfile's TEMPLATE gives the prompts of the chat template in the GGUF, but for "
-            "this:\n\n" if chat.go is not None else ""
-        )  # fmt: skip
+            "this:\n\n"
+            if chat.go is not None
+            else ""
+        )
         texts["NOTES.md"] = f"# Prompts in Ollama\n\n{intro}{notes}\n"
     return texts
 
@@ -187,31 +198,41 @@ def _manifest(
     listed = []
     for file in files:
         entry: dict[str, Any] = {
-            "file": file.name, "type": file.ftype, "bytes": file.n_bytes,
-            "sha256": sums[file.name], "bits_per_weight": round(file.bits_per_weight, 4),
-        }  # fmt: skip
+            "file": file.name,
+            "type": file.ftype,
+            "bytes": file.n_bytes,
+            "sha256": sums[file.name],
+            "bits_per_weight": round(file.bits_per_weight, 4),
+        }
         if file.memory:
             entry["memory"] = dict(file.memory)
         if file.results:
             entry["results"] = file.results.to_json()
         listed.append(entry)
     manifest: dict[str, Any] = {
-        "ggsurgery": "bundle", "version": 1, "name": name,
-        "architecture": best.header.architecture, "layers": best.header.n_layers,
-        "parameters": best.header.n_parameters, "base_model": base_entry(request, best.header),
-        "base_model_relation": relation(request, best.header), "repo": request.repo,
+        "ggsurgery": "bundle",
+        "version": 1,
+        "name": name,
+        "architecture": best.header.architecture,
+        "layers": best.header.n_layers,
+        "parameters": best.header.n_parameters,
+        "base_model": base_entry(request, best.header),
+        "base_model_relation": relation(request, best.header),
+        "repo": request.repo,
         "quantized_by": quantized_by(request, best.header),
         "recommended": {"file": best.name, "why": why},
         "chat": {
             "family": chat.match.family.name if chat.match else None,
-            "ollama_capabilities": list(chat.capabilities.names), "lost": list(chat.lost),
+            "ollama_capabilities": list(chat.capabilities.names),
+            "lost": list(chat.lost),
             "notes": list(chat.notes),
             "parameters": parameters_of(best.header, chat, request.parameters),
             "stop": list(stop_tokens(Vocabulary.of(best.header), chat)),
         },
-        "files": listed, "made_by": {"ggsurgery": __version__, **versions()},
+        "files": listed,
+        "made_by": {"ggsurgery": __version__, **versions()},
         "provenance": made,
-    }  # fmt: skip
+    }
     if request.original:
         manifest["original"] = request.original.to_json()
     if request.laco:
@@ -245,9 +266,11 @@ def check_folder(out: Path, force: bool) -> None:
         ours = False
     if not ours:
         raise OutputError(
-            "the folder is no bundle made here and is not replaced", file=out,
-            expected=f"a {MARK} of ggsurgery", hint="Name another folder.",
-        )  # fmt: skip
+            "the folder is no bundle made here and is not replaced",
+            file=out,
+            expected=f"a {MARK} of ggsurgery",
+            hint="Name another folder.",
+        )
     with contextlib.suppress(OSError, FormatError):
         lines = read_text(out / SUMS, MAX_SMALL).splitlines()
         made = {SUMS, *(line.partition("  ")[2] for line in lines)}
@@ -255,8 +278,9 @@ def check_folder(out: Path, force: bool) -> None:
         if foreign:
             raise OutputError(
                 "the bundle's folder holds a file that is not the bundle's and would be lost",
-                file=out / foreign[0], hint="Move it away, or name another folder.",
-            )  # fmt: skip
+                file=out / foreign[0],
+                hint="Move it away, or name another folder.",
+            )
 
 
 def _place(source: Path, target: Path) -> None:

@@ -145,8 +145,15 @@ def _said(request: Request) -> list[str]:
         return []
     answer = plain(said["text"]) or "(nothing)"
     who = f"{code(said['file'])} was asked" if "file" in said else "Asked"
-    return ["## A sample", "", f"{who}: {plain(said['question'])}", "", f"> {answer}", "",
-            "The likeliest token each time; one answer is no measurement."]  # fmt: skip
+    return [
+        "## A sample",
+        "",
+        f"{who}: {plain(said['question'])}",
+        "",
+        f"> {answer}",
+        "",
+        "The likeliest token each time; one answer is no measurement.",
+    ]
 
 
 def _about(request: Request, header: Header) -> list[str]:
@@ -157,7 +164,9 @@ def _about(request: Request, header: Header) -> list[str]:
         lines.append(f"{where} {code(licence)}.")
     if request.license:
         lines.append("Its text is in `LICENSE`.")
-    lines.append("`SHA256SUMS` and `manifest.json` say what the files are and how they were made; "
-                 "`sha256sum -c SHA256SUMS` checks them. Ollama rewrites a file on import, so its "
-                 "own digest differs.")  # fmt: skip
+    lines.append(
+        "`SHA256SUMS` and `manifest.json` say what the files are and how they were made; "
+        "`sha256sum -c SHA256SUMS` checks them. Ollama rewrites a file on import, so its "
+        "own digest differs."
+    )
     return lines

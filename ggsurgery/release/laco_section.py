@@ -63,10 +63,11 @@ def check_laco(document: Mapping[str, Any], header: Header) -> None:
     found = tuple(s for s in steps if s.operation not in PLAIN_STEPS)
     if found != merges:
         raise FormatError(
-            "the statistics of LaCo are of another model", file=header.path,
+            "the statistics of LaCo are of another model",
+            file=header.path,
             expected="; ".join(s.describe() for s in merges) or "no merge",
             found="; ".join(s.describe() for s in found) or "no operation in the header",
-        )  # fmt: skip
+        )
 
 
 def sections(document: Mapping[str, Any] | None) -> list[str]:
@@ -84,11 +85,16 @@ def _settings(settings: Mapping[str, Any]) -> list[str]:
         value = settings[key]
         shown = f"{100 * value:g} %" if key == "max_compression" else f"{value:g}"
         rows.append((meaning, letter, shown))
-    return ["## Pruning settings", "",
-            "LaCo (layer collapse, Yang et al. 2024): layers are merged into an earlier one as "
-            "long as the last hidden state stays similar to the original's.", "",
-            Table(("setting", "", "value"), rows).markdown(), "",
-            f"Variant {code(variant)}: {said}."]  # fmt: skip
+    return [
+        "## Pruning settings",
+        "",
+        "LaCo (layer collapse, Yang et al. 2024): layers are merged into an earlier one as "
+        "long as the last hidden state stays similar to the original's.",
+        "",
+        Table(("setting", "", "value"), rows).markdown(),
+        "",
+        f"Variant {code(variant)}: {said}.",
+    ]
 
 
 def _statistics(document: Mapping[str, Any]) -> list[str]:
@@ -102,15 +108,25 @@ def _statistics(document: Mapping[str, Any]) -> list[str]:
         ("Layers removed", removed),
     ]
     steps = [
-        (a["iteration"], a["base"], ", ".join(map(str, a["merged"])),
-         "–" if a["similarity"] is None else f"{a['similarity']:.4f}",
-         a["note"] or ("kept" if a["accepted"] else "rejected"))
+        (
+            a["iteration"],
+            a["base"],
+            ", ".join(map(str, a["merged"])),
+            "–" if a["similarity"] is None else f"{a['similarity']:.4f}",
+            a["note"] or ("kept" if a["accepted"] else "rejected"),
+        )
         for a in document["attempts"]
-    ]  # fmt: skip
+    ]
     head = ("iteration", "base layer", "merged into it", "similarity", "")
-    return ["## Pruning statistics", "", Table(("", ""), rows).markdown(), "",
-            Table(head, steps).markdown(), "",
-            "Layers are numbered as the stack stood before the step."]  # fmt: skip
+    return [
+        "## Pruning statistics",
+        "",
+        Table(("", ""), rows).markdown(),
+        "",
+        Table(head, steps).markdown(),
+        "",
+        "Layers are numbered as the stack stood before the step.",
+    ]
 
 
 def _similarity(document: Mapping[str, Any]) -> list[str]:
@@ -119,6 +135,12 @@ def _similarity(document: Mapping[str, Any]) -> list[str]:
         return []
     head = ("mean", "min", "max", "texts")
     table = Table(head, [(*(f"{found[name]:.4f}" for name in head[:3]), found["texts"])])
-    return ["", "## Similarity", "",
-            "Cosine of the last hidden state with the original's, after the last merge, over the "
-            "calibration texts:", "", table.markdown()]  # fmt: skip
+    return [
+        "",
+        "## Similarity",
+        "",
+        "Cosine of the last hidden state with the original's, after the last merge, over the "
+        "calibration texts:",
+        "",
+        table.markdown(),
+    ]

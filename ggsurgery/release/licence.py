@@ -40,11 +40,12 @@ def licence_of(name: str, file: Path) -> Path | str:
     if found is not None:
         return found
     raise FormatError(
-        "neither a file nor a known licence", file=name,
+        "neither a file nor a known licence",
+        file=name,
         expected="a file with the licence's text, an SPDX identifier (Apache-2.0), or one of the "
         "hub (gemma, llama3.1)",
         hint=did_you_mean(name.lower(), hub()),
-    )  # fmt: skip
+    )
 
 
 def card_fields(licence: str | None) -> dict[str, str]:

@@ -38,11 +38,26 @@ DEFAULT_CONTEXT = 8192
 #: What Ollama accepts behind PARAMETER (docs/modelfile.md), besides `stop` and `num_ctx`.
 PARAMETERS = frozenset(
     {
-        "temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_last_n", "repeat_penalty",
-        "presence_penalty", "frequency_penalty", "seed", "num_predict", "num_keep", "num_ctx",
-        "mirostat", "mirostat_eta", "mirostat_tau", "tfs_z", "draft_num_predict",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "repeat_last_n",
+        "repeat_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "seed",
+        "num_predict",
+        "num_keep",
+        "num_ctx",
+        "mirostat",
+        "mirostat_eta",
+        "mirostat_tau",
+        "tfs_z",
+        "draft_num_predict",
     }
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -82,10 +97,12 @@ def chat_of(header: Header, family_name: str | None = None) -> Chat:
         found = match.family.name if match else "none of the built-in ones"
         raise FormatError(
             "the file's chat template prints other prompts than this family",
-            file=header.path, expected=wanted.name, found=found,
+            file=header.path,
+            expected=wanted.name,
+            found=found,
             hint=f"Write the family's template first: ggsurgery template set --family "
             f"{wanted.name} IN OUT",
-        )  # fmt: skip
+        )
     if match is None or not match.usable:
         note = (
             "No built-in family prints this model's prompts, so the Modelfile has no TEMPLATE: "
@@ -180,8 +197,10 @@ def check_parameters(given: Mapping[str, float]) -> None:
     """
     for name, value in given.items():
         if name not in PARAMETERS:
-            raise FormatError(f"Ollama knows no PARAMETER {name}",
-                              expected=f"one of {', '.join(sorted(PARAMETERS))}")  # fmt: skip
+            raise FormatError(
+                f"Ollama knows no PARAMETER {name}",
+                expected=f"one of {', '.join(sorted(PARAMETERS))}",
+            )
         if not _is_number(value):
             raise FormatError(f"PARAMETER {name}", expected="a number", found=repr(value))
 

@@ -29,13 +29,17 @@ def check_origin(base_model: str | None, repo: str | None, relation: str | None)
         FormatError: one of them is not what it should be.
     """
     if base_model is not None and not _ID.fullmatch(base_model):
-        raise FormatError("base model", found=repr(base_model),
-                          expected="a model on the Hub, OWNER/NAME")  # fmt: skip
+        raise FormatError(
+            "base model", found=repr(base_model), expected="a model on the Hub, OWNER/NAME"
+        )
     if repo is not None and not (_ID.fullmatch(repo) and "/" in repo):
         raise FormatError("repository", found=repr(repo), expected="OWNER/NAME")
     if relation is not None and relation not in RELATIONS:
-        raise FormatError("relation to the base model", found=repr(relation),
-                          expected=f"one of {', '.join(RELATIONS)}")  # fmt: skip
+        raise FormatError(
+            "relation to the base model",
+            found=repr(relation),
+            expected=f"one of {', '.join(RELATIONS)}",
+        )
 
 
 def base_models(request: Request, header: Header) -> tuple[str, ...]:

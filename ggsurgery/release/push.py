@@ -37,9 +37,11 @@ def check_bundle(folder: Path) -> dict[str, str]:
         lines = read_text(folder / "SHA256SUMS", MAX_SMALL).splitlines()
     except FormatError:
         raise FormatError(
-            "no bundle", file=folder, expected="a folder with SHA256SUMS",
+            "no bundle",
+            file=folder,
+            expected="a folder with SHA256SUMS",
             hint="Build one with: ggsurgery release FILE… --out DIR",
-        ) from None  # fmt: skip
+        ) from None
     sums = {}
     for line in lines:
         digest, gap, name = line.partition("  ")
@@ -56,9 +58,12 @@ def check_bundle(folder: Path) -> dict[str, str]:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != digest:
             raise FormatError(
-                "the file is not the one that was bundled", file=folder / name, expected=digest,
-                found=found, hint="Build the bundle again.",
-            )  # fmt: skip
+                "the file is not the one that was bundled",
+                file=folder / name,
+                expected=digest,
+                found=found,
+                hint="Build the bundle again.",
+            )
     return sums
 
 

@@ -42,6 +42,7 @@ def file_value(name: str) -> str:
     """
     path = f"./{name}"
     if not path.isprintable() or path != path.strip():
-        raise FormatError("FROM cannot hold this file name", found=repr(name),
-                          hint="Rename the file.")  # fmt: skip
+        raise FormatError(
+            "FROM cannot hold this file name", found=repr(name), hint="Rename the file."
+        )
     return path

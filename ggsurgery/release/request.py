@@ -99,10 +99,12 @@ def type_of(header: Header) -> str:
         name = LlamaFileType(header.get("general.file_type")).name
     except ValueError:
         raise FormatError(
-            "the header does not tell the file's type", file=header.path,
-            tensor="general.file_type", found=header.get("general.file_type"),
+            "the header does not tell the file's type",
+            file=header.path,
+            tensor="general.file_type",
+            found=header.get("general.file_type"),
             hint="Write it with: ggsurgery quantize IN OUT --type TYPE",
-        ) from None  # fmt: skip
+        ) from None
     return name.removeprefix("MOSTLY_").removeprefix("ALL_")
 
 
@@ -119,10 +121,12 @@ def release_files(request: Request) -> list[ReleaseFile]:
     for header in headers:
         if len(header.paths) > 1:
             raise FormatError(
-                "a split file cannot be released", file=header.path,
-                expected="one file", found=f"{len(header.paths)} shards",
+                "a split file cannot be released",
+                file=header.path,
+                expected="one file",
+                found=f"{len(header.paths)} shards",
                 hint=f"Write it as one: ggsurgery keep --layers 0-{header.n_layers - 1} IN OUT",
-            )  # fmt: skip
+            )
     name = request.name or str(headers[0].get("general.name") or request.files[0].stem)
     by_type: dict[str, Header] = {}
     for header in headers:
@@ -133,21 +137,30 @@ def release_files(request: Request) -> list[ReleaseFile]:
             )
         if _identity(header) != _identity(headers[0]):
             raise FormatError(
-                "the files are of different models", file=header.path,
-                expected=_identity(headers[0]), found=_identity(header),
-            )  # fmt: skip
+                "the files are of different models",
+                file=header.path,
+                expected=_identity(headers[0]),
+                found=_identity(header),
+            )
         if header.path.name in {h.path.name for h in by_type.values()}:
-            raise FormatError("two files of one name", file=header.path,
-                              hint="Results are found by a file's name: rename one.")  # fmt: skip
+            raise FormatError(
+                "two files of one name",
+                file=header.path,
+                hint="Results are found by a file's name: rename one.",
+            )
         by_type[kind] = header
     stem = safe_name(name)
     found = [
         ReleaseFile(
-            header.path, f"{stem}-{kind}.gguf", kind, header,
-            _results_of(request, header.path), request.memory.get(header.path.name),
+            header.path,
+            f"{stem}-{kind}.gguf",
+            kind,
+            header,
+            _results_of(request, header.path),
+            request.memory.get(header.path.name),
         )
         for kind, header in by_type.items()
-    ]  # fmt: skip
+    ]
     _check_alike([(f.source, f.results) for f in found], request.original)
     return sorted(found, key=lambda f: -f.n_bytes)
 
@@ -169,10 +182,12 @@ def _results_of(request: Request, path: Path) -> Results | None:
     for results in found:
         if not ours.may_be(results.model):
             raise FormatError(
-                "the results are of another file of this name", file=path,
-                expected=ours.identity, found=results.model.identity,
+                "the results are of another file of this name",
+                file=path,
+                expected=ours.identity,
+                found=results.model.identity,
                 hint="The file has changed since it was measured: measure it again.",
-            )  # fmt: skip
+            )
     merged = merge_results([replace(r, model=replace(r.model, file=path.name)) for r in found])
     return replace(merged[0], model=found[0].model)
 
@@ -192,9 +207,10 @@ def _check_alike(measured: Sequence[tuple[Path, Results | None]], original: Resu
             if unlike is not None:
                 raise FormatError(
                     f"{score.label} was not measured as of the other models, which differs in "
-                    f"{unlike}", file=path,
+                    f"{unlike}",
+                    file=path,
                     hint="Measure all alike, or leave these results out.",
-                )  # fmt: skip
+                )
 
 
 def foreign_results(request: Request) -> list[str]:
@@ -232,14 +248,17 @@ def recommended(files: list[ReleaseFile], wanted: str | None = None) -> tuple[Re
     by_type = {f.ftype: f for f in files}
     if wanted is not None:
         if wanted not in by_type:
-            raise FormatError(f"no file of the type {wanted} to recommend",
-                              expected=f"one of {', '.join(by_type)}")  # fmt: skip
+            raise FormatError(
+                f"no file of the type {wanted} to recommend",
+                expected=f"one of {', '.join(by_type)}",
+            )
         return by_type[wanted], "chosen by its makers"
     values = [f.value("perplexity") for f in files]
     if len(files) > 1 and all(v is not None for v in values):
         best = min(v for v in values if v is not None)
-        good = [f for f, v in zip(files, values, strict=True) if v is not None
-                and v <= TOLERATED * best]  # fmt: skip
+        good = [
+            f for f, v in zip(files, values, strict=True) if v is not None and v <= TOLERATED * best
+        ]
         percent = round(100 * (TOLERATED - 1))
         return good[-1], f"the smallest file within {percent} % of the best file's perplexity"
     if "Q4_K_M" in by_type:

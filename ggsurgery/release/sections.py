@@ -41,9 +41,12 @@ def made_by(header: Header) -> list[str]:
         lines += [f"{n}. {plain(step.describe())}" for n, step in enumerate(steps, 1)]
     else:
         lines.append("No layer was changed; header and file type only.")
-    lines += ["", f"Source: {', '.join(map(code, known.sources))}. The recipe, the "
-              "sources' checksums and the tool's version stand in the header "
-              f"(`ggsurgery.*`, version {plain(known.version)})."]  # fmt: skip
+    lines += [
+        "",
+        f"Source: {', '.join(map(code, known.sources))}. The recipe, the "
+        "sources' checksums and the tool's version stand in the header "
+        f"(`ggsurgery.*`, version {plain(known.version)}).",
+    ]
     return lines
 
 
@@ -86,8 +89,10 @@ def files_table(files: Sequence[ReleaseFile], best: ReleaseFile, why: str) -> li
     lines += imatrix_lines(files)
     if with_memory:
         context = next(f.memory["n_ctx"] for f in files if f.memory)
-        lines.append(f"RAM is the peak of loading the file with a context of {context:,} tokens "
-                     "and reading a prompt of 512 tokens, on a CPU.")  # fmt: skip
+        lines.append(
+            f"RAM is the peak of loading the file with a context of {context:,} tokens "
+            "and reading a prompt of 512 tokens, on a CPU."
+        )
     return lines
 
 
@@ -106,10 +111,18 @@ def perplexity(files: Sequence[ReleaseFile], original: Results | None) -> list[s
         rows.append((name, _figure(score), ratio))
     facts = scores[0][1].provenance
     text = facts.get("text")
-    how = [f"chunks of {plain(facts['n_ctx'])} tokens" if "n_ctx" in facts else "",
-           f"{scores[0][1].n:,} tokens scored", f"text {code(text)}" if text else ""]  # fmt: skip
-    return ["## Perplexity", "", Table(("", "perplexity", "ratio"), rows).markdown(), "",
-            f"As llama-perplexity defines it: {', '.join(h for h in how if h)}."]  # fmt: skip
+    how = [
+        f"chunks of {plain(facts['n_ctx'])} tokens" if "n_ctx" in facts else "",
+        f"{scores[0][1].n:,} tokens scored",
+        f"text {code(text)}" if text else "",
+    ]
+    return [
+        "## Perplexity",
+        "",
+        Table(("", "perplexity", "ratio"), rows).markdown(),
+        "",
+        f"As llama-perplexity defines it: {', '.join(h for h in how if h)}.",
+    ]
 
 
 def retention(files: Sequence[ReleaseFile], original: Results | None) -> list[str]:
@@ -129,9 +142,16 @@ def retention(files: Sequence[ReleaseFile], original: Results | None) -> list[st
             if share is None:
                 continue
             rows.append(
-                (score.label, f.ftype, f"{score.n:,}", _percent(base), _percent(score),
-                 f"{100 * share:.1f} %", word)
-            )  # fmt: skip
+                (
+                    score.label,
+                    f.ftype,
+                    f"{score.n:,}",
+                    _percent(base),
+                    _percent(score),
+                    f"{100 * share:.1f} %",
+                    word,
+                )
+            )
     if not rows:
         return []
     head = ("benchmark", "file", "questions", "original", "this model", "retained", "status")
@@ -177,13 +197,23 @@ def suite(files: Sequence[ReleaseFile], original: Results | None) -> list[str]:
         shares = {p.name: f"{p.value:.2f}" for p in score.applicable}
         against = next((c for c in results.comparisons if c.get("label") == "surgery"), None)
         rows.append(
-            (name, f"{score.total:.1f}", f"{score.interval.low:.1f} – {score.interval.high:.1f}",
-             *(shares.get(p, "–") for p in parts), against["verdict"] if against else "–")
-        )  # fmt: skip
+            (
+                name,
+                f"{score.total:.1f}",
+                f"{score.interval.low:.1f} – {score.interval.high:.1f}",
+                *(shares.get(p, "–") for p in parts),
+                against["verdict"] if against else "–",
+            )
+        )
     head = ("", "score", "95 % interval", *parts, "against the original")
-    return ["## Score of 100", "", Table(head, rows).markdown(), "",
-            f"`ggsurgery evaluate`: {found[-1][1].n} questions and openings; parts are shares "
-            "of their best."]  # fmt: skip
+    return [
+        "## Score of 100",
+        "",
+        Table(head, rows).markdown(),
+        "",
+        f"`ggsurgery evaluate`: {found[-1][1].n} questions and openings; parts are shares "
+        "of their best.",
+    ]
 
 
 def controls(files: Sequence[ReleaseFile]) -> list[str]:
@@ -212,8 +242,10 @@ def limitations(
     if base is not None and values:
         ratio = min(values) / base.value
         if ratio > 1.05:
-            lines.append(f"Even the best file predicts text worse than the original: its "
-                         f"perplexity is {ratio:.2f} times as high.")  # fmt: skip
+            lines.append(
+                f"Even the best file predicts text worse than the original: its "
+                f"perplexity is {ratio:.2f} times as high."
+            )
         if ratio > HOPELESS:
             lines.append("At that loss the model is not usable without further training.")
     if not retention(files, request.original):
@@ -222,8 +254,10 @@ def limitations(
         lines.append("Perplexity was not measured.")
     small = [f.ftype for f in files if f.bits_per_weight < FEW_BITS]
     if small and len(small) < len(files):
-        lines.append(f"Below {FEW_BITS:g} bits per weight ({', '.join(small)}) models usually lose "
-                     "much more than above; take a larger file where it fits.")  # fmt: skip
+        lines.append(
+            f"Below {FEW_BITS:g} bits per weight ({', '.join(small)}) models usually lose "
+            "much more than above; take a larger file where it fits."
+        )
     lines += chat.notes
     return ["## Limitations", "", *(f"- {plain(line)}" for line in lines)] if lines else []
 

@@ -86,10 +86,7 @@ class Report:
 
 
 def compute_report(
-    results: Sequence[Results],
-    *,
-    title: str = "Evaluation",
-    plots: Sequence[Figure] = (),
+    results: Sequence[Results], *, title: str = "Evaluation", plots: Sequence[Figure] = ()
 ) -> Report:
     """Tables and plots of several models (or of none); the first result is the base.
 
@@ -152,9 +149,13 @@ def _quality_against_size(results: Sequence[Results]) -> Figure | None:
             if len(points) > 1:
                 first = next(s for _, s in found if s is not None)
                 return Figure(
-                    "Quality against size", "file size, MiB", label, tuple(points),
-                    positive=first.lower_is_better, note=bars(first.direction),
-                )  # fmt: skip
+                    "Quality against size",
+                    "file size, MiB",
+                    label,
+                    tuple(points),
+                    positive=first.lower_is_better,
+                    note=bars(first.direction),
+                )
     return None
 
 

@@ -100,10 +100,13 @@ def points_table(figure: Figure) -> Table:
 def transcript_table(transcript: Sequence[Mapping[str, Any]]) -> Table:
     """Questions and answers."""
     rows = (
-        (t.get("asked", ""), _short(str(t.get("said", ""))),
-         None if "right" not in t else "yes" if t["right"] else "no")
+        (
+            t.get("asked", ""),
+            _short(str(t.get("said", ""))),
+            None if "right" not in t else "yes" if t["right"] else "no",
+        )
         for t in transcript
-    )  # fmt: skip
+    )
     return Table(("asked", "said", "right"), rows)
 
 

@@ -47,19 +47,42 @@ Tensor._fields_ = _FIELDS
 #: Fields that this package sets or reads, by struct.
 USED_FIELDS = {
     "llama_model_params": {
-        "use_extra_bufts", "n_gpu_layers", "vocab_only", "load_mode", "no_alloc", "load_mtp",
+        "use_extra_bufts",
+        "n_gpu_layers",
+        "vocab_only",
+        "load_mode",
+        "no_alloc",
+        "load_mtp",
     },
     "llama_context_params": {
-        "n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch",
-        "cb_eval", "cb_eval_user_data", "kv_unified", "swa_full", "no_perf",
+        "n_ctx",
+        "n_batch",
+        "n_ubatch",
+        "n_seq_max",
+        "n_threads",
+        "n_threads_batch",
+        "cb_eval",
+        "cb_eval_user_data",
+        "kv_unified",
+        "swa_full",
+        "no_perf",
     },
     "llama_model_quantize_params": {
-        "nthread", "ftype", "allow_requantize", "quantize_output_tensor", "only_copy", "pure",
-        "dry_run", "imatrix", "kv_overrides", "tt_overrides", "output_tensor_type",
+        "nthread",
+        "ftype",
+        "allow_requantize",
+        "quantize_output_tensor",
+        "only_copy",
+        "pure",
+        "dry_run",
+        "imatrix",
+        "kv_overrides",
+        "tt_overrides",
+        "output_tensor_type",
         "token_embedding_type",
     },
     "llama_batch": {"n_tokens", "token", "embd", "pos", "n_seq_id", "seq_id", "logits"},
-}  # fmt: skip
+}
 
 
 class InitParams(ctypes.Structure):
@@ -161,21 +184,37 @@ def ggml() -> ctypes.CDLL:
         ("ggml_tensor_overhead", [], ctypes.c_size_t),
         ("ggml_init", [InitParams], ctypes.c_void_p),
         ("ggml_free", [ctypes.c_void_p], None),
-        ("ggml_new_tensor_2d", [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_int64],
-         pointer),
+        (
+            "ggml_new_tensor_2d",
+            [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_int64],
+            pointer,
+        ),
         ("ggml_set_name", [pointer, ctypes.c_char_p], pointer),
         ("ggml_nbytes", [pointer], ctypes.c_size_t),
         ("ggml_op_name", [ctypes.c_int], ctypes.c_char_p),
         ("ggml_type_name", [ctypes.c_int], ctypes.c_char_p),
         ("ggml_row_size", [ctypes.c_int, ctypes.c_int64], ctypes.c_size_t),
-        ("ggml_quantize_chunk", [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
-                                 ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p],
-         ctypes.c_size_t),
+        (
+            "ggml_quantize_chunk",
+            [
+                ctypes.c_int,
+                ctypes.c_void_p,
+                ctypes.c_void_p,
+                ctypes.c_int64,
+                ctypes.c_int64,
+                ctypes.c_int64,
+                ctypes.c_void_p,
+            ],
+            ctypes.c_size_t,
+        ),
         ("ggml_get_type_traits", [ctypes.c_int], ctypes.c_void_p),
         ("ggml_backend_buffer_is_host", [ctypes.c_void_p], ctypes.c_bool),
-        ("ggml_backend_tensor_get", [pointer, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t],
-         None),
-    ]:  # fmt: skip
+        (
+            "ggml_backend_tensor_get",
+            [pointer, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t],
+            None,
+        ),
+    ]:
         function = getattr(base, name)
         function.argtypes, function.restype = arguments, result
     _check_tensor(base)

@@ -77,10 +77,11 @@ class Context(Vocabulary):
         if self._llama.llama_model_has_encoder(model):
             self._llama.llama_model_free(model)
             raise EngineError(
-                "a model with an encoder (T5) cannot be run here", file=self.path,
+                "a model with an encoder (T5) cannot be run here",
+                file=self.path,
                 expected="a model that predicts the next token from those before it",
                 hint="`inspect`, `diff`, `meta` and `quantize` work on it.",
-            )  # fmt: skip
+            )
         return model
 
     def _make_context(self) -> None:
@@ -123,9 +124,12 @@ class Context(Vocabulary):
         self.held_prefix = []
 
     def run_batch(
-        self, data: NDArray[Any], positions: NDArray[np.int32], seqs: NDArray[Any],
+        self,
+        data: NDArray[Any],
+        positions: NDArray[np.int32],
+        seqs: NDArray[Any],
         wanted: NDArray[np.int8],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Decode token ids (int32) or embeddings at positions of sequences.
 
         Args:
@@ -155,10 +159,12 @@ class Context(Vocabulary):
             self._callback.raise_error()
         if status == 1:
             raise EngineError(
-                "the context is full", file=self.path,
-                expected=f"at most {self.n_ctx} tokens", found=int(positions.max()) + 1,
+                "the context is full",
+                file=self.path,
+                expected=f"at most {self.n_ctx} tokens",
+                found=int(positions.max()) + 1,
                 hint="Open it with a larger context (--ctx).",
-            )  # fmt: skip
+            )
         if status != 0:
             raise EngineError(
                 f"llama.cpp failed to decode (status {status}): {lines.errors()}", file=self.path

@@ -44,9 +44,11 @@ def score(
     longest = max((len(c) for c in continuations), default=0)
     if len(prefix) + longest > engine.n_ctx:
         raise EngineError(
-            "prefix and continuation do not fit the context", file=engine.path,
-            expected=f"at most {engine.n_ctx} tokens", found=len(prefix) + longest,
-        )  # fmt: skip
+            "prefix and continuation do not fit the context",
+            file=engine.path,
+            expected=f"at most {engine.n_ctx} tokens",
+            found=len(prefix) + longest,
+        )
     last = _decode_prefix(engine, list(prefix))
     results: list[Continued] = []
     group: list[Sequence[int]] = []

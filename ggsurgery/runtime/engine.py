@@ -74,10 +74,12 @@ class Engine(Context):
         room = min(n_ctx if unified else n_ctx * n_seq, n_batch or n_ctx * n_seq)
         if n_seq < 1 or room < n_seq:  # llama.cpp aborts, or takes the trained length for 0
             raise EngineError(
-                "the context has no room for a token of every sequence", file=path,
-                expected=f"{max(1, n_seq)} tokens or more", found=room,
+                "the context has no room for a token of every sequence",
+                file=path,
+                expected=f"{max(1, n_seq)} tokens or more",
+                found=room,
                 hint="Ask for a larger context (--ctx) or fewer sequences at once.",
-            )  # fmt: skip
+            )
         if extra_buffers is None:
             extra_buffers = probe.extra_buffers_survive()
         engine = cls(
@@ -130,9 +132,11 @@ class Engine(Context):
         if ids.size and (ids.min() < 0 or ids.max() >= self.n_vocab):
             bad = int(ids[(ids < 0) | (ids >= self.n_vocab)][0])
             raise EngineError(
-                "token is not in the vocabulary", file=self.path,
-                expected=f"0 to {self.n_vocab - 1}", found=bad,
-            )  # fmt: skip
+                "token is not in the vocabulary",
+                file=self.path,
+                expected=f"0 to {self.n_vocab - 1}",
+                found=bad,
+            )
         return self._decode(ids, logits, seq, start, copy=copy)
 
     def decode_embeddings(
@@ -152,9 +156,11 @@ class Engine(Context):
         rows = np.ascontiguousarray(x, np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.n_embd:
             raise EngineError(
-                "embeddings of another width", file=self.path,
-                expected=f"[n, {self.n_embd}]", found=list(rows.shape),
-            )  # fmt: skip
+                "embeddings of another width",
+                file=self.path,
+                expected=f"[n, {self.n_embd}]",
+                found=list(rows.shape),
+            )
         return self._decode(rows, logits, seq, start, copy=copy)
 
     def _decode(
@@ -175,10 +181,12 @@ class Engine(Context):
             return np.empty((0, self.n_vocab), np.float32)
         if first + n > self.n_ctx:
             raise EngineError(
-                "the context is full", file=self.path,
-                expected=f"at most {self.n_ctx} tokens", found=first + n,
+                "the context is full",
+                file=self.path,
+                expected=f"at most {self.n_ctx} tokens",
+                found=first + n,
                 hint="Open it with a larger context (--ctx).",
-            )  # fmt: skip
+            )
         wanted = np.zeros(n, np.int8)
         if isinstance(logits, slice):
             wanted[logits] = 1
@@ -200,9 +208,12 @@ class Engine(Context):
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def decode_batch(
-        self, tokens: NDArray[Any], positions: NDArray[Any], seqs: NDArray[Any],
+        self,
+        tokens: NDArray[Any],
+        positions: NDArray[Any],
+        seqs: NDArray[Any],
         wanted: NDArray[Any],
-    ) -> F32:  # fmt: skip
+    ) -> F32:
         """One batch of several sequences at once; the caller keeps the positions.
 
         Args:
@@ -243,9 +254,12 @@ class Engine(Context):
 
     def _computes_logits(self) -> bool:
         with Engine.open(
-            self.path, n_ctx=8, n_threads=self.n_threads, extra_buffers=self.extra_buffers,
+            self.path,
+            n_ctx=8,
+            n_threads=self.n_threads,
+            extra_buffers=self.extra_buffers,
             observe=[LOGITS],
-        ) as engine:  # fmt: skip
+        ) as engine:
             engine.head_seen = True
             engine.decode([0])
             return LOGITS in engine.observed
@@ -253,9 +267,10 @@ class Engine(Context):
     def _truncate(self, seq: int, start: int) -> None:
         if not self._llama.llama_memory_seq_rm(self._memory, seq, start, -1):
             raise EngineError(
-                "this model's state cannot be cut back (recurrent layers)", file=self.path,
+                "this model's state cannot be cut back (recurrent layers)",
+                file=self.path,
                 hint="Call reset() and decode from the start.",
-            )  # fmt: skip
+            )
         self._ends[seq] = start
 
     def logprobs(
@@ -303,6 +318,12 @@ class Engine(Context):
     ) -> generation.Generation:
         """Continue a text; greedy at temperature 0. See `generation.generate`."""
         return generation.generate(
-            self, tokens, max_tokens=max_tokens, stop=stop, temperature=temperature,
-            top_k=top_k, top_p=top_p, seed=seed,
-        )  # fmt: skip
+            self,
+            tokens,
+            max_tokens=max_tokens,
+            stop=stop,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        )

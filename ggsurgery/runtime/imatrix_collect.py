@@ -60,9 +60,10 @@ class Collector:
             self._dense(name, node)
         if not np.isfinite(self.sums[name]).all():
             raise EngineError(
-                "the input of this tensor is not finite (NaN or infinity)", tensor=name,
+                "the input of this tensor is not finite (NaN or infinity)",
+                tensor=name,
                 hint="The model overflows here; no importance matrix can be made of it.",
-            )  # fmt: skip
+            )
 
     def _dense(self, name: str, node: binding.Tensor) -> None:
         weight, source = node.src[0].contents, node.src[1].contents
@@ -171,10 +172,12 @@ def collect(
         tokens = engine.tokenize_array(text, parse_special=parse_special)
         if len(tokens) < 2 * n_ctx:
             raise EngineError(
-                f"the text is too short for chunks of {n_ctx}", file=path,
-                expected=f"at least {2 * n_ctx} tokens", found=len(tokens),
+                f"the text is too short for chunks of {n_ctx}",
+                file=path,
+                expected=f"at least {2 * n_ctx} tokens",
+                found=len(tokens),
                 hint="Use a longer text or a smaller context (--ctx).",
-            )  # fmt: skip
+            )
         total = len(tokens) // n_ctx
         total = total if n_chunks is None else min(total, n_chunks)
         engine.head_seen = True  # embedding models have inputs to sum, too

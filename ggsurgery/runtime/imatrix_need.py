@@ -10,8 +10,17 @@ from __future__ import annotations
 _TENSOR_TYPES = {"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"}
 
 #: File types that need one, from large to small.
-FILE_TYPES = ("IQ3_XS", "IQ3_XXS", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M",
-              "IQ1_S")  # fmt: skip
+FILE_TYPES = (
+    "IQ3_XS",
+    "IQ3_XXS",
+    "Q2_K_S",
+    "IQ2_M",
+    "IQ2_S",
+    "IQ2_XS",
+    "IQ2_XXS",
+    "IQ1_M",
+    "IQ1_S",
+)
 
 #: Of these, the ones whose base type alone needs none (their mix does).
 _NOT_IF_PURE = {"IQ3_XS"}

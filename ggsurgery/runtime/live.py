@@ -123,17 +123,23 @@ class LiveModel(Engine):
         pointer, view = self._tensor(name), memoryview(data).cast("B")
         if view.nbytes != self.nbytes(name):
             raise EngineError(
-                "wrong number of bytes for this tensor", file=self.path, tensor=name,
-                expected=self.nbytes(name), found=view.nbytes,
-            )  # fmt: skip
+                "wrong number of bytes for this tensor",
+                file=self.path,
+                tensor=name,
+                expected=self.nbytes(name),
+                found=view.nbytes,
+            )
         if view.readonly:
             raw: Any = ctypes.c_char_p(bytes(view))
         else:
             raw = (ctypes.c_char * view.nbytes).from_buffer(view)
         set_tensor = binding.ggml().ggml_backend_tensor_set
         set_tensor.argtypes = [
-            ctypes.POINTER(binding.Tensor), ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t
-        ]  # fmt: skip
+            ctypes.POINTER(binding.Tensor),
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_size_t,
+        ]
         set_tensor.restype = None
         set_tensor(pointer, ctypes.cast(raw, ctypes.c_void_p), 0, view.nbytes)
         self._changed.add(name)

@@ -12,9 +12,20 @@ from pathlib import Path
 
 #: CPU features that decide which of ggml's matrix paths are taken.
 INTERESTING = (
-    "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8",
-    "amx_bf16", "asimd", "asimddp", "i8mm", "sve",
-)  # fmt: skip
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
 
 
 @cache

@@ -116,9 +116,14 @@ def _last_logits(path: Path, extra_buffers: bool) -> Any:
     places = np.arange(len(tokens), dtype=np.int32)
     wanted = (places >= N_TOKENS - 1).astype(np.int8)
     with Context(
-        path, n_ctx=64, n_batch=None, n_seq=1, n_threads=None, extra_buffers=extra_buffers,
+        path,
+        n_ctx=64,
+        n_batch=None,
+        n_seq=1,
+        n_threads=None,
+        extra_buffers=extra_buffers,
         unified=False,
-    ) as context:  # fmt: skip
+    ) as context:
         for part in (slice(0, N_TOKENS), slice(N_TOKENS, None)):  # many tokens at once, and one
             context.run_batch(tokens[part], places[part], np.zeros_like(places[part]), wanted[part])
         return context.logits_of(1)[0].copy()
@@ -199,7 +204,12 @@ def quantize(values: Any, kind: gguf.GGMLQuantizationType) -> Any:
     out = np.empty((rows, size), np.uint8)
     pointer = ctypes.c_void_p
     base.ggml_quantize_chunk(
-        int(kind), values.ctypes.data_as(pointer), out.ctypes.data_as(pointer), 0, rows, columns,
+        int(kind),
+        values.ctypes.data_as(pointer),
+        out.ctypes.data_as(pointer),
+        0,
+        rows,
+        columns,
         None,
-    )  # fmt: skip
+    )
     return out

@@ -104,10 +104,13 @@ class Planned:
         with Source(self.header.path) as source:
             found = largest(RowReader([source]), Read(0, source.header.by_name[name]))
         return EngineError(
-            f"the values are too large for {new}", file=self.header.path, tensor=name,
-            expected=None if limit is None else f"at most {limit:.6g}", found=f"{found:.6g}",
+            f"the values are too large for {new}",
+            file=self.header.path,
+            tensor=name,
+            expected=None if limit is None else f"at most {limit:.6g}",
+            found=f"{found:.6g}",
             hint="Choose a file type whose numbers reach further: BF16 or F32.",
-        )  # fmt: skip
+        )
 
     def _fold(
         self, layout: FileLayout, out: Path, force: bool, progress: Progress | None
@@ -125,9 +128,7 @@ class Planned:
             yield tick
 
         with Source(self.header.path) as source:
-            execute(
-                layout, [source], out, force=force, threads=self.call.n_threads, stages=stages
-            )  # fmt: skip
+            execute(layout, [source], out, force=force, threads=self.call.n_threads, stages=stages)
         return written_result(self.result, read_header(out), out, Told())
 
 
@@ -145,10 +146,11 @@ def _write_failure(
         except OSError as full:  # what llama.cpp has met
             return write_error(full, out)
     return OutputError(
-        "llama.cpp could not write the file; nothing was left behind", file=out,
+        "llama.cpp could not write the file; nothing was left behind",
+        file=out,
         hint="The disk or its connection fails: see the system's log (dmesg), or write to "
         "another disk.",
-    )  # fmt: skip
+    )
 
 
 def quantize(
@@ -185,9 +187,15 @@ def quantize(
         OutputError: the output exists, is the input, or the disk has no room for it.
     """
     (planned,) = plan(
-        src, [ftype], imatrix=imatrix, tensor_types=tensor_types, pure=pure,
-        leave_output=leave_output, allow_requantize=allow_requantize, n_threads=n_threads,
-    )  # fmt: skip
+        src,
+        [ftype],
+        imatrix=imatrix,
+        tensor_types=tensor_types,
+        pure=pure,
+        leave_output=leave_output,
+        allow_requantize=allow_requantize,
+        n_threads=n_threads,
+    )
     if dry_run or dst is None:
         return planned.result
     return planned.make(dst, force=force, progress=progress)
@@ -263,9 +271,10 @@ def parse_tensor_types(texts: Iterable[str | tuple[str, str]]) -> tuple[tuple[st
         pattern, _, kind = text.rpartition("=") if isinstance(text, str) else (text[0], "", text[1])
         if not pattern or not kind:
             raise EngineError(
-                f"malformed tensor type {text!r}", expected="REGEX=TYPE",
+                f"malformed tensor type {text!r}",
+                expected="REGEX=TYPE",
                 hint="Example: --tensor-type 'attn_v=q6_k'",
-            )  # fmt: skip
+            )
         try:
             re.compile(pattern)
         except re.error as error:
@@ -294,10 +303,11 @@ def check_overrides(ftype: str, overrides: tuple[tuple[str, int], ...], header: 
             kinds = {n.split(".", 2)[-1] if n.startswith("blk.") else n for n in header.by_name}
             known = sorted(k.removesuffix(".weight") for k in kinds)
             raise EngineError(
-                f"no tensor's name matches the tensor type {pattern!r}", file=header.path,
+                f"no tensor's name matches the tensor type {pattern!r}",
+                file=header.path,
                 expected=f"a regular expression for one of {', '.join(known)}",
                 hint=did_you_mean(pattern, known),
-            )  # fmt: skip
+            )
 
 
 def _matrix(imatrix: str | Path | Imatrix | None, header: Header | None) -> Imatrix | None:

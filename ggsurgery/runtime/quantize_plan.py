@@ -144,10 +144,11 @@ def check_scales(planned: QuantizeResult) -> None:
     if output is not None and scale is not None and output.new != "nvfp4":
         raise EngineError(
             f"llama.cpp reads a separate scale of this matrix only beside nvfp4, not {output.new}",
-            file=planned.src, tensor="output.weight",
+            file=planned.src,
+            tensor="output.weight",
             hint="Convert to BF16 first, which multiplies the scales into the weights: "
             "ggsurgery quantize --type BF16 IN OUT",
-        )  # fmt: skip
+        )
 
 
 def _is_float(kind: str) -> bool:
@@ -183,9 +184,10 @@ def check(
     """Refuse what would fail or harm: see `runtime.quantize.quantize`."""
     if needs_imatrix and matrix is None:
         raise EngineError(
-            f"the type {planned.ftype} needs an importance matrix", file=header.path,
+            f"the type {planned.ftype} needs an importance matrix",
+            file=header.path,
             hint="Make one with: ggsurgery imatrix MODEL OUT --text TEXT, then pass --imatrix OUT.",
-        )  # fmt: skip
+        )
     check_requantized(planned, header.path, allow_requantize)
     if matrix is not None:
         check_imatrix(matrix, header, planned)
@@ -203,10 +205,13 @@ def check_requantized(planned: QuantizeResult, file: Path, allow_requantize: boo
     if planned.requantized and not allow_requantize:
         first = next(t for t in planned.tensors if t.old != t.new and not _is_float(t.old))
         raise EngineError(
-            f"{planned.requantized} tensors are quantized already", file=file,
-            tensor=first.name, expected="f32, f16 or bf16", found=first.old,
+            f"{planned.requantized} tensors are quantized already",
+            file=file,
+            tensor=first.name,
+            expected="f32, f16 or bf16",
+            found=first.old,
             hint="Quantize the F16 or BF16 original, or set allow_requantize to true.",
-        )  # fmt: skip
+        )
 
 
 def check_imatrix(matrix: Imatrix, header: Header, planned: QuantizeResult) -> None:
@@ -222,29 +227,39 @@ def check_imatrix(matrix: Imatrix, header: Header, planned: QuantizeResult) -> N
     if foreign:
         raise EngineError(
             f"the importance matrix is of another model: it has {len(foreign)} tensors that "
-            f"{header.path.name} lacks ({', '.join(sorted(foreign)[:3])} …)", file=path, hint=hint,
-        )  # fmt: skip
+            f"{header.path.name} lacks ({', '.join(sorted(foreign)[:3])} …)",
+            file=path,
+            hint=hint,
+        )
     for name, entry in matrix.entries.items():
         shape = header.by_name[name].shape
         size = shape[0] * (shape[2] if len(shape) > 2 else 1)
         if entry.sums.size != size and name != "token_embd.weight":
             raise EngineError(
-                "the importance matrix is of another model", file=path, tensor=name,
-                expected=f"{size} values", found=entry.sums.size, hint=hint,
-            )  # fmt: skip
+                "the importance matrix is of another model",
+                file=path,
+                tensor=name,
+                expected=f"{size} values",
+                found=entry.sums.size,
+                hint=hint,
+            )
     weights = [t for t in planned.tensors if t.old != t.new and t.name.startswith("blk.")]
     lacking = lacking_entries(planned, matrix)
     for t in weights:
         if t.name in lacking and tensor_needs_imatrix(t.new, planned.ftype):
             raise EngineError(
                 f"the importance matrix lacks a tensor that cannot become {t.new} without one",
-                file=path, tensor=t.name, hint=hint,
-            )  # fmt: skip
+                file=path,
+                tensor=t.name,
+                hint=hint,
+            )
     if len(lacking) * 10 > len(weights):
         raise EngineError(
             f"the importance matrix lacks {len(lacking)} of {len(weights)} tensors "
-            f"({', '.join(lacking[:3])} …)", file=path, hint=hint,
-        )  # fmt: skip
+            f"({', '.join(lacking[:3])} …)",
+            file=path,
+            hint=hint,
+        )
 
 
 def lacking_entries(planned: QuantizeResult, matrix: Imatrix) -> tuple[str, ...]:

@@ -113,9 +113,14 @@ class Vocabulary:
         while True:
             buffer = ctypes.create_string_buffer(room)
             n = self._llama.llama_detokenize(
-                self._vocab, ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)), len(ids),
-                buffer, room, False, special,
-            )  # fmt: skip
+                self._vocab,
+                ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+                len(ids),
+                buffer,
+                room,
+                False,
+                special,
+            )
             if n >= 0:
                 return buffer.raw[:n].decode("utf-8", "replace")
             room = -n

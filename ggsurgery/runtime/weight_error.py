@@ -53,9 +53,14 @@ def quantize_rows(rows: F32, kind: int, importance: F32 | None = None) -> NDArra
     data = np.ascontiguousarray(rows, np.float32)
     weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
     base.ggml_quantize_chunk(
-        kind, data.ctypes.data_as(pointer), out.ctypes.data_as(pointer), 0, n, n_in,
+        kind,
+        data.ctypes.data_as(pointer),
+        out.ctypes.data_as(pointer),
+        0,
+        n,
+        n_in,
         None if weights is None else weights.ctypes.data_as(pointer),
-    )  # fmt: skip
+    )
     return out
 
 

@@ -109,10 +109,12 @@ def followed(matrix: Imatrix, header: Header, of: Of | None = None) -> Operation
     if before is not None and of is None:
         if before != after[: len(before)]:
             raise PlanError(
-                f"the importance matrix {_name(matrix)} is of another model", file=header.path,
-                expected=f"a model after {in_words(after)}", found=f"one after {in_words(before)}",
+                f"the importance matrix {_name(matrix)} is of another model",
+                file=header.path,
+                expected=f"a model after {in_words(after)}",
+                found=f"one after {in_words(before)}",
                 hint="Collect it on this file: ggsurgery imatrix FILE OUT --text TEXT.",
-            )  # fmt: skip
+            )
         return after[len(before) :]
     if not after:
         return ()
@@ -129,15 +131,17 @@ def followed(matrix: Imatrix, header: Header, of: Of | None = None) -> Operation
     if not fitting:
         raise PlanError(
             f"the importance matrix {_name(matrix)} has entries for {n} layers, which fit neither "
-            f"{name} nor what it was made from ({in_words(after)})", file=header.path,
+            f"{name} nor what it was made from ({in_words(after)})",
+            file=header.path,
             expected=f"{header.n_layers} layers, or those before the operations",
             hint=_remap(header, matrix),
-        )  # fmt: skip
+        )
     raise PlanError(
         f"the importance matrix {_name(matrix)} may be of {name} or of the model before "
-        f"{in_words(after)}: both have {n} layers, in another order", file=header.path,
+        f"{in_words(after)}: both have {n} layers, in another order",
+        file=header.path,
         hint="Say which: --imatrix-of base or --imatrix-of this (imatrix_of in a recipe).",
-    )  # fmt: skip
+    )
 
 
 def plan_between(one: Operations, n_layers: int, header: Header) -> Plan | None:
@@ -167,9 +171,10 @@ def check_fits(matrix: Imatrix, header: Header, of: Of | None = None) -> None:
     if between and layers != tuple((i,) for i in range(n)):
         raise PlanError(
             f"the importance matrix {_name(matrix)} is of the model before {in_words(between)}, "
-            f"and {header.path.name} has other layers under the same numbers", file=header.path,
+            f"and {header.path.name} has other layers under the same numbers",
+            file=header.path,
             hint=_remap(header, matrix),
-        )  # fmt: skip
+        )
 
 
 def _gathered(one: Operations, n: int, header: Header) -> tuple[tuple[int, ...], ...] | None:

@@ -13,14 +13,7 @@ from pathlib import Path
 from ..arch.types import MetadataChange
 from ..errors import FormatError, GGSurgeryError, PlanError
 from ..ggufio.constants import GGUF_VERSION, GGUFValueType, Keys
-from ..ggufio.types import (
-    ByteOrder,
-    Header,
-    TensorInfo,
-    Value,
-    block_size,
-    tensor_nbytes,
-)
+from ..ggufio.types import ByteOrder, Header, TensorInfo, Value, block_size, tensor_nbytes
 from ..ggufio.writer import TENSOR_ALIGNMENT, padded
 from ..plan.edits import BlendShell, Mask
 from ..plan.types import Block, BlockRef, Edited, Plan, Take, references

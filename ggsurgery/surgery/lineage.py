@@ -28,9 +28,10 @@ def plan_of(made: str | Path, uncut: Header) -> Plan:
     if all_of[: len(before)] != before or (all_of and not after):
         raise PlanError(
             f"{Path(made).name} was not made from {uncut.path.name}, which was operated on itself",
-            expected=in_words(all_of[:-1]), found=in_words(before),
+            expected=in_words(all_of[:-1]),
+            found=in_words(before),
             hint="Give the file that it was made from.",
-        )  # fmt: skip
+        )
     if len(after) > 1 and any(n > 1 for _, n in after):
         raise PlanError(
             f"{Path(made).name} was made from several models in more than one step ({said})",

@@ -102,9 +102,10 @@ def _check_masks(masks: Sequence[Mask], tensors: Mapping[str, Expr]) -> None:
             for name, expr in tensors.items()
         ):
             raise PlanError(
-                "no tensor to prune", found=None if only is None else f"only {only}",
+                "no tensor to prune",
+                found=None if only is None else f"only {only}",
                 hint="`ggsurgery inspect --tensors` lists the names.",
-            )  # fmt: skip
+            )
 
 
 def check_imatrices(masks: Iterable[Mask], headers: Sequence[Header]) -> None:

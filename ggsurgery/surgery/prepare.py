@@ -148,9 +148,11 @@ def _prepare(
 def _check_inputs(headers: Sequence[Header], plan: Plan) -> None:
     if plan.n_sources != len(headers):
         raise PlanError(
-            "another number of inputs than the recipe takes", file=headers[0].path,
-            expected=plan.n_sources, found=len(headers),
-        )  # fmt: skip
+            "another number of inputs than the recipe takes",
+            file=headers[0].path,
+            expected=plan.n_sources,
+            found=len(headers),
+        )
     if len(headers) > 1:
         from ..tensors.compatible import check_alike
 

@@ -153,11 +153,16 @@ class PreparedSurgery:
         texts = []
         for header in self.headers:
             errors = [f for f in verify(header, self.rules) if f.severity == "error"]
-            found = [f for f in found if (f.where, f.problem) not in
-                     {(e.where, e.problem) for e in errors}]  # fmt: skip
+            found = [
+                f
+                for f in found
+                if (f.where, f.problem) not in {(e.where, e.problem) for e in errors}
+            ]
             if errors:
-                texts.append(f"{header.path} has {len(errors)} error(s) already; "
-                             "`ggsurgery verify` names them")  # fmt: skip
+                texts.append(
+                    f"{header.path} has {len(errors)} error(s) already; "
+                    "`ggsurgery verify` names them"
+                )
         return texts + [f"{f.where}: {f.message}" for f in found]
 
     @property
@@ -196,9 +201,17 @@ class PreparedSurgery:
             InputError: an input cannot be read, or changed while it was read.
         """
         layout, files = execute(
-            self.layout, self.sources, Path(out), force=force, sync=sync, threads=threads,
-            given=self.given, spared=spared, split_max_size=split_max_size, stages=stages,
-        )  # fmt: skip
+            self.layout,
+            self.sources,
+            Path(out),
+            force=force,
+            sync=sync,
+            threads=threads,
+            given=self.given,
+            spared=spared,
+            split_max_size=split_max_size,
+            stages=stages,
+        )
         if not any(s.operation == "prune" for s in self.recipe.steps):
             return Written(files, layout)
         from .zeros import measured_sparsity, zeros_in

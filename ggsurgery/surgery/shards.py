@@ -40,8 +40,12 @@ def split_layout(layout: FileLayout, max_bytes: int) -> tuple[FileLayout, ...]:
         groups[-1].append(piece)
         used += size
     if len(groups) > MAX_FILES:
-        raise OutputError("too many files", expected=f"at most {MAX_FILES}", found=len(groups),
-                          hint="Give a larger --split-max-size.")  # fmt: skip
+        raise OutputError(
+            "too many files",
+            expected=f"at most {MAX_FILES}",
+            found=len(groups),
+            hint="Give a larger --split-max-size.",
+        )
     return tuple(_file(layout, group, number, len(groups)) for number, group in enumerate(groups))
 
 

@@ -39,9 +39,12 @@ class Zeros:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "tensor": self.name, "type": self.type, "zeros": self.n_zero,
-            "weights": self.n_weights, "sparsity": self.sparsity,
-        }  # fmt: skip
+            "tensor": self.name,
+            "type": self.type,
+            "zeros": self.n_zero,
+            "weights": self.n_weights,
+            "sparsity": self.sparsity,
+        }
 
 
 def masked(layout: FileLayout) -> dict[str, float | None]:

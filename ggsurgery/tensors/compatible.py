@@ -36,9 +36,11 @@ def check_alike(headers: Sequence[Header], plan: Plan) -> None:
             continue
         if other.architecture != first.architecture:
             raise ArchitectureError(
-                "the models are of different architectures", file=other.path,
-                expected=first.architecture, found=other.architecture,
-            )  # fmt: skip
+                "the models are of different architectures",
+                file=other.path,
+                expected=first.architecture,
+                found=other.architecture,
+            )
         if other.order != first.order:
             raise FormatError("byte order differs from the other source", file=other.path)
         if whole:
@@ -64,9 +66,12 @@ def _check_layers(first: Header, other: Header, used: Collection[int]) -> None:
             if tensor.shape not in shapes.get(suffix, ()):
                 known = sorted(map(list, shapes.get(suffix, ())))
                 raise ArchitectureError(
-                    "the models are of different shapes", file=other.path, tensor=tensor.name,
-                    expected=" or ".join(map(str, known)) or "none", found=list(tensor.shape),
-                )  # fmt: skip
+                    "the models are of different shapes",
+                    file=other.path,
+                    tensor=tensor.name,
+                    expected=" or ".join(map(str, known)) or "none",
+                    found=list(tensor.shape),
+                )
 
 
 def _tokenizer_keys(first: Header, other: Header) -> list[str]:
@@ -82,10 +87,12 @@ def _check_tensors(first: Header, other: Header) -> None:
         if (ours is None or theirs is None) and _optional(other if ours is None else first, name):
             continue
         raise ArchitectureError(
-            "the models are of different shapes", file=other.path, tensor=name,
+            "the models are of different shapes",
+            file=other.path,
+            tensor=name,
             expected="none" if ours is None else list(ours.shape),
             found="none" if theirs is None else list(theirs.shape),
-        )  # fmt: skip
+        )
 
 
 def _optional(header: Header, name: str) -> bool:
@@ -107,9 +114,12 @@ def _check_tokenizer(first: Header, other: Header, keys: Collection[str]) -> Non
             continue
         if ours is None or theirs is None or ours.value != theirs.value:
             raise ArchitectureError(
-                "the models have different tokenizers", file=other.path, tensor=key,
-                expected=_entry(first, other, key), found=_entry(other, first, key),
-            )  # fmt: skip
+                "the models have different tokenizers",
+                file=other.path,
+                tensor=key,
+                expected=_entry(first, other, key),
+                found=_entry(other, first, key),
+            )
 
 
 def _entry(header: Header, other: Header, key: str) -> str | None:

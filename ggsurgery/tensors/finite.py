@@ -55,10 +55,11 @@ def check_source(values: Values, header: Header, tensor: TensorInfo) -> None:
 def nonfinite_source(header: Header, tensor: TensorInfo) -> FormatError:
     return FormatError(
         "the weights hold NaN or infinity, so nothing can be computed from them",
-        file=header.paths[tensor.shard], tensor=f"{tensor.name} ({type_name(tensor.type)})",
+        file=header.paths[tensor.shard],
+        tensor=f"{tensor.name} ({type_name(tensor.type)})",
         hint="`ggsurgery verify --deep` lists all such tensors; convert or download the model "
         "again.",
-    )  # fmt: skip
+    )
 
 
 def encode(kind: int, values: Values, row_length: int) -> Raw | None:

@@ -90,11 +90,7 @@ def own_key(kind: int, key: int) -> int:
 
 
 def kth_smallest(
-    pieces: Callable[[], Iterable[Piece]],
-    k: int,
-    *,
-    threads: int,
-    sample: Sequence[Sample] = (),
+    pieces: Callable[[], Iterable[Piece]], k: int, *, threads: int, sample: Sequence[Sample] = ()
 ) -> Threshold:
     """The magnitude with exactly `k - 1` or fewer smaller and at least `k` not larger ones.
 

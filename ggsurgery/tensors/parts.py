@@ -14,9 +14,18 @@ _FFN: Final = ("ffn_", "post_ffw_norm", "layer_output_norm", "exp_probs_b", "cha
 
 #: Tensors that write into the residual stream; scaling them damps a layer.
 _RESIDUAL: Final = (
-    "attn_output", "attn_out", "ffn_down", "ffn_down_exps", "ffn_down_shexp", "ffn_down_chexps",
-    "ssm_out", "shortconv.out_proj", "time_mix_output", "channel_mix_value", "layer_output_scale",
-)  # fmt: skip
+    "attn_output",
+    "attn_out",
+    "ffn_down",
+    "ffn_down_exps",
+    "ffn_down_shexp",
+    "ffn_down_chexps",
+    "ssm_out",
+    "shortconv.out_proj",
+    "time_mix_output",
+    "channel_mix_value",
+    "layer_output_scale",
+)
 #: `post_norm` closes the per-layer embeddings of gemma3n and gemma4.
 _POST_NORMS: Final = ("post_attention_norm", "post_ffw_norm", "post_norm")
 _GROK_NORMS: Final = ("attn_output_norm", "layer_output_norm", "post_ffw_norm")
@@ -25,9 +34,16 @@ _GROK_NORMS: Final = ("attn_output_norm", "layer_output_norm", "post_ffw_norm")
 _PROJECTIONS: Final = frozenset(
     f"{name}.weight"
     for name in (
-        "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down"
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_qkv",
+        "attn_output",
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
     )
-)  # fmt: skip
+)
 
 _INTEGERS: Final = frozenset(
     int(GGMLQuantizationType[n])

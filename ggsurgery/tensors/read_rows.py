@@ -41,13 +41,15 @@ def check_readable(header: Header, tensor: TensorInfo) -> None:
     if not kernels.can_decode(tensor.type):
         raise FormatError(
             f"values of type {type_name(tensor.type)} cannot be computed with",
-            file=header.path, tensor=tensor.name,
-        )  # fmt: skip
+            file=header.path,
+            tensor=tensor.name,
+        )
     if (header.order == "<") != (sys.byteorder == "little"):
         raise FormatError(
-            "values cannot be computed in a file of the other byte order", file=header.path,
+            "values cannot be computed in a file of the other byte order",
+            file=header.path,
             hint="Convert it first: gguf-convert-endian (package gguf)",
-        )  # fmt: skip
+        )
 
 
 class RowReader:
@@ -110,9 +112,11 @@ class RowReader:
         slabs = prod(at.shape[2:])
         if expr.shape[0] != at.shape[0] or table.shape[0] not in (1, slabs):
             raise PlanError(
-                "given values do not fit", tensor=at.name,
-                expected=[at.shape[0], f"1 or {slabs}"], found=list(expr.shape),
-            )  # fmt: skip
+                "given values do not fit",
+                tensor=at.name,
+                expected=[at.shape[0], f"1 or {slabs}"],
+                found=list(expr.shape),
+            )
         return np.ascontiguousarray(methods.by_row(table, at), np.float32).reshape(-1)
 
     def raw(self, read: Read, rows: Rows) -> Raw:
@@ -184,9 +188,11 @@ class RowReader:
             raise PlanError("values are missing that a method computed", tensor=expr.key) from None
         if found.size != prod(expr.shape):
             raise PlanError(
-                "given values of another size", tensor=expr.key,
-                expected=prod(expr.shape), found=found.size,
-            )  # fmt: skip
+                "given values of another size",
+                tensor=expr.key,
+                expected=prod(expr.shape),
+                found=found.size,
+            )
         return np.ascontiguousarray(found, np.float32)
 
 

@@ -38,8 +38,9 @@ def scale_of(get: Get, name: str) -> Expr | None:
     """The scale that a tensor is multiplied by, None where its values count as they are."""
     stem, _, end = name.rpartition(".")
     if (end == "bias" and stem.rpartition(".")[2] not in _SCALED_BIAS) or end not in (
-        "weight", "bias",
-    ):  # fmt: skip
+        "weight",
+        "bias",
+    ):
         return None
     scale = get(f"{stem}.scale")
     weight = get(f"{stem}.weight") if scale is not None else None

@@ -46,8 +46,9 @@ def _common(inputs: tuple[Expr, ...]) -> Shape:
             raise PlanError(
                 "tensors of unlike shape cannot be combined",
                 tensor=f"{describe(inputs[0])} and {describe(other)}",
-                expected=list(first), found=list(found),
-            )  # fmt: skip
+                expected=list(first),
+                found=list(found),
+            )
     return first
 
 
@@ -57,7 +58,9 @@ def _sliced(shape: Shape, axis: int, ranges: tuple[tuple[int, int], ...], expr: 
     for start, stop in ranges:
         if not 0 <= start < stop <= shape[axis]:
             raise PlanError(
-                "slice outside the tensor", tensor=describe(expr),
-                expected=f"within 0:{shape[axis]}", found=f"{start}:{stop}",
-            )  # fmt: skip
+                "slice outside the tensor",
+                tensor=describe(expr),
+                expected=f"within 0:{shape[axis]}",
+                found=f"{start}:{stop}",
+            )
     return (*shape[:axis], sum(b - a for a, b in ranges), *shape[axis + 1 :])

@@ -27,9 +27,17 @@ from .shape import shape_of
 ReadTensor = Callable[[BlockRef, str], Expr | None]
 
 METHODS = (
-    "rdsc", "damped", "reference", "mean", "lerp", "slerp", "linear", "task-arithmetic", "ties",
+    "rdsc",
+    "damped",
+    "reference",
+    "mean",
+    "lerp",
+    "slerp",
+    "linear",
+    "task-arithmetic",
+    "ties",
     "dare",
-)  # fmt: skip
+)
 
 
 class Lowered:
@@ -142,9 +150,11 @@ def _refuse_missing(tensors: Sequence[Expr | None], names: Sequence[str]) -> Non
     for tensor, name in zip(tensors, names, strict=True):
         if tensor is None and any(t is not None for t in tensors):
             raise ArchitectureError(
-                "the parents to combine have different tensors", tensor=name,
-                expected="a tensor as in the other parent", found="none",
-            )  # fmt: skip
+                "the parents to combine have different tensors",
+                tensor=name,
+                expected="a tensor as in the other parent",
+                found="none",
+            )
 
 
 def combine(method: str, inputs: Sequence[Expr], options: dict[str, Any]) -> Expr:
@@ -226,8 +236,9 @@ def _damped(suffix: str, get: Get, factor: float) -> Expr | None:
     if scales_all(has):
         raise ArchitectureError(
             "a copy of this layer cannot be damped: it scales its whole output",
-            tensor="layer_output_scale.weight", hint="Leave --scale out.",
-        )  # fmt: skip
+            tensor="layer_output_scale.weight",
+            hint="Leave --scale out.",
+        )
     untouched = suffix.endswith(".input_scale") or scale_of(get, suffix) is not None
     if expr is None or untouched or not damps(suffix, has):
         return expr

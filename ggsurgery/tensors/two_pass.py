@@ -219,9 +219,11 @@ class Resolver:
                 for rows in row_blocks(expr):
                     count = (rows[0][1] - rows[0][0]) * width
                     yield Piece(
-                        number, F32 if kind is None else kind, count,
+                        number,
+                        F32 if kind is None else kind,
+                        count,
                         lambda e=expr, r=rows, k=kind: self._look(e, r, k),  # type: ignore[misc]
-                    )  # fmt: skip
+                    )
 
         return pieces
 

@@ -39,15 +39,20 @@ def input_norms(key: str, width: int, slabs: int) -> Values:
     entry = read_for_norms(path).entries.get(name)
     if entry is None:
         raise FormatError(
-            "the imatrix does not know the tensor", file=path, tensor=name,
+            "the imatrix does not know the tensor",
+            file=path,
+            tensor=name,
             hint="Make it on this very model, or leave the tensor out with --only.",
-        )  # fmt: skip
+        )
     means = entry.means()
     if means.size not in (width, width * slabs):
         raise FormatError(
-            "the imatrix belongs to a model of other shapes", file=path, tensor=name,
-            expected=width * slabs, found=means.size,
-        )  # fmt: skip
+            "the imatrix belongs to a model of other shapes",
+            file=path,
+            tensor=name,
+            expected=width * slabs,
+            found=means.size,
+        )
     norms: Values = np.sqrt(np.broadcast_to(means.reshape(-1, width), (slabs, width)))
     return np.ascontiguousarray(norms, np.float32).reshape(-1)
 

@@ -41,9 +41,10 @@ def check_bpe(vocabulary: Vocabulary) -> Iterator[Finding]:
             lost.append(merge)
     if lost:
         yield Finding(
-            "error", "merges", f"{len(lost)} of {len(merges)} have a piece that is no token: "
-            f"{lost[0]!r} …",
-        )  # fmt: skip
+            "error",
+            "merges",
+            f"{len(lost)} of {len(merges)} have a piece that is no token: {lost[0]!r} …",
+        )
     if len(set(merges)) < len(merges):
         yield Finding("warning", "merges", f"{len(merges) - len(set(merges))} stand there twice")
     never = {0xC0, 0xC1, *range(0xF5, 0x100)}  # bytes that no UTF-8 text has
@@ -51,14 +52,18 @@ def check_bpe(vocabulary: Vocabulary) -> Iterator[Finding]:
     if bytes_missing:
         named = ", ".join(f"0x{b:02x}" for b in bytes_missing[:5])
         yield Finding(
-            "warning", "bytes", f"{len(bytes_missing)} bytes have no token ({named} …): texts "
+            "warning",
+            "bytes",
+            f"{len(bytes_missing)} bytes have no token ({named} …): texts "
             "with them lose characters",
-        )  # fmt: skip
+        )
     if not vocabulary.pre:
         yield Finding(
-            "warning", "pre-tokenizer", f"{Keys.Tokenizer.PRE} is missing: llama.cpp guesses, "
+            "warning",
+            "pre-tokenizer",
+            f"{Keys.Tokenizer.PRE} is missing: llama.cpp guesses, "
             "and splits words in another way than the model was trained with",
-        )  # fmt: skip
+        )
 
 
 def _halves(merge: object) -> tuple[str, str] | None:

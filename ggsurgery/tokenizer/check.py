@@ -31,12 +31,18 @@ SAMPLES = (
     "def f(x):\n    return x[::-1] if x else {}\n",
     "naïve café, Ångström, 👩‍👩‍👧‍👦 🙂",
     "0 12 345 6789 10^100",
-)  # fmt: skip
+)
 
 _SPECIAL_IDS = (
-    Keys.Tokenizer.BOS_ID, Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID,
-    Keys.Tokenizer.UNK_ID, Keys.Tokenizer.PAD_ID, Keys.Tokenizer.SEP_ID, Keys.Tokenizer.MASK_ID,
-)  # fmt: skip
+    Keys.Tokenizer.BOS_ID,
+    Keys.Tokenizer.EOS_ID,
+    Keys.Tokenizer.EOT_ID,
+    Keys.Tokenizer.EOM_ID,
+    Keys.Tokenizer.UNK_ID,
+    Keys.Tokenizer.PAD_ID,
+    Keys.Tokenizer.SEP_ID,
+    Keys.Tokenizer.MASK_ID,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -98,19 +104,30 @@ def check_tokenizer(
                 progress(n, len(lines))
     if differing:
         findings.append(
-            Finding("error", "sentencepiece", f"{len(differing)} of {len(lines)} lines get other "
-                    f"ids than the rebuilt SentencePiece model gives: {_short(differing[0])}")
-        )  # fmt: skip
+            Finding(
+                "error",
+                "sentencepiece",
+                f"{len(differing)} of {len(lines)} lines get other "
+                f"ids than the rebuilt SentencePiece model gives: {_short(differing[0])}",
+            )
+        )
     if changed:
         findings.append(
-            Finding("error" if vocabulary.model == "gpt2" else "warning", "round trip",
-                    f"{len(changed)} of {len(lines)} lines come back changed: "
-                    f"{_short(changed[0])}")
-        )  # fmt: skip
+            Finding(
+                "error" if vocabulary.model == "gpt2" else "warning",
+                "round trip",
+                f"{len(changed)} of {len(lines)} lines come back changed: {_short(changed[0])}",
+            )
+        )
     return TokenizerReport(
-        vocabulary.model, vocabulary.pre, len(vocabulary.tokens), len(lines),
-        len(lines) if reference is not None else 0, len(lines) - len(changed), tuple(findings),
-    )  # fmt: skip
+        vocabulary.model,
+        vocabulary.pre,
+        len(vocabulary.tokens),
+        len(lines),
+        len(lines) if reference is not None else 0,
+        len(lines) - len(changed),
+        tuple(findings),
+    )
 
 
 def _check_lists(vocabulary: Vocabulary) -> Iterator[Finding]:
@@ -118,11 +135,15 @@ def _check_lists(vocabulary: Vocabulary) -> Iterator[Finding]:
     if twice:
         yield Finding("warning", "tokens", f"{len(twice)} stand there twice: {twice[0]!r} …")
     header = vocabulary.header
-    rows = header.by_name["token_embd.weight"].shape[-1] if "token_embd.weight" in header.by_name \
-        else len(vocabulary.tokens)  # fmt: skip
+    rows = (
+        header.by_name["token_embd.weight"].shape[-1]
+        if "token_embd.weight" in header.by_name
+        else len(vocabulary.tokens)
+    )
     if rows != len(vocabulary.tokens):
-        yield Finding("error", "tokens", f"{len(vocabulary.tokens)} tokens, but the embedding has "
-                      f"{rows} rows")  # fmt: skip
+        yield Finding(
+            "error", "tokens", f"{len(vocabulary.tokens)} tokens, but the embedding has {rows} rows"
+        )
     for key in _SPECIAL_IDS:
         value = header.get(key)
         if value is None:
@@ -131,8 +152,10 @@ def _check_lists(vocabulary: Vocabulary) -> Iterator[Finding]:
         if text is None:
             yield Finding("error", "special ids", f"{key} is {value}, beyond the vocabulary")
         elif vocabulary.types[value] not in (
-            TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN,
-        ):  # fmt: skip
+            TokenType.CONTROL,
+            TokenType.USER_DEFINED,
+            TokenType.UNKNOWN,
+        ):
             yield Finding("warning", "special ids", f"{key} names {text!r}, an ordinary token")
 
 
@@ -141,9 +164,10 @@ def _check_specials(vocabulary: Vocabulary, llama: VocabularyFile) -> Iterator[F
     wrong = [
         text
         for i, (text, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
-        if kind == TokenType.CONTROL and text
+        if kind == TokenType.CONTROL
+        and text
         and llama.tokenize(text, add_special=False, parse_special=True) != [i]
-    ]  # fmt: skip
+    ]
     if wrong:
         yield Finding(
             "warning", "special tokens", f"{len(wrong)} are not read as one token: {wrong[0]!r} …"

@@ -45,16 +45,21 @@ def model_bytes(vocabulary: Vocabulary) -> bytes:
     header = vocabulary.header
     if not is_sentencepiece(vocabulary):
         raise FormatError(
-            "no SentencePiece vocabulary", file=header.path, tensor=Keys.Tokenizer.MODEL,
-            expected=" or ".join(MODELS), found=vocabulary.model,
-        )  # fmt: skip
+            "no SentencePiece vocabulary",
+            file=header.path,
+            tensor=Keys.Tokenizer.MODEL,
+            expected=" or ".join(MODELS),
+            found=vocabulary.model,
+        )
     scores = header.get(Keys.Tokenizer.SCORES)
     if not isinstance(scores, list) or len(scores) != len(vocabulary.tokens):
         raise FormatError(
-            "a SentencePiece vocabulary needs a score for every piece", file=header.path,
-            tensor=Keys.Tokenizer.SCORES, expected=len(vocabulary.tokens),
+            "a SentencePiece vocabulary needs a score for every piece",
+            file=header.path,
+            tensor=Keys.Tokenizer.SCORES,
+            expected=len(vocabulary.tokens),
             found="none" if scores is None else len(scores),
-        )  # fmt: skip
+        )
     pieces = (
         _field(1, _field(1, _bytes(_piece(text, kind))) + _float(2, score) + _number(3, kind))
         for text, score, kind in zip(vocabulary.tokens, scores, _types(vocabulary), strict=True)
@@ -75,9 +80,10 @@ def processor(vocabulary: Vocabulary) -> Any:
         found.LoadFromSerializedProto(model_bytes(vocabulary))
     except RuntimeError as error:
         raise FormatError(
-            f"sentencepiece refuses this vocabulary: {error}", file=vocabulary.header.path,
+            f"sentencepiece refuses this vocabulary: {error}",
+            file=vocabulary.header.path,
             tensor=Keys.Tokenizer.LIST,
-        ) from None  # fmt: skip
+        ) from None
     return found
 
 
@@ -104,9 +110,11 @@ def _trainer(vocabulary: Vocabulary) -> bytes:
     header = vocabulary.header
     has_bytes = TokenType.BYTE in vocabulary.types
     ids = (
-        (40, Keys.Tokenizer.UNK_ID), (41, Keys.Tokenizer.BOS_ID), (42, Keys.Tokenizer.EOS_ID),
+        (40, Keys.Tokenizer.UNK_ID),
+        (41, Keys.Tokenizer.BOS_ID),
+        (42, Keys.Tokenizer.EOS_ID),
         (43, Keys.Tokenizer.PAD_ID),
-    )  # fmt: skip
+    )
     parts = [_number(3, MODELS[vocabulary.model]), _number(35, int(has_bytes))]
     for number, key in ids:
         found = header.get(key)

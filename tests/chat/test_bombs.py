@@ -40,20 +40,32 @@ except render.TemplateError as error:
 """
 
 BOMBS = {
-    "nested ranges": ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}"
-                      "{% endfor %}", TIME),
-    "squaring": ("{% set n = namespace(x=3) %}{% for i in range(40) %}{% set n.x = n.x * n.x %}"
-                 "{% endfor %}", TIME),
-    "doubling": ("{% set n = namespace(x='x') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}"
-                 "{% endfor %}", SPACE),
-    "doubling lists": ("{% set n = namespace(x=[1]) %}{% for i in range(40) %}"
-                       "{% set n.x = n.x + n.x %}{% endfor %}", SPACE),
+    "nested ranges": (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        TIME,
+    ),
+    "squaring": (
+        "{% set n = namespace(x=3) %}{% for i in range(40) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        TIME,
+    ),
+    "doubling": (
+        "{% set n = namespace(x='x') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}"
+        "{% endfor %}",
+        SPACE,
+    ),
+    "doubling lists": (
+        "{% set n = namespace(x=[1]) %}{% for i in range(40) %}"
+        "{% set n.x = n.x + n.x %}{% endfor %}",
+        SPACE,
+    ),
     "center": ("{{ ('x' | center(2000000000)) | length }}", SPACE),
     "method center": ("{{ messages[0].content.center(2000000000) | length }}", SPACE),
     "ljust": ("{{ messages[0].content.ljust(2000000000) | length }}", SPACE),
     "zfill": ("{{ messages[0].content.zfill(2000000000) | length }}", SPACE),
-    "replace": ("{% set n = namespace(x='x' * 100000) %}"
-                "{{ n.x.replace('x', n.x) | length }}", SPACE),
+    "replace": (
+        "{% set n = namespace(x='x' * 100000) %}{{ n.x.replace('x', n.x) | length }}",
+        SPACE,
+    ),
     "format": ("{{ '{:>2000000000}'.format(1) | length }}", SPACE),
     "filter format": ("{{ '%2000000000d' | format(1) | length }}", SPACE),
     "tojson": ("{{ [[1], [2]] | tojson(indent=1000000000) | length }}", SPACE),
@@ -63,7 +75,7 @@ BOMBS = {
     "repetition": ("{{ ('x' * 2000000000) | length }}", SPACE),
     "output": ("{% for a in range(9999) %}{{ 'x' * 10000 }}{% endfor %}", LENGTH),
     "date": ("{{ strftime_now('%A' * 10000000) | length }}", ""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -71,8 +83,13 @@ def test_a_bomb_is_one_clear_line_within_seconds(name: str) -> None:
     template, reason = BOMBS[name]
     done = subprocess.run(
         [sys.executable, "-c", RUN, template],
-        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-500:]
     reasons = (TIME, SPACE) if reason in (TIME, SPACE) else (reason,)  # a busy machine is slow
     assert any(r in done.stdout for r in reasons), done.stdout
@@ -148,9 +165,12 @@ def test_the_renderer_ends_with_its_parent_in_the_middle_of_a_bomb() -> None:
         f"r.render({BOMBS['nested ranges'][0]!r}, [])\n"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", script], env=environment(), cwd=ROOT, stdout=subprocess.PIPE,
+        [sys.executable, "-c", script],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     time.sleep(0.3)

@@ -82,9 +82,12 @@ def test_transformers_renders_the_same() -> None:
             tools = list(conversation.tools) or None
             try:
                 (theirs,), _ = utils.render_jinja_template(
-                    [list(conversation.messages)], tools=tools, chat_template=template,
-                    add_generation_prompt=True, **more,
-                )  # fmt: skip
+                    [list(conversation.messages)],
+                    tools=tools,
+                    chat_template=template,
+                    add_generation_prompt=True,
+                    **more,
+                )
             except Exception:  # noqa: BLE001  (jinja2's and Python's own: theirs refuses)
                 with pytest.raises(FormatError):
                     render(template, conversation.messages, tools=tools, **more)

@@ -259,8 +259,14 @@ def test_prune_counts_exactly(run: Run, model: Path, tmp_path: Path) -> None:
     found, before = tensors(out), tensors(model)
     chosen = [t["tensor"] for t in result["tensors"]]
     assert {n.rsplit(".", 2)[1] for n in chosen} == {
-        "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down",
-    }  # fmt: skip
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_output",
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
+    }
     weights = np.concatenate([before[n].ravel() for n in chosen])
     zeros = np.concatenate([found[n].ravel() == 0 for n in chosen])
     assert zeros.sum() == round(0.3 * weights.size) == sum(t["zeros"] for t in result["tensors"])
@@ -459,8 +465,9 @@ def test_the_file_type_is_that_of_most_weights(run: Run, tmp_path: Path) -> None
 def test_only_index_tensors_to_prune(run: Run, tmp_path: Path) -> None:
     raw = Raw(
         [kv_text("general.architecture", "llama"), kv_u32("llama.block_count", 1)],
-        [gguf_tensor("blk.0.table", (8,), T.I32, 0)], bytes(32),
-    )  # fmt: skip
+        [gguf_tensor("blk.0.table", (8,), T.I32, 0)],
+        bytes(32),
+    )
     model, out = raw.write(tmp_path / "in.gguf"), tmp_path / "out.gguf"
     code, _, err = run("prune", "--sparsity", "0.5", "--only", "table", model, out)
     assert (code, "no tensor to prune" in err) == (1, True)

@@ -28,9 +28,13 @@ def test_a_warning_on_a_terminal(tmp_path, setting, coloured):
     given = {k: v for k, v in environment().items() if k != "NO_COLOR"} | setting
     ours, theirs = pty.openpty()
     done = subprocess.run(
-        command(*arguments), env=given, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs,
+        command(*arguments),
+        env=given,
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
         check=True,
-    )  # fmt: skip
+    )
     os.close(theirs)
     text = os.read(ours, 1 << 16).decode()
     os.close(ours)

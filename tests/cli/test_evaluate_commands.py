@@ -16,10 +16,14 @@ from tests._needs import needs_smollm2
 from tests._small_models import write_small_model
 
 QUESTIONS = [
-    {"id": f"q{i}", "query": f"The answer to question {i} is", "choices": ["yes", "no", "maybe"],
-     "answer": i % 3}
+    {
+        "id": f"q{i}",
+        "query": f"The answer to question {i} is",
+        "choices": ["yes", "no", "maybe"],
+        "answer": i % 3,
+    }
     for i in range(6)
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +60,17 @@ def test_kl_between_two_files_and_from_a_base_file(folder):
 
 
 def test_kl_table_names_its_unit(folder):
-    done = call("kl", folder / "base.gguf", folder / "base.gguf", "--text",
-                    folder / "text.txt", "--ctx", 64, "--chunks", 2)  # fmt: skip
+    done = call(
+        "kl",
+        folder / "base.gguf",
+        folder / "base.gguf",
+        "--text",
+        folder / "text.txt",
+        "--ctx",
+        64,
+        "--chunks",
+        2,
+    )
     assert "62 positions, in nats" in done.out
     assert "same likeliest token" in done.out
 
@@ -76,13 +89,24 @@ def test_choices_file_and_table(folder):
     document = json.loads(out.read_text())
     assert document["model"]["layers"] == 5
     assert [s["metric"] for s in document["scores"]] == [
-        "acc", "acc_norm", "acc_bytes", "acc_tokens",
-    ]  # fmt: skip
+        "acc",
+        "acc_norm",
+        "acc_bytes",
+        "acc_tokens",
+    ]
     assert document["scores"][0]["ids"] == [q["id"] for q in QUESTIONS]
     said = error_line("choices", folder / "base.gguf", "--data", folder / "q.jsonl", "-o", out)
     assert "exists" in said
-    shots = run_json("choices", folder / "base.gguf", "--data", folder / "q.jsonl", "--shots", 2,
-                     "--from", folder / "q.jsonl")  # fmt: skip
+    shots = run_json(
+        "choices",
+        folder / "base.gguf",
+        "--data",
+        folder / "q.jsonl",
+        "--shots",
+        2,
+        "--from",
+        folder / "q.jsonl",
+    )
     assert shots[0]["provenance"]["shots"] == 2
     call("choices", folder / "base.gguf", "--data", folder / "q.jsonl", "--shots", 2, code=2)
 
@@ -92,8 +116,18 @@ def test_choices_says_what_is_wrong_with_a_file_and_a_context(folder, tmp_path):
     bad.write_text(json.dumps({**QUESTIONS[0], "answer": 3}))
     said = error_line("choices", folder / "base.gguf", "--data", bad)
     assert "bad.jsonl: line 1: field answer: expected 0 to 2, found 3" in said
-    said = error_line("choices", folder / "base.gguf", "--data", folder / "q.jsonl", "--ctx", 8,
-                      "--shots", 3, "--from", folder / "q.jsonl")  # fmt: skip
+    said = error_line(
+        "choices",
+        folder / "base.gguf",
+        "--data",
+        folder / "q.jsonl",
+        "--ctx",
+        8,
+        "--shots",
+        3,
+        "--from",
+        folder / "q.jsonl",
+    )
     assert "too small for the longest question" in said
 
 
@@ -101,8 +135,18 @@ def test_choices_says_what_is_wrong_with_a_file_and_a_context(folder, tmp_path):
 def evaluated(folder):
     """`evaluate --baseline` on the cut, with its controls, and `evaluate` on the base."""
     cut, base = folder / "cut.json", folder / "base.json"
-    done = call("evaluate", folder / "cut.gguf", "--baseline", folder / "base.gguf",
-                    "--limit", 2, "--random", 2, "-o", cut)  # fmt: skip
+    done = call(
+        "evaluate",
+        folder / "cut.gguf",
+        "--baseline",
+        folder / "base.gguf",
+        "--limit",
+        2,
+        "--random",
+        2,
+        "-o",
+        cut,
+    )
     call("evaluate", folder / "base.gguf", "--limit", 2, "-o", base)
     return done, cut, base
 
@@ -177,8 +221,9 @@ def test_perplexities_of_other_texts_are_not_compared(folder, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("Another text with other words in it. " * 60)
     for name, text in (("a", folder / "text.txt"), ("b", other)):
-        found = run_json("perplexity", folder / "cut.gguf", "--text", text, "--ctx", 64,
-                         "--chunks", 2)  # fmt: skip
+        found = run_json(
+            "perplexity", folder / "cut.gguf", "--text", text, "--ctx", 64, "--chunks", 2
+        )
         (tmp_path / f"{name}.json").write_text(json.dumps(found))
     said = error_line("compare", tmp_path / "a.json", tmp_path / "b.json")
     assert "perplexity: the two runs differ in text: text.txt and other.txt" in said
@@ -200,6 +245,7 @@ def test_a_model_with_nan_weights_is_named_with_its_node(folder, tmp_path):
     tensor = next(t for t in GGUFReader(broken, "r+").tensors if t.name == "blk.2.ffn_up.weight")
     tensor.data[:] = np.float16(np.nan)
     tensor.data.flush()
-    said = error_line("kl", folder / "base.gguf", broken, "--text", folder / "text.txt",
-                      "--ctx", 64)  # fmt: skip
+    said = error_line(
+        "kl", folder / "base.gguf", broken, "--text", folder / "text.txt", "--ctx", 64
+    )
     assert "logits are not numbers" in said and "-2" in said and "broken.gguf" in said

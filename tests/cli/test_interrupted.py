@@ -127,8 +127,12 @@ def test_stopped_where_python_drops_exceptions(where, number, code):
     """In a destructor, such as a finished bar's, or in a C library's callback."""
     done = subprocess.run(
         [sys.executable, "-c", LOSING.format(number=int(number), where=where)],
-        env=environment(), capture_output=True, text=True, check=False, preexec_fn=heed_signals,
-    )  # fmt: skip
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=heed_signals,
+    )
     assert done.returncode == code
     assert done.stdout == ""
     assert done.stderr == (

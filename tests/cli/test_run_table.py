@@ -29,9 +29,13 @@ def test_a_column_for_everything_that_was_measured(tmp_path: Path) -> None:
     facts = {"task": "quiz"}
     measured = {
         "source": (Score("perplexity", 10.0, 0.5, 99), Score("acc", 0.5, 0.1, 25, facts)),
-        "cut": (Score("perplexity", 15.0, 0.5, 99), Score("kl_mean", 0.25, 0.01, 99),
-                Score("acc", 0.25, 0.1, 25, facts), Score("acc_norm", 0.75, 0.1, 25, facts)),
-    }  # fmt: skip
+        "cut": (
+            Score("perplexity", 15.0, 0.5, 99),
+            Score("kl_mean", 0.25, 0.01, 99),
+            Score("acc", 0.25, 0.1, 25, facts),
+            Score("acc_norm", 0.75, 0.1, 25, facts),
+        ),
+    }
     pipeline: Any = SimpleNamespace(
         files={"source": source, "cut": made},
         results=lambda name: Results(ModelFacts(name, name), measured[name]),
@@ -40,11 +44,17 @@ def test_a_column_for_everything_that_was_measured(tmp_path: Path) -> None:
     columns = ["file", "size", "bits/weight", "perplexity", "ratio", "KL", "quiz acc_norm"]
     assert re.split(r" {2,}", head) == columns
     assert "in.gguf (original)" in first and re.split(r" {2,}", first)[3:] == [
-        "10.000 ± 0.500", "1.000", "–", "–",
-    ]  # fmt: skip
+        "10.000 ± 0.500",
+        "1.000",
+        "–",
+        "–",
+    ]
     assert re.split(r" {2,}", second)[3:] == [
-        "15.000 ± 0.500", "1.500", "0.2500 ± 0.0100", "0.750 ± 0.100",
-    ]  # fmt: skip
+        "15.000 ± 0.500",
+        "1.500",
+        "0.2500 ± 0.0100",
+        "0.750 ± 0.100",
+    ]
 
 
 def test_a_split_source_has_the_size_of_all_shards(tmp_path: Path) -> None:
@@ -65,8 +75,13 @@ def test_what_to_do_next_can_be_pasted(tmp_path: Path) -> None:
     (again,) = (line for line in said.splitlines() if "what is done stays" in line)
     command = again.partition("   again:")[0]
     assert shlex.split(command)[1:] == [
-        "run", str(recipe), "--source", str(tmp_path / "in.gguf"), "--out", str(out),
-    ]  # fmt: skip
+        "run",
+        str(recipe),
+        "--source",
+        str(tmp_path / "in.gguf"),
+        "--out",
+        str(out),
+    ]
 
 
 def without_cyrillic(path: Path) -> Path:
@@ -104,8 +119,13 @@ def test_an_error_of_a_check_keeps_table_and_bundle(tmp_path: Path) -> None:
 
 def test_a_step_that_fails_keeps_the_table_of_what_was_measured(tmp_path: Path) -> None:
     needs_package("huggingface_hub", extra="hub")
-    write_shapes(tmp_path / "in.gguf", small("Small", 2), tokens=BYTES, seed=3,
-                 chat_template=family("qwen3").jinja)  # fmt: skip
+    write_shapes(
+        tmp_path / "in.gguf",
+        small("Small", 2),
+        tokens=BYTES,
+        seed=3,
+        chat_template=family("qwen3").jinja,
+    )
     (tmp_path / "text.txt").write_text("Some words, said again. " * 20, encoding="utf-8")
     recipe = tmp_path / "r.yaml"
     recipe.write_text(RECIPE.replace("false}", "false, family: gemma3}"), encoding="utf-8")

@@ -52,9 +52,17 @@ def test_layer_lists_have_both_names():
         for name, command in ((n, cli.get_command(click.Context(cli), n)) for n in COMMANDS)
     }
     lists = {
-        "blend", "bridge", "delete", "duplicate", "heal", "interpolate", "keep", "merge", "move",
+        "blend",
+        "bridge",
+        "delete",
+        "duplicate",
+        "heal",
+        "interpolate",
+        "keep",
+        "merge",
+        "move",
         "swap",
-    }  # fmt: skip
+    }
     assert {n for n, options in taken.items() if {"--layer", "--layers"} <= options} == lists
     # the one command whose --layers is a number of layers
     assert {n for n, o in taken.items() if {"--layer", "--layers"} & o} - lists == {"prune-depth"}
@@ -80,8 +88,17 @@ def test_a_plot_replaces_nothing(tmp_path, model):
         arguments = [*name, model, "--ctx", "64", "--text", text, "--plot"]
         assert "old.png: the output exists" in error_line(*arguments, old)
         text.rename(tmp_path / "t.svg")
-        same = error_line(*name, model, "--ctx", "64", "--force", "--text", tmp_path / "t.svg",
-                          "--plot", tmp_path / "t.svg")  # fmt: skip
+        same = error_line(
+            *name,
+            model,
+            "--ctx",
+            "64",
+            "--force",
+            "--text",
+            tmp_path / "t.svg",
+            "--plot",
+            tmp_path / "t.svg",
+        )
         assert "input and output are the same file" in same
         (tmp_path / "t.svg").rename(text)
     assert old.read_bytes() == b"old"
@@ -124,10 +141,7 @@ def test_every_command_has_help(name):
         (["delete", "--layer", "1", "IN", "OLD"], "old.gguf: the output exists"),
         (["delete", "--layer", "1", "IN", "none/out.gguf"], "the output's folder does not exist"),
         (["delete", "--layer", "1", "FOLDER", "OUT"], "not a regular file"),
-        (
-            ["delete", "--layer", "1", "BROKEN", "OUT"],
-            "x: tensor reaches over the end",
-        ),
+        (["delete", "--layer", "1", "BROKEN", "OUT"], "x: tensor reaches over the end"),
         (["apply", "NONE", "IN", "OUT"], "No such file"),
         (["apply", "IN", "IN", "OUT"], "not a UTF-8 text"),
         (["replay", "IN", "IN", "OUT"], "the file does not tell how it was made"),

@@ -198,9 +198,23 @@ def test_settings_that_cannot_be() -> None:
 
 def test_command_and_sidecar(tmp_path: Path) -> None:
     out, side = tmp_path / "healed.gguf", tmp_path / "healed.npz"
-    arguments = ["heal", str(MODEL), str(out), "--layer", "4-5", "--text", str(SEARCH_TEXT),
-                 "--tokens", "1024", "--ctx", "64", "--sidecar", str(side),
-                 "--threads", "1"]  # fmt: skip
+    arguments = [
+        "heal",
+        str(MODEL),
+        str(out),
+        "--layer",
+        "4-5",
+        "--text",
+        str(SEARCH_TEXT),
+        "--tokens",
+        "1024",
+        "--ctx",
+        "64",
+        "--sidecar",
+        str(side),
+        "--threads",
+        "1",
+    ]
     result = CliRunner().invoke(cli, [*arguments, "--json"])
     assert result.exit_code == 0, (result.output, result.exception)
     facts = json.loads(result.stdout)
@@ -238,9 +252,25 @@ def test_replay_of_a_healed_file(tmp_path: Path) -> None:
     text, out, side = tmp_path / "t.txt", tmp_path / "healed.gguf", tmp_path / "healed.npz"
     text.write_text(read_corpus(SEARCH_TEXT)[:9000])
     run = CliRunner().invoke
-    made = run(cli, ["heal", str(MODEL), str(out), "--layer", "2,6-7", "--text", str(text),
-                     "--tokens", "512", "--ctx", "64", "--few-tokens",
-                     "--sidecar", str(side)])  # fmt: skip
+    made = run(
+        cli,
+        [
+            "heal",
+            str(MODEL),
+            str(out),
+            "--layer",
+            "2,6-7",
+            "--text",
+            str(text),
+            "--tokens",
+            "512",
+            "--ctx",
+            "64",
+            "--few-tokens",
+            "--sidecar",
+            str(side),
+        ],
+    )
     assert made.exit_code == 0, (made.output, made.exception)
     again = ["replay", str(out), str(MODEL)]
     for number, more in enumerate((["--text", str(text)], ["--sidecar", str(side)])):
@@ -265,9 +295,13 @@ def test_replay_of_a_healed_file(tmp_path: Path) -> None:
 
 def test_recipe_of_a_healed_cut_is_applied_with_its_sidecar(tmp_path: Path) -> None:
     found = heal(
-        MODEL, [4], read_corpus(SEARCH_TEXT), Settings(tokens=256, ctx=64), n_threads=1,
+        MODEL,
+        [4],
+        read_corpus(SEARCH_TEXT),
+        Settings(tokens=256, ctx=64),
+        n_threads=1,
         few_tokens=True,
-    )  # fmt: skip
+    )
     recipe, side, out = tmp_path / "r.json", tmp_path / "s.npz", tmp_path / "out.gguf"
     recipe.write_text(json.dumps(found.recipe.to_json()))
     found.sidecar.save(side)
@@ -353,8 +387,21 @@ def test_a_file_that_was_cut_is_not_cut_again_without_a_word(tmp_path: Path) -> 
     cut, out = tmp_path / "cut.gguf", tmp_path / "out.gguf"
     with prepare(Recipe((step("delete", layer="7"),)), [MODEL]) as operation:
         operation.write(cut)
-    arguments = ["heal", "--layer", "4", "--text", str(SEARCH_TEXT), "--tokens", "1024", "--ctx",
-                 "64", "--threads", "1", str(cut), str(out)]  # fmt: skip
+    arguments = [
+        "heal",
+        "--layer",
+        "4",
+        "--text",
+        str(SEARCH_TEXT),
+        "--tokens",
+        "1024",
+        "--ctx",
+        "64",
+        "--threads",
+        "1",
+        str(cut),
+        str(out),
+    ]
     refused = CliRunner().invoke(cli, arguments)
     assert isinstance(refused.exception, PlanError) and not out.exists()
     assert "cut before" in str(refused.exception) and "delete 7" in str(refused.exception)

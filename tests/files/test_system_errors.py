@@ -177,10 +177,16 @@ def test_a_full_disk_under_a_release(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["delete", "merge", "prune"])
-@pytest.mark.parametrize(("of_source", "umask", "expected"), [
-    (0o644, 0o022, 0o644), (0o600, 0o022, 0o600), (0o640, 0o022, 0o640), (0o644, 0o077, 0o600),
-    (0o664, 0o002, 0o664),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("of_source", "umask", "expected"),
+    [
+        (0o644, 0o022, 0o644),
+        (0o600, 0o022, 0o600),
+        (0o640, 0o022, 0o640),
+        (0o644, 0o077, 0o600),
+        (0o664, 0o002, 0o664),
+    ],
+)
 def test_an_output_is_as_private_as_its_input(tmp_path, model, name, of_source, umask, expected):
     source = tmp_path / "in.gguf"
     source.write_bytes(model.read_bytes())

@@ -78,8 +78,12 @@ def test_marks_and_line_ends(tmp_path: Path) -> None:
 def test_pipes_of_the_shell(shell: str, code: int, words: str) -> None:
     done = subprocess.run(
         ["bash", "-c", f'exec "$@" {shell}', "shell", *command()],
-        env=environment(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == code, done.stderr
     assert words in done.stdout + done.stderr
     assert len(done.stderr.splitlines()) == code

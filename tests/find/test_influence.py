@@ -98,8 +98,20 @@ def test_too_short_a_text(tmp_path: Path) -> None:
 
 
 def test_command(tmp_path: Path) -> None:
-    arguments = ["influence", str(MODEL), "--text", str(SEARCH_TEXT), "--ctx", "64",
-                 "--windows", "2", "--span", "3", "--threads", "1"]  # fmt: skip
+    arguments = [
+        "influence",
+        str(MODEL),
+        "--text",
+        str(SEARCH_TEXT),
+        "--ctx",
+        "64",
+        "--windows",
+        "2",
+        "--span",
+        "3",
+        "--threads",
+        "1",
+    ]
     result = CliRunner().invoke(cli, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)

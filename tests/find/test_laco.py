@@ -54,8 +54,12 @@ def test_similarity_is_the_mean_and_nan_is_no_similarity() -> None:
     result = collapse(Plan.identity(8), settings, lambda plan: parts)
     assert result.attempts[0].similarity == pytest.approx(0.8) and result.attempts[0].accepted
     assert result.to_json()["similarity"] == {
-        "mean": pytest.approx(0.8), "min": 0.7, "max": 0.9, "texts": 3, "values": parts,
-    }  # fmt: skip
+        "mean": pytest.approx(0.8),
+        "min": 0.7,
+        "max": 0.9,
+        "texts": 3,
+        "values": parts,
+    }
     result = collapse(Plan.identity(8), settings, lambda plan: [float("nan")])
     assert not result.accepted and result.to_json()["similarity"] is None
     json.dumps(result.to_json(), allow_nan=False)
@@ -74,8 +78,10 @@ def test_layers_that_cannot_become_one_are_a_rejected_attempt() -> None:
     result = collapse(Plan.identity(12), settings, similarities)
     first, second = result.attempts[:2]
     assert (first.note, first.similarity, first.accepted) == (
-        "rejected: layers of unlike kinds", None, False,
-    )  # fmt: skip
+        "rejected: layers of unlike kinds",
+        None,
+        False,
+    )
     assert (second.base, second.accepted) == (7, True)
     assert result.to_json()["rejected"] == 1
 
@@ -128,8 +134,10 @@ def test_calibration_texts_are_parts_of_the_text() -> None:
             assert len(set("".join(found))) == sum(map(len, found)), (len(text), pieces)
             assert 1 <= len(found) <= pieces
     lines = "\n".join(line[i : i + 20] for i in range(0, 1000, 20))
-    assert all(piece in lines and lines[lines.index(piece) - 1] == "\n"
-               for piece in split_text(lines, 10)[1:])  # fmt: skip
+    assert all(
+        piece in lines and lines[lines.index(piece) - 1] == "\n"
+        for piece in split_text(lines, 10)[1:]
+    )
 
 
 def test_a_text_of_two_tokens_predicts_nothing() -> None:
@@ -150,8 +158,13 @@ def test_cosine() -> None:
 def test_variants_on_the_tiny_model(variant: str) -> None:
     text = read_corpus(SEARCH_TEXT)
     settings = Settings(
-        merge_layers=2, lowest=1, highest=9, interval=1, threshold=-1, variant=variant,  # type: ignore[arg-type]
-    )  # fmt: skip
+        merge_layers=2,
+        lowest=1,
+        highest=9,
+        interval=1,
+        threshold=-1,
+        variant=variant,  # type: ignore[arg-type]
+    )
     result = laco(MODEL, [text[:600], text[5000:5600]], settings, n_ctx=64, n_threads=1)
     assert len(result.plan.blocks) == N_LAYERS - 3  # 30 % of ten
     assert len(result.accepted) == 3
@@ -167,8 +180,13 @@ def test_first_similarity_against_numpy(variant: str) -> None:
     text = read_corpus(SEARCH_TEXT)
     pieces = [text[:400], text[6000:6400]]
     settings = Settings(
-        merge_layers=3, lowest=5, highest=9, threshold=-1, max_compression=0.25, variant=variant,  # type: ignore[arg-type]
-    )  # fmt: skip
+        merge_layers=3,
+        lowest=5,
+        highest=9,
+        threshold=-1,
+        max_compression=0.25,
+        variant=variant,  # type: ignore[arg-type]
+    )
     result = laco(MODEL, pieces, settings, n_ctx=48, n_threads=1)
     (attempt,) = result.accepted
     assert (attempt.base, attempt.merged) == (6, (7, 8))
@@ -196,10 +214,34 @@ def test_command_writes_what_the_loop_found(tmp_path: Path) -> None:
     out, log = tmp_path / "laco.gguf", tmp_path / "laco.json"
     result = CliRunner().invoke(
         cli,
-        ["laco", str(MODEL), str(out), "--merge-layers", "2", "--lowest", "1", "--highest", "9",
-         "--interval", "1", "--threshold", "-1", "--variant", "reference", "--text",
-         str(SEARCH_TEXT), "--texts", "2", "--ctx", "64", "--log", str(log), "--threads", "1"],
-    )  # fmt: skip
+        [
+            "laco",
+            str(MODEL),
+            str(out),
+            "--merge-layers",
+            "2",
+            "--lowest",
+            "1",
+            "--highest",
+            "9",
+            "--interval",
+            "1",
+            "--threshold",
+            "-1",
+            "--variant",
+            "reference",
+            "--text",
+            str(SEARCH_TEXT),
+            "--texts",
+            "2",
+            "--ctx",
+            "64",
+            "--log",
+            str(log),
+            "--threads",
+            "1",
+        ],
+    )
     assert result.exit_code == 0, (result.output, result.exception)
     assert "3 merges, 0 rejected, 4 iterations: 10 → 7 layers" in result.stdout
     assert read_header(out).n_layers == 7
@@ -218,10 +260,29 @@ def test_nothing_kept_writes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "laco.gguf"
     result = CliRunner().invoke(
         cli,
-        ["laco", str(MODEL), str(out), "--merge-layers", "2", "--lowest", "6", "--highest", "9",
-         "--threshold", "0.9999999", "--text", str(SEARCH_TEXT), "--texts", "1", "--ctx", "32",
-         "--threads", "1", "--json"],
-    )  # fmt: skip
+        [
+            "laco",
+            str(MODEL),
+            str(out),
+            "--merge-layers",
+            "2",
+            "--lowest",
+            "6",
+            "--highest",
+            "9",
+            "--threshold",
+            "0.9999999",
+            "--text",
+            str(SEARCH_TEXT),
+            "--texts",
+            "1",
+            "--ctx",
+            "32",
+            "--threads",
+            "1",
+            "--json",
+        ],
+    )
     assert isinstance(result.exception, PlanError) and not out.exists()
     assert "no merge was kept, so nothing was written" in str(result.exception)
     assert "Lower --threshold" in str(result.exception)

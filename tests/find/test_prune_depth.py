@@ -97,8 +97,23 @@ def test_greedy_measures_again_and_resumes(tmp_path: Path) -> None:
 
 def test_command(tmp_path: Path) -> None:
     out = tmp_path / "cut.gguf"
-    arguments = ["prune-depth", str(MODEL), str(out), "--share", "0.2", "--by", "greedy", "--text",
-                 str(SEARCH_TEXT), "--ctx", "64", "--windows", "3", "--threads", "1"]  # fmt: skip
+    arguments = [
+        "prune-depth",
+        str(MODEL),
+        str(out),
+        "--share",
+        "0.2",
+        "--by",
+        "greedy",
+        "--text",
+        str(SEARCH_TEXT),
+        "--ctx",
+        "64",
+        "--windows",
+        "3",
+        "--threads",
+        "1",
+    ]
     result = CliRunner().invoke(cli, [*arguments, "--json"])
     assert result.exit_code == 0, (result.output, result.exception)
     facts = json.loads(result.stdout)
@@ -118,10 +133,24 @@ def test_command(tmp_path: Path) -> None:
 def test_a_cut_that_leaves_nothing_usable_is_called_so(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         cli,
-        ["prune-depth", str(MODEL), str(tmp_path / "cut.gguf"), "--layers", str(N_LAYERS - 1),
-         "--by", "influence", "--text", str(SEARCH_TEXT), "--ctx", "64", "--windows", "2",
-         "--threads", "1"],
-    )  # fmt: skip
+        [
+            "prune-depth",
+            str(MODEL),
+            str(tmp_path / "cut.gguf"),
+            "--layers",
+            str(N_LAYERS - 1),
+            "--by",
+            "influence",
+            "--text",
+            str(SEARCH_TEXT),
+            "--ctx",
+            "64",
+            "--windows",
+            "2",
+            "--threads",
+            "1",
+        ],
+    )
     assert result.exit_code == 0, (result.output, result.exception)
     assert "uncut" in result.stdout and "not usable without further training" in result.stderr
 

@@ -303,8 +303,20 @@ def test_wrong_metric_and_operation(tmp_path: Path) -> None:
 
 def test_command(deletions: tuple[Scan, Path], tmp_path: Path) -> None:
     _, journal = deletions
-    arguments = ["scan", str(MODEL), "--text", str(SEARCH_TEXT), "--ctx", "64", "--windows", "4",
-                 "--threads", "1", "--journal", str(journal)]  # fmt: skip
+    arguments = [
+        "scan",
+        str(MODEL),
+        "--text",
+        str(SEARCH_TEXT),
+        "--ctx",
+        "64",
+        "--windows",
+        "4",
+        "--threads",
+        "1",
+        "--journal",
+        str(journal),
+    ]
     result = CliRunner().invoke(cli, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)

@@ -41,9 +41,7 @@ CLASSES: dict[str, dict[str, str]] = {
         "unusable alignment": "above 1 MiB: every tensor of the output would be padded to it",
         "key too long": "gguf.md allows 65535 bytes, ggml takes a gigabyte",
     },
-    "ours": {
-        "big-endian": "files of the other byte order can be edited here; `verify` warns",
-    },
+    "ours": {"big-endian": "files of the other byte order can be edited here; `verify` warns"},
 }
 
 

@@ -41,11 +41,26 @@ def cache_mib(path: str) -> float:
 @pytest.mark.parametrize(
     "name",
     [
-        "llama", "phi3", "gemma3", "gemma3n", "gemma4", "gpt-oss", "cohere2", "llama4",
-        "deepseek2", "jamba", "mamba2", "nemotron_h", "falcon-h1", "qwen3next", "lfm2",
-        "qwen35 with MTP", "glm4moe with MTP", "step35 with MTP",
+        "llama",
+        "phi3",
+        "gemma3",
+        "gemma3n",
+        "gemma4",
+        "gpt-oss",
+        "cohere2",
+        "llama4",
+        "deepseek2",
+        "jamba",
+        "mamba2",
+        "nemotron_h",
+        "falcon-h1",
+        "qwen3next",
+        "lfm2",
+        "qwen35 with MTP",
+        "glm4moe with MTP",
+        "step35 with MTP",
     ],
-)  # fmt: skip
+)
 def test_keys_and_values(name: str, tmp_path: Path) -> None:
     model = Network(families.recipes()[name], tmp_path).write("model.gguf")
     said = llama.in_child(cache_mib, str(model))

@@ -86,9 +86,8 @@ def test_fused_tensors_are_as_good_to_us_as_to_llama_cpp(tmp_path, arch, whole):
     header = outline(arch)
     parts = [f"{p}.weight" for p in FUSED[whole]]
     layers = [
-        n for n in range(header.n_layers)
-        if all(p.format(n) in header.by_name for p in parts)
-    ]  # fmt: skip
+        n for n in range(header.n_layers) if all(p.format(n) in header.by_name for p in parts)
+    ]
     if not layers:
         return
     gone = {p.format(n).replace("weight", e) for p in parts for n in layers for e in ENDS}

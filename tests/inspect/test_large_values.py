@@ -37,17 +37,22 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("arguments", [("inspect",), ("inspect", "--json"), ("meta", "show"),
-                                       ("verify",)])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments", [("inspect",), ("inspect", "--json"), ("meta", "show"), ("verify",)]
+)
 def test_commands_stay_small(large: Path, arguments: tuple[str, ...]) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     start = time.monotonic()
     limited = ["bash", "-c", 'ulimit -v 4000000; exec "$@"', "limited"]
     measure = ["/usr/bin/env", "python3", "-c", MEASURE]
     done = subprocess.run(
-        [*limited, *measure, *command(*arguments, large)], env=environment(),
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [*limited, *measure, *command(*arguments, large)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     assert "Traceback" not in done.stderr
     peak = int(done.stderr.splitlines()[-1])

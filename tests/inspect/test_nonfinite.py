@@ -23,9 +23,11 @@ KINDS = (T.F32, T.F16, T.BF16, T.Q8_0)
 def damage(path: Path, name: str, kind: T, *, bad: float = np.nan) -> Path:
     """Put one such number into a tensor (of a quantized type: as the scale of a block of 32)."""
     number = np.array([bad], np.float32)
-    raw = number.tobytes()[2:] if kind is T.BF16 else number.astype(
-        np.float32 if kind is T.F32 else np.float16
-    ).tobytes()  # fmt: skip
+    raw = (
+        number.tobytes()[2:]
+        if kind is T.BF16
+        else number.astype(np.float32 if kind is T.F32 else np.float16).tobytes()
+    )
     with Source(path) as source, path.open("r+b") as file:
         file.seek(source.position(source.header.by_name[name]))
         file.write(raw)

@@ -30,8 +30,12 @@ EDITS = {
     "key length": ("attention.key_length", 64, "blk.0.attn_q.weight", "key_length = 64"),
     "value length": ("attention.value_length", 64, "blk.0.attn_v.weight", "value_length = 64"),
     "a feed-forward array": (
-        "feed_forward_length", [64] + [96] * 7, "blk.0.ffn_gate.weight", "forward_length = 64"),
-}  # fmt: skip
+        "feed_forward_length",
+        [64] + [96] * 7,
+        "blk.0.ffn_gate.weight",
+        "forward_length = 64",
+    ),
+}
 
 
 def edited(arch, tmp_path, **keys):
@@ -195,9 +199,11 @@ def test_deep_does_not_relay_an_abort(tmp_path):
         "llama.cpp",
     ]
     assert findings[-1] == {
-        "severity": "note", "where": "tokenizer", "problem": "not run: its errors are named above",
+        "severity": "note",
+        "where": "tokenizer",
+        "problem": "not run: its errors are named above",
         "hint": "",
-    }  # fmt: skip
+    }
 
 
 def test_deep_asks_llama_cpp(tmp_path):

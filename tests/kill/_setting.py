@@ -44,9 +44,14 @@ class Setting:
         own = {"TMPDIR": str(self.tmp), "GGSURGERY_CACHE": str(self.cache)}
         return subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", BOUND, self.shm, *command(*arguments)],
-            cwd=self.out, env=environment() | own, text=True, preexec_fn=heed_signals,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            cwd=self.out,
+            env=environment() | own,
+            text=True,
+            preexec_fn=heed_signals,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
 
     def run(self, *arguments: str) -> None:
         process = self.start(*arguments)

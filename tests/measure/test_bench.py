@@ -23,16 +23,25 @@ from tests._small_models import write_small_model
 pytestmark = pytest.mark.slow
 
 CHOICES = [
-    {"id": f"q{i}", "query": f"The answer to question {i} is", "answer": i % 3,
-     "choices": ["yes", "no, not at all", f"perhaps {i} times"]}
+    {
+        "id": f"q{i}",
+        "query": f"The answer to question {i} is",
+        "answer": i % 3,
+        "choices": ["yes", "no, not at all", f"perhaps {i} times"],
+    }
     for i in range(9)
-]  # fmt: skip
+]
 MMLU = [
-    {"id": f"{s}-{i}", "query": f"Is {i} even?", "choices": ["yes", "no", "both", "none"],
-     "answer": i % 2, "subject": s}
+    {
+        "id": f"{s}-{i}",
+        "query": f"Is {i} even?",
+        "choices": ["yes", "no", "both", "none"],
+        "answer": i % 2,
+        "subject": s,
+    }
     for s in ("number_theory", "logic")
     for i in range(4)
-]  # fmt: skip
+]
 FILES = {
     "hellaswag.jsonl": CHOICES,
     "mmlu.jsonl": MMLU,
@@ -42,16 +51,24 @@ FILES = {
         for i in range(4)
     ],
     "winogrande.jsonl": [
-        {"id": f"w{i}", "query": f"Ann met Bea as _ was {i}.", "choices": ["Ann", "Bea"],
-         "answer": i % 2}
+        {
+            "id": f"w{i}",
+            "query": f"Ann met Bea as _ was {i}.",
+            "choices": ["Ann", "Bea"],
+            "answer": i % 2,
+        }
         for i in range(4)
     ],
     "gsm8k.jsonl": [
-        {"id": f"g{i}", "question": f"What is {i} + 1?", "answer": f"It is {i + 1}.\n#### {i + 1}",
-         "final": str(i + 1)}
+        {
+            "id": f"g{i}",
+            "question": f"What is {i} + 1?",
+            "answer": f"It is {i + 1}.\n#### {i + 1}",
+            "final": str(i + 1),
+        }
         for i in range(3)
     ],
-}  # fmt: skip
+}
 FILES["gsm8k_train.jsonl"] = [
     {**q, "id": f"train{n}-{q['id']}"} for n in range(2) for q in FILES["gsm8k.jsonl"]
 ]
@@ -76,18 +93,27 @@ def model(tmp_path_factory) -> Path:
 def found(model, data):
     needs_package("lm_eval", extra="bench")
     return worker.run(
-        bench_run.run_bench, model, ["hellaswag", "mmlu", "boolq", "winogrande", "gsm8k"],
-        data=data, shots=None, n_ctx=512, limit=None,
-    )  # fmt: skip
+        bench_run.run_bench,
+        model,
+        ["hellaswag", "mmlu", "boolq", "winogrande", "gsm8k"],
+        data=data,
+        shots=None,
+        n_ctx=512,
+        limit=None,
+    )
 
 
 def test_all_tasks_give_figures_with_n_and_error(found):
     got = {s.label: s for s in found.scores}
     assert {k: s.n for k, s in got.items()} == {
-        "hellaswag acc": 9, "hellaswag acc_norm": 9, "mmlu acc": 8, "boolq acc": 4,
-        "winogrande acc": 4, "gsm8k exact_match (strict-match)": 3,
+        "hellaswag acc": 9,
+        "hellaswag acc_norm": 9,
+        "mmlu acc": 8,
+        "boolq acc": 4,
+        "winogrande acc": 4,
+        "gsm8k exact_match (strict-match)": 3,
         "gsm8k exact_match (flexible-extract)": 3,
-    }  # fmt: skip
+    }
     assert got["mmlu acc"].provenance["chance"] == 0.25
     assert got["mmlu acc"].provenance["shots"] == 5
     for score in found.scores:
@@ -98,9 +124,11 @@ def test_all_tasks_give_figures_with_n_and_error(found):
 def test_choices_agree_with_the_harness_question_by_question(found, model, data):
     """The same log-probabilities, scored by the harness and by us."""
     got = {s.label: s for s in found.scores}
-    for task, style, file in (("hellaswag", "plain", "hellaswag.jsonl"),
-                              ("boolq", "boolq", "boolq.jsonl"),
-                              ("winogrande", "blank", "winogrande.jsonl")):  # fmt: skip
+    for task, style, file in (
+        ("hellaswag", "plain", "hellaswag.jsonl"),
+        ("boolq", "boolq", "boolq.jsonl"),
+        ("winogrande", "blank", "winogrande.jsonl"),
+    ):
         asked = prompts(load_questions(data / file), style)
         ours = {s.metric: s for s in choices_of_file(model, asked, n_ctx=512)}
         for metric in ("acc", "acc_norm"):
@@ -183,9 +211,14 @@ def test_own_task_files_work_beside_local_ones_without_a_network(model, data, tm
         "metric_list: [{metric: acc}]\n"
     )
     found = worker.run(
-        bench_run.run_bench, model, ["mine", "hellaswag"], data=data, include_path=tmp_path,
-        n_ctx=512, limit=len(CHOICES),
-    )  # fmt: skip
+        bench_run.run_bench,
+        model,
+        ["mine", "hellaswag"],
+        data=data,
+        include_path=tmp_path,
+        n_ctx=512,
+        limit=len(CHOICES),
+    )
     mine, theirs = (next(s for s in found.scores if s.task == t) for t in ("mine", "hellaswag"))
     assert (mine.metric, mine.items) == (theirs.metric, theirs.items)
     with pytest.raises(GGSurgeryError, match=r"nowhere: no such folder of task files"):

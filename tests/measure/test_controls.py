@@ -26,8 +26,12 @@ def score_of(right: int, n: int = 40) -> SurgeryScore:
 
 def names(**changes: object) -> list[str]:
     given: dict[str, object] = {
-        "n_layers": 30, "n_removed": 3, "cut_bytes": 58, "sizes": SIZES, "base_bytes": 160,
-    }  # fmt: skip
+        "n_layers": 30,
+        "n_removed": 3,
+        "cut_bytes": 58,
+        "sizes": SIZES,
+        "base_bytes": 160,
+    }
     return [c.name for c in choose_controls(**{**given, **changes})]  # type: ignore[arg-type]
 
 

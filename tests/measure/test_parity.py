@@ -51,8 +51,11 @@ def text(tmp_path_factory):
 def tool(*arguments: object) -> str:
     done = subprocess.run(
         [llama_tool("llama-perplexity"), *map(str, arguments), "--no-repack", "-t", THREADS],
-        capture_output=True, text=True, check=True, timeout=600,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    )
     return done.stdout + done.stderr
 
 

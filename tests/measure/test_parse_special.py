@@ -52,8 +52,9 @@ def test_perplexity_is_that_of_llama_cpps_tokens(model: Path, text: Path) -> Non
     assert special["value"] != pytest.approx(plain["value"], rel=1e-3)
     assert special["provenance"]["parse_special"] is True
     assert "parse_special" not in plain["provenance"]
-    one, other = (perplexity_of_file(model, words, n_ctx=64, parse_special=p).score
-                  for p in (False, True))  # fmt: skip
+    one, other = (
+        perplexity_of_file(model, words, n_ctx=64, parse_special=p).score for p in (False, True)
+    )
     assert str(one.unlike(other)).startswith(("n_tokens", "parse_special"))
 
 
@@ -61,9 +62,21 @@ def test_the_imatrix_is_llama_imatrixs(model: Path, text: Path, tmp_path: Path) 
     ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
     call("imatrix", model, ours, "-f", text, "-c", 128, "-t", 2, "--parse-special")
     subprocess.run(
-        [llama_tool("llama-imatrix"), "-m", model, "-f", text, "-o", theirs, "-c", "128",
-         "--parse-special"], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            llama_tool("llama-imatrix"),
+            "-m",
+            model,
+            "-f",
+            text,
+            "-o",
+            theirs,
+            "-c",
+            "128",
+            "--parse-special",
+        ],
+        check=True,
+        capture_output=True,
+    )
     mine, reference = read_imatrix(ours), read_imatrix(theirs)  # BF16, batches of unlike size
     assert mine.n_chunks == reference.n_chunks
     for name, entry in reference.entries.items():
@@ -87,8 +100,9 @@ def test_kl_of_both_ways(model: Path, text: Path, tmp_path: Path) -> None:
 
 
 def test_candidates_are_measured_on_the_same_tokens(model: Path, text: Path) -> None:
-    setups = [Setup(model, text=text, n_ctx=32, n_windows=None, parse_special=p)
-              for p in (False, True)]  # fmt: skip
+    setups = [
+        Setup(model, text=text, n_ctx=32, n_windows=None, parse_special=p) for p in (False, True)
+    ]
     plain, special = (windows_of(setup) for setup in setups)
     assert BYTES.index("<|im_start|>") in special.targets[0]
     assert len(special) < len(plain)
@@ -96,8 +110,9 @@ def test_candidates_are_measured_on_the_same_tokens(model: Path, text: Path) -> 
     assert facts[1] == facts[0] | {"parse_special": True}  # journals of before stay as they are
     for arguments in (("scan", model), ("influence", model), ("prune-depth", model)):
         more = ("x.gguf", "--dry-run", "--layers", 1) if arguments[0] == "prune-depth" else ()
-        found = call(*arguments, *more, "-f", text, "-c", 32, "--windows", 2, "-t", 1,
-                     "--parse-special")  # fmt: skip
+        found = call(
+            *arguments, *more, "-f", text, "-c", 32, "--windows", 2, "-t", 1, "--parse-special"
+        )
         assert found.out
 
 
@@ -106,8 +121,9 @@ def test_recipes_take_it(model: Path, text: Path, tmp_path: Path) -> None:
     asked = f"{{text: {text}, ctx: 64, parse_special: true}}"
     recipe.write_text(
         f"name: S\nsource: {{file: {model}}}\nimatrix: {asked}\n"
-        f"evaluate:\n  perplexity: {asked}\n  kl: {asked}\n", encoding="utf-8",
-    )  # fmt: skip
+        f"evaluate:\n  perplexity: {asked}\n  kl: {asked}\n",
+        encoding="utf-8",
+    )
     call("run", recipe, "--out", tmp_path / "out")
     for kind, label in (("perplexity", "perplexity"), ("kl", "kl_mean")):
         (found,) = load_results(tmp_path / f"out/results/cut.{kind}.json")

@@ -59,9 +59,17 @@ def test_a_bos_that_the_vocabulary_lacks_is_not_claimed() -> None:
 def theirs(model: Path, text: Path, n_ctx: int, n_chunks: int, *more: str) -> tuple[float, float]:
     """Perplexity and error as llama-perplexity prints them."""
     command = [
-        llama_tool("llama-perplexity"), "-m", str(model), "-f", str(text),
-        "-c", str(n_ctx), "--chunks", str(n_chunks), *more,
-    ]  # fmt: skip
+        llama_tool("llama-perplexity"),
+        "-m",
+        str(model),
+        "-f",
+        str(text),
+        "-c",
+        str(n_ctx),
+        "--chunks",
+        str(n_chunks),
+        *more,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     match = re.search(r"PPL = ([\d.]+) \+/- ([\d.]+)", done.stdout + done.stderr)
     assert match, done.stderr[-500:]

@@ -29,9 +29,17 @@ from ggsurgery.report.compute import compute_report
 from tests._needs import needs_package
 
 LOWER = (
-    "perplexity", "perplexity_ratio", "kl", "kl_mean", "kl_median", "kl_p99", "kl_max",
-    "word_perplexity", "byte_perplexity", "bits_per_byte",
-)  # fmt: skip
+    "perplexity",
+    "perplexity_ratio",
+    "kl",
+    "kl_mean",
+    "kl_median",
+    "kl_p99",
+    "kl_max",
+    "word_perplexity",
+    "byte_perplexity",
+    "bits_per_byte",
+)
 
 
 def names_in_the_source() -> set[str]:
@@ -65,8 +73,17 @@ def test_our_directions_are_the_harness_s_own() -> None:
     import lm_eval.api.metrics  # noqa: F401  (fills the registry)
     from lm_eval.api.registry import is_higher_better
 
-    for name in ("acc", "acc_norm", "acc_bytes", "exact_match", "f1", "word_perplexity",
-                 "byte_perplexity", "bits_per_byte", "perplexity"):  # fmt: skip
+    for name in (
+        "acc",
+        "acc_norm",
+        "acc_bytes",
+        "exact_match",
+        "f1",
+        "word_perplexity",
+        "byte_perplexity",
+        "bits_per_byte",
+        "perplexity",
+    ):
         theirs = is_higher_better(name)
         if theirs is not None:
             assert direction_of(name) == ("higher" if theirs else "lower"), name
@@ -116,12 +133,25 @@ def test_a_worse_model_is_called_worse_by_compare_and_report(tmp_path: Path) -> 
 def test_the_harness_s_own_word_counts(tmp_path: Path) -> None:
     def document(bleu: float, ter: float, name: str) -> str:
         path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps({
-            "results": {"wmt": {"alias": "wmt", "bleu,none": bleu, "bleu_stderr,none": 0.1,
-                                "ter,none": ter, "ter_stderr,none": 0.1, "odd,none": 3.0}},
-            "higher_is_better": {"wmt": {"bleu": True, "ter": False, "odd": None}},
-            "n-samples": {"wmt": {"effective": 100}}, "model_name": f"{name}.gguf",
-        }))  # fmt: skip
+        path.write_text(
+            json.dumps(
+                {
+                    "results": {
+                        "wmt": {
+                            "alias": "wmt",
+                            "bleu,none": bleu,
+                            "bleu_stderr,none": 0.1,
+                            "ter,none": ter,
+                            "ter_stderr,none": 0.1,
+                            "odd,none": 3.0,
+                        }
+                    },
+                    "higher_is_better": {"wmt": {"bleu": True, "ter": False, "odd": None}},
+                    "n-samples": {"wmt": {"effective": 100}},
+                    "model_name": f"{name}.gguf",
+                }
+            )
+        )
         return str(path)
 
     base, cut = document(30, 50, "base"), document(20, 70, "cut")
@@ -152,8 +182,13 @@ def test_a_direction_survives_its_file() -> None:
 
 
 def test_scans_and_setups_read_the_same_table() -> None:
-    for metric, lower in (("perplexity", True), ("kl", True), ("suite", False),
-                          ("choices:kl.jsonl", False), ("gsm8k:x.jsonl", False)):  # fmt: skip
+    for metric, lower in (
+        ("perplexity", True),
+        ("kl", True),
+        ("suite", False),
+        ("choices:kl.jsonl", False),
+        ("gsm8k:x.jsonl", False),
+    ):
         assert Setup(Path("m.gguf"), metric=metric).lower_is_better is lower
         document = {"metric": metric, "operation": "delete", "base": {"value": 1}, "rows": []}
         assert ("Less is better" in scan_figure(document).note) is lower

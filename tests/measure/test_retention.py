@@ -21,9 +21,13 @@ from ggsurgery.report.markdown import render_markdown
 
 @pytest.mark.parametrize(
     ("base", "other", "word"),
-    [(0.7954, 0.6567, "Good"), (0.8309, 0.6177, "Acceptable"), (0.7855, 0.4852, "Degraded"),
-     (0.7689, 0.2512, "Not recommended")],
-)  # fmt: skip
+    [
+        (0.7954, 0.6567, "Good"),
+        (0.8309, 0.6177, "Acceptable"),
+        (0.7855, 0.4852, "Degraded"),
+        (0.7689, 0.2512, "Not recommended"),
+    ],
+)
 def test_status_words_are_those_of_the_published_card(base, other, word):
     share, found = retention(Score("acc", base, None, 100), Score("acc", other, None, 100))
     assert (share, found) == (pytest.approx(other / base), word)
@@ -31,9 +35,17 @@ def test_status_words_are_those_of_the_published_card(base, other, word):
 
 @pytest.mark.parametrize(
     "metric",
-    ["perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "perplexity_ratio",
-     "kl_mean", "top1_agreement", "never heard of"],
-)  # fmt: skip
+    [
+        "perplexity",
+        "word_perplexity",
+        "byte_perplexity",
+        "bits_per_byte",
+        "perplexity_ratio",
+        "kl_mean",
+        "top1_agreement",
+        "never heard of",
+    ],
+)
 def test_there_is_no_share_where_it_means_nothing(metric):
     assert retention(Score(metric, 20.0, 1, 9), Score(metric, 35.0, 1, 9)) == (None, None)
 

@@ -149,8 +149,10 @@ def test_a_model_that_never_stops_thinking_fails_where_it_should():
     model = ByteModel(1, n_ctx=1536, template=CHATML + "<think>", says=lambda _: "Hm " * 900)
     score = run_suite(model, limit=3)
     assert {n: score.part(n).value for n in ("facts", "thinking", "stop")} == {
-        "facts": 0.0, "thinking": 0.0, "stop": 0.0,
-    }  # fmt: skip
+        "facts": 0.0,
+        "thinking": 0.0,
+        "stop": 0.0,
+    }
     assert score.part("thinking").transcript[0]["closed"] is False
     assert score.part("repetition").value == 0.0
 
@@ -160,9 +162,11 @@ def test_switched_off_but_still_thinking_fails_the_off_position():
     part = run_suite(model, limit=2).part("thinking")
     items = dict(zip(part.ids, part.items, strict=True))
     assert items == {
-        "capital-france-on": 1.0, "capital-france-off": 0.0,
-        "capital-japan-on": 1.0, "capital-japan-off": 0.0,
-    }  # fmt: skip
+        "capital-france-on": 1.0,
+        "capital-france-off": 0.0,
+        "capital-japan-on": 1.0,
+        "capital-japan-off": 0.0,
+    }
 
 
 def suite_of(facts: list[float]) -> SurgeryScore:
@@ -284,9 +288,11 @@ def test_the_total_s_interval_is_that_of_its_only_part_and_near_the_bootstrap_s(
     alone = SurgeryScore((Part("facts", 40.0, (1.0,) * 19 + (0.0,) * 11),))
     assert alone.interval.low == pytest.approx(100 * alone.parts[0].interval.low)
     rng = np.random.default_rng(1)
-    parts = (Part("facts", 40.0, tuple(np.repeat([0.0, 1.0], [12, 18]))),
-             Part("repetition", 10.0, tuple(rng.random(20))),
-             Part("stop", 10.0, tuple(np.repeat([0.0, 1.0], [5, 5]))))  # fmt: skip
+    parts = (
+        Part("facts", 40.0, tuple(np.repeat([0.0, 1.0], [12, 18]))),
+        Part("repetition", 10.0, tuple(rng.random(20))),
+        Part("stop", 10.0, tuple(np.repeat([0.0, 1.0], [5, 5]))),
+    )
     score = SurgeryScore(parts)
     drawn = statistics.interval_of(score.draws())
     assert score.interval.low == pytest.approx(drawn.low, abs=2.5)

@@ -36,9 +36,18 @@ def test_a_checkout_finds_its_folders() -> None:
 @pytest.mark.slow
 def test_a_wheel_carries_templates_and_recipes(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-C", "wheel.cmake=false",
-        "--wheel-dir", str(tmp_path), str(ROOT),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "-C",
+        "wheel.cmake=false",
+        "--wheel-dir",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -53,9 +62,13 @@ def test_a_wheel_carries_templates_and_recipes(tmp_path: Path) -> None:
     assert models == {"demo.txt", *recipes, *(f"tiny-qwen3/{text}" for text in texts)}
     done = subprocess.run(
         # -S: no .pth files, whose hook of an editable install would come before the wheel.
-        [sys.executable, "-S", "-c", ASK], cwd=tmp_path, capture_output=True, text=True, check=True,
+        [sys.executable, "-S", "-c", ASK],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), *PACKAGES])},
-    )  # fmt: skip
+    )
     file, versions, n_families, loaded = done.stdout.splitlines()
     assert file.startswith(str(tmp_path))
     assert versions == f"{__version__} {__version__}"

@@ -93,9 +93,11 @@ template: {family: chatml}
         ("delete", {"layer": 3}),
         ("set", {"key": "general.license", "value": "mit"}),
         ("unset", {"key": "general.url"}),
-        ("set", {"key": "tokenizer.chat_template", "value": family("chatml").jinja,
-                 "type": "string"}),
-    ]  # fmt: skip
+        (
+            "set",
+            {"key": "tokenizer.chat_template", "value": family("chatml").jinja, "type": "string"},
+        ),
+    ]
     assert document.name == "new"
 
 
@@ -125,8 +127,12 @@ def test_another_file_than_the_recipes_is_refused(tmp_path: Path) -> None:
 def test_the_shipped_recipes_read_as_pipelines_and_as_surgery() -> None:
     found = sorted(shipped("models").glob("*.yaml"))
     assert {p.stem for p in found} >= {
-        "demo", "qwen3-8b-laco", "qwen3-tiny-v1", "qwen3-tiny-v2", "ruadapt-10l",
-    }  # fmt: skip
+        "demo",
+        "qwen3-8b-laco",
+        "qwen3-tiny-v1",
+        "qwen3-tiny-v2",
+        "ruadapt-10l",
+    }
     for path in found:
         try:
             document = load_document(path)

@@ -123,4 +123,4 @@ def test_on_a_small_model_from_source_to_bundle(name: str, tmp_path: Path) -> No
             "| Layers removed | 10 (27.8 %) |",
             "## Similarity",
         ):
-            assert line in card  # fmt: skip
+            assert line in card

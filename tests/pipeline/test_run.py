@@ -110,8 +110,11 @@ def test_layers_keep_the_types_of_the_uncut_model(folder: Path) -> None:
 
 
 def test_with_an_imatrix(folder: Path) -> None:
-    change(folder, "quantize: {types: [Q8_0, Q4_K_M]}",
-           "imatrix: {text: text.txt, ctx: 128}\nquantize: {types: [IQ2_XS, Q4_K_M]}")  # fmt: skip
+    change(
+        folder,
+        "quantize: {types: [Q8_0, Q4_K_M]}",
+        "imatrix: {text: text.txt, ctx: 128}\nquantize: {types: [IQ2_XS, Q4_K_M]}",
+    )
     change(folder, "[IQ2_XS, Q4_K_M]", "[IQ2_XS, Q4_K_M, Q4_0]")  # Q4_0: other types with one
     planned = {p.task.name: p.n_bytes for p in Pipeline(folder / "recipe.yaml", "o").plan()}
     steps = ["quantize IQ2_XS", "quantize Q4_K_M", "quantize Q4_0"]
@@ -226,13 +229,20 @@ def test_every_measurement_is_a_step_of_its_own(folder: Path) -> None:
     assert len(entry["results"]["scores"]) == len(found.scores)
     assert entry["results"]["comparisons"][0]["label"] == "surgery"
     card = (folder / "out/bundle/README.md").read_text(encoding="utf-8")
-    for section in ("## Perplexity", "## Divergence from the original", "## Score of 100",
-                    "## Was it worth it?\n\n- `Small-cut-BF16.gguf`: Verdict: "):  # fmt: skip
+    for section in (
+        "## Perplexity",
+        "## Divergence from the original",
+        "## Score of 100",
+        "## Was it worth it?\n\n- `Small-cut-BF16.gguf`: Verdict: ",
+    ):
         assert section in card
     assert {c["kind"] for c in found.controls} == {"same bytes", "random layers", "last layers"}
     assert all(c["score"] is not None for c in found.controls)
-    table = CliRunner().invoke(cli, ["run", str(folder / "recipe.yaml"), "--out",
-                                     str(folder / "out")]).stdout  # fmt: skip
+    table = (
+        CliRunner()
+        .invoke(cli, ["run", str(folder / "recipe.yaml"), "--out", str(folder / "out")])
+        .stdout
+    )
     assert "KL" in table and "score of 100" in table and "quiz acc" in table
     assert "Small-cut.gguf: Verdict: " in table
     change(folder, "suite: {limit: 1}", "suite: {limit: 1, random: 1}")
@@ -245,9 +255,9 @@ def test_every_measurement_is_a_step_of_its_own(folder: Path) -> None:
     change(folder, "kl: {text: text.txt, ctx: 64", "kl: {text: text.txt, ctx: 32")
     assert run(folder) == ["kl cut", "release"]
     (folder / "quiz.jsonl").write_text("".join(QUESTION % i for i in range(5)), encoding="utf-8")
-    assert run(folder) == [
-        f"choices-{q} {n}" for q in ("quiz", "shots") for n in names
-    ] + ["release"]  # fmt: skip
+    assert run(folder) == [f"choices-{q} {n}" for q in ("quiz", "shots") for n in names] + [
+        "release"
+    ]
     change(
         folder, "  suite: {limit: 1, controls: false}\n", ""
     )  # what is no longer asked for is no longer told
@@ -260,8 +270,11 @@ def test_benchmarks_of_the_harness(folder: Path) -> None:
     (folder / "q").mkdir()
     quiz = "".join(QUESTION % i for i in range(2))
     (folder / "q/arc_easy_test.jsonl").write_text(quiz, encoding="utf-8")
-    change(folder, "quantize: {types: [Q8_0, Q4_K_M]}",
-           "evaluate: {bench: {tasks: [arc_easy], data: q}}")  # fmt: skip
+    change(
+        folder,
+        "quantize: {types: [Q8_0, Q4_K_M]}",
+        "evaluate: {bench: {tasks: [arc_easy], data: q}}",
+    )
     assert run(folder) == ["cut", "bench source", "bench cut"]
     found = Pipeline(folder / "recipe.yaml", folder / "out").results("cut")
     assert found is not None
@@ -383,10 +396,15 @@ def test_two_runs_do_not_share_a_folder(folder: Path) -> None:
 def test_killed_it_goes_on(folder: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "ggsurgery", "run", "recipe.yaml", "--out", "out"]
     child = subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        command,
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        start_new_session=True, preexec_fn=heed_signals,
-    )  # fmt: skip
+        start_new_session=True,
+        preexec_fn=heed_signals,
+    )
     assert child.stderr is not None
     for line in child.stderr:
         if ": cut, " in line:

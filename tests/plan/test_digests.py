@@ -17,15 +17,22 @@ RECIPES: dict[str, list[object]] = {
     "pruned": [
         {"prune": {"sparsity": 0.3}},
         {"prune": {"pattern": "2:4", "only": "ffn", "largest": True}},
-        {"prune": {"sparsity": 0.5, "scope": "row", "score": "wanda", "imatrix": "i.gguf",
-                   "imatrix_of": "this"}},
+        {
+            "prune": {
+                "sparsity": 0.5,
+                "scope": "row",
+                "score": "wanda",
+                "imatrix": "i.gguf",
+                "imatrix_of": "this",
+            }
+        },
         {"drop_tensor": "rope_freqs.weight"},
         {"set": {"key": "general.tags", "value": ["a", "b"], "type": "array[string]"}},
         {"unset": "general.url"},
     ],
     "blended": [{"blend": {"models": 3, "method": "dare", "density": 0.5, "seed": 7}}],
     "merged": [{"merge": {"layers": "1-3", "method": "damped", "factor": 0.5, "parts": "ffn"}}],
-}  # fmt: skip
+}
 
 
 def digest(name: str) -> str:

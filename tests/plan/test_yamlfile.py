@@ -58,8 +58,12 @@ def test_commands_end_at_once(tmp_path: Path, name: str, arguments: tuple[str, .
     limited = ["bash", "-c", 'ulimit -v 4000000; exec "$@"', "limited"]
     done = subprocess.run(
         [*limited, *command(*(str(path) if a == "BOMB" else a for a in arguments))],
-        env=environment(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1
     assert re.search(message, done.stderr)
     assert len(done.stderr.splitlines()) == 1
@@ -71,9 +75,22 @@ def test_a_device_is_not_a_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['!!int ""', "!!float x", "!!bool maybe", "!!timestamp never", "!!int x", "!!x y",
-             "{[a]: b}", "!!binary é", "!!omap [a]", "2024-13-45", "<<: a", '!!set [a]'],
-)  # fmt: skip
+    "text",
+    [
+        '!!int ""',
+        "!!float x",
+        "!!bool maybe",
+        "!!timestamp never",
+        "!!int x",
+        "!!x y",
+        "{[a]: b}",
+        "!!binary é",
+        "!!omap [a]",
+        "2024-13-45",
+        "<<: a",
+        "!!set [a]",
+    ],
+)
 def test_values_that_cannot_be_read(text: str) -> None:
     with pytest.raises(FormatError, match=r"r\.yaml: no valid YAML"):
         parse(text, "r.yaml")

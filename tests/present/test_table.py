@@ -126,8 +126,14 @@ def test_one_place_draws_tables() -> None:
 def test_sizes_have_one_form() -> None:
     sizes = (0, 1023, 1536, 102_660_000, 5 << 28, 3 << 40, None)
     assert [human_bytes(n) for n in sizes] == [
-        "0 B", "1023 B", "1.5 KiB", "97.9 MiB", "1.25 GiB", "3.00 TiB", "–",
-    ]  # fmt: skip
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "97.9 MiB",
+        "1.25 GiB",
+        "3.00 TiB",
+        "–",
+    ]
 
 
 @pytest.mark.parametrize(

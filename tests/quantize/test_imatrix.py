@@ -40,9 +40,18 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def theirs(model: Path, text: Path, out: Path, n_ctx: int, n_chunks: int) -> Imatrix:
     command = [
-        llama_tool("llama-imatrix"), "-m", str(model), "-f", text.name, "-o", str(out),
-        "-c", str(n_ctx), "--chunks", str(n_chunks),
-    ]  # fmt: skip
+        llama_tool("llama-imatrix"),
+        "-m",
+        str(model),
+        "-f",
+        text.name,
+        "-o",
+        str(out),
+        "-c",
+        str(n_ctx),
+        "--chunks",
+        str(n_chunks),
+    ]
     subprocess.run(command, capture_output=True, check=True, cwd=text.parent)
     return read_imatrix(out)
 
@@ -82,9 +91,13 @@ def test_llama_quantize_reads_what_we_write(model: Path, tmp_path: Path) -> None
     again = read_imatrix(tmp_path / "im.gguf")
     agree(again, found)
     command = [
-        llama_tool("llama-quantize"), "--imatrix", str(tmp_path / "im.gguf"), str(model),
-        str(tmp_path / "q.gguf"), "IQ4_NL",
-    ]  # fmt: skip
+        llama_tool("llama-quantize"),
+        "--imatrix",
+        str(tmp_path / "im.gguf"),
+        str(model),
+        str(tmp_path / "q.gguf"),
+        "IQ4_NL",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"loaded {len(found.entries)} importance matrix entries" in done.stdout
     assert "did not find weights for blk" not in done.stdout + done.stderr
@@ -94,9 +107,13 @@ def test_statistics_of_llama_imatrix(model: Path, tmp_path: Path) -> None:
     found = collect(model, WORDS, n_ctx=128, n_chunks=2)
     write_imatrix(found, tmp_path / "im.gguf")
     command = [
-        llama_tool("llama-imatrix"), "-m", str(model), "--show-statistics",
-        "--in-file", str(tmp_path / "im.gguf"),
-    ]  # fmt: skip
+        llama_tool("llama-imatrix"),
+        "-m",
+        str(model),
+        "--show-statistics",
+        "--in-file",
+        str(tmp_path / "im.gguf"),
+    ]
     for _ in range(50):  # the tool may exit before its log thread has written anything
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         printed = done.stdout + done.stderr

@@ -78,9 +78,11 @@ LINEAGES: dict[str, tuple[list[tuple[object, ...]], list[int]]] = {
     "keep": ([("keep", "--layers", "4,0,2")], [4, 0, 2]),
     "delete": ([("delete", "--layer", "1")], [0, 2, 3, 4]),
     "duplicate": ([("duplicate", "--layer", "1")], [0, 1, 1, 2, 3, 4]),
-    "delete, duplicate": ([("delete", "--layer", "1"), ("duplicate", "--layer", "0")],
-                          [0, 0, 2, 3, 4]),
-}  # fmt: skip
+    "delete, duplicate": (
+        [("delete", "--layer", "1"), ("duplicate", "--layer", "0")],
+        [0, 0, 2, 3, 4],
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -237,9 +239,16 @@ def test_importances_that_cannot_be_are_refused_by_name(
 
 def test_a_legacy_file_with_a_negative_importance(tmp_path: Path) -> None:
     name = b"blk.0.ffn_up.weight"
-    data = b"".join([np.int32(1).tobytes(), np.int32(len(name)).tobytes(), name,
-                     np.int32(1).tobytes(), np.int32(4).tobytes(),
-                     np.array([1, 2, -3, 4], np.float32).tobytes()])  # fmt: skip
+    data = b"".join(
+        [
+            np.int32(1).tobytes(),
+            np.int32(len(name)).tobytes(),
+            name,
+            np.int32(1).tobytes(),
+            np.int32(4).tobytes(),
+            np.array([1, 2, -3, 4], np.float32).tobytes(),
+        ]
+    )
     path = tmp_path / "old.dat"
     path.write_bytes(data)
     with pytest.raises(FormatError, match=r"input column 2.*blk\.0\.ffn_up\.weight|blk\.0"):

@@ -81,14 +81,17 @@ def test_other_options_are_another_rung(model: Path, tmp_path: Path) -> None:
 
 
 def test_another_imatrix_is_another_rung(model: Path, tmp_path: Path) -> None:
-    names = [t.name for t in read_header(model).tensors if t.name.startswith("blk.")
-             and len(t.shape) > 1]  # fmt: skip
+    names = [
+        t.name for t in read_header(model).tensors if t.name.startswith("blk.") and len(t.shape) > 1
+    ]
     for name, value in (("a", 1.0), ("b", 2.0)):
         entries = {
-            n: Entry(np.full((1, read_header(model).by_name[n].shape[0]), value, np.float32),
-                     np.ones(1, np.int64))
+            n: Entry(
+                np.full((1, read_header(model).by_name[n].shape[0]), value, np.float32),
+                np.ones(1, np.int64),
+            )
             for n in names
-        }  # fmt: skip
+        }
         write_imatrix(Imatrix(entries, ("t.txt",), 1, 1), tmp_path / f"{name}.gguf")
         os.utime(tmp_path / f"{name}.gguf", (1, 1))
     out = tmp_path / "out"
@@ -117,9 +120,10 @@ def test_inputs_survive_force_and_a_taken_name_is_told_before_the_work(
     other, text = shutil.copy2(model, tmp_path / "small-Q4_0.gguf"), tmp_path / "t.txt"
     text.write_text(WORDS, encoding="utf-8")
     for arguments in (
-        [other, "--like", other], [other, "--type", "Q4_0", "--pin", other],
+        [other, "--like", other],
+        [other, "--type", "Q4_0", "--pin", other],
         [text, "--target-size", "1GB", "--text", text],
-    ):  # fmt: skip
+    ):
         said = call("quantize", model, *arguments, "--force", code=1).err
         assert "input and output are the same file" in said
     pinned = ("--types", "Q4_0", "--out-dir", tmp_path, "--pin", other)

@@ -8,9 +8,18 @@ kept, other characters that do not print are dropped, and nothing is an escape.
 from __future__ import annotations
 
 _WORDS = {
-    "from", "license", "template", "system", "adapter", "draft", "renderer", "parser",
-    "parameter", "message", "requires",
-}  # fmt: skip
+    "from",
+    "license",
+    "template",
+    "system",
+    "adapter",
+    "draft",
+    "renderer",
+    "parser",
+    "parameter",
+    "message",
+    "requires",
+}
 
 
 class NotAModelfile(ValueError):

@@ -33,9 +33,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("release")
     jinja = family("qwen3").jinja
     source = write_shapes(
-        folder / "s.gguf", small("Small Qwen", 3), tokens=BYTES, chat_template=jinja, seed=5,
+        folder / "s.gguf",
+        small("Small Qwen", 3),
+        tokens=BYTES,
+        chat_template=jinja,
+        seed=5,
         license="apache-2.0",
-    )  # fmt: skip
+    )
     found = {"BF16": source}
     for ftype in ("Q8_0", "Q4_K_M"):
         found[ftype] = folder / f"s-{ftype}.gguf"
@@ -60,10 +64,18 @@ def test_a_bare_bundle_claims_nothing_that_was_not_measured(
     names = {p.name for p in made.files}
     stem = "Small-Qwen"
     assert names == {
-        f"{stem}-BF16.gguf", f"{stem}-Q8_0.gguf", f"{stem}-Q4_K_M.gguf", "Modelfile",
-        "Modelfile.BF16", "Modelfile.Q8_0", "Modelfile.Q4_K_M", "README.md", "NOTES.md",
-        "SHA256SUMS", "manifest.json",
-    }  # fmt: skip
+        f"{stem}-BF16.gguf",
+        f"{stem}-Q8_0.gguf",
+        f"{stem}-Q4_K_M.gguf",
+        "Modelfile",
+        "Modelfile.BF16",
+        "Modelfile.Q8_0",
+        "Modelfile.Q4_K_M",
+        "README.md",
+        "NOTES.md",
+        "SHA256SUMS",
+        "manifest.json",
+    }
     assert made.recommended == f"{stem}-Q4_K_M.gguf"
     card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
     front = yaml.safe_load(card.split("---\n")[1])
@@ -83,11 +95,16 @@ def test_figures_come_out_as_they_went_in(files: dict[str, Path], tmp_path: Path
     worse = measured(files["Q4_K_M"], 71.48, PIQA=0.6567, BoolQ=0.6177, MMLU=0.2512)
     q8 = measured(files["Q8_0"], 60.0)
     request = Request(
-        (files["Q8_0"], files["Q4_K_M"]), base_model="org/base", original=original,
-        results=(worse, q8), languages=("en",), recommended="Q4_K_M",
+        (files["Q8_0"], files["Q4_K_M"]),
+        base_model="org/base",
+        original=original,
+        results=(worse, q8),
+        languages=("en",),
+        recommended="Q4_K_M",
         memory={"s-Q8_0.gguf": {"bytes": 3 << 20, "n_ctx": 2048}},
-        said={"question": "Why?", "text": "Because\nof it."}, recipe="name: x\n",
-    )  # fmt: skip
+        said={"question": "Why?", "text": "Because\nof it."},
+        recipe="name: x\n",
+    )
     build_bundle(request, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
     assert "| PIQA acc | Q4_K_M | 400 | 79.54 ± 1.00 % | 65.67 ± 1.00 % | 82.6 % | Good |" in card
@@ -117,15 +134,22 @@ def test_several_results_of_one_file_add_up(files: dict[str, Path], tmp_path: Pa
     path, base = files["Q8_0"], model_facts(files["BF16"])
     moved = replace(model_facts(path), file=f"elsewhere/{path.name}")
     facts = {"text": "t.txt"}
-    kl = (Score("kl_mean", 0.25, 0.01, 500, facts), Score("kl_p99", 2.5, None, 500, facts),
-          Score("top1_agreement", 0.75, 0.02, 500, facts))  # fmt: skip
+    kl = (
+        Score("kl_mean", 0.25, 0.01, 500, facts),
+        Score("kl_p99", 2.5, None, 500, facts),
+        Score("top1_agreement", 0.75, 0.02, 500, facts),
+    )
     guessed = {"task": "ARC", "chance": 0.25}
     request = Request(
-        (path,), original=Results(base, (Score("acc", 0.5, 0.02, 400, guessed),)),
-        results=(measured(path, 12.0), Results(moved, kl),
-                 Results(model_facts(path), (Score("acc", 0.28, 0.02, 400, guessed),)),
-                 measured(files["Q4_K_M"], 9.0)),
-    )  # fmt: skip
+        (path,),
+        original=Results(base, (Score("acc", 0.5, 0.02, 400, guessed),)),
+        results=(
+            measured(path, 12.0),
+            Results(moved, kl),
+            Results(model_facts(path), (Score("acc", 0.28, 0.02, 400, guessed),)),
+            measured(files["Q4_K_M"], 9.0),
+        ),
+    )
     made = build_bundle(request, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
     assert "| Small-Qwen-Q8_0.gguf | 12.0000 ± 0.2500 | – |" in card
@@ -145,12 +169,34 @@ def collapsed(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     text.write_text("Some words, said again.\n" * 200, encoding="utf-8")
     return CliRunner().invoke(
         cli,
-        ["laco", str(files["BF16"]), str(folder / "cut.gguf"), "--merge-layers", "2", "--lowest",
-         "0", "--highest", "3", "--threshold", "-1", "--max-compression", "0.4", "--variant",
-         "reference", "--texts", "3", "--ctx", "32", "--text", str(text),
-         "--log", str(folder / "laco.json"), "--json"],
+        [
+            "laco",
+            str(files["BF16"]),
+            str(folder / "cut.gguf"),
+            "--merge-layers",
+            "2",
+            "--lowest",
+            "0",
+            "--highest",
+            "3",
+            "--threshold",
+            "-1",
+            "--max-compression",
+            "0.4",
+            "--variant",
+            "reference",
+            "--texts",
+            "3",
+            "--ctx",
+            "32",
+            "--text",
+            str(text),
+            "--log",
+            str(folder / "laco.json"),
+            "--json",
+        ],
         catch_exceptions=False,
-    )  # fmt: skip
+    )
 
 
 def test_what_laco_did_stands_on_the_card(
@@ -186,9 +232,10 @@ def test_a_hopeless_loss_is_said_plainly(files: dict[str, Path], tmp_path: Path)
     said = "not usable without further training"
     for perplexity, expected in ((25.0, False), (31.0, True)):
         request = Request(
-            (files["Q8_0"],), original=measured(files["BF16"], 10.0),
+            (files["Q8_0"],),
+            original=measured(files["BF16"], 10.0),
             results=(measured(files["Q8_0"], perplexity),),
-        )  # fmt: skip
+        )
         build_bundle(request, tmp_path / "out", force=True)
         card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
         assert (said in card) is expected
@@ -203,13 +250,14 @@ def test_a_hopeless_loss_is_said_plainly(files: dict[str, Path], tmp_path: Path)
         (
             "bsd-1-clause",
             {
-                "license": "other", "license_name": "bsd-1-clause",
+                "license": "other",
+                "license_name": "bsd-1-clause",
                 "license_link": "https://spdx.org/licenses/BSD-1-Clause.html",
             },
         ),
         ("MIT OR Apache-2.0", {"license": "other", "license_name": "mit-or-apache-2.0"}),
     ],
-)  # fmt: skip
+)
 def test_a_licence_by_its_identifier(
     files: dict[str, Path], tmp_path: Path, named: str, fields: dict[str, str]
 ) -> None:
@@ -243,8 +291,9 @@ def test_checksums_are_those_of_coreutils(files: dict[str, Path], tmp_path: Path
     licence.write_text("Permission is hereby granted", encoding="utf-8")
     out = tmp_path / "out"
     build_bundle(Request((files["Q8_0"],), license=licence), out)
-    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=out, capture_output=True,
-                          text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=out, capture_output=True, text=True, check=True
+    )
     assert done.stdout.count(": OK") == len(list(out.iterdir())) - 1
     assert (out / "LICENSE").read_text(encoding="utf-8").startswith("Permission")
     assert 'LICENSE """Permission' in (out / "Modelfile").read_text(encoding="utf-8")

@@ -30,8 +30,9 @@ from tests._shapes import BYTES, TINY, TOKENS, small, write_shapes
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("card") / "m.gguf"
-    return write_shapes(path, replace(TINY, context=32768), tokens=TOKENS,
-                        chat_template=family("qwen3").jinja)  # fmt: skip
+    return write_shapes(
+        path, replace(TINY, context=32768), tokens=TOKENS, chat_template=family("qwen3").jinja
+    )
 
 
 def header(path: Path, **texts: Any) -> Header:
@@ -99,9 +100,12 @@ def test_who_quantized_it(model: Path) -> None:
 
 
 def test_the_imatrix_is_named_with_the_types_made_with_it(model: Path) -> None:
-    made = header(model, quantize__imatrix__file="m.imatrix.gguf",
-                  quantize__imatrix__dataset="calibration.txt",
-                  quantize__imatrix__chunks_count=1200)  # fmt: skip
+    made = header(
+        model,
+        quantize__imatrix__file="m.imatrix.gguf",
+        quantize__imatrix__dataset="calibration.txt",
+        quantize__imatrix__chunks_count=1200,
+    )
     _, body = card([read_header(model), made, made])
     assert (
         "Quantized with the importance matrix `m.imatrix.gguf` (text `calibration.txt`, "
@@ -141,13 +145,27 @@ def test_the_command_and_the_recipe_take_them(tmp_path: Path) -> None:
     needs_package("huggingface_hub", extra="hub")
     source = write_shapes(tmp_path / "s.gguf", small("Tiny", 1), tokens=BYTES, seed=5)
     out = tmp_path / "one"
-    call("release", source, "--out", out, "--no-memory", "--base-model", "org/base", "--repo",
-         "me/tiny", "--relation", "merge", "--quantized-by", "Me")  # fmt: skip
+    call(
+        "release",
+        source,
+        "--out",
+        out,
+        "--no-memory",
+        "--base-model",
+        "org/base",
+        "--repo",
+        "me/tiny",
+        "--relation",
+        "merge",
+        "--quantized-by",
+        "Me",
+    )
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         "name: Tiny\nsource: {file: s.gguf}\nrelease: {memory: false, base_model: org/base, "
-        "repo: me/tiny, relation: merge, quantized_by: Me}\n", encoding="utf-8",
-    )  # fmt: skip
+        "repo: me/tiny, relation: merge, quantized_by: Me}\n",
+        encoding="utf-8",
+    )
     call("run", recipe, "--out", tmp_path / "two")
     for folder in (out, tmp_path / "two/bundle"):
         front = yaml.safe_load((folder / "README.md").read_text("utf-8").split("---\n")[1])

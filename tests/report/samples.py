@@ -23,10 +23,14 @@ def suite(seed: int, p: float, n: int = 30) -> SurgeryScore:
     rng = np.random.default_rng(seed)
     right = (rng.random(n) < p).astype(float).tolist()
     said = tuple(
-        {"id": str(i), "asked": f"Question {i}?", "said": HOSTILE if i == 0 else "An answer.",
-         "right": bool(right[i])}
+        {
+            "id": str(i),
+            "asked": f"Question {i}?",
+            "said": HOSTILE if i == 0 else "An answer.",
+            "right": bool(right[i]),
+        }
         for i in range(n)
-    )  # fmt: skip
+    )
     ids = tuple(map(str, range(n)))
     return SurgeryScore(
         (
@@ -58,17 +62,29 @@ def three_models() -> list[Results]:
     assert base.suite is not None and cut.suite is not None
     outcomes = corrected(
         [
-            Outcome(Control("Q6_K, uncut", "same bytes"), 110 << 20, suite(1, 0.74),
-                    compare_surgery(cut.suite, suite(1, 0.74))[0]),
-            Outcome(Control("last layers 24-28", "last layers"), 118 << 20, suite(5, 0.1),
-                    compare_surgery(cut.suite, suite(5, 0.1))[0]),
+            Outcome(
+                Control("Q6_K, uncut", "same bytes"),
+                110 << 20,
+                suite(1, 0.74),
+                compare_surgery(cut.suite, suite(1, 0.74))[0],
+            ),
+            Outcome(
+                Control("last layers 24-28", "last layers"),
+                118 << 20,
+                suite(5, 0.1),
+                compare_surgery(cut.suite, suite(5, 0.1))[0],
+            ),
             Outcome(Control("random 3", "random layers"), refused="layers lose their phase"),
         ]
-    )  # fmt: skip
+    )
     cut = Results(
-        cut.model, cut.scores, cut.suite, baseline="base-8b.gguf",
-        controls=tuple(o.to_json() for o in outcomes), verdict=verdict(cut.suite, outcomes),
-    )  # fmt: skip
+        cut.model,
+        cut.scores,
+        cut.suite,
+        baseline="base-8b.gguf",
+        controls=tuple(o.to_json() for o in outcomes),
+        verdict=verdict(cut.suite, outcomes),
+    )
     return [base, cut, model("cut-15-layers", 3, 0.27, 78, 15)]
 
 
@@ -94,8 +110,17 @@ def perplexity_scan(n: int = 30) -> dict[str, Any]:
     for layer in range(n):
         change = 4.5 if layer == 0 else float(0.02 + 0.1 * rng.random())
         value = 20.0 * math.exp(change)
-        rows.append({"position": layer, "value": value, "stderr": 0.2 * value, "n": 8,
-                     "difference": change, "difference_stderr": 0.01, "error": None})  # fmt: skip
+        rows.append(
+            {
+                "position": layer,
+                "value": value,
+                "stderr": 0.2 * value,
+                "n": 8,
+                "difference": change,
+                "difference_stderr": 0.01,
+                "error": None,
+            }
+        )
     base = {"value": 20.0, "stderr": 4.0, "n": 8, "chance": None}
     return {"operation": "delete", "metric": "perplexity", "base": base, "rows": rows}
 
@@ -104,28 +129,55 @@ def influence() -> dict[str, Any]:
     """What `ggsurgery influence --span 3 --json` prints."""
     shares = [0.8, 0.1, 0.05, 0.03, 0.02, 0.04]
     layers = [
-        {"layer": i, "influence": v, "stderr": v / 20, "angular": v / 3, "norm": 60.0 + i,
-         "first_norm": 50.0} for i, v in enumerate(shares)
-    ]  # fmt: skip
+        {
+            "layer": i,
+            "influence": v,
+            "stderr": v / 20,
+            "angular": v / 3,
+            "norm": 60.0 + i,
+            "first_norm": 50.0,
+        }
+        for i, v in enumerate(shares)
+    ]
     spans = [
-        {"first": i, "last": i + 2, "angular": a, "cuts_sink": i <= 2} for i, a in
-        ((3, 0.11), (2, 0.13), (1, 0.2), (0, 0.4))
-    ]  # fmt: skip
-    return {"file": "base-8b.gguf", "windows": 8, "tokens": 4096, "angular_at": "last", "sink": 2,
-            "layers": layers, "spans": spans}  # fmt: skip
+        {"first": i, "last": i + 2, "angular": a, "cuts_sink": i <= 2}
+        for i, a in ((3, 0.11), (2, 0.13), (1, 0.2), (0, 0.4))
+    ]
+    return {
+        "file": "base-8b.gguf",
+        "windows": 8,
+        "tokens": 4096,
+        "angular_at": "last",
+        "sink": 2,
+        "layers": layers,
+        "spans": spans,
+    }
 
 
 def search(second: str | None = "size") -> dict[str, Any]:
     """What `ggsurgery search --json` prints, shortened."""
     values = [(24.0, 120), (22.0, 130), (21.0, 140), (25.0, 139)]
     rows: list[dict[str, Any]] = [
-        {"trial": i, "operation": f"delete {i}", "stderr": 0.4, "error": None,
-         "values": [v, size << 20] if second else [v]} for i, (v, size) in enumerate(values)
-    ]  # fmt: skip
-    rows.append({"trial": 4, "operation": "swap 1,2", "values": [], "stderr": None,
-                 "error": "refused"})  # fmt: skip
-    return {"study": "s", "objective": "perplexity", "second": second, "tried": 5, "rows": rows,
-            "pareto": [0, 1, 2] if second else []}  # fmt: skip
+        {
+            "trial": i,
+            "operation": f"delete {i}",
+            "stderr": 0.4,
+            "error": None,
+            "values": [v, size << 20] if second else [v],
+        }
+        for i, (v, size) in enumerate(values)
+    ]
+    rows.append(
+        {"trial": 4, "operation": "swap 1,2", "values": [], "stderr": None, "error": "refused"}
+    )
+    return {
+        "study": "s",
+        "objective": "perplexity",
+        "second": second,
+        "tried": 5,
+        "rows": rows,
+        "pareto": [0, 1, 2] if second else [],
+    }
 
 
 def figures() -> list[Figure]:

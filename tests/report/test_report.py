@@ -29,14 +29,7 @@ from ggsurgery.report.compute import compute_report
 from ggsurgery.report.html import render_html
 from ggsurgery.report.markdown import render_markdown
 from tests._needs import needs_package
-from tests.report.samples import (
-    HOSTILE,
-    influence,
-    perplexity_scan,
-    scan,
-    search,
-    three_models,
-)
+from tests.report.samples import HOSTILE, influence, perplexity_scan, scan, search, three_models
 
 
 class Checker(HTMLParser):
@@ -124,8 +117,9 @@ def test_a_scan_is_drawn_by_its_paired_ratio_with_the_error_of_the_pairs():
     figure = scan_figure({**scan(), "rows": rows, "base": base})
     assert {(p.y, p.stderr) for p in figure.points} == {(-0.1, 0.02)}
     assert [(v.y, v.label) for v in figure.levels] == [
-        (0.0, "uncut"), (pytest.approx(0.25 - 0.43), "guessing"),
-    ]  # fmt: skip
+        (0.0, "uncut"),
+        (pytest.approx(0.25 - 0.43), "guessing"),
+    ]
 
 
 def test_influence_and_search_are_drawn_from_what_they_print():
@@ -261,13 +255,18 @@ def test_broken_result_files_are_named(tmp_path, document, message):
 
 def test_lm_eval_files_and_bare_scores_are_read(tmp_path):
     harness = {
-        "results": {"gsm8k": {"alias": "gsm8k", "exact_match,strict-match": 0.1,
-                              "exact_match_stderr,strict-match": 0.03,
-                              "exact_match,flexible-extract": 0.2,
-                              "exact_match_stderr,flexible-extract": "N/A"}},
+        "results": {
+            "gsm8k": {
+                "alias": "gsm8k",
+                "exact_match,strict-match": 0.1,
+                "exact_match_stderr,strict-match": 0.03,
+                "exact_match,flexible-extract": 0.2,
+                "exact_match_stderr,flexible-extract": "N/A",
+            }
+        },
         "n-samples": {"gsm8k": {"original": 1319, "effective": 100}},
         "model_name": "m.gguf",
-    }  # fmt: skip
+    }
     (found,) = load_results(write(tmp_path, "h.json", harness))
     assert [(s.label, s.value, s.stderr, s.n) for s in found.scores] == [
         ("gsm8k exact_match (strict-match)", 0.1, 0.03, 100),

@@ -50,8 +50,11 @@ def browse(page: Path, *options: str) -> str:
     profile = page.parent / "profile"
     done = subprocess.run(
         [chromium, *BROWSER, f"--user-data-dir={profile}", *options, page.as_uri()],
-        capture_output=True, text=True, timeout=180, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=True,
+    )
     return done.stdout
 
 
@@ -111,8 +114,13 @@ def test_page_in_a_browser(page, tmp_path, name, width, dark):
         'style="border:0" onload="setTimeout(() => document.title = '
         'this.contentDocument.title)"></iframe>'
     )
-    told = browse(frame, *options, "--allow-file-access-from-files", "--virtual-time-budget=3000",
-                  "--dump-dom")  # fmt: skip
+    told = browse(
+        frame,
+        *options,
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=3000",
+        "--dump-dom",
+    )
     found = re.search(r"<title>(.*?)</title>", told)
     assert found is not None, told[:500]
     facts = json.loads(html.unescape(found.group(1)))
@@ -123,8 +131,14 @@ def test_page_in_a_browser(page, tmp_path, name, width, dark):
     assert abs(ground - ink) > 400  # contrast of 765 at most
 
     shot = tmp_path / f"{name}.png"
-    browse(frame, *options, "--allow-file-access-from-files", f"--window-size={width},3000",
-           f"--screenshot={shot}", "--virtual-time-budget=3000")  # fmt: skip
+    browse(
+        frame,
+        *options,
+        "--allow-file-access-from-files",
+        f"--window-size={width},3000",
+        f"--screenshot={shot}",
+        "--virtual-time-budget=3000",
+    )
     pixels = picture(shot)[..., :3].astype(int)
     assert pixels.shape[1] == width
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20  # something is drawn

@@ -90,6 +90,9 @@ def test_modules_that_a_deletion_touches(tmp_path):
     words = ["delete", "--layer", "1", tiny_llama(tmp_path / "in.gguf", 4), tmp_path / "out.gguf"]
     done = subprocess.run(
         [sys.executable, "-c", TOUCHED, *map(str, words)],
-        capture_output=True, text=True, check=True, env=environment(),
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+    )
     assert int(done.stdout.split()[0]) <= 57, done.stdout

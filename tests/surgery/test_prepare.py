@@ -115,10 +115,7 @@ def test_unknown_types_are_copied_as_bytes(tmp_path):
     """Also where the file's end is not padded, and the last tensor moves to the middle."""
     names = ("blk.0.x", "blk.1.x", "blk.2.x")
     infos = [tensor(n, (9,), 999, 64 * i) for i, n in enumerate(names)]
-    kvs = [
-        kv_text("general.architecture", "llama"),
-        kv_u32("llama.block_count", 3),
-    ]
+    kvs = [kv_text("general.architecture", "llama"), kv_u32("llama.block_count", 3)]
     data = b"first".ljust(64, b"\0") + b"second".ljust(64, b"\0") + b"third"
     source = Raw(kvs, infos, data).write(tmp_path / "in.gguf")
     for order in ("2,0,1", "0-2", "2", "2,2"):

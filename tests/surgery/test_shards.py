@@ -68,15 +68,19 @@ def test_llama_gguf_split_merges_our_files_and_splits_alike(tmp_path: Path, mode
     call("delete", "--layer", "1", tmp_path / "big.gguf", whole)
     call("delete", "--layer", "1", "--split-max-size", "1M", tmp_path / "big.gguf", out)
     ours = parts(tmp_path, "out")
-    subprocess.run([tool, "--merge", ours[0], tmp_path / "merged.gguf"], check=True,
-                   capture_output=True)  # fmt: skip
+    subprocess.run(
+        [tool, "--merge", ours[0], tmp_path / "merged.gguf"], check=True, capture_output=True
+    )
     assert peer_tensors(tmp_path / "merged.gguf") == peer_tensors(whole)
     merged = peer_metadata(tmp_path / "merged.gguf")
     theirs = {k: v for k, v in merged.items() if not k.startswith(("split.", "GGUF."))}
     expected = {k: v for k, v in peer_metadata(whole).items() if not k.startswith("GGUF.")}
     assert theirs == expected
-    subprocess.run([tool, "--split", "--split-max-size", "1M", whole, tmp_path / "peer"],
-                   check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        [tool, "--split", "--split-max-size", "1M", whole, tmp_path / "peer"],
+        check=True,
+        capture_output=True,
+    )
     peer = parts(tmp_path, "peer")
     assert [list(peer_tensors(p)) for p in peer] == [list(peer_tensors(p)) for p in ours]
     for a, b in zip(peer, ours, strict=True):
@@ -88,12 +92,15 @@ def test_every_command_that_writes_a_model_splits(tmp_path: Path, model: Path) -
     recipe = tmp_path / "r.yaml"
     recipe.write_text("- delete: 1\n")
     commands = {
-        "a": ["swap", "--layers", "1,2", model], "b": ["keep", "--layers", "0-2", model],
-        "c": ["merge", "--layers", "1-2", model], "d": ["apply", recipe, model],
-        "e": ["prune", "--sparsity", "0.3", model], "g": ["blend", model, model],
+        "a": ["swap", "--layers", "1,2", model],
+        "b": ["keep", "--layers", "0-2", model],
+        "c": ["merge", "--layers", "1-2", model],
+        "d": ["apply", recipe, model],
+        "e": ["prune", "--sparsity", "0.3", model],
+        "g": ["blend", model, model],
         "h": ["meta", "set", "general.license", "mit", model],
         "i": ["bridge", "--layer", "1", "--at", "2", model],
-    }  # fmt: skip
+    }
     for stem, command in commands.items():
         out = tmp_path / f"{stem}.gguf"
         call(*command, tmp_path / "whole.gguf", "--force")
@@ -107,8 +114,16 @@ def test_every_command_that_writes_a_model_splits(tmp_path: Path, model: Path) -
 def test_quantize_splits_what_llama_cpp_wrote(tmp_path: Path) -> None:
     source = write_shapes(tmp_path / "in.gguf", small("Small", 4), tokens=BYTES, seed=1)
     call("quantize", source, tmp_path / "whole.gguf", "--type", "Q4_K_M")
-    made = call("quantize", source, tmp_path / "out.gguf", "--type", "Q4_K_M",
-                "--split-max-size", "300KB", "--json").json  # fmt: skip
+    made = call(
+        "quantize",
+        source,
+        tmp_path / "out.gguf",
+        "--type",
+        "Q4_K_M",
+        "--split-max-size",
+        "300KB",
+        "--json",
+    ).json
     files = parts(tmp_path, "out")
     assert made["file"] == str(files[0])
     assert tensors_of(files) == peer_tensors(tmp_path / "whole.gguf")

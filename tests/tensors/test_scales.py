@@ -209,8 +209,11 @@ def test_a_bias_that_one_layer_has_is_zero_in_the_other(
     tmp_path: Path, order: str, method: str
 ) -> None:
     tensors = with_biases(model(), 2)
-    zeros = {n.replace("blk.2.", "blk.1."): np.zeros_like(tensors[n])
-             for n in tensors if n.startswith("blk.2.") and n.endswith("bias")}  # fmt: skip
+    zeros = {
+        n.replace("blk.2.", "blk.1."): np.zeros_like(tensors[n])
+        for n in tensors
+        if n.startswith("blk.2.") and n.endswith("bias")
+    }
     lacking = write(tmp_path / "lacking.gguf", tensors)
     explicit = write(tmp_path / "explicit.gguf", {**tensors, **zeros})
     command = ("interpolate", "--layers", order, "--method", method, "--at", "3")

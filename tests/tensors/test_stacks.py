@@ -96,8 +96,11 @@ def test_single_layers_blend_where_only_the_embeddings_differ(tmp_path, models):
     writer.add_uint32("llama.vocab_size", 100)
     width = tensors["token_embd.weight"].shape[1]
     for name, values in tensors.items():
-        bigger = np.zeros((100, width), np.float32) if name.startswith(("token_embd", "output.")) \
-            else values  # fmt: skip
+        bigger = (
+            np.zeros((100, width), np.float32)
+            if name.startswith(("token_embd", "output."))
+            else values
+        )
         writer.add_tensor(name, bigger)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -113,8 +116,9 @@ def test_single_layers_blend_where_only_the_embeddings_differ(tmp_path, models):
         np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("command", [["duplicate", "--layer", "1"],
-                                     ["bridge", "--layer", "1", "--at", "2"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "command", [["duplicate", "--layer", "1"], ["bridge", "--layer", "1", "--at", "2"]]
+)
 def test_chosen_tensors_of_copies_are_scaled(tmp_path, models, command):
     out, source = tmp_path / "out.gguf", models[0]
     chosen = ["--scale-tensors", "attn_q,attn_k=0.7", "--scale-tensors", "ffn_up.weight=-2"]

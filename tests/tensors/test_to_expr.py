@@ -156,18 +156,24 @@ def test_damping_with_norms_behind_the_projections(tmp_path: Path) -> None:
     ("layer", "damped"),
     [
         # grok: norms behind both projections undo what scales the projections
-        ("attn_norm attn_output attn_output_norm ffn_norm ffn_down_exps layer_output_norm",
-         "attn_output_norm layer_output_norm"),
-        ("attn_norm attn_output attn_output_norm ffn_norm ffn_down_exps post_ffw_norm",
-         "attn_output_norm post_ffw_norm"),
+        (
+            "attn_norm attn_output attn_output_norm ffn_norm ffn_down_exps layer_output_norm",
+            "attn_output_norm layer_output_norm",
+        ),
+        (
+            "attn_norm attn_output attn_output_norm ffn_norm ffn_down_exps post_ffw_norm",
+            "attn_output_norm post_ffw_norm",
+        ),
         # dbrx: the same name opens the feed-forward half
         ("attn_norm attn_output attn_output_norm ffn_down_exps", "attn_output ffn_down_exps"),
         # gemma3n: a third branch from the per-layer embeddings
-        ("attn_output post_attention_norm ffn_down post_ffw_norm post_norm",
-         "post_attention_norm post_ffw_norm post_norm"),
+        (
+            "attn_output post_attention_norm ffn_down post_ffw_norm post_norm",
+            "post_attention_norm post_ffw_norm post_norm",
+        ),
         ("attn_output ffn_down layer_output_scale", "attn_output ffn_down layer_output_scale"),
     ],
-)  # fmt: skip
+)
 def test_what_damps_a_layer(layer: str, damped: str) -> None:
     names = {f"{n}.weight" for n in layer.split()}
     found = {n for n in names if damps(n, names.__contains__)}

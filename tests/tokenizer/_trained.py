@@ -22,9 +22,12 @@ _TEXT = """the quick brown fox jumps over a lazy dog while two hundred naïve ca
 
 #: Pieces as Gemma defines them: runs of spaces and of line breaks, tabs, tags with a space.
 USER_DEFINED = (
-    *("\u2581" * n for n in range(2, 9)), *("\n" * n for n in range(1, 6)), "\t", "<b>",
+    *("\u2581" * n for n in range(2, 9)),
+    *("\n" * n for n in range(1, 6)),
+    "\t",
+    "<b>",
     "New\u2581York",
-)  # fmt: skip
+)
 
 
 def trained(**options: Any) -> bytes:
@@ -33,12 +36,23 @@ def trained(**options: Any) -> bytes:
     lines = [" ".join(draw.choices(_TEXT.split(), k=12)) for _ in range(400)]
     model = io.BytesIO()
     settings: dict[str, Any] = {
-        "model_type": "bpe", "vocab_size": 460, "character_coverage": 1.0, "byte_fallback": True,
-        "split_digits": True, "normalization_rule_name": "identity", "add_dummy_prefix": False,
-        "remove_extra_whitespaces": False, "user_defined_symbols": list(USER_DEFINED),
-        "pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "hard_vocab_limit": False,
-        "num_threads": 1, "minloglevel": 2,
-    }  # fmt: skip
+        "model_type": "bpe",
+        "vocab_size": 460,
+        "character_coverage": 1.0,
+        "byte_fallback": True,
+        "split_digits": True,
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "user_defined_symbols": list(USER_DEFINED),
+        "pad_id": 0,
+        "eos_id": 1,
+        "bos_id": 2,
+        "unk_id": 3,
+        "hard_vocab_limit": False,
+        "num_threads": 1,
+        "minloglevel": 2,
+    }
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, **settings | options
     )

@@ -76,8 +76,11 @@ SPACED = (
     *(f"{' ' * n}x{' ' * n}y{' ' * n}" for n in range(20)),
     *("\n" * n + "self" + "\n" * n for n in range(12)),
     "def f(x):\n        return  x\n\n\n    \t y  # New York, New  York <b>the fox</b>",
-    " ", "", "\n", " \n  \n   \n",
-)  # fmt: skip
+    " ",
+    "",
+    "\n",
+    " \n  \n   \n",
+)
 
 
 def test_a_vocabulary_like_gemmas_has_the_ids_of_its_own_model(tmp_path: Path) -> None:

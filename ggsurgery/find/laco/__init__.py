@@ -5,6 +5,13 @@ from .run import cosine, laco, laco_of_file, split_text
 from .types import METHODS, Attempt, Result, Settings
 
 __all__ = [
-    "METHODS", "Attempt", "Result", "Settings", "collapse", "cosine", "laco",
-    "laco_of_file", "split_text",
-]  # fmt: skip
+    "METHODS",
+    "Attempt",
+    "Result",
+    "Settings",
+    "collapse",
+    "cosine",
+    "laco",
+    "laco_of_file",
+    "split_text",
+]

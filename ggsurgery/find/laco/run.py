@@ -52,9 +52,12 @@ def laco(
     with VocabularyFile(path) as vocabulary:
         windows = Windows.of_texts(vocabulary, texts, n_ctx)
     with Candidates(
-        path, windows, cache_bytes=cache_bytes, n_threads=n_threads,
+        path,
+        windows,
+        cache_bytes=cache_bytes,
+        n_threads=n_threads,
         allow_unknown_arch=allow_unknown_arch,
-    ) as session:  # fmt: skip
+    ) as session:
         settings.check(len(session.identity.blocks))
         before = session.prepare()
         with session.open(session.identity) as original:
@@ -62,8 +65,9 @@ def laco(
 
         def similarities(plan: Plan) -> list[float]:
             with session.open(plan) as candidate:
-                return [cosine(a, b) for a, b in zip(last_hidden(candidate), reference,
-                                                     strict=True)]  # fmt: skip
+                return [
+                    cosine(a, b) for a, b in zip(last_hidden(candidate), reference, strict=True)
+                ]
 
         result = collapse(session.identity, settings, similarities, report)
         if not result.steps:
@@ -91,9 +95,14 @@ def laco_of_file(
             progress(attempt.iteration, max(most, attempt.iteration))
 
     return laco(
-        path, texts, settings, n_ctx=n_ctx, n_threads=n_threads,
-        allow_unknown_arch=allow_unknown_arch, report=report,
-    )  # fmt: skip
+        path,
+        texts,
+        settings,
+        n_ctx=n_ctx,
+        n_threads=n_threads,
+        allow_unknown_arch=allow_unknown_arch,
+        report=report,
+    )
 
 
 def split_text(text: str, pieces: int) -> list[str]:
@@ -128,8 +137,9 @@ def last_hidden(candidate: Candidate) -> list[NDArray[np.float32]]:
         if found is None:
             raise GGSurgeryError(
                 "this architecture's graph does not name its last hidden state",
-                file=candidate.engine.path, tensor=LAST_HIDDEN,
-            )  # fmt: skip
+                file=candidate.engine.path,
+                tensor=LAST_HIDDEN,
+            )
         states.append(found.ravel())
     return states
 

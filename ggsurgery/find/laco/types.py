@@ -68,17 +68,33 @@ class Settings:
             (self.merge_layers >= 2, "--merge-layers", "2 or more", self.merge_layers),
             (lowest >= 0, "--lowest", "0 or more", lowest),
             (self.interval >= 1, "--interval", "1 or more", self.interval),
-            (0 < self.max_compression < 1, "--max-compression", "between 0 and 1",
-             self.max_compression),
+            (
+                0 < self.max_compression < 1,
+                "--max-compression",
+                "between 0 and 1",
+                self.max_compression,
+            ),
             (-1 <= self.threshold <= 1, "--threshold", "a cosine, −1 to 1", self.threshold),
-            (highest <= n_layers, "--highest", f"at most {n_layers}, the number of layers",
-             highest),
-            (highest - self.merge_layers >= lowest, "--highest minus --merge-layers",
-             f"at least --lowest ({lowest})", highest - self.merge_layers),
-            (self.factor is None or self.variant == "damped", "--factor",
-             "only with --variant damped", self.factor),
+            (
+                highest <= n_layers,
+                "--highest",
+                f"at most {n_layers}, the number of layers",
+                highest,
+            ),
+            (
+                highest - self.merge_layers >= lowest,
+                "--highest minus --merge-layers",
+                f"at least --lowest ({lowest})",
+                highest - self.merge_layers,
+            ),
+            (
+                self.factor is None or self.variant == "damped",
+                "--factor",
+                "only with --variant damped",
+                self.factor,
+            ),
             (self.variant in METHODS, "--variant", " or ".join(METHODS), self.variant),
-        ]  # fmt: skip
+        ]
         for good, name, expected, found in facts:
             if not good:
                 raise PlanError(f"LaCo: {name}", expected=expected, found=found)
@@ -206,8 +222,13 @@ class Result:
 def _summary(values: Sequence[float]) -> dict[str, Any] | None:
     if not values:
         return None
-    return {"mean": float(np.mean(values)), "min": min(values), "max": max(values),
-            "texts": len(values), "values": list(values)}  # fmt: skip
+    return {
+        "mean": float(np.mean(values)),
+        "min": min(values),
+        "max": max(values),
+        "texts": len(values),
+        "values": list(values),
+    }
 
 
 def _number(value: float | None) -> float | None:

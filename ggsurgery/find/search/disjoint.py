@@ -31,18 +31,22 @@ def check_disjoint(search_setup: Setup, report_setup: Setup) -> None:
         common = _questions(ours) & _questions(theirs)
         if common:
             raise GGSurgeryError(
-                "the reporting set overlaps the search set", file=theirs,
+                "the reporting set overlaps the search set",
+                file=theirs,
                 expected=f"no question of {ours}",
-                found=f"{len(common)} of them, such as {min(common)[:80]!r}", hint=hint,
-            )  # fmt: skip
+                found=f"{len(common)} of them, such as {min(common)[:80]!r}",
+                hint=hint,
+            )
         return
     share, passage = overlap(_letters(ours), _letters(theirs))
     if share > COMMON:
         raise GGSurgeryError(
-            "the reporting set overlaps the search set", file=theirs,
+            "the reporting set overlaps the search set",
+            file=theirs,
             expected=f"no passage of {ours}",
-            found=f"{share:.0%} of the shorter one, such as {passage!r}", hint=hint,
-        )  # fmt: skip
+            found=f"{share:.0%} of the shorter one, such as {passage!r}",
+            hint=hint,
+        )
 
 
 def _file(setup: Setup) -> Path | None:

@@ -93,9 +93,14 @@ def question_of(work: Work, measurer: Measurer) -> Question:
     space = Space(work.kinds, len(measurer.session.identity.blocks), work.max_ops)
     digest = measurer.windows.digest if work.setup.needs_text else "none"
     return Question(
-        work.name, measurer.session.source.checksum(), work.setup.facts(), space,
-        work.setup.lower_is_better, digest, work.second,
-    )  # fmt: skip
+        work.name,
+        measurer.session.source.checksum(),
+        work.setup.facts(),
+        space,
+        work.setup.lower_is_better,
+        digest,
+        work.second,
+    )
 
 
 class _Worker:
@@ -117,12 +122,18 @@ class _Worker:
             singles = 0  # the grid holds them
         self.study = patiently(
             lambda: open_study(
-                self.question, work.storage, sampler=work.sampler, seed=work.seed,
-                halving=work.halving, heartbeat=work.heartbeat, exhaustive=singles,
+                self.question,
+                work.storage,
+                sampler=work.sampler,
+                seed=work.seed,
+                halving=work.halving,
+                heartbeat=work.heartbeat,
+                exhaustive=singles,
                 recipes=work.recipes,
             ),
-            work.storage, self._kept,
-        )  # fmt: skip
+            work.storage,
+            self._kept,
+        )
         self.states = optuna().trial.TrialState
         self.silence = Silence(self.study, 3.0 * work.heartbeat)
 
@@ -133,8 +144,11 @@ class _Worker:
         """Refuse a budget that not even one candidate fits into, with the estimate."""
         seconds = self.work.budget.seconds
         if self.work.budget.count is not None and self.work.budget.count < 1:
-            raise GGSurgeryError("the budget is too small", expected="1 configuration or more",
-                                 found=self.work.budget.count)  # fmt: skip
+            raise GGSurgeryError(
+                "the budget is too small",
+                expected="1 configuration or more",
+                found=self.work.budget.count,
+            )
         if seconds is None:
             return
         start = time.monotonic()
@@ -151,8 +165,9 @@ class _Worker:
             raise GGSurgeryError(
                 "the budget is too small for one candidate",
                 expected=f"at least {estimate:.1f} s (one candidate, measured just now)",
-                found=f"{seconds:g} s", hint="Give more time, or measure fewer --windows.",
-            )  # fmt: skip
+                found=f"{seconds:g} s",
+                hint="Give more time, or measure fewer --windows.",
+            )
 
     def loop(self) -> None:
         known = 0
@@ -249,8 +264,9 @@ class _Worker:
             warnings.simplefilter("ignore")
             patiently(
                 lambda: optuna().storages.fail_stale_trials(self.study),
-                self.work.storage, self._kept,
-            )  # fmt: skip
+                self.work.storage,
+                self._kept,
+            )
 
     def _objective(self, trial: Any) -> Any:
         pruned = optuna().TrialPruned
@@ -315,8 +331,13 @@ class _Worker:
             values = [found.value]
             if self.work.second is not None:
                 values.append(self._second(plan))
-            entry |= {"values": values, "items": list(found.items), "stderr": found.stderr,
-                      "n": found.n, "detail": dict(found.detail)}  # fmt: skip
+            entry |= {
+                "values": values,
+                "items": list(found.items),
+                "stderr": found.stderr,
+                "n": found.n,
+                "detail": dict(found.detail),
+            }
             if not all(math.isfinite(v) for v in values):
                 entry["error"] = f"not a number: {values}"
         except (InputError, OutputError):  # of the disk, not of the candidate

@@ -181,17 +181,24 @@ def _row_of(trial: Any, values: tuple[float, ...], why: str, where: str) -> Row:
     try:
         recipe = a.get_or("recipe", mapping, None) or a.get(HAND_MADE, mapping)
         return Row(
-            trial.number, Recipe.from_json(recipe, where), a.get_or("digest", text, ""), values,
-            a.get_or("stderr", number, None), a.get_or("items", list_of(number), ()),
-            None if values else a.get_or("error", text, why), HAND_MADE in a.data,
+            trial.number,
+            Recipe.from_json(recipe, where),
+            a.get_or("digest", text, ""),
+            values,
+            a.get_or("stderr", number, None),
+            a.get_or("items", list_of(number), ()),
+            None if values else a.get_or("error", text, why),
+            HAND_MADE in a.data,
             "chance" in a.get_or("detail", mapping, {}),
-        )  # fmt: skip
+        )
     except FieldError as error:
         raise FormatError(
-            f"trial {trial.number} of the study: {error.problem}", file=where,
-            expected=error.expected, found=error.found,
+            f"trial {trial.number} of the study: {error.problem}",
+            file=where,
+            expected=error.expected,
+            found=error.found,
             hint="Another program has written to the study: name a new one.",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def pareto(rows: Sequence[Row], signs: Sequence[int]) -> list[Row]:
@@ -275,9 +282,15 @@ class Verdict:
 
 
 def report(
-    setup: Setup, winner: Row, tried: int, journal: Path, scratch: Path,
-    *, seed: int = 0, progress: Progress | None = None,
-) -> Verdict:  # fmt: skip
+    setup: Setup,
+    winner: Row,
+    tried: int,
+    journal: Path,
+    scratch: Path,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Verdict:
     """Measure the winner again on a set that the search has not seen, with controls.
 
     Args:
@@ -305,9 +318,14 @@ def report(
             sizes[ftype] = done.n_bytes
     kept = {main_reference(block).index for block in after.blocks}
     controls = choose_controls(
-        n_trunk, removed, cut_bytes, sizes, base_bytes=base_bytes, seed=seed,
+        n_trunk,
+        removed,
+        cut_bytes,
+        sizes,
+        base_bytes=base_bytes,
+        seed=seed,
         removed=[layer for layer in range(n_trunk) if layer not in kept],
-    )  # fmt: skip
+    )
     named = [(c.name, c.recipe) for c in controls if c.layers]
     if removed <= 0:  # nothing to cut at random: the same operations at random places
         others = alike(winner.recipe, n_trunk, N_RANDOM, seed)
@@ -327,9 +345,15 @@ def report(
         else:
             rows.append(_quantized(setup, control, first.measured, scratch))
     return Verdict(
-        winner, base, first.measured, first.difference, tuple(rows), tried, setup.lower_is_better,
+        winner,
+        base,
+        first.measured,
+        first.difference,
+        tuple(rows),
+        tried,
+        setup.lower_is_better,
         setup.metric,
-    )  # fmt: skip
+    )
 
 
 def _row(

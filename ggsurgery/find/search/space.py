@@ -46,8 +46,9 @@ class Space:
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in KINDS:
-                raise PlanError("unknown operation in --space", expected=", ".join(KINDS),
-                                found=kind)  # fmt: skip
+                raise PlanError(
+                    "unknown operation in --space", expected=", ".join(KINDS), found=kind
+                )
         if not self.kinds or self.max_ops < 1:
             raise PlanError("an empty space", expected="one operation or more")
 
@@ -135,8 +136,9 @@ class Space:
             raise ArchitectureError(
                 f"the architecture allows no operation of this space ({', '.join(self.kinds)}); "
                 f"the first was refused because: {refused}",
-                file=header.path, hint="Choose other operations with --space.",
-            )  # fmt: skip
+                file=header.path,
+                hint="Choose other operations with --space.",
+            )
         return allowed
 
     def to_json(self) -> dict[str, Any]:

@@ -63,9 +63,10 @@ def open_storage(url: str, heartbeat: int) -> Any:
         raise
     except Exception as error:  # each backend has its own exceptions
         raise GGSurgeryError(
-            f"the study's storage cannot be opened: {_first_line(error)}", file=shown(url),
+            f"the study's storage cannot be opened: {_first_line(error)}",
+            file=shown(url),
             hint="Check the URL; a file name such as study.db needs no server.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def close_storage(storage: Any) -> None:
@@ -122,10 +123,11 @@ def patiently(action: Callable[[], T], url: str, kept: Callable[[], int]) -> T:
                 raise
             if pause is None:
                 raise GGSurgeryError(
-                    f"the study's storage went away: {_first_line(_root(error))}", file=shown(url),
+                    f"the study's storage went away: {_first_line(_root(error))}",
+                    file=shown(url),
                     hint=f"All {kept()} results measured here are kept in the local journal; run "
                     "the same command when the storage is back: nothing is measured twice.",
-                ) from error  # fmt: skip
+                ) from error
             time.sleep(pause)
     raise AssertionError("unreachable")
 
@@ -150,8 +152,12 @@ def _lasting_fault(error: BaseException) -> tuple[str, str] | None:
     if isinstance(error, GGSurgeryError | optuna().exceptions.OptunaError):
         return None
     modules = [f.f_globals.get("__name__", "") for f, _ in traceback.walk_tb(error.__traceback__)]
-    last = {name: i for i, module in enumerate(modules)
-            for name in ("ggsurgery", "optuna.storages") if module.startswith(name)}  # fmt: skip
+    last = {
+        name: i
+        for i, module in enumerate(modules)
+        for name in ("ggsurgery", "optuna.storages")
+        if module.startswith(name)
+    }
     if last.get("optuna.storages", -1) <= last.get("ggsurgery", -1):
         return None
     problem = f"the study is damaged, or not there: {_first_line(error)}"

@@ -135,17 +135,20 @@ def _join(study: Any, question: Question, url: str) -> None:
     theirs = study.user_attrs.get("question")
     if not isinstance(theirs, dict):
         raise GGSurgeryError(
-            f"the study {question.name!r} is not one of `ggsurgery search`", file=shown(url),
+            f"the study {question.name!r} is not one of `ggsurgery search`",
+            file=shown(url),
             hint="Name another study.",
-        )  # fmt: skip
+        )
     for key, ours in question.to_json().items():
         if theirs.get(key) != ours:
             what = TOPICS.get(key, key)
             raise GGSurgeryError(
-                f"the study {question.name!r} is about another {what}", file=shown(url),
-                expected=theirs.get(key), found=ours,
+                f"the study {question.name!r} is about another {what}",
+                file=shown(url),
+                expected=theirs.get(key),
+                found=ours,
                 hint="Join it with the same model, text and options, or name another study.",
-            )  # fmt: skip
+            )
 
 
 def make_sampler(name: str, question: Question, seed: int) -> Any:
@@ -175,10 +178,11 @@ def make_sampler(name: str, question: Question, seed: int) -> Any:
                 points = math.prod(len(values) for values in axes.values())
                 if points > GRID:
                     raise GGSurgeryError(
-                        "the grid of this space is too large", expected=f"{GRID:,} points at most",
+                        "the grid of this space is too large",
+                        expected=f"{GRID:,} points at most",
                         found=f"{points:,}",
                         hint="Give fewer --max-ops or a smaller --space, or another --sampler.",
-                    )  # fmt: skip
+                    )
                 return samplers.GridSampler(axes, seed=number)
             case _:
                 raise GGSurgeryError("unknown sampler", expected=" or ".join(SAMPLERS), found=name)

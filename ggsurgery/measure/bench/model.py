@@ -133,9 +133,11 @@ class GGUFModel:
             kept = tokens[-(self.engine.n_ctx - budget) :]
             self.n_truncated += len(kept) < len(tokens)
             said = self.engine.generate(
-                kept, max_tokens=budget, stop=stop,
+                kept,
+                max_tokens=budget,
+                stop=stop,
                 temperature=float(settings.get("temperature") or 0) if sampled else 0.0,
-            )  # fmt: skip
+            )
             out.append(said.text)
             self._tell(number, len(requests))
         return out

@@ -87,14 +87,21 @@ def run_bench(
         with Engine.open(file, n_ctx=n_ctx) as engine:
             if chat and not engine.chat_template:
                 raise GGSurgeryError(
-                    "no chat template in the file", file=file,
+                    "no chat template in the file",
+                    file=file,
                     hint="Add one with `ggsurgery template set`, or leave --chat away",
-                )  # fmt: skip
+                )
             return _run(
-                engine, tasks, [p for p in (include_path, data and folder) if p],
-                offline=data is not None, limit=limit, limit_seed=limit_seed, shots=shots,
-                chat=chat, progress=progress,
-            )  # fmt: skip
+                engine,
+                tasks,
+                [p for p in (include_path, data and folder) if p],
+                offline=data is not None,
+                limit=limit,
+                limit_seed=limit_seed,
+                shots=shots,
+                chat=chat,
+                progress=progress,
+            )
 
 
 def _run(
@@ -126,10 +133,15 @@ def _run(
     model = harness_model(engine, chat=chat, progress=progress)
     try:
         found = simple_evaluate(
-            model=model, tasks=list(tasks), limit=limit,
-            num_fewshot=None if offline else shots, bootstrap_iters=1000, log_samples=True,
-            apply_chat_template=chat, task_manager=manager,
-        )  # fmt: skip
+            model=model,
+            tasks=list(tasks),
+            limit=limit,
+            num_fewshot=None if offline else shots,
+            bootstrap_iters=1000,
+            log_samples=True,
+            apply_chat_template=chat,
+            task_manager=manager,
+        )
     except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise GGSurgeryError(
             f"lm-evaluation-harness failed: {type(error).__name__}: {error}",
@@ -137,14 +149,16 @@ def _run(
         ) from error
     samples = found.pop("samples", {})
     document = json.loads(json.dumps(found, default=handle_non_serializable))
-    facts = provenance(engine.path, by="lm-evaluation-harness", chat=chat or None, limit=limit,
-                       limit_seed=limit_seed if limit is not None and offline else None,
-                       n_ctx=engine.n_ctx)  # fmt: skip
+    facts = provenance(
+        engine.path,
+        by="lm-evaluation-harness",
+        chat=chat or None,
+        limit=limit,
+        limit_seed=limit_seed if limit is not None and offline else None,
+        n_ctx=engine.n_ctx,
+    )
     scores = _scores(document, samples, facts)
-    document |= {
-        "model_name": str(engine.path),
-        "ggsurgery_scores": [s.to_json() for s in scores],
-    }
+    document |= {"model_name": str(engine.path), "ggsurgery_scores": [s.to_json() for s in scores]}
     return Bench(document, tuple(scores), model.n_truncated)
 
 

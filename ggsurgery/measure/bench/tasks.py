@@ -44,9 +44,12 @@ class LocalTask:
 
 def _choice(text: str, choices: Any, target: str, *metrics: dict[str, Any]) -> dict[str, Any]:
     return {
-        "output_type": "multiple_choice", "doc_to_text": text, "doc_to_choice": choices,
-        "doc_to_target": target, "metric_list": list(metrics),
-    }  # fmt: skip
+        "output_type": "multiple_choice",
+        "doc_to_text": text,
+        "doc_to_choice": choices,
+        "doc_to_target": target,
+        "metric_list": list(metrics),
+    }
 
 
 _ASKED = _choice("Question: {{query}}\nAnswer:", "{{choices}}", "{{answer}}", _ACC, _ACC_NORM)
@@ -56,12 +59,17 @@ _GSM8K: dict[str, Any] = {
     "doc_to_text": "Question: {{question}}\nAnswer:",
     "doc_to_target": "{{answer}}",
     "generation_kwargs": {
-        "until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "temperature": 0.0,
+        "until": ["Question:", "</s>", "<|im_end|>"],
+        "do_sample": False,
+        "temperature": 0.0,
     },
     "metric_list": [
         {
-            "metric": "exact_match", "aggregation": "mean", "higher_is_better": True,
-            "ignore_case": True, "ignore_punctuation": False,
+            "metric": "exact_match",
+            "aggregation": "mean",
+            "higher_is_better": True,
+            "ignore_case": True,
+            "ignore_punctuation": False,
             "regexes_to_ignore": [",", "\\$", "(?s).*#### ", "\\.$"],
         }
     ],
@@ -77,20 +85,23 @@ _GSM8K: dict[str, Any] = {
             "name": "flexible-extract",
             "filter": [
                 {
-                    "function": "regex", "group_select": -1,
+                    "function": "regex",
+                    "group_select": -1,
                     "regex_pattern": "(-?[$0-9.,]{2,})|(-?[0-9]+)",
                 },
                 {"function": "take_first"},
             ],
         },
     ],
-}  # fmt: skip
+}
 
 _MMLU = _choice(
     "{{query.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\n"
     "D. {{choices[3]}}\nAnswer:",
-    ["A", "B", "C", "D"], "{{answer}}", _ACC,
-)  # fmt: skip
+    ["A", "B", "C", "D"],
+    "{{answer}}",
+    _ACC,
+)
 
 TASKS: dict[str, LocalTask] = {
     "arc_challenge": LocalTask(("arc_challenge_test.jsonl", "arc_challenge.jsonl"), _ASKED),
@@ -102,10 +113,7 @@ TASKS: dict[str, LocalTask] = {
         ),
     ),
     "gsm8k": LocalTask(
-        ("gsm8k_test.jsonl", "gsm8k.jsonl"),
-        _GSM8K,
-        ("gsm8k_train16.jsonl", "gsm8k_train.jsonl"),
-        5,
+        ("gsm8k_test.jsonl", "gsm8k.jsonl"), _GSM8K, ("gsm8k_train16.jsonl", "gsm8k_train.jsonl"), 5
     ),
     "hellaswag": LocalTask(
         ("hellaswag.jsonl",), _choice("{{query}}", "{{choices}}", "{{answer}}", _ACC, _ACC_NORM)
@@ -147,9 +155,10 @@ def write_tasks(
     for name in names:
         if name not in TASKS:
             raise GGSurgeryError(
-                f"no local form of the task {name!r}", expected=", ".join(TASKS),
+                f"no local form of the task {name!r}",
+                expected=", ".join(TASKS),
                 hint="Leave --data away to take the harness's own tasks from the network",
-            )  # fmt: skip
+            )
         task = TASKS[name]
         questions = _find(data, task.files, name)
         examples = _find(data, task.examples, name) if task.examples else None
@@ -165,19 +174,24 @@ def write_tasks(
         count = sum(1 for _ in read_jsonl(known))
         if wanted > count - (examples is None):
             raise FormatError(
-                f"too few solved examples for {name}", file=known, expected=wanted, found=count,
+                f"too few solved examples for {name}",
+                file=known,
+                expected=wanted,
+                found=count,
                 hint="Give more, or fewer --shots",
-            )  # fmt: skip
+            )
         _write(folder, name, {**task.config, **_data(questions, examples, wanted)})
 
 
 def _drawn(questions: Path, out: Path, limit: int, seed: int) -> Path:
     """A file of some of the questions."""
     items = draw(
-        list(read_jsonl(questions)), limit, seed=seed,
+        list(read_jsonl(questions)),
+        limit,
+        seed=seed,
         name=lambda line: str(line[1].get("id", f"line-{line[0]}")),
         subject=lambda line: str(line[1].get("subject")),
-    )  # fmt: skip
+    )
     out.write_text("".join(json.dumps(item) + "\n" for _, item in items), encoding="utf-8")
     return out
 
@@ -204,23 +218,27 @@ def _write_mmlu(
     for subject, items in tests.items():
         if shots > len(devs.get(subject, ())):
             raise FormatError(
-                f"too few solved examples of {subject!r}", file=examples,
-                expected=shots, found=len(devs.get(subject, ())),
-            )  # fmt: skip
+                f"too few solved examples of {subject!r}",
+                file=examples,
+                expected=shots,
+                found=len(devs.get(subject, ())),
+            )
         test, dev = folder / f"{subject}.test.jsonl", folder / f"{subject}.dev.jsonl"
         test.write_text("\n".join(map(json.dumps, items)))
         dev.write_text("\n".join(map(json.dumps, devs.get(subject, items))))
         topic = subject.replace("_", " ")
         about = f"The following are multiple choice questions (with answers) about {topic}.\n\n"
         _write(
-            folder, f"mmlu_{subject}",
+            folder,
+            f"mmlu_{subject}",
             {**task.config, "description": about, **_data(test, dev, shots)},
-        )  # fmt: skip
+        )
     group = {
-        "group": "mmlu", "task": [f"mmlu_{s}" for s in tests],
+        "group": "mmlu",
+        "task": [f"mmlu_{s}" for s in tests],
         "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}],
         "metadata": {"version": 1.0},
-    }  # fmt: skip
+    }
     (folder / "mmlu.yaml").write_text(yaml.safe_dump(group, sort_keys=False))
 
 

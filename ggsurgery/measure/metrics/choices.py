@@ -108,10 +108,7 @@ def score_question(engine: LanguageModel, prompted: Prompted) -> Answered:
 
 
 def score_choices(
-    engine: LanguageModel,
-    prompted: Sequence[Prompted],
-    *,
-    progress: Progress | None = None,
+    engine: LanguageModel, prompted: Sequence[Prompted], *, progress: Progress | None = None
 ) -> list[Answered]:
     """Score many questions; see `score_question`."""
     answered = []

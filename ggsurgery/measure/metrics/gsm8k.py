@@ -56,9 +56,10 @@ def load_problems(path: str | Path, *, limit: int | None = None) -> list[Problem
             final = item["answer"].rsplit("####", 1)[1]
         if not isinstance(final, str | int | float) or not str(final).strip():
             raise FormatError(
-                f"line {number}: field final", file=path,
+                f"line {number}: field final",
+                file=path,
                 expected='the right number, or an "answer" that ends in "#### number"',
-            )  # fmt: skip
+            )
         found.append(Problem(str(item.get("id", f"line-{number}")), question, str(final)))
     if not found:
         raise FormatError(

@@ -65,10 +65,11 @@ class Divergence:
             Score("kl_median", float(np.median(self.kl)), None, n, facts),
             Score("kl_p99", float(np.quantile(self.kl, 0.99)), None, n, facts),
             Score("kl_max", float(self.kl.max()), None, n, facts),
-            Score("top1_agreement", same.value, same.stderr, n, facts,
-                  self._windows(self.same_top)),
+            Score(
+                "top1_agreement", same.value, same.stderr, n, facts, self._windows(self.same_top)
+            ),
             Score("perplexity_ratio", ratio, error, n, facts),
-        ]  # fmt: skip
+        ]
 
     def _windows(self, values: F64) -> tuple[float, ...]:
         return tuple(values.reshape(-1, self.per_window).mean(axis=1).tolist())
@@ -122,9 +123,12 @@ def kl_from_file(
     """
     if other.n_ctx != base.n_ctx:
         raise GGSurgeryError(
-            "the base file was made with another context length", file=base.path,
-            expected=base.n_ctx, found=other.n_ctx, hint=f"Use --ctx {base.n_ctx}",
-        )  # fmt: skip
+            "the base file was made with another context length",
+            file=base.path,
+            expected=base.n_ctx,
+            found=other.n_ctx,
+            hint=f"Use --ctx {base.n_ctx}",
+        )
     base.require_vocabulary(vocabulary(other))
     return kl_from_records(base, lambda window: window_logits(other, window), limit, progress)
 
@@ -169,9 +173,15 @@ def write_base_file(
         tokens, engine.n_ctx, limit, _bos(engine), file=getattr(engine, "path", None)
     )
     with BaseFile.writer(
-        path, tokens=np.concatenate(cut.targets), n_ctx=engine.n_ctx, k=min(k, engine.n_vocab - 1),
-        vocabulary=vocabulary(engine), provenance=provenance or {}, bos=_bos(engine), force=force,
-    ) as write:  # fmt: skip
+        path,
+        tokens=np.concatenate(cut.targets),
+        n_ctx=engine.n_ctx,
+        k=min(k, engine.n_vocab - 1),
+        vocabulary=vocabulary(engine),
+        provenance=provenance or {},
+        bos=_bos(engine),
+        force=force,
+    ) as write:
         for window in cut:
             write(log_softmax(window_logits(engine, window)), window.targets)
             if progress is not None:

@@ -100,15 +100,18 @@ def perplexity(
     bos = engine.add_bos if add_bos is None else add_bos
     if add_bos and engine.bos is None:
         raise EngineError(
-            "the vocabulary has no BOS token to put in front", file=engine.path,
+            "the vocabulary has no BOS token to put in front",
+            file=engine.path,
             hint="Leave --bos away.",
-        )  # fmt: skip
+        )
     tokens = _tokens(engine, text, bos, parse_special)
     if n_ctx > engine.n_ctx or n_ctx < 4:
         raise EngineError(
-            "the context is too small for these chunks", file=engine.path,
-            expected=f"4 to {engine.n_ctx} tokens", found=n_ctx,
-        )  # fmt: skip
+            "the context is too small for these chunks",
+            file=engine.path,
+            expected=f"4 to {engine.n_ctx} tokens",
+            found=n_ctx,
+        )
     cut = Windows.of_tokens(tokens, n_ctx, n_chunks, engine.bos if bos else None, file=engine.path)
     total = len(cut)
     together = 1 if engine.unified else max(1, min(engine.n_seq, engine.n_batch // n_ctx))
@@ -129,9 +132,18 @@ def perplexity(
     variance = squares / n - nll * nll
     stderr = value * math.sqrt(max(0.0, variance) / (n - 1))
     return Perplexity(
-        engine.path, value, stderr, nll, n, tuple(means), len(tokens), n_ctx,
-        bos, engine.n_ctx_train < n_ctx, parse_special,
-    )  # fmt: skip
+        engine.path,
+        value,
+        stderr,
+        nll,
+        n,
+        tuple(means),
+        len(tokens),
+        n_ctx,
+        bos,
+        engine.n_ctx_train < n_ctx,
+        parse_special,
+    )
 
 
 def of_windows(means: Sequence[float]) -> tuple[float, float]:
@@ -186,6 +198,11 @@ def perplexity_of_file(
     n_seq = min(MAX_SEQUENCES, max(1, 2048 // n_ctx))
     with Engine.open(path, n_ctx=n_ctx, n_seq=n_seq, n_threads=n_threads, unified=False) as engine:
         return perplexity(
-            engine, text, n_ctx, n_chunks, add_bos=add_bos, parse_special=parse_special,
+            engine,
+            text,
+            n_ctx,
+            n_chunks,
+            add_bos=add_bos,
+            parse_special=parse_special,
             progress=progress,
-        )  # fmt: skip
+        )

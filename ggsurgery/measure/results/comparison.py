@@ -107,8 +107,9 @@ def compare(base: Score, other: Score, *, seed: int = 0) -> Comparison:
     if None not in (base.direction, other.direction) and base.direction != other.direction:
         raise GGSurgeryError(
             f"{base.label}: the two results disagree about which values are better",
-            expected=base.direction, found=other.direction,
-        )  # fmt: skip
+            expected=base.direction,
+            found=other.direction,
+        )
     if unlike := base.unlike(other):
         raise GGSurgeryError(
             f"{base.label}: the two runs differ in {unlike}",

@@ -90,6 +90,11 @@ def model_facts(
     except ValueError:
         quantization = None
     return ModelFacts(
-        name or Path(path).stem, str(path), sum(header.file_size), header.n_layers,
-        header.n_parameters, quantization, checksum,
-    )  # fmt: skip
+        name or Path(path).stem,
+        str(path),
+        sum(header.file_size),
+        header.n_layers,
+        header.n_parameters,
+        quantization,
+        checksum,
+    )

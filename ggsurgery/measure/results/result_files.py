@@ -60,9 +60,11 @@ class Results:
 
     def to_json(self) -> dict[str, Any]:
         document: dict[str, Any] = {
-            "ggsurgery": FORMAT, "version": VERSION, "model": asdict(self.model),
+            "ggsurgery": FORMAT,
+            "version": VERSION,
+            "model": asdict(self.model),
             "scores": [s.to_json() for s in self.scores],
-        }  # fmt: skip
+        }
         if self.suite is not None:
             document["suite"] = self.suite.to_json()
         for name in ("baseline", "verdict"):
@@ -105,15 +107,18 @@ def _own(document: Any, path: str | Path) -> Results:
         return Results(_facts(score, path), (score,))
     if not isinstance(document, dict) or document.get("ggsurgery") != FORMAT:
         raise FormatError(
-            "not a result file", file=path,
+            "not a result file",
+            file=path,
             expected='{"ggsurgery": "results", …} or lm-eval\'s results JSON',
             hint="Write one with `ggsurgery evaluate FILE -o results.json`",
-        )  # fmt: skip
+        )
     if document.get("version") != VERSION:
         raise FormatError(
-            "result file of another version", file=path, expected=VERSION,
+            "result file of another version",
+            file=path,
+            expected=VERSION,
             found=document.get("version"),
-        )  # fmt: skip
+        )
     try:
         return _results(Fields(document))
     except FieldError as error:
@@ -149,12 +154,14 @@ def _control(data: Any) -> Mapping[str, Any]:
         "layers": list(fields.get_or("layers", list_of(whole), ())),
         "type": fields.get_or("type", text, None),
         **{k: fields.get_or(k, whole, None) for k in ("bytes", "n")},
-        **{k: fields.get_or(k, number, None)
-           for k in ("score", "difference", "p_value", "p_corrected")},
-        "interval": None if interval is None else {
-            k: interval.get(k, number) for k in ("low", "high")
+        **{
+            k: fields.get_or(k, number, None)
+            for k in ("score", "difference", "p_value", "p_corrected")
         },
-    }  # fmt: skip
+        "interval": None
+        if interval is None
+        else {k: interval.get(k, number) for k in ("low", "high")},
+    }
 
 
 def _lm_eval(document: Mapping[str, Any], path: str | Path) -> Results:
@@ -168,11 +175,12 @@ def _lm_eval(document: Mapping[str, Any], path: str | Path) -> Results:
         known = (fields.get_or(key, text, "") for key in ("model_name", "model_source"))
         name = next(filter(None, known), Path(path).stem)
         scores = own or tuple(  # `bench` keeps the answers beside the figures
-            score for task, row in rows.items()
+            score
+            for task, row in rows.items()
             for score in lm_eval_scores(
                 task, row, counts.get(task, {}), directions_of({"higher_is_better": better}, task)
             )
-        )  # fmt: skip
+        )
     except FieldError as error:
         raise error.at(file=path) from None
     facts = _facts(scores[0], name) if own else ModelFacts(Path(name).stem or name, name)
@@ -238,10 +246,12 @@ def _agree(old: Results, new: Results) -> None:
     """Refuse to take one of two figures silently."""
     if not old.model.may_be(new.model):
         raise FormatError(
-            "results of two files of one name", file=old.model.file,
-            expected=old.model.identity, found=new.model.identity,
+            "results of two files of one name",
+            file=old.model.file,
+            expected=old.model.identity,
+            found=new.model.identity,
             hint="Rename one of them, or measure again what has changed.",
-        )  # fmt: skip
+        )
     for theirs in new.all_scores:
         ours = old.score(theirs.label)
         if ours is None:
@@ -251,9 +261,10 @@ def _agree(old: Results, new: Results) -> None:
             unlike = f"the figure itself: {ours.value:.4f} and {theirs.value:.4f}"
         if unlike is not None:
             raise FormatError(
-                f"{theirs.label} was measured twice, with another {unlike}", file=old.model.file,
+                f"{theirs.label} was measured twice, with another {unlike}",
+                file=old.model.file,
                 hint="Leave one of the two out, or rename the file that is another one.",
-            )  # fmt: skip
+            )
 
 
 def merge_results(found: Sequence[Results]) -> list[Results]:

@@ -80,9 +80,13 @@ def load_facts(length: Length = "default", path: Path = DATA / "facts.jsonl") ->
                 f"line {number}: field answers", file=path, expected="a list of texts"
             )
         fact = Fact(
-            item["id"], item["topic"], bool(item.get("default")), item["question"],
-            item["cloze"], tuple(answers),
-        )  # fmt: skip
+            item["id"],
+            item["topic"],
+            bool(item.get("default")),
+            item["question"],
+            item["cloze"],
+            tuple(answers),
+        )
         if fact.default or length == "long":
             found.append(fact)
     if not found:
@@ -120,8 +124,9 @@ def load_weights(path: str | Path | None = None) -> Weights:
         raise FormatError(f"not a weights file: {error}", file=file) from error
     for name, section in data.items():
         if not isinstance(section, dict):
-            raise FormatError("weights file", file=file, tensor=name, expected="a section",
-                              found=section)  # fmt: skip
+            raise FormatError(
+                "weights file", file=file, tensor=name, expected="a section", found=section
+            )
     weights = data.get("weights", {})
     unknown = sorted(set(weights) - set(PARTS))
     if unknown:
@@ -134,9 +139,13 @@ def load_weights(path: str | Path | None = None) -> Weights:
         return _figure(file, data, section, name)
 
     if figure("perplexity", "bits_good") == figure("perplexity", "bits_bad"):
-        raise FormatError("weights file", file=file, tensor="perplexity.bits_bad",
-                          expected="another figure than bits_good",
-                          found=figure("perplexity", "bits_bad"))  # fmt: skip
+        raise FormatError(
+            "weights file",
+            file=file,
+            tensor="perplexity.bits_bad",
+            expected="another figure than bits_good",
+            found=figure("perplexity", "bits_bad"),
+        )
 
     return Weights(
         weights=parts,
@@ -160,9 +169,12 @@ def _figure(file: Path, data: Mapping[str, Any], section: str, name: str) -> flo
     value = data.get(section, {}).get(name)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
         raise FormatError(
-            "weights file", file=file, tensor=f"{section}.{name}",
-            expected="a figure of at least 0", found="nothing" if value is None else value,
-        )  # fmt: skip
+            "weights file",
+            file=file,
+            tensor=f"{section}.{name}",
+            expected="a figure of at least 0",
+            found="nothing" if value is None else value,
+        )
     return float(value)
 
 

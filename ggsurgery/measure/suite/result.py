@@ -211,8 +211,7 @@ class SurgeryScore:
         """
         fields = Fields(data)
         found = cls(
-            fields.get("parts", list_of(Part.from_json)),
-            fields.get_or("provenance", mapping, {}),
+            fields.get("parts", list_of(Part.from_json)), fields.get_or("provenance", mapping, {})
         )
         if not found.applicable:
             raise FieldError("a part with items and a weight", "none", "parts")
@@ -237,16 +236,19 @@ def compare_surgery(base: SurgeryScore, other: SurgeryScore) -> list[Comparison]
     names = [[p.name for p in one.parts] for one in (base, other)]
     if names[0] != names[1]:
         raise GGSurgeryError(
-            "suite: the two scores have other parts", expected=", ".join(names[0]),
-            found=", ".join(names[1]), hint="Run both with the same version and weights.",
-        )  # fmt: skip
+            "suite: the two scores have other parts",
+            expected=", ".join(names[0]),
+            found=", ".join(names[1]),
+            hint="Run both with the same version and weights.",
+        )
     for ours, theirs in zip(base.parts, other.parts, strict=True):
         if (ours.name, ours.applies, ours.weight) != (theirs.name, theirs.applies, theirs.weight):
             raise GGSurgeryError(
                 f"suite: part {ours.name} does not apply to both models alike",
-                expected=_state(ours), found=_state(theirs),
+                expected=_state(ours),
+                found=_state(theirs),
                 hint="Scores over unlike parts cannot be compared; compare the parts by eye",
-            )  # fmt: skip
+            )
         if len(ours.items) != len(theirs.items) or ours.ids != theirs.ids:
             raise GGSurgeryError(
                 f"suite: part {ours.name} was measured on other items",
@@ -258,14 +260,17 @@ def compare_surgery(base: SurgeryScore, other: SurgeryScore) -> list[Comparison]
     parts = [_compare_part(a, b) for a, b in zip(base.parts, other.parts, strict=True) if a.applies]
     found = [
         Comparison(
-            "surgery", base.total, other.total, other.total - base.total,
+            "surgery",
+            base.total,
+            other.total,
+            other.total - base.total,
             _total_interval(base, other, draws, parts),
-            statistics.two_sided(
-                draws, sum(map(_n_unlike, base.applicable, other.applicable))
-            ),
-            "paired bootstrap", base.n, "higher",
+            statistics.two_sided(draws, sum(map(_n_unlike, base.applicable, other.applicable))),
+            "paired bootstrap",
+            base.n,
+            "higher",
         )
-    ]  # fmt: skip
+    ]
     return found + parts
 
 
@@ -296,9 +301,16 @@ def _compare_part(base: Part, other: Part) -> Comparison:
         p_value, test = statistics.mcnemar(base.items, other.items), "McNemar (exact)"
         interval = statistics.paired_shares_interval(base.items, other.items)
     return Comparison(
-        f"surgery_{base.name}", base.value, other.value, other.value - base.value,
-        interval, p_value, test, len(base.items), "higher",
-    )  # fmt: skip
+        f"surgery_{base.name}",
+        base.value,
+        other.value,
+        other.value - base.value,
+        interval,
+        p_value,
+        test,
+        len(base.items),
+        "higher",
+    )
 
 
 def _right_or_wrong(base: Part, other: Part) -> bool:

@@ -81,23 +81,33 @@ def run_suite(
     if not any(part.applies and part.weight > 0 for part in parts):
         raise EngineError(
             "no part of the suite that has a weight applies to this model",
-            file=getattr(engine, "path", None), expected="a weight for one of "
+            file=getattr(engine, "path", None),
+            expected="a weight for one of "
             + ", ".join(part.name for part in parts if part.applies),
-            found=rules.source, hint="Give such a part a weight in the weights file.",
-        )  # fmt: skip
+            found=rules.source,
+            hint="Give such a part a weight in the weights file.",
+        )
     where = {
-        **(provenance or {}), "suite": "surgery", "length": length, "limit": limit,
-        "weights": rules.source, "mode": "chat template" if talker.chats else "plain text",
-    }  # fmt: skip
+        **(provenance or {}),
+        "suite": "surgery",
+        "length": length,
+        "limit": limit,
+        "weights": rules.source,
+        "mode": "chat template" if talker.chats else "plain text",
+    }
     return SurgeryScore(parts, {k: v for k, v in where.items() if v is not None})
 
 
 def n_steps(length: data.Length = "default", limit: int | None = None) -> int:
     """How often `progress` is told something at most, for a progress bar."""
     sizes = (
-        len(data.load_facts(length)), len(data.load_coherence()), 1, len(data.load_openings()),
-        2 * N_THINKING, N_STOP,
-    )  # fmt: skip
+        len(data.load_facts(length)),
+        len(data.load_coherence()),
+        1,
+        len(data.load_openings()),
+        2 * N_THINKING,
+        N_STOP,
+    )
     return sum(n if limit is None else min(n, limit) for n in sizes)
 
 
@@ -134,9 +144,14 @@ class _Suite:
             right = accepted(reply.answer, fact.answers)
             items.append(float(right))
             transcript.append(
-                {"id": fact.id, "asked": asked, "said": reply.answer, "right": right,
-                 "accepted": list(fact.answers)}
-            )  # fmt: skip
+                {
+                    "id": fact.id,
+                    "asked": asked,
+                    "said": reply.answer,
+                    "right": right,
+                    "accepted": list(fact.answers),
+                }
+            )
             self.step()
         return self._part(
             "facts",
@@ -186,9 +201,12 @@ class _Suite:
                 asked = opening.opening
                 reply = self.talker.complete(asked, self.rules.open_tokens)
             value = freedom_from_loops(
-                reply.answer, ngram=self.rules.ngram, distinct_bad=self.rules.distinct_bad,
-                ratio_good=self.rules.ratio_good, ratio_bad=self.rules.ratio_bad,
-            )  # fmt: skip
+                reply.answer,
+                ngram=self.rules.ngram,
+                distinct_bad=self.rules.distinct_bad,
+                ratio_good=self.rules.ratio_good,
+                ratio_bad=self.rules.ratio_bad,
+            )
             items.append(value)
             ids.append(opening.id)
             transcript.append({"id": opening.id, "asked": asked, "said": reply.answer})
@@ -214,10 +232,17 @@ class _Suite:
                 items.append(float(right))
                 ids.append(f"{fact.id}-{'off' if position is False else 'on'}")
                 transcript.append(
-                    {"id": ids[-1], "asked": fact.question, "said": reply.answer,
-                     "thought": reply.thought, "opened": reply.opened, "closed": reply.closed,
-                     "tokens": reply.n_tokens, "right": right}
-                )  # fmt: skip
+                    {
+                        "id": ids[-1],
+                        "asked": fact.question,
+                        "said": reply.answer,
+                        "thought": reply.thought,
+                        "opened": reply.opened,
+                        "closed": reply.closed,
+                        "tokens": reply.n_tokens,
+                        "right": right,
+                    }
+                )
                 self.step()
         return self._part(
             "thinking", items=tuple(items), ids=tuple(ids), transcript=tuple(transcript)

@@ -82,10 +82,14 @@ def chat_prompt(
     assert engine.chat_template is not None
     extra: dict[str, Any] = {} if thinking is None else {"thinking": thinking}
     return render(
-        engine.chat_template, messages, enable_thinking=thinking,
+        engine.chat_template,
+        messages,
+        enable_thinking=thinking,
         add_generation_prompt=generation,
-        bos_token=_text(engine, engine.bos), eos_token=_text(engine, engine.eos), **extra,
-    )  # fmt: skip
+        bos_token=_text(engine, engine.bos),
+        eos_token=_text(engine, engine.eos),
+        **extra,
+    )
 
 
 def chat_tokens(engine: LanguageModel, prompt: str) -> list[int]:

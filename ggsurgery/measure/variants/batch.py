@@ -75,10 +75,12 @@ class Trial:
             return cls._read(Fields(entry), where)
         except FieldError as error:
             raise FormatError(
-                f"result {entry.get('digest', '')}: {error.problem}", file=where,
-                expected=error.expected, found=error.found,
+                f"result {entry.get('digest', '')}: {error.problem}",
+                file=where,
+                expected=error.expected,
+                found=error.found,
                 hint="Delete its line, and it is measured again.",
-            ) from None  # fmt: skip
+            ) from None
 
     @classmethod
     def _read(cls, entry: Fields, where: str | Path) -> Trial:
@@ -86,19 +88,27 @@ class Trial:
         value, change = (entry.get_or(k, number, None) for k in ("value", "difference"))
         if value is not None:
             measured = Measured(
-                value, entry.get_or("stderr", number, None), entry.get("items", list_of(number)),
-                entry.get("n", whole), entry.get_or("detail", mapping, {}),
-            )  # fmt: skip
+                value,
+                entry.get_or("stderr", number, None),
+                entry.get("items", list_of(number)),
+                entry.get("n", whole),
+                entry.get_or("detail", mapping, {}),
+            )
         if change is not None:
             difference = Difference(
-                change, entry.get_or("difference_stderr", number, None),
+                change,
+                entry.get_or("difference_stderr", number, None),
                 entry.get_or("difference_p", number, None),
                 entry.get_or("difference_interval", Interval.from_json, None),
-            )  # fmt: skip
+            )
         return cls(
-            Recipe.from_json(entry.get("recipe", mapping), where), entry.get("digest", text),
-            measured, difference, entry.get("seconds", number), entry.get_or("error", text, None),
-        )  # fmt: skip
+            Recipe.from_json(entry.get("recipe", mapping), where),
+            entry.get("digest", text),
+            measured,
+            difference,
+            entry.get("seconds", number),
+            entry.get_or("error", text, None),
+        )
 
 
 def _certainty(difference: Difference | None) -> dict[str, Any]:
@@ -146,7 +156,7 @@ def measure_all(
             tick = _shifted(progress, len(keyed) - len(left), len(keyed))
             worker.run(
                 _work, setup, left, str(journal), subject, run, file=setup.path, progress=tick
-            )  # fmt: skip
+            )
 
     def record(lost: dict[str, str], error: EngineError) -> None:
         book, known = Journal(journal, subject), dict(keyed)
@@ -158,14 +168,17 @@ def measure_all(
     base = Trial.from_json(book.results[BASE], book.path).measured
     if base is None:
         raise FormatError(
-            "the uncut model's own result has no value", file=book.path,
+            "the uncut model's own result has no value",
+            file=book.path,
             hint="Delete its line, and it is measured again.",
-        )  # fmt: skip
+        )
     if not math.isfinite(base.value):  # in a journal of an earlier version
         raise GGSurgeryError(
             "the uncut model gives no numbers (NaN or infinity), so nothing can be compared",
-            file=setup.path, found=base.value, hint="Find the layer with: ggsurgery perplexity",
-        )  # fmt: skip
+            file=setup.path,
+            found=base.value,
+            hint="Find the layer with: ggsurgery perplexity",
+        )
     return base, [Trial.from_json(book.results[k], book.path) for k, _ in keyed]
 
 

@@ -64,18 +64,21 @@ class Journal:
         _, first = next(entries, (0, {}))
         if not isinstance(first.get("subject"), dict):
             raise FormatError(
-                "not a journal of measurements", file=self.path,
+                "not a journal of measurements",
+                file=self.path,
                 hint="Name another file; this one is left as it is.",
-            )  # fmt: skip
+            )
         wanted = json.loads(json.dumps(subject))
         for key, value in wanted.items():
             if first["subject"].get(key) != value:
                 what = TOPICS.get(key, key)
                 raise FormatError(
-                    f"this journal is about another {what}", file=self.path, expected=value,
+                    f"this journal is about another {what}",
+                    file=self.path,
+                    expected=value,
                     found=first["subject"].get(key),
                     hint="Continue it with the same model, text and settings, or name a new one.",
-                )  # fmt: skip
+                )
         for at, entry in entries:
             if "started" in entry:
                 found = self._checked(at, entry, {"started": text, "label": text})
@@ -105,9 +108,12 @@ class Journal:
             more = {k: fields.get_or(k, kind, None) for k, kind in KINDS.items() if k in entry}
         except FieldError as error:
             raise FormatError(
-                f"line {at}: {error.problem}", file=self.path, expected=error.expected,
-                found=error.found, hint="Delete that line, and it is measured again.",
-            ) from None  # fmt: skip
+                f"line {at}: {error.problem}",
+                file=self.path,
+                expected=error.expected,
+                found=error.found,
+                hint="Delete that line, and it is measured again.",
+            ) from None
         return {**entry, **more, **read}
 
     def entry(self, digest: str, *needed: str) -> dict[str, Any] | None:
@@ -120,9 +126,10 @@ class Journal:
         missing = [k for k in needed if found is not None and found.get(k) is None]
         if missing:
             raise FormatError(
-                f"result {digest}: field {missing[0]} is missing", file=self.path,
+                f"result {digest}: field {missing[0]} is missing",
+                file=self.path,
                 hint="Delete its line, and it is measured again.",
-            )  # fmt: skip
+            )
         return found
 
     def lost(self, run: str) -> dict[str, str]:

@@ -21,8 +21,14 @@ from ...tensors.scales import NEED_SCALE, belongs_to_weight
 from .scratch import candidate_layout
 
 #: A residual branch is closed by zeroing the last tensor in it.
-BRANCH_ENDS = ("attn_output.weight", "ffn_down.weight", "ffn_down_exps.weight",
-               "ffn_down_shexp.weight", "ssm_out.weight", "shortconv.out_proj.weight")  # fmt: skip
+BRANCH_ENDS = (
+    "attn_output.weight",
+    "ffn_down.weight",
+    "ffn_down_exps.weight",
+    "ffn_down_shexp.weight",
+    "ssm_out.weight",
+    "shortconv.out_proj.weight",
+)
 POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 #: With one of these, a zeroed weight still adds something.
 OPEN_ENDS = ("attn_output.bias", "ffn_down.bias", "post_attention_norm.bias", "post_ffw_norm.bias")
@@ -105,9 +111,12 @@ class Live:
     def _unlike(self, name: str, here: str, there: str) -> ArchitectureError:
         return ArchitectureError(
             "layers are stored in different ways, so one cannot take the other's place in memory",
-            file=self.source.header.path, tensor=name, expected=here, found=there,
+            file=self.source.header.path,
+            tensor=name,
+            expected=here,
+            found=there,
             hint="Use --route file.",
-        )  # fmt: skip
+        )
 
     def _original(self, name: str) -> bytes:
         return bytes(self.source.data(self.source.header.by_name[name]))
@@ -130,16 +139,19 @@ class Live:
         if bad := [s for s in OPEN_ENDS if s in tensors]:
             raise ArchitectureError(
                 f"layer {slot} cannot be bypassed: its output has a bias",
-                file=self.source.header.path, tensor=f"blk.{slot}.{bad[0]}",
+                file=self.source.header.path,
+                tensor=f"blk.{slot}.{bad[0]}",
                 hint="Use --route file.",
-            )  # fmt: skip
+            )
         norms = [s for s in POST_NORMS if s in tensors]
         ends = norms if len(norms) == 2 else [s for s in BRANCH_ENDS if s in tensors]
         if len(ends) < 2:
             raise ArchitectureError(
                 f"layer {slot} has no two branches that can be closed",
-                file=self.source.header.path, found=ends, hint="Use --route file.",
-            )  # fmt: skip
+                file=self.source.header.path,
+                found=ends,
+                hint="Use --route file.",
+            )
         for suffix in ends:  # all-zero bytes decode to 0 in every ggml type
             self.model.set(f"blk.{slot}.{suffix}", bytes(tensors[suffix].nbytes))
 
@@ -160,8 +172,10 @@ def assign(blocks: Sequence[Block], n_slots: int) -> list[int]:
     if len(blocks) > n_slots:
         raise ArchitectureError(
             "the plan has more layers than the model in memory",
-            expected=f"at most {n_slots}", found=len(blocks), hint="Use --route file.",
-        )  # fmt: skip
+            expected=f"at most {n_slots}",
+            found=len(blocks),
+            hint="Use --route file.",
+        )
     # best[b][s]: most blocks in place when the first b blocks use some of the first s slots
     rows = [[0] * (n_slots + 1)]
     for b, block in enumerate(blocks, 1):

@@ -145,9 +145,11 @@ class Difference:
         """The same, seen from the other side."""
         ends = self.interval
         return Difference(
-            -self.value, self.stderr, self.p_value,
+            -self.value,
+            self.stderr,
+            self.p_value,
             None if ends is None else Interval(-ends.high, -ends.low, ends.level),
-        )  # fmt: skip
+        )
 
     @property
     def clear(self) -> bool:
@@ -170,8 +172,9 @@ class Measurer:
         if self._kind not in ("perplexity", "kl", "suite", *ASKING) or (
             (self._kind in ASKING) != bool(data)
         ):
-            raise GGSurgeryError("unknown metric", expected=" or ".join(METRICS),
-                                 found=setup.metric)  # fmt: skip
+            raise GGSurgeryError(
+                "unknown metric", expected=" or ".join(METRICS), found=setup.metric
+            )
         self._questions: list[Question] = []
         self._problems: list[Problem] = []
         if self._kind == "choices":
@@ -180,10 +183,14 @@ class Measurer:
             self._problems = draw_problems(load_problems(data), setup.limit, setup.limit_seed)
         windows = windows_of(setup)
         self.session = Candidates(
-            setup.path, windows, cache_bytes=setup.cache_bytes if setup.needs_text else 0,
-            route=setup.route, n_threads=setup.n_threads,
-            allow_unknown_arch=setup.allow_unknown_arch, given=setup.given,
-        )  # fmt: skip
+            setup.path,
+            windows,
+            cache_bytes=setup.cache_bytes if setup.needs_text else 0,
+            route=setup.route,
+            n_threads=setup.n_threads,
+            allow_unknown_arch=setup.allow_unknown_arch,
+            given=setup.given,
+        )
         self._reference: Reference | None = None
         try:
             self.base = self._measure_base(progress)
@@ -211,9 +218,11 @@ class Measurer:
         self.session.states = None  # so that the whole model is opened
         with self.session.open(self.session.identity) as candidate:
             raise not_finite(
-                candidate.engine, self.windows.inputs[index],
-                f"window {index + 1} of the uncut model", self.setup.path,
-            )  # fmt: skip
+                candidate.engine,
+                self.windows.inputs[index],
+                f"window {index + 1} of the uncut model",
+                self.setup.path,
+            )
 
     def measure(self, plan: Plan, progress: Progress | None = None) -> Measured:
         """The figure of a plan.
@@ -314,9 +323,12 @@ def windows_of(setup: Setup) -> Windows:
         raise GGSurgeryError(f"{setup.metric} needs a text", hint="Give one with --text FILE")
     with VocabularyFile(setup.path) as vocabulary:
         return Windows.of_text(
-            vocabulary, read_corpus(setup.text), setup.n_ctx, setup.n_windows,
+            vocabulary,
+            read_corpus(setup.text),
+            setup.n_ctx,
+            setup.n_windows,
             parse_special=setup.parse_special,
-        )  # fmt: skip
+        )
 
 
 def check_data(setup: Setup) -> None:

@@ -96,9 +96,11 @@ def without_vocabulary(header: Header, metadata: Mapping[str, Value]) -> dict[st
     embedding = header.by_name.get("token_embd.weight")
     if embedding is None:
         raise GGSurgeryError(
-            "no token embedding", file=header.path, tensor="token_embd.weight",
+            "no token embedding",
+            file=header.path,
+            tensor="token_embd.weight",
             hint="Candidates can be measured only of language models.",
-        )  # fmt: skip
+        )
     kept = {k: v for k, v in metadata.items() if not k.startswith("tokenizer.")}
     size = Value.of(embedding.shape[1], GGUFValueType.UINT32, order=header.order)
     model = Value.of("no_vocab", GGUFValueType.STRING, order=header.order)

@@ -77,9 +77,12 @@ def record(
         for depth, rows in keeper.filled.items():
             if rows != shape[0]:
                 raise EngineError(
-                    "no usable hidden states", file=engine.path, tensor=f"l_out-{depth - 1}",
-                    expected=list(shape), found=[rows],
-                )  # fmt: skip
+                    "no usable hidden states",
+                    file=engine.path,
+                    tensor=f"l_out-{depth - 1}",
+                    expected=list(shape),
+                    found=[rows],
+                )
         if progress is not None:
             progress(index + 1, len(windows))
     return states

@@ -18,9 +18,22 @@ from . import ggml, native, reference
 from .backend import BF16, F16, F32, FLOAT_SIZES, NAN_KEY, Backend, Counts, Raw, Values
 
 __all__ = [
-    "BF16", "F16", "F32", "FLOAT_SIZES", "NAN_KEY", "Backend", "Counts", "Raw", "Values",
-    "backend", "can_decode", "can_encode", "decode", "encode", "row_bytes",
-]  # fmt: skip
+    "BF16",
+    "F16",
+    "F32",
+    "FLOAT_SIZES",
+    "NAN_KEY",
+    "Backend",
+    "Counts",
+    "Raw",
+    "Values",
+    "backend",
+    "can_decode",
+    "can_encode",
+    "decode",
+    "encode",
+    "row_bytes",
+]
 
 log = logging.getLogger("ggsurgery.tensors.kernels")
 

@@ -24,12 +24,36 @@ from .backend import Raw, Values
 #: The types that ggml_quantize_chunk has a branch for; of any other it aborts the process.
 _QUANTIZE_CHUNK: Final = frozenset(
     (
-        "F32", "F16", "BF16", "Q1_0", "Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0",
-        "MXFP4", "NVFP4", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
-        "TQ1_0", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S", "IQ1_M",
-        "IQ4_NL", "IQ4_XS",
+        "F32",
+        "F16",
+        "BF16",
+        "Q1_0",
+        "Q2_0",
+        "Q4_0",
+        "Q4_1",
+        "Q5_0",
+        "Q5_1",
+        "Q8_0",
+        "MXFP4",
+        "NVFP4",
+        "Q2_K",
+        "Q3_K",
+        "Q4_K",
+        "Q5_K",
+        "Q6_K",
+        "TQ1_0",
+        "TQ2_0",
+        "IQ2_XXS",
+        "IQ2_XS",
+        "IQ2_S",
+        "IQ3_XXS",
+        "IQ3_S",
+        "IQ1_S",
+        "IQ1_M",
+        "IQ4_NL",
+        "IQ4_XS",
     )
-)  # fmt: skip
+)
 
 
 class _TypeTraits(ctypes.Structure):
@@ -78,10 +102,12 @@ class Ggml:
             block, size = GGML_QUANT_SIZES[kind]
             if (found.blck_size, found.type_size) != (block, size) or not found.to_float:
                 raise EngineError(
-                    "ggml's table of types is laid out in another way", file=self.path,
-                    expected=(block, size), found=(found.blck_size, found.type_size),
+                    "ggml's table of types is laid out in another way",
+                    file=self.path,
+                    expected=(block, size),
+                    found=(found.blck_size, found.type_size),
                     hint="Install the version of llama-cpp-python that ggsurgery asks for",
-                )  # fmt: skip
+                )
 
     def can_decode(self, kind: int) -> bool:
         """Whether ggml turns the type into float32."""

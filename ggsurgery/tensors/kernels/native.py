@@ -64,9 +64,12 @@ class Native:
             raise EngineError(f"the kernels do not load ({error})", file=path) from error
         if (found := self._lib.ggs_abi()) != ABI:
             raise EngineError(
-                "kernels of another version", file=path, expected=ABI, found=found,
+                "kernels of another version",
+                file=path,
+                expected=ABI,
+                found=found,
                 hint="Build them again: make native",
-            )  # fmt: skip
+            )
         self._declare()
         self.path = path
         isa = self._lib.ggs_isa()

@@ -55,12 +55,29 @@ def server(folder: Path) -> Iterator[str]:
     log = folder.with_suffix(".log")
     with log.open("wb") as told:
         quiet: dict[str, Any] = {"stdout": told, "stderr": told, **user}
-        subprocess.run([binaries / "initdb", "-D", data, "-U", "me", "-A", "trust", "-N"],
-                       check=True, cwd=folder, **quiet)  # fmt: skip
+        subprocess.run(
+            [binaries / "initdb", "-D", data, "-U", "me", "-A", "trust", "-N"],
+            check=True,
+            cwd=folder,
+            **quiet,
+        )
         process = subprocess.Popen(
-            [binaries / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1",
-             "-k", str(folder), "-F"], cwd=folder, start_new_session=True, **quiet,
-        )  # fmt: skip
+            [
+                binaries / "postgres",
+                "-D",
+                data,
+                "-p",
+                str(port),
+                "-h",
+                "127.0.0.1",
+                "-k",
+                str(folder),
+                "-F",
+            ],
+            cwd=folder,
+            start_new_session=True,
+            **quiet,
+        )
     try:
         for _ in range(600):
             ready = subprocess.run(

@@ -52,8 +52,11 @@ def test_damaged_files(study: Path) -> None:
     data = study.read_bytes()
     damaged = [b"garbage\n" * 99, data[: len(data) // 2] + b"\n", b"\xff\xfe" + data[2:]]
     if study.suffix == ".log":
-        damaged += [b"[]\n" + data, data + b'{"op_code": 99}\n' + data,
-                    data + b'{"op_code": 4, "worker_id": "x"}\n' + data]  # fmt: skip
+        damaged += [
+            b"[]\n" + data,
+            data + b'{"op_code": 99}\n' + data,
+            data + b'{"op_code": 4, "worker_id": "x"}\n' + data,
+        ]
     for content in damaged:
         study.write_bytes(content)
         assert study.name in refused(str(study))

@@ -33,8 +33,9 @@ def quiet() -> Any:
 
 
 def work(tmp_path: Path, **changes: Any) -> Work:
-    made = Work("s", SETUP, str(tmp_path / "s.db"), tmp_path / "s.jsonl", ("delete",), 1,
-                Budget(count=500))  # fmt: skip
+    made = Work(
+        "s", SETUP, str(tmp_path / "s.db"), tmp_path / "s.jsonl", ("delete",), 1, Budget(count=500)
+    )
     return replace(made, **changes)
 
 
@@ -47,9 +48,13 @@ def storages_trials(one: Work) -> list[Any]:
 def test_repeats_are_no_trials(tmp_path: Path) -> None:
     """A space of few plans and many points: each trial is a configuration of its own."""
     one = work(
-        tmp_path, kinds=("delete", "swap"), max_ops=2, budget=Budget(count=40),
-        setup=replace(SETUP, n_windows=1), storage=str(tmp_path / "s.log"),
-    )  # fmt: skip
+        tmp_path,
+        kinds=("delete", "swap"),
+        max_ops=2,
+        budget=Budget(count=40),
+        setup=replace(SETUP, n_windows=1),
+        storage=str(tmp_path / "s.log"),
+    )
     run_worker(one, "run")
     found, trials = outcome(one), storages_trials(one)
     assert found.tried == 40 == len(trials)
@@ -61,9 +66,13 @@ def test_a_space_that_is_used_up_ends_the_search(
 ) -> None:
     monkeypatch.setattr(optimize, "STALE", 40)
     one = work(
-        tmp_path, max_ops=2, budget=Budget(count=10_000), sampler="random",
-        setup=replace(SETUP, n_windows=1), storage=str(tmp_path / "s.log"),
-    )  # fmt: skip
+        tmp_path,
+        max_ops=2,
+        budget=Budget(count=10_000),
+        sampler="random",
+        setup=replace(SETUP, n_windows=1),
+        storage=str(tmp_path / "s.log"),
+    )
     run_worker(one, "run")
     found = outcome(one)
     pairs = N_LAYERS * (N_LAYERS - 1) // 2  # which two go; and which one

@@ -22,14 +22,36 @@ N_SINGLES = N_LAYERS + (N_LAYERS - 1) + (N_LAYERS - 2) + (N_LAYERS - 3)  # delet
 
 
 def start(url: str, cache: Path) -> subprocess.Popen[bytes]:
-    arguments = ["search", MODEL, "--study", "shared", "--space", "delete,swap", "--budget", "500",
-                 "--storage", url, "--text", SEARCH_TEXT, "--ctx", "256", "--windows", "8",
-                 "--threads", "1", "--heartbeat", "1"]  # fmt: skip
+    arguments = [
+        "search",
+        MODEL,
+        "--study",
+        "shared",
+        "--space",
+        "delete,swap",
+        "--budget",
+        "500",
+        "--storage",
+        url,
+        "--text",
+        SEARCH_TEXT,
+        "--ctx",
+        "256",
+        "--windows",
+        "8",
+        "--threads",
+        "1",
+        "--heartbeat",
+        "1",
+    ]
     environment = {**os.environ, "GGSURGERY_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "ggsurgery", *map(str, arguments)], env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "ggsurgery", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def finished(cache: Path) -> list[str]:

@@ -51,8 +51,9 @@ def quiet() -> Any:
 
 
 def work(tmp_path: Path, **changes: Any) -> Work:
-    made = Work("s", SETUP, str(tmp_path / "s.db"), tmp_path / "s.jsonl", ("delete",), 1,
-                Budget(count=500))  # fmt: skip
+    made = Work(
+        "s", SETUP, str(tmp_path / "s.db"), tmp_path / "s.jsonl", ("delete",), 1, Budget(count=500)
+    )
     return replace(made, **changes)
 
 
@@ -164,9 +165,14 @@ def test_halving_survives_a_candidate_without_numbers(
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "grid"])
 def test_samplers_never_measure_a_plan_twice(sampler: str, tmp_path: Path) -> None:
     one = work(
-        tmp_path, kinds=("delete", "swap"), max_ops=2, budget=Budget(count=12), sampler=sampler,
-        setup=replace(SETUP, n_windows=1), storage=str(tmp_path / "s.log"),
-    )  # fmt: skip
+        tmp_path,
+        kinds=("delete", "swap"),
+        max_ops=2,
+        budget=Budget(count=12),
+        sampler=sampler,
+        setup=replace(SETUP, n_windows=1),
+        storage=str(tmp_path / "s.log"),
+    )
     run_worker(one, "run")
     found = outcome(one)
     assert found.tried >= 12
@@ -187,9 +193,14 @@ def test_hand_made_recipes_are_trials(
     outside = Recipe((step("keep", layers="0-6,9"),))
     impossible = Recipe((step("delete", layer="77"),))
     one = work(
-        tmp_path, kinds=("delete", "swap"), max_ops=2, budget=Budget(count=12), sampler=sampler,
-        setup=replace(SETUP, n_windows=1), recipes=(inside, outside, impossible),
-    )  # fmt: skip
+        tmp_path,
+        kinds=("delete", "swap"),
+        max_ops=2,
+        budget=Budget(count=12),
+        sampler=sampler,
+        setup=replace(SETUP, n_windows=1),
+        recipes=(inside, outside, impossible),
+    )
     space = Space(one.kinds, N_LAYERS, 2)
     point = point_of(space, inside)
     identity = Plan.identity(N_LAYERS)
@@ -212,8 +223,13 @@ def test_hand_made_recipes_are_trials(
 
 
 def test_two_objectives_have_a_front(tmp_path: Path) -> None:
-    one = work(tmp_path, kinds=("delete", "duplicate"), second="size", sampler="nsga2",
-               setup=replace(SETUP, n_windows=1))  # fmt: skip
+    one = work(
+        tmp_path,
+        kinds=("delete", "duplicate"),
+        second="size",
+        sampler="nsga2",
+        setup=replace(SETUP, n_windows=1),
+    )
     run_worker(one, "run")
     found = outcome(one)
     sizes = {r.values[1] for r in found.ranked}
@@ -453,8 +469,10 @@ def test_search_and_reporting_sets_are_disjoint(tmp_path: Path) -> None:
 def test_questions_asked_twice_are_no_reporting_set(tmp_path: Path) -> None:
     def questions(name: str, numbers: range) -> Setup:
         path = tmp_path / name
-        rows = [{"id": f"{name}-{i}", "query": f"{i}?", "choices": ["a", "b"], "answer": 0}
-                for i in numbers]  # fmt: skip
+        rows = [
+            {"id": f"{name}-{i}", "query": f"{i}?", "choices": ["a", "b"], "answer": 0}
+            for i in numbers
+        ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return replace(SETUP, metric=f"choices:{path}", text=None)
 
@@ -468,10 +486,30 @@ def test_command_reports_winner_and_controls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GGSURGERY_CACHE", str(tmp_path / "cache"))
-    arguments = ["search", str(MODEL), "--study", "s", "--space", "delete", "--budget", "50",
-                 "--text", str(SEARCH_TEXT), "--report-text", str(REPORT_TEXT), "--ctx", "64",
-                 "--windows", "4", "--threads", "1", "--storage", str(tmp_path / "s.db"),
-                 "--recipes", str(tmp_path / "recipes")]  # fmt: skip
+    arguments = [
+        "search",
+        str(MODEL),
+        "--study",
+        "s",
+        "--space",
+        "delete",
+        "--budget",
+        "50",
+        "--text",
+        str(SEARCH_TEXT),
+        "--report-text",
+        str(REPORT_TEXT),
+        "--ctx",
+        "64",
+        "--windows",
+        "4",
+        "--threads",
+        "1",
+        "--storage",
+        str(tmp_path / "s.db"),
+        "--recipes",
+        str(tmp_path / "recipes"),
+    ]
     result = CliRunner().invoke(cli, [*arguments, "--json"])
     assert result.exit_code == 0, (result.output, result.exception)
     facts = json.loads(result.stdout)
@@ -503,8 +541,18 @@ def test_reporting_sets_are_looked_at_before_the_search(
     monkeypatch.setattr(search_command, "run_search", lambda *a: pytest.fail("searched"))
     short = tmp_path / "short.txt"
     short.write_text("hello")
-    arguments = ["search", str(MODEL), "--study", "s", "--text", str(SEARCH_TEXT), "--threads",
-                 "1", "--storage", str(tmp_path / "s.db")]  # fmt: skip
+    arguments = [
+        "search",
+        str(MODEL),
+        "--study",
+        "s",
+        "--text",
+        str(SEARCH_TEXT),
+        "--threads",
+        "1",
+        "--storage",
+        str(tmp_path / "s.db"),
+    ]
     for more, message in (
         (["--report-text", str(tmp_path / "none.txt")], "none.txt: cannot be read"),
         (["--report-text", str(short)], "too short"),

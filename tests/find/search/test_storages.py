@@ -54,8 +54,16 @@ def proxy(database: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 def one(tmp_path: Path) -> Work:
     needs_package("optuna", extra="search")
     setup = Setup(MODEL, text=SEARCH_TEXT, n_ctx=64, n_windows=1, n_threads=1)
-    return Work("s", setup, str(tmp_path / "s.log"), tmp_path / "s.jsonl", ("delete",), 1,
-                Budget(count=500), heartbeat=1)  # fmt: skip
+    return Work(
+        "s",
+        setup,
+        str(tmp_path / "s.log"),
+        tmp_path / "s.jsonl",
+        ("delete",),
+        1,
+        Budget(count=500),
+        heartbeat=1,
+    )
 
 
 def joined(work: Work) -> Any:

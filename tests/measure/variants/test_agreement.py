@@ -81,9 +81,12 @@ def test_candidates_of_a_model_with_scales_are_those_of_the_model_without(
 ) -> None:
     scaled = with_scales_of(MODEL, tmp_path / "scaled.gguf", scales)
     recipes = [
-        step("merge", layers="3-5", method="mean"), step("merge", layers="3-4"),
-        step("merge", layers="3-5"), step("swap", layers="3,4"), step("delete", layer="4"),
-    ]  # fmt: skip
+        step("merge", layers="3-5", method="mean"),
+        step("merge", layers="3-4"),
+        step("merge", layers="3-5"),
+        step("swap", layers="3,4"),
+        step("delete", layer="4"),
+    ]
     with (
         Candidates(MODEL, windows, n_threads=1) as plain,
         Candidates(scaled, windows, route=route, n_threads=1) as session,
