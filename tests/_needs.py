@@ -1,9 +1,10 @@
 """What some tests need and not every machine has.
 
 On a user's machine a missing thing skips the test, and says which. In CI (`CI=true`)
-nothing may be missing that a package manager can install: there the test fails. Two things
+nothing may be missing that a package manager can install: there the test fails. Three things
 may be absent in CI as well, and the end of the run counts the tests that wait for them:
-the large texts of ../shared (tests marked `external`) and root's rights.
+the large texts of ../shared (tests marked `external`), root's rights, and PyTorch, whose
+wheels take gigabytes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 #: How the reasons begin for which a test is skipped in CI, too.
 NEEDS_SHARED = "external: needs"
 NEEDS_ROOT = "needs root"
+NEEDS_TORCH = "needs PyTorch"
 
 
 def missing(what: str) -> NoReturn:
@@ -68,6 +70,13 @@ def needs_package(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError:
         missing(f"the module {module} (pip install '.[{extra}]')")
+
+
+def needs_torch() -> ModuleType:
+    """PyTorch; without it the test is skipped, in CI as well."""
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip(f"{NEEDS_TORCH} (pip install '.[train]')")
+    return importlib.import_module("torch")
 
 
 def needs_smollm2() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ._needs import NEEDS_ROOT, NEEDS_SHARED, shared_folder
+from ._needs import NEEDS_ROOT, NEEDS_SHARED, NEEDS_TORCH, shared_folder
 
 # A busy machine is slow to draw examples and to run them: that says nothing about the code.
 settings.register_profile(
@@ -31,7 +31,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in terminalreporter.getreports("skipped")
         if isinstance(report.longrepr, tuple)
     ]
-    absent = {f"the texts of {shared_folder()}": NEEDS_SHARED, "root's rights": NEEDS_ROOT}
+    absent = {
+        f"the texts of {shared_folder()}": NEEDS_SHARED,
+        "root's rights": NEEDS_ROOT,
+        "PyTorch": NEEDS_TORCH,
+    }
     for what, beginning in absent.items():
         if count := sum(reason.startswith(beginning) for reason in reasons):
             terminalreporter.write_line(f"skipped for want of {what}: {count}", yellow=True)
