@@ -90,17 +90,11 @@ def run_worker(work: Work, run: str, spent: float = 0.0, progress: Progress | No
 
 def question_of(work: Work, measurer: Measurer) -> Question:
     """What the study asks, from the work and the opened model."""
-    space = Space(work.kinds, len(measurer.session.identity.blocks), work.max_ops)
-    digest = measurer.windows.digest if work.setup.needs_text else "none"
-    return Question(
-        work.name,
-        measurer.session.source.checksum(),
-        work.setup.facts(),
-        space,
-        work.setup.lower_is_better,
-        digest,
-        work.second,
-    )
+    setup, session = work.setup, measurer.session
+    space = Space(work.kinds, len(session.identity.blocks), work.max_ops)
+    digest = measurer.windows.digest if setup.needs_text else "none"
+    checksum, lower = session.source.checksum(), setup.lower_is_better
+    return Question(work.name, checksum, setup.facts(), space, lower, digest, work.second)
 
 
 class _Worker:
