@@ -32,7 +32,7 @@ def save_text(out: Path, text: str, *, force: bool, inputs: Sequence[Path] = ())
     """
     data = text.encode(errors="backslashreplace")  # a file's name that is no UTF-8
     check_output(out, tuple(inputs), force=force, nbytes=len(data))
-    with atomic_path(out, force=force) as temporary:
+    with atomic_path(out, inputs=inputs, force=force) as temporary:
         temporary.write_bytes(data)
     note(f"{out}: {human_bytes(len(data))}")
 

@@ -16,7 +16,7 @@ from ._files import FILE
 from ._output import echo, note, table, warn
 from ._progress import progress_bar
 from ._surgery import Options, check_early, in_out, list_option, operate, surgery_options
-from ._texts import ctx_option, text_option, threads_option
+from ._texts import ctx_option, parse_special_option, text_option, threads_option
 
 DEFAULT = Settings()
 
@@ -40,6 +40,7 @@ DEFAULT = Settings()
     help="Tokens to fit on. Memory does not grow with them.",
 )
 @ctx_option("Tokens of a window.", least=8, default=DEFAULT.ctx)
+@parse_special_option
 @click.option(
     "--ridge",
     default=DEFAULT.ridge,
@@ -68,6 +69,7 @@ def heal(
     method: Method,
     tokens: int,
     ctx: int,
+    parse_special: bool,
     ridge: float,
     first: float,
     cut_again: bool,
@@ -85,7 +87,7 @@ def heal(
     Example:
       ggsurgery heal --layer 12-16 --text calibration.txt in.gguf out.gguf
     """
-    check_early((source,), out, options, sidecar)
+    check_early((source,), out, options, sidecar, spared=(text,))
     layers = parse_layers(layer)
     words = read_corpus(text)
     warn(*cautions.of_context(source, ctx))
@@ -95,7 +97,7 @@ def heal(
             source,
             layers,
             words,
-            Settings(method, tokens, ctx, ridge, first),
+            Settings(method, tokens, ctx, ridge, first, parse_special),
             n_threads=threads,
             allow_unknown_arch=options.allow_unknown_arch,
             cut_again=cut_again,
@@ -103,7 +105,7 @@ def heal(
             progress=progress,
         )
     if sidecar is not None and not options.dry_run:
-        found.sidecar.save(sidecar, force=options.force)
+        found.sidecar.save(sidecar, inputs=(source, text), force=options.force)
     if not options.as_json:
         _show(found)
     operate(
@@ -112,6 +114,7 @@ def heal(
         out,
         options,
         found.sidecar,
+        spared=(text,),
         figures={"heal": found.to_json()},
     )
 

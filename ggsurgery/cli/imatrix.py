@@ -85,7 +85,7 @@ def collect(
             n_threads=threads,
             progress=progress,
         )
-    write_imatrix(found, out, force=force)
+    write_imatrix(found, out, inputs=(file, text), force=force)
     warn(*cautions.of_imatrix(found))
     note(f"{out}: {len(found.entries)} tensors over {found.n_chunks} chunks of {ctx} tokens")
 
@@ -115,7 +115,8 @@ def remap(
     """
     if (cut is None) != (uncut is None) or (cut is None) == (recipe is None):
         raise click.UsageError("Give --cut with --uncut, or --recipe alone.")
-    check_output(out, [*file, *(f for f in (cut, uncut, recipe) if f is not None)], force=force)
+    inputs = [*file, *(f for f in (cut, uncut, recipe) if f is not None)]
+    check_output(out, inputs, force=force)
     matrices = [read_imatrix(f) for f in file]
     if recipe is not None:
         n_layers = max(matrices[0].layers, default=-1) + 1
@@ -127,7 +128,7 @@ def remap(
     if cut is not None:
         with Source(cut) as source:
             found = with_origin(found, source.header, source.checksum())
-    write_imatrix(found, out, force=force)
+    write_imatrix(found, out, inputs=inputs, force=force)
     note(
         f"{out}: {len(found.entries)} entries for {plan.n_layers} layers. Behind a cut the "
         "activations differ; a matrix collected on the new file is better."

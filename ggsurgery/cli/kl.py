@@ -101,6 +101,7 @@ def kl(
                     n_ctx=ctx,
                     n_windows=chunks,
                     k=top_k,
+                    inputs=(files[0], text),
                     force=force,
                     parse_special=parse_special,
                     n_threads=threads,

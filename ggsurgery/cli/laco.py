@@ -18,7 +18,7 @@ from ._files import FILE
 from ._output import echo, print_json, table, warn
 from ._progress import progress_bar
 from ._surgery import Options, check_early, in_out, operate, surgery_options
-from ._texts import ctx_option, text_option, threads_option
+from ._texts import ctx_option, parse_special_option, text_option, threads_option
 
 
 @click.command()
@@ -46,6 +46,7 @@ from ._texts import ctx_option, text_option, threads_option
 @text_option("Calibration: UTF-8 text, cut into --texts pieces.", required=True)
 @click.option("--texts", default=10, show_default=True, type=click.IntRange(1), help="Pieces.")
 @ctx_option("Tokens of a piece.", least=8, default=256)
+@parse_special_option
 @threads_option
 @click.option(
     "--log",
@@ -60,6 +61,7 @@ def laco(
     text: Path,
     texts: int,
     ctx: int,
+    parse_special: bool,
     threads: int | None,
     log: Path | None,
     **numbers: Any,
@@ -77,7 +79,7 @@ def laco(
       ggsurgery laco in.gguf out.gguf --text calibration.txt --highest 28 --variant reference
       ggsurgery laco in.gguf out.gguf --text calibration.txt --threshold 0.7 --log laco.json
     """
-    check_early((source,), out, options, log)
+    check_early((source,), out, options, log, spared=(text,))
     settings = Settings(**numbers)
     pieces = split_text(read_corpus(text), texts)
     warn(*cautions.of_context(source, ctx))
@@ -90,10 +92,11 @@ def laco(
             ctx,
             threads,
             options.allow_unknown_arch,
+            parse_special,
             progress=progress,
         )
     if log is not None and not options.dry_run:
-        with atomic_path(log, force=options.force) as temporary:
+        with atomic_path(log, inputs=(source, text), force=options.force) as temporary:
             temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
     if not result.steps:
         advice = "Lower --threshold, or try another --variant."
@@ -109,7 +112,7 @@ def laco(
     if result.perplexity is not None:
         warn(*cautions.of_loss(*result.perplexity))
     recipe, figures = options.recipe(result.recipe.steps), {"laco": result.to_json()}
-    operate(recipe, (source,), out, options, figures=figures)
+    operate(recipe, (source,), out, options, spared=(text,), figures=figures)
 
 
 def _show(result: Result) -> None:

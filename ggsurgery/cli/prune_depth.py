@@ -15,7 +15,7 @@ from ..pipeline import cautions
 from ..plan.text import parse_layers
 from ..runtime import worker
 from ._files import FILE
-from ._measuring import METRIC_HELP, measuring_options, setup_of
+from ._measuring import METRIC_HELP, files_of, measuring_options, setup_of
 from ._output import echo, note, table, warn
 from ._progress import progress_bar
 from ._surgery import Options, check_early, in_out, operate, surgery_options
@@ -80,12 +80,13 @@ def prune_depth(
       ggsurgery prune-depth --layers 4 --by influence --text calibration.txt in.gguf out.gguf
       ggsurgery prune-depth --layers 8 --by angular --keep 11 --text cal.txt in.gguf out.gguf
     """
-    check_early((source,), out, options)
     kept = () if keep is None else parse_layers(keep)
     header = read_header(source)
     n_layers = header.n_layers - rules_for(header, allow_unknown=True).n_tail(header)
     count = how_many(n_layers, layers, share)
     setup = setup_of(source, metric, measuring, allow_unknown_arch=options.allow_unknown_arch)
+    spared = [p for p in (*files_of(setup), journal) if p is not None]
+    check_early((source,), out, options, spared=spared)
     if setup.text is None and (by in ("influence", "angular") or setup.needs_text):
         raise GGSurgeryError("a text is needed", hint="Give one with --text FILE")
     with progress_bar(f"prune-depth by {by}", "candidate") as progress:
@@ -110,7 +111,7 @@ def prune_depth(
     if metric == "perplexity":
         warn(*cautions.of_loss(choice.before, choice.after))
     recipe, figures = options.recipe(choice.recipe.steps), {"choice": choice.to_json()}
-    operate(recipe, (source,), out, options, figures=figures)
+    operate(recipe, (source,), out, options, spared=spared, figures=figures)
 
 
 def _show(choice: Choice, metric: str) -> None:

@@ -24,7 +24,7 @@ from ..runtime.quantize_plan import QuantizeResult, requantized_warning
 from ._files import FILE, split_option
 from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import named_progress_bar, progress_bar
-from ._texts import text_option, threads_option
+from ._texts import parse_special_option, text_option, threads_option
 
 
 @click.command()
@@ -61,6 +61,7 @@ from ._texts import text_option, threads_option
     help="At most so many bits per weight.",
 )
 @text_option("With a target: measure sensitivities on this text and mix types per tensor.")
+@parse_special_option
 @click.option("--pure", is_flag=True, help="Every tensor in the base type, no mix.")
 @click.option("--leave-output", is_flag=True, help="Leave output.weight as it is.")
 @threads_option
@@ -79,6 +80,7 @@ def quantize(
     target_size: str | None,
     target_bpw: float | None,
     text: Path | None,
+    parse_special: bool,
     dry_run: bool,
     force: bool,
     split_max_size: int | None,
@@ -112,6 +114,8 @@ def quantize(
     target = target_size is not None or target_bpw is not None
     if text is not None and not target:
         raise click.UsageError("--text goes with --target-size or --target-bpw.")
+    if parse_special and text is None:
+        raise click.UsageError("--parse-special goes with --text.")
     if types is not None:
         if out_dir is None or out is not None:
             raise click.UsageError("--types needs --out-dir and no OUT.")
@@ -134,6 +138,7 @@ def quantize(
     more: dict[str, Any] = {}
     if target:
         budget = _budget(source, target_size, target_bpw)
+        options["parse_special"] = parse_special
         planned, more = _target(source, budget, text, out, options)
     else:
         if like is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from ..compensate.fit import check_arrays, fit_of, heal_again
+from ..compensate.fit_again import check_arrays, fit_of, heal_again
 from ..compensate.sidecar import Sidecar
 from ..errors import GGSurgeryError, OutputError
 from ..files.text import read_corpus

@@ -13,6 +13,7 @@ import yaml
 
 from ..errors import OutputError
 from ..files import temporary
+from ..files.names import fitting
 from ..find.search.disjoint import check_disjoint
 from ..find.search.optimize import Budget, Work
 from ..find.search.run import Outcome, Verdict, report
@@ -161,14 +162,15 @@ def search(
     """
     setup = setup_of(file, objective, measuring, allow_unknown_arch=allow_unknown_arch)
     reporting = _reporting(setup, report_text, report_data)
+    default = Path(f"{fitting(study)}.db")
     if plot is not None:
         from ..find.plot import check_plot, save_plot
 
-        others = (report_text, report_data, *enqueue, Path(storage or f"{study}.db"))
+        others = (report_text, report_data, *enqueue, Path(storage or default))
         check_plot(plot, (*files_of(setup), *others), force=force)
     if recipes is not None and recipes.exists() and not recipes.is_dir():
         raise OutputError("not a folder", file=recipes)
-    url = storage or f"{study}.db"
+    url = storage or str(default)
     place = url if "://" in url else str(Path(url).absolute())
     with Source(file) as source:
         checksum = source.checksum()
@@ -257,7 +259,7 @@ def _journal(study: str, *question: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in study)
     key = hashlib.sha256(repr(question).encode()).hexdigest()[:8]
-    return folder / f"{name}-{key}.jsonl"
+    return folder / f"{fitting(name)}-{key}.jsonl"
 
 
 def _reporting(setup: Any, text: Path | None, data: Path | None) -> Any:

@@ -16,19 +16,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError, FormatError, PlanError
+from ..errors import EngineError, PlanError
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
 from ..measure.variants import Candidates
 from ..measure.windows import Windows
 from ..plan.heal import PROJECTION, Cut, cuts_of, mend
 from ..plan.recipe import Recipe, Step, step
-from ..plan.text import format_layers, parse_layers
+from ..plan.text import format_layers
 from ..plan.types import Plan
 from ..runtime.vocab_only import VocabularyFile
 from ..surgery.imatrix_lineage import in_words, operations
@@ -59,6 +59,7 @@ class Settings:
         ctx: tokens of a window.
         ridge: λ relative to the mean diagonal of the Gram matrix.
         first: how many times the first position of a window counts.
+        parse_special: read special tokens in the text as the tokens they name.
     """
 
     method: Method = "refit"
@@ -66,6 +67,7 @@ class Settings:
     ctx: int = 512
     ridge: float = 1e-2
     first: float = 30.0
+    parse_special: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,9 @@ def heal(
         check_uncut(header)
     count = settings.tokens // settings.ctx
     with VocabularyFile(path) as vocabulary:
-        windows = Windows.of_text(vocabulary, text, settings.ctx, count)
+        windows = Windows.of_text(
+            vocabulary, text, settings.ctx, count, parse_special=settings.parse_special
+        )
     arrays: dict[str, F32] = {}
     with Candidates(
         path,
@@ -242,88 +246,15 @@ def check_tokens(header: Header, cut: Cut, settings: Settings, n_tokens: int) ->
 def _step(layers: Sequence[int], settings: Settings, text: str, sidecar: Sidecar) -> Step:
     """The step that a header keeps: enough to fit again, and to know the result again."""
     sums = {key: sidecar.checksum(key) for key in sidecar}
-    fit = {**asdict(settings), "text": sha256_of(text), "arrays": sums}
+    numbers = asdict(settings)
+    if not settings.parse_special:  # files made before there was the option have none
+        del numbers["parse_special"]
+    fit = {**numbers, "text": sha256_of(text), "arrays": sums}
     return step("heal", layer=format_layers(sorted(set(layers))), fit=fit)
 
 
 def sha256_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def heal_again(
-    recipe: Recipe, path: str | Path, text: str, progress: Progress | None = None
-) -> Sidecar:
-    """The arrays of a recipe, fitted once more from the text that they came from.
-
-    Raises:
-        PlanError: it is not a recipe of `heal`, or the text is another.
-        FormatError: this machine's arithmetic gives other last digits.
-    """
-    fit = fit_of(recipe)
-    if fit is None or len(recipe.steps) != 1:
-        raise PlanError("only what `ggsurgery heal` wrote by itself can be fitted again")
-    if sha256_of(text) != fit.get("text"):
-        raise PlanError(
-            "not the text that the cut was healed on",
-            expected=f"sha256 {fit.get('text')}",
-            found=sha256_of(text),
-        )
-    method = fit["method"]
-    if method not in get_args(Method):
-        raise PlanError("unknown method of healing", found=method)
-    settings = Settings(
-        cast(Method, method),
-        int(fit["tokens"]),
-        int(fit["ctx"]),
-        float(fit["ridge"]),
-        float(fit["first"]),
-    )
-    layers = parse_layers(dict(recipe.steps[0].arguments)["layer"])
-    unknown = bool(dict(recipe.options).get("allow_unknown_arch"))
-    found = heal(
-        path,
-        layers,
-        text,
-        settings,
-        allow_unknown_arch=unknown,
-        cut_again=True,
-        few_tokens=True,
-        progress=progress,
-    )
-    check_arrays(recipe, found.sidecar, "the fit on this machine")
-    return found.sidecar
-
-
-def fit_of(recipe: Recipe) -> dict[str, Any] | None:
-    """How the arrays of a recipe's `heal` step were found; None without such a step."""
-    for one in recipe.steps:
-        if one.operation == "heal":
-            return dict(dict(one.arguments).get("fit") or {})
-    return None
-
-
-def check_arrays(recipe: Recipe, sidecar: Sidecar, what: str) -> None:
-    """Refuse arrays that are not those which a recipe names.
-
-    Args:
-        what: where they come from, for the message.
-
-    Raises:
-        FormatError: one is missing or has other values.
-    """
-    for one in recipe.steps:
-        fit = dict(one.arguments).get("fit") if one.operation == "heal" else None
-        for key, expected in (fit or {}).get("arrays", {}).items():
-            found = sidecar.checksum(key) if key in sidecar else "none"
-            if found != expected:
-                raise FormatError(
-                    f"{what} has other corrections than the file",
-                    tensor=key,
-                    expected=f"sha256 {expected}",
-                    found=found,
-                    hint="Processors and numpy builds differ in the last digits: keep the "
-                    "arrays with `heal --sidecar`, or heal anew.",
-                )
 
 
 def _stepped(progress: Progress | None, number: int, total: int) -> Progress | None:

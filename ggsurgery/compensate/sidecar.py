@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,16 +45,20 @@ class Sidecar(Mapping[str, F32]):
         lines = "".join(f"{k} {self.checksum(k)}\n" for k in sorted(self._arrays))
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    def save(self, path: str | Path, *, force: bool = False) -> None:
+    def save(self, path: str | Path, *, inputs: Sequence[Path] = (), force: bool = False) -> None:
         """Write an uncompressed .npz that `load` reads.
+
+        Args:
+            inputs: the model's files, which it must not replace and whose tighter rights it gets.
 
         Raises:
             OutputError: the file exists (without `force`) or cannot be written.
         """
         target = Path(path)
         size = sum(a.nbytes for a in self._arrays.values())
-        check_output(target, [], force=force, nbytes=size)
-        with atomic_path(target, force=force) as temporary, temporary.open("wb") as file:
+        check_output(target, inputs, force=force, nbytes=size)
+        atomic = atomic_path(target, inputs=inputs, force=force)
+        with atomic as temporary, temporary.open("wb") as file:
             np.savez(file, **self._arrays)  # type: ignore[arg-type]
 
     @classmethod

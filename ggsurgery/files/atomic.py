@@ -125,7 +125,7 @@ def tighten(descriptor: int, inputs: Sequence[Path]) -> None:
     """Take from an open output the rights that one of the inputs does not give."""
     mode = os.fstat(descriptor).st_mode & 0o777
     allowed = mode
-    for path in inputs:
+    for path in (shard for one in inputs for shard in siblings(one)):
         with contextlib.suppress(OSError):
             allowed &= path.stat().st_mode | 0o600
     if allowed != mode and hasattr(os, "fchmod"):

@@ -11,6 +11,7 @@ n_mat is 1, or the number of experts of a mixture layer.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,14 +216,19 @@ def _read_legacy(path: Path) -> Imatrix:
     return Imatrix(entries, datasets, n_chunks, 0, legacy=True, path=path)
 
 
-def write_imatrix(imatrix: Imatrix, out: str | Path, *, force: bool = False) -> None:
+def write_imatrix(
+    imatrix: Imatrix, out: str | Path, *, inputs: Sequence[Path] = (), force: bool = False
+) -> None:
     """Write llama.cpp's GGUF form, entries sorted by name as llama-imatrix sorts them.
+
+    Args:
+        inputs: files that it must not replace and whose tighter rights it gets.
 
     Raises:
         OutputError: the output exists or cannot be written.
     """
     out = Path(out)
-    check_output(out, force=force)
+    check_output(out, inputs, force=force)
     text, array, u32 = GGUFValueType.STRING, GGUFValueType.ARRAY, GGUFValueType.UINT32
     metadata = {
         "general.type": Value.of("imatrix", text),
@@ -245,6 +251,7 @@ def write_imatrix(imatrix: Imatrix, out: str | Path, *, force: bool = False) -> 
             blobs.append(data.ljust(padded(len(data), ALIGNMENT), b"\0"))
             offset += len(blobs[-1])
     header = encode_header(metadata, tensors, "<", ALIGNMENT)
-    with atomic_path(out, force=force) as temporary, temporary.open("wb") as file:
+    atomic = atomic_path(out, inputs=inputs, force=force)
+    with atomic as temporary, temporary.open("wb") as file:
         file.write(header)
         file.writelines(blobs)

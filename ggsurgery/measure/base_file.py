@@ -152,9 +152,13 @@ class BaseFile:
         vocabulary: Sequence[bytes],
         provenance: dict[str, Any],
         bos: int | None = None,
+        inputs: Sequence[Path] = (),
         force: bool = False,
     ) -> Iterator[Write]:
         """Write a base file window by window; it appears under its name when it is whole.
+
+        Args:
+            inputs: the model's files, which it must not replace and whose tighter rights it gets.
 
         Yields:
             write(log_p float32 [positions, n_vocab], targets int32 [positions]).
@@ -173,10 +177,10 @@ class BaseFile:
         }
         raw = json.dumps(header).encode()
         rows = len(tokens) // n_ctx * (n_ctx - 1 - n_ctx // 2)
-        check_output(
-            Path(path), (), force=force, nbytes=4 * len(tokens) + rows * record_type(k).itemsize
-        )
-        with atomic_path(Path(path), force=force) as temporary, temporary.open("wb") as stream:
+        nbytes = 4 * len(tokens) + rows * record_type(k).itemsize
+        check_output(Path(path), inputs, force=force, nbytes=nbytes)
+        atomic = atomic_path(Path(path), inputs=inputs, force=force)
+        with atomic as temporary, temporary.open("wb") as stream:
             stream.write(MAGIC + len(raw).to_bytes(4, "little") + raw)
             stream.write(tokens.astype("<i4").tobytes())
             yield lambda log_p, targets: _write(stream.write, log_p, targets, k)

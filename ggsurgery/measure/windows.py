@@ -129,13 +129,22 @@ class Windows:
         return cls.of_tokens(tokens, n_ctx, limit, bos)
 
     @classmethod
-    def of_texts(cls, vocabulary: Vocabulary, texts: Sequence[str], longest: int) -> Windows:
+    def of_texts(
+        cls,
+        vocabulary: Vocabulary,
+        texts: Sequence[str],
+        longest: int,
+        *,
+        parse_special: bool = False,
+    ) -> Windows:
         """Whole texts, each cut off after `longest` tokens: calibration sentences.
 
         Raises:
             GGSurgeryError: no text has a token that can be scored.
         """
-        rows = [vocabulary.tokenize_array(text)[:longest] for text in texts]
+        rows = [
+            vocabulary.tokenize_array(text, parse_special=parse_special)[:longest] for text in texts
+        ]
         rows = [row for row in rows if len(row) > 2]  # of two, the second half predicts nothing
         if not rows:
             raise GGSurgeryError("no calibration text", expected="at least one with three tokens")

@@ -37,6 +37,7 @@ _LACO: Schema = {
     "text": str,
     "texts": int,
     "ctx": int,
+    "parse_special": bool,
     "merge_layers": int,
     "lowest": int,
     "highest": int,

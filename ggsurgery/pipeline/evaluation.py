@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import FormatError
+from ..files.names import fitting
 from ..files.text import read_bytes, read_corpus
 from ..measure import runs
 from ..measure.bench.run import N_CTX, require_harness, run_bench
@@ -194,7 +195,7 @@ def _choices(document: Document, asked: Mapping[str, Any]) -> Measurement:
 
     sums = [sha256_of(f) for f in (data, dev) if f is not None]
     settings = {**asked, **_drawn(limit, seed), "sha256": sums}
-    return Measurement(f"choices-{data.stem}", settings, measure)
+    return Measurement(f"choices-{fitting(data.stem)}", settings, measure)
 
 
 def _bench(document: Document, asked: Mapping[str, Any]) -> Measurement:

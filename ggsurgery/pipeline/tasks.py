@@ -106,10 +106,14 @@ def _types(document: Document) -> list[str]:
     return types
 
 
+#: Keys of the section `laco` that say which text is read and how.
+_CALIBRATION = ("text", "texts", "ctx", "parse_special")
+
+
 def laco_settings(document: Document) -> Settings:
     """LaCo's numbers as the recipe's section `laco` gives them."""
     section = document.section("laco") or {}
-    return Settings(**{k: v for k, v in section.items() if k not in ("text", "texts", "ctx")})
+    return Settings(**{k: v for k, v in section.items() if k not in _CALIBRATION})
 
 
 def _laco(document: Document, source: Path, places: Places, checksum: str, n_layers: int) -> Task:
@@ -121,7 +125,13 @@ def _laco(document: Document, source: Path, places: Places, checksum: str, n_lay
     def make(progress: Progress) -> Any:
         pieces = split_text(read_corpus(text), section.get("texts", 10))
         found = worker.run(
-            laco_of_file, source, pieces, settings, section.get("ctx", 256), progress=progress
+            laco_of_file,
+            source,
+            pieces,
+            settings,
+            section.get("ctx", 256),
+            parse_special=section.get("parse_special", False),
+            progress=progress,
         )
         facts = found.to_json()
         _write_json(places.laco, facts)

@@ -62,9 +62,11 @@ def group_of(name: str, layer: int | None, n_layers: int, by_depth: bool) -> str
     return f"{label}, {third} layers"
 
 
-def base_predictions(src: Path, text: str, out: Path, n_ctx: int, n_chunks: int) -> None:
+def base_predictions(
+    src: Path, text: str, out: Path, n_ctx: int, n_chunks: int, parse_special: bool
+) -> None:
     """Keep the source's own predictions, in a worker."""
-    worker.run(_write_base, src, text, out, n_ctx, n_chunks)
+    worker.run(_write_base, src, text, out, n_ctx, n_chunks, parse_special)
 
 
 def divergence(path: Path, base: Path, n_ctx: int) -> float:
@@ -72,9 +74,12 @@ def divergence(path: Path, base: Path, n_ctx: int) -> float:
     return worker.run(_kl, path, base, n_ctx)
 
 
-def _write_base(src: Path, text: str, out: Path, n_ctx: int, n_chunks: int) -> None:
+def _write_base(
+    src: Path, text: str, out: Path, n_ctx: int, n_chunks: int, parse_special: bool
+) -> None:
     with Engine.open(src, n_ctx=n_ctx) as engine:
-        write_base_file(str(out), engine, engine.tokenize_array(text), limit=max(2, n_chunks))
+        tokens = engine.tokenize_array(text, parse_special=parse_special)
+        write_base_file(str(out), engine, tokens, limit=max(2, n_chunks))
 
 
 def _kl(path: Path, base: Path, n_ctx: int) -> float:

@@ -79,6 +79,7 @@ def for_size(
     text: str | None = None,
     n_ctx: int = 512,
     n_chunks: int = 4,
+    parse_special: bool = False,
     folder: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -88,6 +89,7 @@ def for_size(
     Args:
         text: a text to measure sensitivities on; None picks a standard type by size alone.
         n_ctx, n_chunks: how much of the text each measurement takes.
+        parse_special: read special tokens in the text as the tokens they name.
         folder: where probe files are made, one at a time, each at most of Q8_0's size.
         progress: called with (what, done, total).
         options: `imatrix`, `allow_requantize`, `n_threads` as of `runtime.quantize.plan`.
@@ -128,6 +130,7 @@ def for_size(
             work,
             n_ctx,
             n_chunks,
+            parse_special,
             options,
             progress or (lambda *_: None),
         )
@@ -175,12 +178,13 @@ def _mix(
     work: Path,
     n_ctx: int,
     n_chunks: int,
+    parse_special: bool,
     options: dict[str, Any],
     progress: Progress,
 ) -> Decision:
     base = work / "base.kl"
     progress("predictions of the source", 0, 1)
-    base_predictions(src, text, base, n_ctx, n_chunks)
+    base_predictions(src, text, base, n_ctx, n_chunks, parse_special)
     given = options.get("imatrix")
     matrix = given if given is None or isinstance(given, Imatrix) else read_imatrix(given)
     members, kinds = _members(q8)

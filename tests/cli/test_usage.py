@@ -104,6 +104,17 @@ def test_a_plot_replaces_nothing(tmp_path, model):
     assert old.read_bytes() == b"old"
 
 
+@pytest.mark.parametrize(
+    "arguments", [["laco"], ["heal", "--layer", "1"], ["prune-depth", "--layers", "1"]]
+)
+def test_a_calibration_text_is_an_input(tmp_path, model, arguments):
+    text = tmp_path / "t.txt"
+    text.write_text("some words " * 50)
+    said = error_line(*arguments, "--ctx", 64, "--text", text, "--force", model, text)
+    assert "input and output are the same file" in said
+    assert text.read_text() == "some words " * 50
+
+
 def test_a_mistyped_command_gets_a_proposal():
     assert "Did you mean delete?" in call("delet", code=2).err
 

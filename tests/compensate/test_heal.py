@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from gguf import GGUFReader
 
 from ggsurgery.cli import cli
-from ggsurgery.compensate.fit import Fit, Method, Settings, Unseen, heal, heal_again
+from ggsurgery.compensate.fit import Fit, Method, Settings, Unseen, heal
+from ggsurgery.compensate.fit_again import heal_again
 from ggsurgery.compensate.regression import Regression
 from ggsurgery.compensate.sidecar import Sidecar
 from ggsurgery.errors import ArchitectureError, EngineError, FormatError, GGSurgeryError, PlanError

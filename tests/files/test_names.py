@@ -9,7 +9,8 @@ from ggsurgery.quantize.ladder import base_name
 from ggsurgery.release.request import safe_name
 
 from .._command import call
-from .._needs import ROOT
+from .._needs import ROOT, needs_package
+from .._tiny import SEARCH_TEXT
 
 
 @pytest.mark.parametrize("letter", ["x", "漢", "é"])
@@ -37,3 +38,26 @@ def test_a_release_and_a_run_of_a_long_name(tmp_path):
     )
     call("run", recipe, "--out", tmp_path / "run")
     assert len(list((tmp_path / "run").glob("nnn*.gguf"))) == 1
+
+
+def test_a_study_of_a_long_name_and_questions_of_a_long_name(tmp_path, monkeypatch):
+    needs_package("optuna", extra="search")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = ROOT / "models" / "tiny-qwen3" / "tiny-qwen3.gguf"
+    common = ("search", model, "--text", SEARCH_TEXT, "--ctx", 64, "--windows", 1, "--budget", 1)
+    for study in ("n" * 300, "n" * 301):
+        found = call(*common, "--space", "delete", "--max-ops", 1, "--study", study, "--json").json
+        assert found["study"] == study and found["tried"] == 1
+        assert (tmp_path / found["storage"]).is_file()
+    assert len(list(tmp_path.glob("nnn*.db"))) == 2
+    data = tmp_path / f"{'q' * 240}.jsonl"
+    data.write_text(
+        '{"id": "1", "query": "Hello?", "choices": ["Yes", "No"], "answer": 0}\n', "utf-8"
+    )
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"name: S\nsource: {{file: {model}}}\nevaluate: {{choices: [{{data: {data}}}]}}\n"
+    )
+    call("run", recipe, "--out", tmp_path / "run")
+    assert len(list((tmp_path / "run" / "results").glob("cut.choices-qqq*.json"))) == 1

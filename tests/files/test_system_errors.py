@@ -17,6 +17,7 @@ from ggsurgery.release import bundle as release_bundle
 from .._command import call, error_line
 from .._gguf import tiny_llama
 from .._mount import tmpfs
+from .._shapes import BYTES, small, write_shapes
 from .._small_models import write_small_model
 
 #: Commands that read tensors: (arguments before the output, the tensor data is computed with).
@@ -204,6 +205,53 @@ def test_a_quantized_file_is_as_private_as_its_source(tmp_path):
     source.chmod(0o600)
     call("quantize", source, tmp_path / "out.gguf", "--type", "Q8_0")
     assert stat.S_IMODE((tmp_path / "out.gguf").stat().st_mode) == 0o600
+
+
+def test_what_is_measured_of_a_private_model_is_private(tmp_path):
+    """The calibration text counts too: its tokens are in the base file."""
+    source, text = small_chat_model(tmp_path / "in.gguf"), tmp_path / "text.txt"
+    text.write_text("Hello, hello, hello. " * 40, encoding="utf-8")
+    made = {
+        "base": ("kl", source, "--save-base", tmp_path / "base", "-f", text, "-c", "64"),
+        "imatrix": ("imatrix", source, tmp_path / "imatrix", "-f", text, "-c", "64"),
+        "side": (
+            *("heal", source, tmp_path / "out.gguf", "--layer", "1", "-f", text, "-c", "64"),
+            *("--tokens", "256", "--few-tokens", "--sidecar", tmp_path / "side"),
+        ),
+    }
+    for private in (source, text):
+        private.chmod(0o600)
+        for name, arguments in made.items():
+            call(*arguments)
+            found = stat.S_IMODE((tmp_path / name).stat().st_mode)
+            assert found == 0o600, (private, name)
+            (tmp_path / name).unlink()
+            (tmp_path / "out.gguf").unlink(missing_ok=True)
+        private.chmod(0o644)
+    imatrix = tmp_path / "imatrix"
+    call(*made["imatrix"])
+    assert stat.S_IMODE(imatrix.stat().st_mode) == 0o644
+    imatrix.chmod(0o640)
+    call("imatrix", "remap", imatrix, tmp_path / "cut", "--recipe", recipe(tmp_path))
+    assert stat.S_IMODE((tmp_path / "cut").stat().st_mode) == 0o640
+
+
+def test_the_shards_of_a_model_count_each(tmp_path, model):
+    call("delete", "--layer", "1", "--split-max-size", "20kB", model, tmp_path / "s.gguf")
+    first, *others = sorted(tmp_path.glob("s-*.gguf"))
+    others[-1].chmod(0o600)
+    call("delete", "--layer", "1", first, tmp_path / "out.gguf")
+    assert stat.S_IMODE((tmp_path / "out.gguf").stat().st_mode) == 0o600
+
+
+def recipe(folder: Path) -> Path:
+    path = folder / "r.yaml"
+    path.write_text("operations: [{delete: {layer: '1'}}]\n", encoding="utf-8")
+    return path
+
+
+def small_chat_model(path: Path) -> Path:
+    return write_shapes(path, small("Small", 3), tokens=BYTES, seed=5)
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])

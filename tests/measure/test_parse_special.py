@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ggsurgery.files.text import read_corpus
+from ggsurgery.find.laco import Settings, laco, split_text
+from ggsurgery.ggufio.header import read_header
 from ggsurgery.ggufio.imatrix import read_imatrix
+from ggsurgery.measure.base_file import BaseFile
 from ggsurgery.measure.metrics.perplexity import perplexity, perplexity_of_file
 from ggsurgery.measure.results.result_files import load_results
 from ggsurgery.measure.variants.measure import Setup, windows_of
+from ggsurgery.quantize.sensitivity import base_predictions
 from ggsurgery.runtime.engine import Engine
+from ggsurgery.runtime.vocab_only import VocabularyFile
+from ggsurgery.surgery.provenance import read_provenance
 from tests._command import call
 from tests._llama_tools import llama_tool
 from tests._shapes import BYTES, small, write_shapes
@@ -129,3 +137,72 @@ def test_recipes_take_it(model: Path, text: Path, tmp_path: Path) -> None:
         (found,) = load_results(tmp_path / f"out/results/cut.{kind}.json")
         score = found.score(label)
         assert score is not None and score.provenance["parse_special"] is True
+
+
+def test_laco_compares_the_states_of_the_special_tokens(model: Path, text: Path) -> None:
+    common = ("laco", model, "x.gguf", "--dry-run", "-f", text, "--texts", 2, "-c", 32, "-t", 1)
+    numbers = ("--merge-layers", 2, "--lowest", 0, "--threshold", -1, "--max-compression", 0.6)
+    plain = printed(*common, *numbers)["laco"]["similarity"]
+    special = printed(*common, *numbers, "--parse-special")["laco"]["similarity"]
+    found = laco(
+        model,
+        split_text(TEXT.removesuffix("\n"), 2),
+        Settings(merge_layers=2, lowest=0, threshold=-1, max_compression=0.6),
+        n_ctx=32,
+        parse_special=True,
+        n_threads=1,
+    ).to_json()["similarity"]
+    assert special["values"] == pytest.approx(found["values"])
+    assert special["values"] != pytest.approx(plain["values"], abs=1e-4)
+
+
+def test_a_cut_is_healed_on_the_special_tokens_and_replayed(
+    model: Path, text: Path, tmp_path: Path
+) -> None:
+    common = ("heal", model, "--layer", 1, "-f", text, "-c", 32, "--tokens", 64, "--few-tokens")
+    plain, special = tmp_path / "plain.gguf", tmp_path / "special.gguf"
+    call(*common, plain)
+    call(*common, "--parse-special", special)
+    (fit,) = (dict(s.arguments)["fit"] for s in read_provenance(read_header(special)).recipe.steps)
+    assert fit["parse_special"] is True
+    (other,) = (dict(s.arguments)["fit"] for s in read_provenance(read_header(plain)).recipe.steps)
+    assert "parse_special" not in other
+    assert fit["arrays"] != other["arrays"]
+    call("replay", special, model, tmp_path / "again.gguf", "--text", text)
+    assert (tmp_path / "again.gguf").read_bytes() == special.read_bytes()
+
+
+def test_a_target_is_measured_on_the_special_tokens(
+    model: Path, text: Path, tmp_path: Path
+) -> None:
+    bases = []
+    for special in (False, True):
+        base = tmp_path / f"base-{special}"
+        base_predictions(model, TEXT, base, 32, 4, special)
+        bases.append(set(BaseFile(base).tokens.tolist()))
+    assert BYTES.index("<|im_start|>") in bases[1] - bases[0]
+    arguments = ("quantize", model, tmp_path / "o.gguf", "--target-bpw", 7, "--dry-run")
+    short = tmp_path / "short.txt"
+    short.write_text(TEXT[: len(TEXT) // 4], encoding="utf-8")
+    with VocabularyFile(model) as vocabulary:
+        found = vocabulary.tokenize_array(read_corpus(short), parse_special=True)
+        assert len(found) < 512 < len(vocabulary.tokenize_array(read_corpus(short)))
+    said = call(*arguments, "--text", short, "--parse-special", code=1)
+    assert f"found {len(found)} tokens" in said.err
+    said = call(*arguments, "--parse-special", code=2)
+    assert "--parse-special goes with --text" in said.err
+
+
+def test_a_recipe_of_laco_takes_it(model: Path, text: Path, tmp_path: Path) -> None:
+    def similarity(name: str, more: str) -> Any:
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(
+            f"name: S\nsource: {{file: {model}}}\nlaco: {{text: {text}, texts: 2, ctx: 32, "
+            f"merge_layers: 2, lowest: 0, threshold: -1, max_compression: 0.6{more}}}\n",
+            encoding="utf-8",
+        )
+        call("run", recipe, "--out", tmp_path / name)
+        return json.loads((tmp_path / name / "results/laco.json").read_text())["similarity"]
+
+    plain, special = similarity("a", ""), similarity("b", ", parse_special: true")
+    assert plain["values"] != pytest.approx(special["values"], abs=1e-4)

@@ -35,6 +35,7 @@ def laco(
     *,
     n_ctx: int = 256,
     cache_bytes: int = CACHE_BYTES,
+    parse_special: bool = False,
     n_threads: int | None = None,
     allow_unknown_arch: bool = False,
     report: Callable[[Attempt], object] | None = None,
@@ -43,6 +44,7 @@ def laco(
 
     Args:
         texts: calibration texts, each cut off after `n_ctx` tokens.
+        parse_special: read special tokens in the texts as the tokens they name.
 
     Raises:
         PlanError: impossible settings.
@@ -50,7 +52,7 @@ def laco(
         EngineError: the model cannot be run.
     """
     with VocabularyFile(path) as vocabulary:
-        windows = Windows.of_texts(vocabulary, texts, n_ctx)
+        windows = Windows.of_texts(vocabulary, texts, n_ctx, parse_special=parse_special)
     with Candidates(
         path,
         windows,
@@ -84,6 +86,7 @@ def laco_of_file(
     n_ctx: int,
     n_threads: int | None = None,
     allow_unknown_arch: bool = False,
+    parse_special: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Result:
     """`laco`, made to be run by `runtime.worker.run`: progress is (attempts, attempts at most)."""
@@ -99,6 +102,7 @@ def laco_of_file(
         texts,
         settings,
         n_ctx=n_ctx,
+        parse_special=parse_special,
         n_threads=n_threads,
         allow_unknown_arch=allow_unknown_arch,
         report=report,

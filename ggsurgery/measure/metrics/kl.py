@@ -8,8 +8,9 @@ base comes from a compact file of its k likeliest tokens and the mass of the res
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,7 @@ def write_base_file(
     *,
     k: int = 256,
     limit: int | None = None,
+    inputs: Sequence[Path] = (),
     force: bool = False,
     provenance: dict[str, Any] | None = None,
     progress: Progress | None = None,
@@ -165,6 +167,9 @@ def write_base_file(
 
     8·k + 8 bytes a position: a text of 245,000 tokens and k = 256 take 240 MB where all
     logits of a 152k vocabulary would take 37 GB.
+
+    Args:
+        inputs: the model's files, which it must not replace and whose tighter rights it gets.
 
     Raises:
         OutputError: the file exists (without `force`) or cannot be written.
@@ -180,6 +185,7 @@ def write_base_file(
         vocabulary=vocabulary(engine),
         provenance=provenance or {},
         bos=_bos(engine),
+        inputs=inputs,
         force=force,
     ) as write:
         for window in cut:
