@@ -1,5 +1,5 @@
-"""Edits: changes to a layer (Damp, Scale, Add), to the whole model (Mask, BlendShell, Drop) and
-to single metadata entries (Set, Unset).
+"""Edits: changes to a layer (Damp, Scale, Add, KeepExperts), to the whole model (Mask,
+BlendShell, Drop) and to single metadata entries (Set, Unset).
 
 `to_json` of each is what a plan's digest is made of, so it must not change.
 """
@@ -55,7 +55,18 @@ class Add:
         return _json(self)
 
 
-BlockEdit = Damp | Scale | Add
+@dataclass(frozen=True, slots=True)
+class KeepExperts:
+    """A layer keeps these experts, numbered as before the edit, in this order."""
+
+    kind: ClassVar[str] = "keep_experts"
+    experts: tuple[int, ...]
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+BlockEdit = Damp | Scale | Add | KeepExperts
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from ..errors import PlanError
 from ..ggufio.header import read_header
 from ..ggufio.imatrix import Entry, Imatrix, read_imatrix
 from ..ggufio.types import BLOCK_NAME
-from ..plan.types import BlockRef, Plan, references
+from ..plan.experts import expert_edits, kept_experts
+from ..plan.types import Block, BlockRef, Plan, references
 from ..surgery.imatrix_lineage import Of, check_fits, followed, in_words, plan_between, with_origin
 
 
@@ -52,7 +53,7 @@ def remap(matrices: Sequence[Imatrix], plan: Plan) -> Imatrix:
             parents.append(found)
         for suffix in parents[0]:
             pooled = _pool([p[suffix] for p in parents if suffix in p], suffix)
-            entries[f"blk.{index}.{suffix}"] = pooled
+            entries[f"blk.{index}.{suffix}"] = _of_kept_experts(pooled, block)
     most = max((int(e.counts.max()) for e in entries.values()), default=0)
     size = shell.chunk_size
     chunks = most // size if size else shell.n_chunks
@@ -79,7 +80,8 @@ def matching(path: str | Path, src: str | Path, of: Of | None = None) -> tuple[I
     if plan is None:  # of several models, or of another number of layers
         check_fits(matrix, header, of)
         return matrix, None
-    if all(references(b) == (BlockRef(0, i),) for i, b in enumerate(plan.stack)):
+    stays = all(references(b) == (BlockRef(0, i),) for i, b in enumerate(plan.stack))
+    if stays and not any(expert_edits(b) for b in plan.stack):
         return matrix, None
     said = f"its entries followed the layers through {in_words(between)}"
     return remap([matrix], plan), said
@@ -101,6 +103,14 @@ def _pool(entries: list[Entry], suffix: str) -> Entry:
         return entries[0]
     sums = np.stack([e.sums for e in entries]).sum(axis=0, dtype=np.float64)
     return Entry(sums.astype(np.float32), np.stack([e.counts for e in entries]).sum(axis=0))
+
+
+def _of_kept_experts(entry: Entry, block: Block) -> Entry:
+    """The sums and counts of the experts that stay; an entry without experts stays whole."""
+    if len(entry.counts) < 2 or not expert_edits(block):
+        return entry
+    kept = list(kept_experts(block, len(entry.counts)))
+    return Entry(entry.sums[kept], entry.counts[kept])
 
 
 def _range(layers: dict[int, dict[str, Entry]]) -> str:

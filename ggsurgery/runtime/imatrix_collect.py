@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from ..ggufio.reader import Source
 from ..surgery.imatrix_lineage import with_origin
 from . import binding
 from .engine import Engine
-from .observe import read_bytes
+from .node_data import floats, integers
 
 F64 = NDArray[np.float64]
 MIN_TOKENS = 16  # smaller batches are passed over, as in llama-imatrix
@@ -118,25 +117,6 @@ def weight_name(node: binding.Tensor) -> str:
     name: str = node.src[0].contents.name.decode("utf-8", "replace")
     parts = name.split("#")
     return parts[1] if len(parts) > 1 else name
-
-
-def floats(node: binding.Tensor) -> NDArray[np.float32]:
-    """A float32 view [ne3, ne2, ne1, ne0] of a node's data."""
-    return np.ndarray(tuple(node.ne)[::-1], np.float32, _data(node), strides=tuple(node.nb)[::-1])
-
-
-def integers(node: binding.Tensor) -> NDArray[np.int32]:
-    """A copy of a node of expert ids, int32 [ne1, ne0]; views with gaps between rows too."""
-    shape, strides = tuple(node.ne)[1::-1], tuple(node.nb)[1::-1]
-    return np.ndarray(shape, np.int32, _data(node), strides=strides).copy()
-
-
-def _data(node: binding.Tensor) -> Any:
-    base = binding.ggml()
-    if node.buffer and base.ggml_backend_buffer_is_host(node.buffer):
-        size = base.ggml_nbytes(ctypes.byref(node))
-        return (ctypes.c_char * size).from_address(node.data)
-    return read_bytes(node)
 
 
 def sum_of_squares(rows: NDArray[np.float32]) -> F64:

@@ -17,7 +17,7 @@ from ..ggufio.types import ByteOrder, Header, TensorInfo, Value, block_size, ten
 from ..ggufio.writer import TENSOR_ALIGNMENT, padded
 from ..plan.edits import BlendShell, Mask
 from ..plan.types import Block, BlockRef, Edited, Plan, Take, references
-from ..tensors.expr import Expr, Read, reads
+from ..tensors.expr import Expr, Read, Slice, reads
 from .aligned_header import aligned_header
 from .metadata import kept_tensors
 from .types_of_tensors import TypeChooser
@@ -25,10 +25,21 @@ from .types_of_tensors import TypeChooser
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """The bytes of a tensor of source number `source`, as they are."""
+    """The bytes of a tensor of source number `source`, as they are.
+
+    Args:
+        parts: half-open ranges along its outermost axis, such as experts; None: all of it.
+    """
 
     source: int
     tensor: TensorInfo
+    parts: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if self.parts is None:
+            return self.tensor.shape
+        return (*self.tensor.shape[:-1], sum(b - a for a, b in self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +179,7 @@ def lay_out(
     copies = [
         (headers[p.job.source].data_offset[p.job.tensor.shard] + p.job.tensor.offset, p.info)
         for p in placed
-        if isinstance(p.job, Copy)
+        if isinstance(p.job, Copy) and p.job.parts is None
     ]
     infos = [p.info for p in placed]
     metadata, header_bytes = aligned_header(metadata, infos, copies, main.order, alignment)
@@ -260,9 +271,24 @@ def _block_pieces(
             continue
         if isinstance(expr, Read) and expr.tensor.shape == like.shape:
             pieces.append(Piece(replace(expr.tensor, name=name), Copy(expr.source, expr.tensor)))
+        elif (job := _parts(expr)) is not None:
+            nbytes = tensor_nbytes(job.shape, job.tensor.type)
+            assert nbytes is not None
+            pieces.append(Piece(TensorInfo(name, job.shape, job.tensor.type, 0, nbytes), job))
         else:
             pieces.append(_computed(name, expr, like, chooser))
     return pieces
+
+
+def _parts(expr: Expr) -> Copy | None:
+    """The copy that a slice along the outermost axis is; None for anything else."""
+    if not isinstance(expr, Slice) or not isinstance(expr.input, Read):
+        return None
+    tensor = expr.input.tensor
+    whole = tensor.nbytes % tensor.shape[-1] == 0 and block_size(tensor.type) is not None
+    if expr.axis != len(tensor.shape) - 1 or not whole:
+        return None
+    return Copy(expr.input.source, tensor, expr.ranges)
 
 
 def _lowering(block: Block, headers: Sequence[Header]) -> Callable[[str], Expr | None]:
@@ -311,9 +337,12 @@ def _masked(
 
 
 def _expression(piece: Piece) -> Expr:
-    if isinstance(piece.job, Copy):
-        return Read(piece.job.source, piece.job.tensor)
-    return piece.job.expr
+    if isinstance(piece.job, Compute):
+        return piece.job.expr
+    read = Read(piece.job.source, piece.job.tensor)
+    if piece.job.parts is None:
+        return read
+    return Slice(read, len(read.tensor.shape) - 1, piece.job.parts)
 
 
 def _computed(name: str, expr: Expr, like: TensorInfo, chooser: TypeChooser) -> Piece:

@@ -203,11 +203,15 @@ def _write(
 ) -> None:
     to = len(layout.header) + piece.info.offset
     match piece.job:
-        case Copy(number, tensor):
+        case Copy(number, tensor, parts):
             source = sources[number]
             descriptor, at = source.descriptor(tensor.shard), source.position(tensor)
+            size = tensor.nbytes if parts is None else tensor.nbytes // tensor.shape[-1]
             try:
-                copy_range(descriptor, target, tensor.nbytes, at, to)
+                for first, last in ((0, 1),) if parts is None else parts:
+                    nbytes = (last - first) * size
+                    copy_range(descriptor, target, nbytes, at + first * size, to)
+                    to += nbytes
             except ReadFailed as error:
                 source.check_unchanged()
                 path = source.header.paths[tensor.shard]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -43,6 +44,12 @@ _PROJECTIONS: Final = frozenset(
         "ffn_up",
         "ffn_down",
     )
+)
+
+#: Tensors with one part an expert along their outermost axis: router, selection bias, stacks.
+_EXPERTS: Final = re.compile(
+    r"(ffn_gate_inp\.(weight|bias)|exp_probs_b(_vl)?(\.(weight|bias))?"
+    r"|ffn_(gate|up|down|gate_up)_exps\.(weight|bias|scale|input_scale|weight_scale))"
 )
 
 _INTEGERS: Final = frozenset(
@@ -90,6 +97,11 @@ def scales_all(has: Has) -> bool:
     talkie's `layer_output_scale` is a factor on what it adds.
     """
     return has("layer_output_scale.weight") and has("post_ffw_norm.weight")
+
+
+def counts_experts(suffix: str) -> bool:
+    """Whether the outermost axis of a layer's tensor counts the layer's experts."""
+    return _EXPERTS.fullmatch(suffix) is not None
 
 
 def is_integer(kind: int) -> bool:

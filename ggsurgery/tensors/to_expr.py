@@ -16,10 +16,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ..errors import ArchitectureError, PlanError
-from ..plan.edits import Add, BlockEdit, Damp, Scale, params
+from ..plan.edits import Add, BlockEdit, Damp, KeepExperts, Scale, params
 from ..plan.types import Blend, Block, BlockRef, Edited, Take, references
-from .expr import Apply, Combine, Expr, Given, reads
-from .parts import damps, in_part, is_integer, is_projection, scales_all
+from .expr import Apply, Combine, Expr, Given, Slice, reads
+from .parts import counts_experts, damps, in_part, is_integer, is_projection, scales_all
 from .scales import Get, belongs_to_weight, effective, scale_of
 from .shape import shape_of
 
@@ -208,6 +208,8 @@ def edit_tensor(edit: BlockEdit, suffix: str, get: Get) -> Expr | None:
     if expr is None:
         return None
     weight = f"{suffix.rpartition('.')[0]}.weight"
+    if isinstance(edit, KeepExperts):
+        return _experts(expr, edit.experts) if counts_experts(suffix) else expr
     with_weight = suffix != weight and _concerned(edit, weight, get(weight))
     match edit:
         case Scale(_, factor):
@@ -245,6 +247,30 @@ def _damped(suffix: str, get: Get, factor: float) -> Expr | None:
     return _scaled(expr, factor)
 
 
+def _experts(expr: Expr, experts: Sequence[int]) -> Expr:
+    """The parts of these experts; a scale that all experts share stays."""
+    shape = shape_of(expr)
+    if shape == (1,):
+        return expr
+    return Slice(expr, len(shape) - 1, runs(experts))
+
+
+def runs(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Numbers as half-open ranges, in their order.
+
+    Example:
+        >>> runs([0, 1, 2, 5, 4])
+        ((0, 3), (5, 6), (4, 5))
+    """
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1]:
+            found[-1][1] += 1
+        else:
+            found.append([number, number + 1])
+    return tuple((a, b) for a, b in found)
+
+
 def _linear(inputs: Sequence[Expr], weights: Sequence[float]) -> Expr:
     """A weighted sum without the inputs of weight 0, whose NaN must not spread, and the zeros."""
     used = [
@@ -272,7 +298,7 @@ def check_names(block: Block, suffixes: Collection[str]) -> None:
     if not isinstance(block, Edited):
         return
     for edit in block.edits:
-        for name in () if isinstance(edit, Damp) else edit.tensors:
+        for name in edit.tensors if isinstance(edit, Scale | Add) else ():
             if not any(_names(name, suffix) for suffix in suffixes):
                 known = sorted({s.removesuffix(".weight") for s in suffixes})
                 raise PlanError(

@@ -74,6 +74,8 @@ class Live:
             tensor = self.source.header.by_name.get(name)
             if tensor is None:
                 raise self._unlike(name, "none", "a tensor as in the layer that takes its place")
+            if piece.info.shape != tensor.shape:
+                raise self._unlike(name, str(list(tensor.shape)), str(list(piece.info.shape)))
             if isinstance(piece.job, Copy):
                 if piece.job.tensor.name == name:
                     continue

@@ -1,0 +1,336 @@
+"""Rank the experts of a mixture by what they do for some texts, and choose those that stay.
+
+reap       Σ_t g_j(t) ‖f_j(x_t)‖ / n_j    (Lasby et al. 2026; g sums to 1 over a token's experts)
+ean        Σ_t ‖f_j(x_t)‖                  (expert activation norm)
+frequency  n_j, the tokens that the router gave expert j
+random     the control
+
+Sums run over the tokens t that the router gave expert j.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arch.experts import Mixture, mixture
+from ..errors import FormatError, PlanError
+from ..ggufio.header import read_header
+from ..ggufio.imatrix import Imatrix
+from ..ggufio.types import Header
+from ..measure.windows import Windows
+from ..plan.text import format_layers
+from ..runtime.engine import Engine
+from ..runtime.expert_nodes import ExpertHook
+
+F64 = NDArray[np.float64]
+#: What a ranking measures.
+Method = Literal["reap", "ean", "frequency"]
+Progress = Callable[[int, int], object]
+
+#: Experts whose largest output is above both quantiles' bound are guarded: a share of all
+#: experts, and of the largest of them (Su et al. 2025, "super experts"; REAP's code).
+GUARD_QUANTILE, GUARD_SHARE = 99.5, 0.1
+#: The guard looks at the layers in this first part of the model.
+GUARD_DEPTH = 0.75
+#: Below so many tokens for an expert on average a ranking is mostly chance.
+FEW_TOKENS = 50
+#: An expert belongs to a text that gives it this many times its mean share over the texts.
+OWN_FACTOR = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class TextSums:
+    """What the experts did on one text; arrays are float64 [layers, n_experts]."""
+
+    name: str
+    n_tokens: int
+    counts: F64
+    saliency: F64
+    norms: F64
+
+    def score(self, method: Method) -> F64:
+        """By one of the measured methods; 0 where the text gave an expert no token."""
+        match method:
+            case "reap":
+                found: F64 = self.saliency / np.maximum(self.counts, 1)
+                return found
+            case "ean":
+                return self.norms
+            case "frequency":
+                return self.counts
+        raise ValueError(method)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The experts of a model over one or several texts.
+
+    Attributes:
+        layers: the layers that have experts; row i of every array is layer `layers[i]`.
+        largest: the largest magnitude in an expert's output over all texts.
+    """
+
+    file: Path
+    mixture: Mixture
+    layers: tuple[int, ...]
+    texts: tuple[TextSums, ...]
+    largest: F64
+
+    def pooled(self, names: Sequence[str] = ()) -> TextSums:
+        """All texts, or those named, as one.
+
+        Raises:
+            PlanError: no such text.
+        """
+        for name in names:
+            if name not in {t.name for t in self.texts}:
+                known = ", ".join(t.name for t in self.texts)
+                raise PlanError(f"the ranking has no text {name!r}", expected=known)
+        chosen = [t for t in self.texts if not names or t.name in names]
+        return TextSums(
+            "+".join(t.name for t in chosen),
+            sum(t.n_tokens for t in chosen),
+            *(
+                np.sum([getattr(t, part) for t in chosen], axis=0)
+                for part in ("counts", "saliency", "norms")
+            ),
+        )
+
+    def unmeasured(self, names: Sequence[str] = ()) -> dict[int, tuple[int, ...]]:
+        """The experts of each layer that no token reached; layers without any are left out."""
+        counts = self.pooled(names).counts
+        found = {
+            layer: tuple(map(int, np.flatnonzero(row == 0)))
+            for layer, row in zip(self.layers, counts, strict=True)
+        }
+        return {layer: experts for layer, experts in found.items() if experts}
+
+    def guarded(self) -> dict[int, tuple[int, ...]]:
+        """Experts whose outputs are far larger than all others', which no method may drop."""
+        early = [i for i, n in enumerate(self.layers) if n < GUARD_DEPTH * (max(self.layers) + 1)]
+        values = self.largest[early]
+        if not values.size or not values.max() > 0:
+            return {}
+        bound = max(float(np.percentile(values, GUARD_QUANTILE)), values.max() * GUARD_SHARE)
+        found = {
+            self.layers[i]: tuple(map(int, np.flatnonzero(self.largest[i] > bound))) for i in early
+        }
+        return {layer: experts for layer, experts in found.items() if experts}
+
+    def own(self, method: Method) -> dict[str, dict[int, tuple[int, ...]]]:
+        """For each text the experts that it uses far more than the texts do on average."""
+        if len(self.texts) < 2:
+            return {}
+        shares = np.stack([_shares(t.score(method)) for t in self.texts])
+        high = shares > OWN_FACTOR * shares.mean(axis=0)
+        return {
+            text.name: {
+                layer: tuple(map(int, np.flatnonzero(row)))
+                for layer, row in zip(self.layers, rows, strict=True)
+                if row.any()
+            }
+            for text, rows in zip(self.texts, high, strict=True)
+        }
+
+    def to_json(self, method: Method) -> dict[str, Any]:
+        rows = [
+            {
+                "layer": layer,
+                "texts": {
+                    t.name: {
+                        "counts": t.counts[i].astype(int).tolist(),
+                        "saliency": t.saliency[i].tolist(),
+                        "norms": t.norms[i].tolist(),
+                    }
+                    for t in self.texts
+                },
+                "largest": self.largest[i].tolist(),
+            }
+            for i, layer in enumerate(self.layers)
+        ]
+        return {
+            "method": method,
+            "experts": self.mixture.n_experts,
+            "used": self.mixture.n_used,
+            "tokens": {t.name: t.n_tokens for t in self.texts},
+            "layers": rows,
+            "guarded": _texts(self.guarded()),
+            "unmeasured": _texts(self.unmeasured()),
+        }
+
+
+def rank_file(
+    path: Path,
+    texts: Mapping[str, str],
+    n_ctx: int,
+    n_windows: int | None,
+    n_threads: int | None = None,
+    parse_special: bool = False,
+    progress: Progress | None = None,
+) -> Ranking:
+    """Run texts through the model and add up what each expert does.
+
+    Memory does not grow with the texts. Made to be run by `runtime.worker.run`.
+
+    Raises:
+        ArchitectureError: the model has no experts.
+        EngineError: its graph does not show them, or a text is too short.
+    """
+    header = read_header(path)
+    found = mixture(header)
+    size = max(64, n_ctx)
+    with Engine.open(path, n_ctx=size, n_batch=size, n_threads=n_threads) as engine:
+        cut = {
+            name: Windows.of_text(engine, text, n_ctx, n_windows, parse_special=parse_special)
+            for name, text in texts.items()
+        }
+        total, done = sum(map(len, cut.values())), 0
+        sums, largest = [], []
+        layers: tuple[int, ...] = ()
+        for name, windows in cut.items():
+            hook = ExpertHook(found.n_experts)
+            engine.set_hook(hook)
+            for tokens in windows.inputs:
+                engine.reset()
+                engine.decode(tokens, logits="all", copy=False)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            hook.finish()
+            layers = _seen(header, found, hook)
+            stacked = [
+                np.stack([getattr(hook.layers[n], part) for n in layers])
+                for part in ("counts", "saliency", "norms", "largest")
+            ]
+            sums.append(TextSums(name, windows.n_tokens, *stacked[:3]))
+            largest.append(stacked[3])
+    return Ranking(path, found, layers, tuple(sums), np.max(largest, axis=0))
+
+
+def _seen(header: Header, found: Mixture, hook: ExpertHook) -> tuple[int, ...]:
+    """The layers that ran; those behind the trunk (MTP) do not."""
+    layers = tuple(n for n in found.layers if n in hook.layers)
+    if not layers:
+        raise PlanError(
+            "the model's graph does not show what its experts do",
+            file=header.path,
+            expected="nodes ffn_moe_topk-N, ffn_moe_weights-N and ffn_moe_down-N",
+            found="none",
+        )
+    return layers
+
+
+def from_imatrix(matrix: Imatrix, header: Header) -> dict[int, F64]:
+    """How many tokens each expert of each layer received, as an importance matrix counted them.
+
+    Raises:
+        FormatError: the matrix has no counts a expert, or those of another model.
+    """
+    found = mixture(header)
+    counts: dict[int, F64] = {}
+    for layer in found.layers:
+        for stem in ("ffn_down_exps", "ffn_up_exps", "ffn_gate_up_exps", "ffn_gate_exps"):
+            entry = matrix.entries.get(f"blk.{layer}.{stem}.weight")
+            if entry is not None and len(entry.counts) == found.n_experts:
+                counts[layer] = entry.counts.astype(np.float64)
+                break
+    missing = [n for n in found.layers if n not in counts]
+    if len(missing) == len(found.layers):
+        raise FormatError(
+            "the importance matrix has no counts of the model's experts",
+            file=matrix.path,
+            expected=f"{found.n_experts} counts for blk.{missing[0]}.ffn_down_exps.weight",
+            hint="Older .dat files have none: collect one with `ggsurgery imatrix`.",
+        )
+    return counts
+
+
+def scores(ranking: Ranking, method: Method, names: Sequence[str] = ()) -> dict[int, F64]:
+    """The score of each expert by layer; the higher, the more it is needed."""
+    values = ranking.pooled(names).score(method)
+    return dict(zip(ranking.layers, values, strict=True))
+
+
+def random_scores(header: Header, seed: int) -> dict[int, F64]:
+    """The control: scores that mean nothing."""
+    found, generator = mixture(header), np.random.default_rng(seed)
+    return {layer: generator.random(found.n_experts) for layer in found.layers}
+
+
+def choose(
+    header: Header,
+    by_layer: Mapping[int, F64],
+    keep: int,
+    protected: Mapping[int, Sequence[int]] | None = None,
+) -> dict[int, tuple[int, ...]]:
+    """The experts of each layer that stay: those with the highest scores, in their old order.
+
+    Layers without scores (behind the trunk, or not in the ranking) take those of the last
+    layer in front of them that has some. Where the router selects among groups, each group
+    keeps the same number.
+
+    Args:
+        keep: how many stay in each layer.
+        protected: experts that stay whatever their score.
+
+    Raises:
+        PlanError: `keep` is impossible, or more experts are protected than stay.
+    """
+    found = mixture(header)
+    least = max(2, found.n_used, 2 * found.n_groups if found.n_groups > 1 else 0)
+    if not least <= keep <= found.n_experts or keep % found.n_groups:
+        groups = f", a multiple of its {found.n_groups} groups" if found.n_groups > 1 else ""
+        raise PlanError(
+            "impossible number of experts to keep",
+            file=header.path,
+            expected=f"{least} to {found.n_experts}{groups}",
+            found=keep,
+        )
+    chosen: dict[int, tuple[int, ...]] = {}
+    last: F64 | None = None
+    for layer in found.layers:
+        last = by_layer.get(layer, last)
+        if last is None:
+            raise PlanError(
+                f"the ranking has no scores for layer {layer}",
+                file=header.path,
+                expected=f"layers {format_layers(found.layers)}",
+                found=format_layers(sorted(by_layer)) or "none",
+            )
+        values = last.copy()
+        must = list((protected or {}).get(layer, ()))
+        values[must] = np.inf
+        chosen[layer] = _best(values, keep, found.n_groups)
+        lost = set(must) - set(chosen[layer])
+        if lost:
+            raise PlanError(
+                f"layer {layer}: more experts are protected than stay",
+                file=header.path,
+                expected=f"at most {keep // found.n_groups} a group",
+                found=format_layers(sorted(must)),
+            )
+    return chosen
+
+
+def _best(values: F64, keep: int, n_groups: int) -> tuple[int, ...]:
+    size, kept = len(values) // n_groups, []
+    for group in range(n_groups):
+        part = values[group * size : (group + 1) * size]
+        order = np.argsort(-part, kind="stable")[: keep // n_groups]
+        kept += [group * size + int(e) for e in order]
+    return tuple(sorted(kept))
+
+
+def _shares(scores: F64) -> F64:
+    found: F64 = scores / np.maximum(scores.sum(axis=1, keepdims=True), 1e-30)
+    return found
+
+
+def _texts(experts: Mapping[int, Sequence[int]]) -> dict[str, str]:
+    return {str(layer): format_layers(list(e)) for layer, e in experts.items()}

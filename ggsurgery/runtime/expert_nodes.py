@@ -1,0 +1,102 @@
+"""What each expert of a mixture layer does for the tokens that the router gives it.
+
+The nodes of llama.cpp's `build_moe_ffn`, for k experts a token:
+
+    ffn_moe_topk      ids      int32 [tokens, k]
+    ffn_moe_weights   g        [tokens, k], then _softmax, _norm, _scaled where the model has them
+    ffn_moe_down      f(x)     [tokens, k, n_embd], then _scaled, _biased
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import binding
+from .node_data import floats, integers
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class ExpertSums:
+    """Sums over the tokens that each expert of one layer received, float64 [n_experts].
+
+    Attributes:
+        counts: tokens.
+        saliency: Σ g ‖f(x)‖, with g of a token's experts summing to 1 (REAP).
+        norms: Σ ‖f(x)‖ (EAN).
+        largest: the largest magnitude in f(x).
+    """
+
+    n_experts: int
+    counts: F64 = field(init=False)
+    saliency: F64 = field(init=False)
+    norms: F64 = field(init=False)
+    largest: F64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts, self.saliency, self.norms, self.largest = np.zeros((4, self.n_experts))
+
+    def add(self, ids: NDArray[np.int32], gates: F64, norms: F64, largest: F64) -> None:
+        """Tokens with their experts; every array is [tokens, k]."""
+        gates = gates / np.maximum(gates.sum(axis=1, keepdims=True), 1e-30)
+        flat = ids.reshape(-1)
+        self.counts += np.bincount(flat, minlength=self.n_experts)
+        self.saliency += np.bincount(flat, (gates * norms).reshape(-1), self.n_experts)
+        self.norms += np.bincount(flat, norms.reshape(-1), self.n_experts)
+        np.maximum.at(self.largest, flat, largest.reshape(-1))
+
+
+class ExpertHook:
+    """The hook of `Engine.set_hook`; `layers` is complete after `finish`."""
+
+    def __init__(self, n_experts: int) -> None:
+        self.n_experts = n_experts
+        self.layers: dict[int, ExpertSums] = {}
+        self._ids: dict[int, NDArray[np.int32]] = {}
+        self._gates: dict[int, F64] = {}
+        self._outputs: dict[int, tuple[F64, F64]] = {}
+
+    def wants(self, node: binding.Tensor) -> bool:
+        stem, layer = _place(node)
+        return layer is not None and stem.startswith(_WANTED) and stem not in _PASSED_OVER
+
+    def read(self, node: binding.Tensor) -> None:
+        stem, layer = _place(node)
+        assert layer is not None
+        if stem == "ffn_moe_topk":
+            self._add(layer)  # the layer's tokens of the batch before
+            self._ids[layer] = integers(node)
+        elif stem.startswith("ffn_moe_weights"):
+            shape = self._ids[layer].shape
+            self._gates[layer] = floats(node).reshape(shape).astype(np.float64)
+        else:  # the last of the steps behind the projection counts
+            output = floats(node)[0]
+            norms = np.sqrt(np.einsum("tkd,tkd->tk", output, output, dtype=np.float64))
+            self._outputs[layer] = norms, np.abs(output).max(axis=2).astype(np.float64)
+
+    def finish(self) -> None:
+        """Count what the last decode left."""
+        for layer in list(self._ids):
+            self._add(layer)
+
+    def _add(self, layer: int) -> None:
+        ids = self._ids.pop(layer, None)
+        gates, outputs = self._gates.pop(layer, None), self._outputs.pop(layer, None)
+        if ids is not None and gates is not None and outputs is not None:
+            sums = self.layers.setdefault(layer, ExpertSums(self.n_experts))
+            sums.add(ids, gates, *outputs)
+
+
+_WANTED = ("ffn_moe_topk", "ffn_moe_weights", "ffn_moe_down")
+#: Sums over a token's experts, which are no gates.
+_PASSED_OVER = ("ffn_moe_weights_sum", "ffn_moe_weights_sum_clamped")
+
+
+def _place(node: binding.Tensor) -> tuple[str, int | None]:
+    """`ffn_moe_topk-3` as its name and layer; views and copies, ` (view)`, have no layer."""
+    stem, _, layer = node.name.decode("utf-8", "replace").rpartition("-")
+    return stem, int(layer) if layer.isdigit() else None
