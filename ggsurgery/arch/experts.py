@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import ArchitectureError, PlanError
 from ..ggufio.types import Header, TensorInfo, Value
-from ..plan.experts import expert_edits, kept_experts
+from ..plan.ops import expert_edits, kept_experts
 from ..plan.text import format_layers
 from ..plan.types import Plan, main_reference
 from ..tensors.parts import counts_experts

@@ -14,9 +14,10 @@ from typing import Any
 
 from ..errors import ArchitectureError, PlanError
 from ..ggufio.types import Header, Value
+from ..plan.ops import expert_edits
 from ..plan.text import format_layers
 from ..plan.types import BlockRef, Plan, main_reference, references
-from . import arrays, experts, layer_count, layer_kinds, properties
+from . import arrays, layer_count, layer_kinds, properties
 from .generic import check_unknown
 from .rulefile import RuleFile
 from .suggest import nearest
@@ -64,7 +65,11 @@ class ArchRules:
         refs = [main_reference(b) for b in plan.stack]
         _check_references(headers, plan)
         n_trunk, n_tail = len(plan.blocks), len(plan.tail)
-        change = MetadataChange(set=experts.rewrite(headers, plan))
+        change = MetadataChange()
+        if any(expert_edits(block) for block in plan.stack):
+            from . import experts
+
+            change.set |= experts.rewrite(headers, plan)
         if not self._moves(headers, plan):
             return change
         self._check_sources(headers, plan)

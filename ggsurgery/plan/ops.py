@@ -1,4 +1,4 @@
-"""The operations that rearrange layers: each takes a plan and returns a new one.
+"""The operations that rearrange layers and experts: each takes a plan and returns a new one.
 
 Layers are numbered as they stand in the plan that is given, so operations chain: after
 `delete 10`, the layer that was 11 is 10. Only trunk layers can be named; the tail (MTP)
@@ -7,14 +7,14 @@ follows by itself or leaves with `drop_tail`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..errors import PlanError
-from .edits import Drop, Set, Unset
+from .edits import Drop, KeepExperts, Set, Unset
 from .text import format_layers
-from .types import Block, BlockRef, Plan, Take
+from .types import Block, BlockRef, Edited, Plan, Take
 
 #: llama.cpp's LLAMA_MAX_LAYERS: with one more it ends in an assertion.
 MAX_LAYERS = 512
@@ -189,3 +189,47 @@ def unset_metadata(plan: Plan, key: str) -> Plan:
 def drop_tensor(plan: Plan, tensor: str) -> Plan:
     """Leave tensors out of the output: one by its name, or all that a pattern matches."""
     return replace(plan, edits=(*plan.edits, Drop(tensor)))
+
+
+def keep_experts(plan: Plan, experts: Mapping[int, Sequence[int]]) -> Plan:
+    """Keep these experts of the layers named, numbered as in the stack, tail included.
+
+    Raises:
+        PlanError: a layer does not exist.
+    """
+    stack = list(plan.stack)
+    for layer, kept in experts.items():
+        if not 0 <= layer < len(stack):
+            raise PlanError(f"layer {layer} does not exist", expected=f"0 to {len(stack) - 1}")
+        stack[layer] = _edited(stack[layer], KeepExperts(tuple(kept)))
+    n_blocks = len(plan.blocks)
+    return replace(plan, blocks=tuple(stack[:n_blocks]), tail=tuple(stack[n_blocks:]))
+
+
+def _edited(block: Block, edit: KeepExperts) -> Block:
+    if isinstance(block, Edited):
+        return Edited(block.block, (*block.edits, edit))
+    return Edited(block, (edit,))
+
+
+def kept_experts(block: Block, n_experts: int) -> tuple[int, ...]:
+    """The experts that the edits of a block leave, numbered as in its source.
+
+    Raises:
+        PlanError: an edit names an expert that the layer does not have.
+    """
+    kept = tuple(range(n_experts))
+    for edit in expert_edits(block):
+        wrong = [e for e in edit.experts if not 0 <= e < len(kept)]
+        if wrong:
+            raise PlanError(f"expert {wrong[0]} does not exist", expected=f"0 to {len(kept) - 1}")
+        kept = tuple(kept[e] for e in edit.experts)
+    return kept
+
+
+def expert_edits(block: Block) -> tuple[KeepExperts, ...]:
+    """The edits of a block that delete experts, the first one first."""
+    if not isinstance(block, Edited):
+        return ()
+    own = tuple(e for e in block.edits if isinstance(e, KeepExperts))
+    return (*expert_edits(block.block), *own)

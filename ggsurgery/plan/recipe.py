@@ -19,7 +19,6 @@ from typing import Any
 from ..errors import FormatError, PlanError, did_you_mean, json_text
 from . import ops
 from .edits import Drop, Mask
-from .experts import keep_experts, parse_experts
 from .heal import heal
 from .recipe_arguments import STEPS, whole
 from .text import parse_layers, parse_pair, parse_stack
@@ -75,7 +74,6 @@ OPERATIONS: dict[str, Operation] = {
     "unset": Operation(ops.unset_metadata, {"key": str}, ("key",)),
     "drop_tensor": Operation(ops.drop_tensor, {"tensor": str}, ("tensor",)),
     **{name: Operation(*parts) for name, parts in STEPS.items()},
-    "keep_experts": Operation(keep_experts, {"experts": parse_experts}, ("experts",)),
     "heal": Operation(heal, {"layer": parse_layers, "fit": _mapping}, ("layer", "fit")),
 }
 

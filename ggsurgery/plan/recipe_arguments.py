@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import blend_ops
+from ..errors import PlanError
+from . import blend_ops, ops
 from .text import parse_layers, parse_pair
 
 _TENSOR = re.compile(r"[A-Za-z0-9_.]+")
@@ -92,8 +93,39 @@ def flag(value: Any) -> bool:
     return value
 
 
+def experts_by_layer(value: Any) -> dict[int, tuple[int, ...]]:
+    """The experts of each layer, from a mapping such as `{0: "0-11", 1: "0,2-12"}`.
+
+    Raises:
+        PlanError: no such mapping, or a layer whose list is empty or names an expert twice.
+
+    Example:
+        >>> experts_by_layer({"0": "0-2,5"})
+        {0: (0, 1, 2, 5)}
+    """
+    if not isinstance(value, Mapping) or not value:
+        raise PlanError(
+            "not a mapping from layers to experts",
+            expected='such as {0: "0-11", 1: "0,2-12"}',
+            found=repr(value)[:80],
+        )
+    found: dict[int, tuple[int, ...]] = {}
+    for key, text in value.items():
+        try:
+            (layer,) = parse_layers(key)
+            experts = parse_layers(text)
+        except (PlanError, ValueError) as error:
+            raise PlanError(f"experts of layer {key}: {error}") from None
+        if len(set(experts)) != len(experts):
+            twice = next(e for e in experts if experts.count(e) > 1)
+            raise PlanError(f"layer {layer}: expert {twice} is named twice")
+        found[layer] = experts
+    return found
+
+
 #: name → function, readers of the arguments, required arguments
 STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], tuple[str, ...]]] = {
+    "keep_experts": (ops.keep_experts, {"experts": experts_by_layer}, ("experts",)),
     "merge": (
         blend_ops.merge,
         {"layers": parse_layers, "method": str, "factor": number, "parts": str},

@@ -17,7 +17,7 @@ from ..errors import PlanError
 from ..ggufio.header import read_header
 from ..ggufio.imatrix import Entry, Imatrix, read_imatrix
 from ..ggufio.types import BLOCK_NAME
-from ..plan.experts import expert_edits, kept_experts
+from ..plan.ops import expert_edits, kept_experts
 from ..plan.types import Block, BlockRef, Plan, references
 from ..surgery.imatrix_lineage import Of, check_fits, followed, in_words, plan_between, with_origin
 
