@@ -9,7 +9,7 @@ exits with `exit_code`; a library caller catches the class.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,13 @@ class GGSurgeryError(Exception):
         }
         return _rebuild(type(self), state)
 
+    def reworded(self, change: Callable[[str], str]) -> GGSurgeryError:
+        """The same error with its texts changed, such as fields named as the reader knows them."""
+        texts = {
+            k: v for k in ("problem", "expected", "hint") if isinstance(v := getattr(self, k), str)
+        }
+        return _rebuild(type(self), self.__dict__ | {k: change(v) for k, v in texts.items()})
+
     def __reduce__(self) -> tuple[object, ...]:  # errors cross process borders (worker)
         return (_rebuild, (type(self), self.__dict__.copy()))
 
@@ -143,6 +150,13 @@ class FormatError(GGSurgeryError):
 
 class InputError(GGSurgeryError):
     """An input cannot be read, or another program changed it meanwhile."""
+
+
+class RequestError(GGSurgeryError, ValueError):
+    """A field of a request has a wrong value, is missing, or contradicts another one.
+
+    Field names are in backquotes.
+    """
 
 
 class PlanError(GGSurgeryError):

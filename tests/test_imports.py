@@ -33,6 +33,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("quantize",),
     ("compensate", "find"),
     ("release", "report"),
+    ("jobs",),
     ("pipeline",),
     ("example",),
     ("cli",),

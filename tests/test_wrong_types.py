@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from ggsurgery.pipeline.sample import read_said
 
 from ggsurgery.cli.compare import _pairs
 from ggsurgery.errors import GGSurgeryError
@@ -36,7 +37,6 @@ from ggsurgery.measure.suite.result import SurgeryScore
 from ggsurgery.measure.variants.batch import Trial
 from ggsurgery.measure.variants.journal import Journal
 from ggsurgery.measure.variants.measure import Measured, summary
-from ggsurgery.pipeline.sample import read_said
 from ggsurgery.pipeline.state import NAME, State
 from ggsurgery.pipeline.tasks import read_laco
 from ggsurgery.plan.recipe import Recipe, step

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-
-import click
-from click.core import ParameterSource
 
 from ..files.atomic import atomic_path, check_output
 from ..measure.controls import Outcome
 from ..measure.results.comparison import Comparison
-from ..measure.results.result_files import Results
 from ..measure.suite.result import SurgeryScore
 from ..present.numbers import human_bytes
 from ._output import note, table
-
-
-def is_given(option: str) -> bool:
-    """Whether the running command's option was typed, and not filled with its default."""
-    source = click.get_current_context().get_parameter_source(option)
-    return source not in (ParameterSource.DEFAULT, None)
 
 
 def save_text(out: Path, text: str, *, force: bool, inputs: Sequence[Path] = ()) -> None:
@@ -37,10 +26,10 @@ def save_text(out: Path, text: str, *, force: bool, inputs: Sequence[Path] = ())
     note(f"{out}: {human_bytes(len(data))}")
 
 
-def save_results(out: Path, results: Results, *, force: bool) -> None:
-    """Write a result file for `compare` and `report`."""
-    document = json.dumps(results.to_json(), indent=1, ensure_ascii=False)
-    save_text(out, document + "\n", force=force, inputs=(Path(results.model.file),))
+def note_file(out: str | Path | None) -> None:
+    """Name a result file that was written, and its size."""
+    if out is not None:
+        note(f"{out}: {human_bytes(Path(out).stat().st_size)}")
 
 
 def suite_table(score: SurgeryScore) -> str:

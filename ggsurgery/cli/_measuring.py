@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import click
 
 from ..ggufio.reader import Source
+from ..jobs import cautions
 from ..measure.draw import SEED
 from ..measure.results.envelope import envelope
 from ..measure.variants.measure import Difference, Measured, Setup
-from ..pipeline import cautions
 from ..present.numbers import figure_in_words
 from ._files import FILE
 from ._output import warn

@@ -9,7 +9,7 @@ import click
 from ..compensate.fit import Healed, Method, Settings
 from ..compensate.fit import heal as run_heal
 from ..files.text import read_corpus
-from ..pipeline import cautions
+from ..jobs import cautions
 from ..plan.text import parse_layers
 from ..runtime import worker
 from ._files import FILE

@@ -11,7 +11,7 @@ from ..files.text import read_corpus
 from ..ggufio.header import read_header
 from ..ggufio.imatrix import read_imatrix, write_imatrix
 from ..ggufio.reader import Source
-from ..pipeline import cautions
+from ..jobs import cautions
 from ..plan.recipe import load_recipe
 from ..plan.types import Plan
 from ..quantize.imatrix_stats import layer_statistics, tensor_statistics

@@ -14,9 +14,9 @@ from ..files.text import read_corpus
 from ..find.influence import Influence
 from ..find.influence import influence as measure
 from ..ggufio.header import read_header
+from ..jobs import cautions
 from ..measure.results.envelope import envelope
 from ..measure.windows import Windows
-from ..pipeline import cautions
 from ..runtime import worker
 from ..runtime.engine import Engine
 from ._files import FILE

@@ -12,7 +12,7 @@ from ..errors import PlanError
 from ..files.atomic import atomic_path
 from ..files.text import read_corpus
 from ..find.laco import METHODS, Attempt, Result, Settings, laco_of_file, split_text
-from ..pipeline import cautions
+from ..jobs import cautions
 from ..runtime import worker
 from ._files import FILE
 from ._output import echo, print_json, table, warn

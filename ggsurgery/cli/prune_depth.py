@@ -11,7 +11,7 @@ from ..arch import rules_for
 from ..errors import GGSurgeryError
 from ..find.prune_depth import By, Choice, choose, how_many
 from ..ggufio.header import read_header
-from ..pipeline import cautions
+from ..jobs import cautions
 from ..plan.text import parse_layers
 from ..runtime import worker
 from ._files import FILE

@@ -11,7 +11,7 @@ import click
 from ..files.atomic import check_output
 from ..files.text import read_corpus
 from ..ggufio.header import read_header
-from ..pipeline import cautions
+from ..jobs import cautions
 from ..present.numbers import human_bytes
 from ..quantize.ladder import Ladder, ladder
 from ..quantize.like import like as like_mix

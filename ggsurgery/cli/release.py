@@ -9,8 +9,8 @@ import click
 
 from ..errors import FormatError
 from ..files.fields import read_json
+from ..jobs import cautions
 from ..measure.results.result_files import Results, load_results, merge_results
-from ..pipeline import cautions
 from ..present.numbers import human_bytes
 from ..release.bundle import Bundle, build_bundle, check_folder
 from ..release.laco_section import is_laco

@@ -10,11 +10,11 @@ import click
 
 from ..errors import GGSurgeryError
 from ..ggufio.header import read_header
+from ..jobs import cautions
+from ..jobs.say import read_said
 from ..measure.results.result_files import Results
 from ..measure.results.score import Score
-from ..pipeline import cautions
 from ..pipeline.run import Event, Pipeline, Planned
-from ..pipeline.sample import read_said
 from ..present.numbers import human_bytes
 from ._files import FILE
 from ._output import echo, json_option, note, print_json, table, warn
@@ -70,7 +70,7 @@ def run(
       ggsurgery run models/qwen3-tiny-v1.yaml --source Qwen3-1.7B-BF16.gguf --dry-run
     """
     pipeline = Pipeline(recipe, out or Path(recipe.stem), source=source)
-    warn(*pipeline.cautions())
+    warn(*pipeline.cautions)
     if dry_run:
         _show_plan(pipeline, as_json)
         return

@@ -18,7 +18,7 @@ from ..errors import FormatError
 from ..files.fields import read_json
 from ..files.text import MAX_SMALL, read_text
 from ..ggufio.header import read_header
-from ..pipeline import cautions
+from ..jobs import cautions
 from ..plan.recipe import step
 from ._files import FILE
 from ._output import echo, echo_exact, json_option, note, print_json, table, warn

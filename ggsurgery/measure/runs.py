@@ -121,6 +121,7 @@ def choices_of_file(
     n_ctx: int | None = None,
     longest: int | None = None,
     metrics: Sequence[str] = METRICS,
+    n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Score, ...]:
     """Accuracies of a file on questions; the context is as large as the longest one needs.
@@ -139,10 +140,10 @@ def choices_of_file(
             file=file,
             expected=f"at least {longest} tokens",
             found=n_ctx,
-            hint=f"Use --ctx {longest} or fewer --shots",
+            hint=f"Use `ctx` {longest} or fewer `shots`",
         )
     # room for all choices of a question beside their prefix
-    with Engine.open(file, n_ctx=n_ctx or longest + 512) as engine:
+    with Engine.open(file, n_ctx=n_ctx or longest + 512, n_threads=n_threads) as engine:
         answered = score_choices(engine, prompted, progress=progress)
     return tuple(accuracy(answered, provenance(file, **(facts or {})), metrics))
 
@@ -153,10 +154,11 @@ def suite_of_file(
     length: data.Length = "default",
     weights: data.Weights | None = None,
     limit: int | None = None,
+    n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> SurgeryScore:
     """The surgery suite on a file."""
-    with Engine.open(file, n_ctx=N_CTX) as engine:
+    with Engine.open(file, n_ctx=N_CTX, n_threads=n_threads) as engine:
         return run_suite(
             engine,
             length=length,

@@ -11,17 +11,16 @@ from ..errors import FormatError
 from ..files.fields import read_json
 from ..files.installation import require
 from ..files.text import MAX_SMALL, read_text
+from ..jobs.release import ReleaseSettings, memory_of
+from ..jobs.say import read_said
 from ..measure.results.result_files import load_results, merge_results
 from ..release.licence import licence_of
 from ..release.modelfile import check_parameters
 from ..release.origin import check_origin
 from ..release.request import Request
-from ..runtime import worker
-from ..runtime.memory import peak_memory
 from .document import Document
 from .evaluation import measurements, results_of
 from .paths import Places
-from .sample import read_said
 
 
 def check_release(document: Document, types: Sequence[str]) -> None:
@@ -31,8 +30,8 @@ def check_release(document: Document, types: Sequence[str]) -> None:
         FormatError: no such file, family, type or PARAMETER.
         MissingExtraError: huggingface_hub is not installed.
     """
-    section = document.section("release") or {}
-    wanted = section.get("recommended")
+    section = document.file.release or ReleaseSettings()
+    wanted = section.recommended
     if wanted is not None and wanted not in types:
         raise FormatError(
             "release.recommended",
@@ -40,15 +39,13 @@ def check_release(document: Document, types: Sequence[str]) -> None:
             found=wanted,
             expected=f"one of quantize.types: {', '.join(types)}",
         )
-    for name in section.get("results", ()):
-        document.file(name)
+    document.check_files(section)
     if (text := licence(document)) is not None and isinstance(text, Path):
         read_text(text, MAX_SMALL)
-    if "family" in section:
-        family(section["family"])
-    check_parameters(section.get("parameters") or {})
-    named = {key: section.get(key) for key in ("base_model", "repo", "relation")}
-    check_origin(**named)
+    if section.family is not None:
+        family(section.family)
+    check_parameters(section.parameters)
+    check_origin(section.base_model, section.repo, section.relation)
     require("huggingface_hub", "hub", "a model card")
 
 
@@ -58,11 +55,11 @@ def licence(document: Document) -> Path | str | None:
     Raises:
         FormatError: neither a file nor a known identifier.
     """
-    name = (document.section("release") or {}).get("license")
+    name = None if document.file.release is None else document.file.release.license
     if name is None:
         return None
     try:
-        return licence_of(str(name), document.folder / str(name))
+        return licence_of(name, document.folder / name)
     except FormatError as error:
         raise FormatError(
             f"release.license: {name} is {error.problem}",
@@ -81,9 +78,9 @@ def bundle_request(
         files: the cut model (`cut`) and its quantized files by type; the cut itself is
             released only if nothing was quantized.
     """
-    section = document.section("release") or {}
+    section = document.file.release or ReleaseSettings()
     asked = measurements(document, source)
-    given = [r for name in section.get("results", ()) for r in load_results(document.file(name))]
+    given = [r for path in section.results for r in load_results(path)]
     of_source = [r for r in given if Path(r.model.file).name == source.name]
     measured = results_of(places.results("source", asked))
     found = [*([measured] if measured else []), *of_source]
@@ -91,33 +88,29 @@ def bundle_request(
     original = merge_results(alike)[0] if alike else None
     released = {n: p for n, p in files.items() if n != "cut"} or dict(files)
     results = [results_of(places.results(name, asked), original) for name in released]
-    memory = (
-        {path.name: worker.run(peak_memory, path) for path in released.values()}
-        if section.get("memory", True)
-        else {}
-    )
+    memory = memory_of(released.values()) if section.memory else {}
     named = licence(document)
     said = read_said(places.said) if places.said.is_file() else None
     return Request(
         files=tuple(released.values()),
         name=document.name,
-        family=section.get("family"),
-        base_model=section.get("base_model"),
+        family=section.family,
+        base_model=section.base_model,
         license=named if isinstance(named, Path) else None,
         license_id=named if isinstance(named, str) else None,
-        system=section.get("system"),
-        recommended=section.get("recommended"),
-        languages=tuple(section.get("languages", ())),
-        tags=tuple(section.get("tags", ())),
-        parameters=section.get("parameters") or {},
+        system=section.system,
+        recommended=section.recommended,
+        languages=tuple(section.languages),
+        tags=tuple(section.tags),
+        parameters=section.parameters,
         original=original,
         results=(*(r for r in results if r is not None), *(r for r in given if r not in of_source)),
-        laco=read_json(places.laco) if document.section("laco") else None,
+        laco=read_json(places.laco) if document.file.laco is not None else None,
         said=said,
         memory=memory,
         recipe=read_text(document.path, MAX_SMALL),
-        repo=section.get("repo"),
-        relation=section.get("relation"),
-        quantized_by=section.get("quantized_by"),
-        check_tokenizer=section.get("check_tokenizer", True),
+        repo=section.repo,
+        relation=section.relation,
+        quantized_by=section.quantized_by,
+        check_tokenizer=section.check_tokenizer,
     )

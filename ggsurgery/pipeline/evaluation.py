@@ -4,96 +4,122 @@
     choices:    [{data: piqa.jsonl, limit: 200}]  bench: {tasks: [hellaswag], data: questions}
     suite:      {}                                with its controls, of the recommended file
 
-Every one is a step of its own for every file, so that one that changes is made again alone.
+Each measurement of each file is a step of its own, so that a change repeats only that one.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from ..errors import FormatError
 from ..files.names import fitting
-from ..files.text import read_bytes, read_corpus
-from ..measure import runs
-from ..measure.bench.run import N_CTX, require_harness, run_bench
-from ..measure.control_runs import alternatives, measure_alternatives
-from ..measure.controls import N_RANDOM, verdict
-from ..measure.draw import SEED, draw_questions
-from ..measure.metrics.perplexity import perplexity_of_file
-from ..measure.questions import STYLES, guess_style, load_questions, prompts
-from ..measure.results.facts import model_facts
+from ..files.text import read_bytes
+from ..jobs.bench import BenchRequest
+from ..jobs.choices import ChoicesRequest
+from ..jobs.evaluate import EvaluateRequest
+from ..jobs.fields import TextSettings
+from ..jobs.kl import KlRequest
+from ..jobs.measured import Measured
+from ..jobs.perplexity import PerplexityRequest
+from ..jobs.request import Job, Progress, Settings, rename
+from ..measure.controls import N_RANDOM
 from ..measure.results.result_files import Results, load_results, merge_results
-from ..measure.results.score import Score
-from ..measure.suite.data import Length
-from ..measure.suite.result import SurgeryScore, compare_surgery
-from ..runtime import worker
-from . import cautions
-from .document import Document
-from .state import Progress
-
-#: Called with the file, a progress and, where the measurement `needs` another one, its results;
-#: returns the results, and warnings.
-Measure = Callable[..., tuple[Results, list[str]]]
+from ..measure.suite.result import compare_surgery
+from .document import Document, names_of
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One thing to measure of every file.
 
-    `name` is part of the step's and the file's name; `settings` is all that the figures depend
-    on besides the model; `of_source` is False where the source is what others are compared with.
-    `needs` names a measurement of the same file whose results this one starts from; one of those
-    is made of the recommended file only.
+    Args:
+        name: part of the step's and the result file's name.
+        section: the recipe's name of it, for messages.
+        settings: all that the figures depend on besides the model; keys the step.
+        kind: of the section; request: makes the request for a file.
+        of_source: False where the source is what others are compared with.
+        needs: a measurement of the same file whose results this one starts from; it is made of
+            the recommended file only.
     """
 
     name: str
+    section: str
     settings: Any
-    measure: Measure
+    kind: type[Settings]
+    request: Callable[[Path], Job[Measured]]
     of_source: bool = True
     needs: str | None = None
 
+    def named(self, text: str) -> str:
+        """A warning about a request, its fields named as in the recipe."""
+        return rename(text, names_of(self.kind, self.section))
 
-def contexts(document: Document) -> list[tuple[str, int]]:
-    """The contexts of a recipe, each with the name of its setting."""
-    evaluate = document.section("evaluate") or {}
-    sections = [
-        ("laco", document.section("laco"), 256),
-        ("imatrix", document.section("imatrix"), 512),
-        ("evaluate.perplexity", evaluate.get("perplexity"), 512),
-        ("evaluate.kl", evaluate.get("kl"), 512),
-        ("evaluate.bench", evaluate.get("bench"), N_CTX),
-    ]
-    return [(f"{name}.ctx", int(asked.get("ctx", n))) for name, asked, n in sections if asked]
+    def measure(self, path: Path, progress: Progress, needed: Results | None = None) -> Measured:
+        """Run the request for a file.
+
+        Args:
+            needed: the results of the measurement that this one `needs`.
+        """
+        request = self.request(path)
+        if needed is None:
+            return request.run(progress)
+        assert isinstance(request, EvaluateRequest) and needed.suite is not None
+        return request.run_controls(needed.suite, progress)
 
 
 def measurements(document: Document, source: Path) -> list[Measurement]:
     """What the recipe asks for, in the order of the section's description.
 
     Raises:
-        FormatError: a file is missing, questions are damaged, a style or length is unknown.
-        MissingExtraError: `bench` without lm-evaluation-harness.
+        FormatError: a file is missing, or the recipe asks the same questions twice.
     """
-    section = document.section("evaluate") or {}
+    text: TextSettings | None
+    asked, raw = document.file.evaluate, document.section("evaluate")
     found: list[Measurement] = []
-    if asked := section.get("perplexity"):
-        found.append(_perplexity(document, asked))
-    if asked := section.get("kl"):
-        found.append(_kl(document, asked, source))
-    for asked in section.get("choices") or ():
-        found.append(_choices(document, asked))
-        if found[-1].name in {m.name for m in found[:-1]}:
-            raise FormatError(f"evaluate.choices asks {asked['data']} twice", file=document.path)
-    if asked := section.get("bench"):
-        found.append(_bench(document, asked))
-    if "suite" in section:
-        asked = section["suite"] or {}
-        found.append(_suite(document, asked))
-        if asked.get("controls", True):
-            found.append(_controls(asked, source))
+    sections = (asked.perplexity, asked.kl, *asked.choices, asked.bench)
+    for section in sections:
+        if section is not None:
+            document.check_files(section)
+
+    def add(name: str, settings: Any, kind: Any, chosen: Settings, **more: Any) -> None:
+        key = {n: more.pop(n) for n in ("of_source", "needs") if n in more}
+
+        def request(path: Path) -> Job[Measured]:
+            made: Job[Measured] = chosen.extend(kind, file=path, **more)
+            return made
+
+        section = f"evaluate.{name.partition('-')[0].replace('controls', 'suite')}"
+        found.append(Measurement(name, section, settings, type(chosen), request, **key))
+
+    if (text := asked.perplexity) is not None:
+        add("perplexity", text_key(text), PerplexityRequest, text)
+    if (text := asked.kl) is not None:
+        add("kl", text_key(text), KlRequest, text, base=source, of_source=False)
+    for written, questions in zip(raw.get("choices", ()), asked.choices, strict=True):
+        files = [Path(f) for f in (questions.data, questions.examples) if f is not None]
+        name = f"choices-{fitting(files[0].stem)}"
+        if name in {m.name for m in found}:
+            raise FormatError(f"evaluate.choices asks {written['data']} twice", file=document.path)
+        key = {**written, **_drawn(questions), "sha256": [sha256_of(f) for f in files]}
+        add(name, key, ChoicesRequest, questions)
+    if (bench := asked.bench) is not None:
+        folders = {"data": bench.data, "include": bench.include_path}
+        sums = {k: _contents(Path(f)) for k, f in folders.items() if f is not None}
+        key = {**raw["bench"], **_drawn(bench), "sha256": sums}
+        add("bench", key, BenchRequest, bench)
+    if (suite := asked.suite) is not None:
+        key = {"length": suite.length, "limit": suite.limit}
+        plain = suite.__replace__(controls=True, random=None, seed=None)
+        add("suite", key, EvaluateRequest, plain)
+        if suite.controls:
+            n_random = N_RANDOM if suite.random is None else suite.random
+            chosen = {"n_random": n_random, "seed": suite.seed or 0}
+            more = {"baseline": source, "of_source": False, "needs": "suite"}
+            add("controls", chosen, EvaluateRequest, suite, **more)
     return found
 
 
@@ -118,185 +144,19 @@ def results_of(paths: Iterator[Path], base: Results | None = None) -> Results | 
     return replace(found, comparisons=tuple(c.to_json() for c in compared))
 
 
-def _perplexity(document: Document, asked: Mapping[str, Any]) -> Measurement:
-    text, options, settings = _text(document, asked)
-
-    def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
-        found = worker.run(
-            perplexity_of_file,
-            path,
-            read_corpus(text),
-            progress=progress,
-            n_ctx=options["n_ctx"],
-            n_chunks=options["n_windows"],
-            parse_special=options.get("parse_special", False),
-        )
-        return _scored(path, [found.score], text), []
-
-    return Measurement("perplexity", settings, measure)
+def text_key(text: Any) -> dict[str, Any]:
+    """What the figures of a text depend on."""
+    key: dict[str, Any] = {"n_ctx": text.ctx, "n_windows": text.windows}
+    if text.parse_special:  # only then, so that the keys of earlier runs stay
+        key["parse_special"] = True
+    if getattr(text, "bos", None) is not None:
+        key["bos"] = text.bos
+    return key | {"sha256": sha256_of(Path(text.text))}
 
 
-def _kl(document: Document, asked: Mapping[str, Any], source: Path) -> Measurement:
-    text, options, settings = _text(document, asked)
-
-    def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
-        scores = worker.run(
-            runs.kl_of_files,
-            source,
-            path,
-            read_corpus(text),
-            progress=progress,
-            file=path,
-            **options,
-        )
-        return _scored(path, scores, text), []
-
-    return Measurement("kl", settings, measure, of_source=False)
-
-
-def _choices(document: Document, asked: Mapping[str, Any]) -> Measurement:
-    data = document.file(str(asked["data"]))
-    dev = document.file(str(asked["from"])) if "from" in asked else None
-    shots = asked.get("shots", 0)
-    if bool(shots) != bool(dev):
-        raise FormatError("evaluate.choices: shots and from go together", file=document.path)
-    limit, seed = asked.get("limit"), asked.get("seed", SEED)
-    questions = draw_questions(load_questions(data), limit, seed)
-    style = asked.get("style") or guess_style(questions)
-    if style not in STYLES:
-        raise FormatError(
-            "evaluate.choices.style",
-            file=document.path,
-            expected=f"one of {', '.join(STYLES)}",
-            found=style,
-        )
-    prompted = prompts(questions, style, shots=shots, examples=load_questions(dev) if dev else [])
-    facts = {
-        "task": data.stem,
-        "style": style,
-        "shots": shots,
-        "limit": limit,
-        "limit_seed": None if limit is None else seed,
-        "chance": sum(1 / len(q.choices) for q in questions) / len(questions),
-    }
-
-    def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
-        longest, trained = worker.run(runs.longest_of_file, path, prompted)
-        found = worker.run(
-            runs.choices_of_file,
-            path,
-            prompted,
-            facts=facts,
-            n_ctx=asked.get("ctx"),
-            longest=longest,
-            progress=progress,
-        )
-        return Results(model_facts(path), found), cautions.of_prompts(path, longest, trained)
-
-    sums = [sha256_of(f) for f in (data, dev) if f is not None]
-    settings = {**asked, **_drawn(limit, seed), "sha256": sums}
-    return Measurement(f"choices-{fitting(data.stem)}", settings, measure)
-
-
-def _bench(document: Document, asked: Mapping[str, Any]) -> Measurement:
-    require_harness()
-    folders = {k: document.directory(str(asked[k])) for k in ("data", "include") if k in asked}
-
-    def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
-        found = worker.run(
-            run_bench,
-            path,
-            list(asked["tasks"]),
-            data=folders.get("data"),
-            include_path=folders.get("include"),
-            limit=asked.get("limit"),
-            limit_seed=asked.get("seed", SEED),
-            shots=asked.get("shots"),
-            chat=asked.get("chat", False),
-            n_ctx=asked.get("ctx", N_CTX),
-            progress=progress,
-        )
-        n_ctx = asked.get("ctx", N_CTX)
-        warnings = cautions.of_truncated(found.n_truncated, n_ctx, "evaluate.bench.ctx")
-        return Results(model_facts(path), found.scores), warnings
-
-    sums = {k: _contents(folder) for k, folder in folders.items()}
-    drawn = _drawn(asked.get("limit"), asked.get("seed", SEED))
-    return Measurement("bench", {**asked, **drawn, "sha256": sums}, measure)
-
-
-def _drawn(limit: int | None, seed: int) -> dict[str, Any]:
+def _drawn(asked: Any) -> dict[str, Any]:
     """What keys a step beside its section, so that another draw is another step."""
-    return {} if limit is None else {"limit_seed": seed}
-
-
-def _suite(document: Document, asked: Mapping[str, Any]) -> Measurement:
-    length = asked.get("length", "default")
-    if length not in get_args(Length):
-        raise FormatError(
-            "evaluate.suite.length",
-            file=document.path,
-            expected=" or ".join(get_args(Length)),
-            found=length,
-        )
-
-    def measure(path: Path, progress: Progress) -> tuple[Results, list[str]]:
-        found = worker.run(runs.suite_of_file, path, progress=progress, **_suite_settings(asked))
-        warnings = cautions.of_limit(asked.get("limit"), "evaluate.suite.limit")
-        return Results(model_facts(path), suite=found), warnings
-
-    return Measurement("suite", _suite_settings(asked), measure)
-
-
-def _suite_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {"length": asked.get("length", "default"), "limit": asked.get("limit")}
-
-
-def _controls(asked: Mapping[str, Any], source: Path) -> Measurement:
-    settings = _suite_settings(asked)
-    chosen = {"n_random": asked.get("random", N_RANDOM), "seed": asked.get("seed", 0)}
-
-    def measure(path: Path, progress: Progress, of_file: Results) -> tuple[Results, list[str]]:
-        assert of_file.suite is not None
-        controls = alternatives(path, source, **chosen)
-        done = 0
-
-        def start(name: str, number: int, total: int) -> None:
-            nonlocal done
-            done = number
-
-        def told(step: int, steps: int) -> None:
-            progress(done * steps + step, len(controls) * steps)
-
-        def suite(file: Path) -> SurgeryScore:
-            return worker.run(runs.suite_of_file, file, progress=told, **settings)
-
-        outcomes = measure_alternatives(of_file.suite, controls, source, suite, start)
-        found = Results(
-            model_facts(path),
-            controls=tuple(o.to_json() for o in outcomes),
-            verdict=verdict(of_file.suite, outcomes),
-            baseline=source.name,
-        )
-        return found, []
-
-    return Measurement("controls", chosen, measure, of_source=False, needs="suite")
-
-
-def _text(
-    document: Document, asked: Mapping[str, Any]
-) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """The text of a measurement, how much of it counts, and what keys the step."""
-    text = document.file(str(asked["text"]))
-    options = {"n_ctx": asked.get("ctx", 512), "n_windows": asked.get("chunks")}
-    if asked.get("parse_special"):  # only then, so that the keys of earlier runs stay
-        options["parse_special"] = True
-    return text, options, {**options, "sha256": sha256_of(text)}
-
-
-def _scored(path: Path, scores: list[Score], text: Path) -> Results:
-    named = (replace(s, provenance={**s.provenance, "text": text.name}) for s in scores)
-    return Results(model_facts(path), tuple(named))
+    return {} if asked.limit is None else {"limit_seed": asked.limit_seed}
 
 
 def sha256_of(path: Path) -> str:

@@ -16,15 +16,16 @@ from ..errors import OutputError
 from ..files import temporary
 from ..ggufio.copying import write_all
 from ..ggufio.imatrix import Entry, Imatrix, write_imatrix
+from ..jobs import cautions
+from ..jobs.request import rename
 from ..measure.results.result_files import Results
 from ..plan.recipe import Recipe
 from ..release.request import safe_name
 from ..runtime.quantize import plan
 from ..runtime.quantize_plan import check_requantized, requantized_warning
 from ..surgery.prepare import prepare
-from . import cautions
-from .document import Document, load_document
-from .evaluation import contexts, measurements, results_of
+from .document import Document, load_document, names_of
+from .evaluation import measurements, results_of
 from .paths import Places
 from .source import find_source
 from .state import State, locked
@@ -94,16 +95,27 @@ class Pipeline:
         self.folder = Path(out)
         self.places = Places(self.folder, safe_name(self.document.name))
         self.tasks = tasks_of(self.document, self.source, self.places)
+        #: What a user is warned of before the work.
+        self.cautions = tuple(self._check())
         #: What `plan` found that the user should know before the work.
         self.warnings: tuple[str, ...] = ()
 
-    def cautions(self) -> list[str]:
-        """What a user is warned of before the work."""
-        return [
-            text
-            for setting, n_ctx in contexts(self.document)
-            for text in cautions.of_context(self.source, n_ctx, setting)
-        ]
+    def _check(self) -> list[str]:
+        """Check the requests as far as they concern the source; returns their warnings.
+
+        Raises:
+            GGSurgeryError: a request cannot work.
+        """
+        found = []
+        file = self.document.file
+        for name, section in (("laco", file.laco), ("imatrix", file.imatrix)):
+            if section is not None:
+                texts = cautions.of_context(self.source, section.ctx)
+                found += [rename(text, names_of(type(section), name)) for text in texts]
+        for asked in measurements(self.document, self.source):
+            if asked.needs is None:
+                found += map(asked.named, asked.request(self.source).check())
+        return list(dict.fromkeys(found))
 
     def plan(self) -> list[Planned]:
         """Every task, whether it is done, and how large its file becomes (to the byte).
@@ -113,7 +125,7 @@ class Pipeline:
         """
         state = State(self.folder)
         done = {t.name for t in self.tasks if state.done(t.name, t.key) is not None}
-        unknown = "laco" not in done and any(t.name == "laco" for t in self.tasks)
+        unknown = any(t.kind == "laco" and t.name not in done for t in self.tasks)
         recipe = self.document.recipe if unknown else recipe_of(self.document, self.places)
         sizes = self._sizes(recipe)
         return [Planned(t, t.name in done, sizes.get(t.name), unknown) for t in self.tasks]
@@ -121,11 +133,7 @@ class Pipeline:
     @property
     def files(self) -> dict[str, Path]:
         """The models of the run: `source`, `cut` and each type."""
-        made = {
-            t.name.removeprefix("quantize "): t.files[0]
-            for t in self.tasks
-            if t.name == "cut" or t.name.startswith("quantize ")
-        }
+        made = {t.subject or "cut": t.files[0] for t in self.tasks if t.kind in ("cut", "quantize")}
         return {"source": self.source, **made}
 
     def results(self, file: str) -> Results | None:
@@ -139,7 +147,7 @@ class Pipeline:
         The cut model's header in a sparse file stands for it: llama.cpp's dry run reads
         shapes and types only.
         """
-        types = [t.name.removeprefix("quantize ") for t in self.tasks if t.name[:9] == "quantize "]
+        types = [t.subject for t in self.tasks if t.kind == "quantize"]
         with prepare(recipe, [self.source]) as operation:
             layout = operation.layout
             sizes = {"cut": layout.n_bytes}
@@ -154,17 +162,18 @@ class Pipeline:
         return sizes
 
     def _quantized_sizes(self, model: Path, types: list[str]) -> dict[str, int]:
-        asked = self.document.section("imatrix")
+        asked = self.document.file.imatrix
         imatrix = self.places.imatrix
-        if asked:  # sizes depend on its being there, not on what is in it, nor of which run it is
+        if asked is not None:  # sizes depend on whether there is one, not on what is in it
             imatrix = model.with_name(imatrix.name)
             entry = Entry(np.ones((1, 1), np.float32), np.ones(1, np.int64))
-            text = Path(str(asked["text"])).name
+            text = Path(asked.text).name
             write_imatrix(Imatrix({"token_embd.weight": entry}, (text,), 1, 1), imatrix)
         found = []
         for ftype in types:
             options = quantize_options(self.document, imatrix, self.source, model, ftype)
-            (one,) = plan(model, [ftype], **options | {"allow_requantize": True}, trial=bool(asked))
+            options_of_trial = options | {"allow_requantize": True}
+            (one,) = plan(model, [ftype], **options_of_trial, trial=asked is not None)
             check_requantized(one.result, self.source, options["allow_requantize"])
             found.append(one.result)
         worst = max(found, key=lambda result: result.requantized)
@@ -181,7 +190,7 @@ class Pipeline:
         tell = tell or (lambda event: None)
         planned = self.plan()
         self._check_room(planned)
-        if any(not p.done and p.task.name.startswith("quantize ") for p in planned):
+        if any(not p.done and p.task.kind == "quantize" for p in planned):
             for text in self.warnings:
                 tell(Event("warning", self.tasks[0], text=text))
         self.folder.mkdir(parents=True, exist_ok=True)

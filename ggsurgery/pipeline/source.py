@@ -18,7 +18,7 @@ def find_source(document: Document, given: Path | None = None) -> Path:
     Raises:
         FormatError: it is not there, or not the file whose sha256 the recipe names.
     """
-    section = document.section("source") or {}
+    section = document.section("source")
     if given is not None:
         path = given
     elif "package" in section:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,6 @@ except ImportError:  # pragma: no cover - Windows has no flock
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".ggsurgery-run.json"
-
-#: Called with (done, total) of the running step.
-Progress = Callable[[int, int], None]
 
 
 def key_of(step: str, settings: Any, on: Sequence[str], **tools: str) -> str:

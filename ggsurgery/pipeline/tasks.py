@@ -11,42 +11,59 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import EngineError, PlanError
 from ..files.atomic import atomic_path
 from ..files.fields import FieldError, Fields, mapping, read_json
-from ..files.text import read_corpus
-from ..find.laco import Settings, laco_of_file, split_text
 from ..ggufio.reader import Source
+from ..jobs import cautions
+from ..jobs.imatrix import ImatrixRequest
+from ..jobs.laco import LacoRequest
+from ..jobs.request import Progress
+from ..jobs.say import SayRequest
 from ..measure.results.result_files import load_results
 from ..plan.recipe import Recipe
 from ..quantize.like import with_pins
 from ..release.request import safe_name
-from ..runtime import worker
 from ..runtime.binding import installed_version
 from ..runtime.filetypes import file_type
 from ..runtime.imatrix_need import file_needs_imatrix
 from ..runtime.quantize import quantize
 from ..surgery.prepare import prepare
-from . import cautions
 from .bundle_inputs import bundle_request, check_release, licence
 from .document import Document
 from .evaluation import Measurement, measurements, sha256_of
 from .paths import Places
-from .sample import say
-from .state import Progress, key_of
+from .state import key_of
+
+#: What a step does.
+Kind = Literal["laco", "cut", "imatrix", "quantize", "measure", "say", "release"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One step. `make` writes `files` and returns figures that JSON can hold."""
+    """One step. `make` writes `files` and returns figures that JSON can hold.
 
-    name: str
+    Args:
+        subject: the measurement's name, or the file type.
+        of: the model, `source`, `cut` or a type, that is measured.
+    """
+
+    kind: Kind
     what: str
     key: str
     files: tuple[Path, ...]
     make: Callable[[Progress], Any]
+    subject: str = ""
+    of: str = ""
+
+    @property
+    def name(self) -> str:
+        """As the state file and messages name the step: `quantize Q8_0`, `kl cut`."""
+        if self.kind == "measure":
+            return f"{self.subject} {self.of}"
+        return f"{self.kind} {self.subject}" if self.subject else self.kind
 
 
 def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
@@ -56,17 +73,17 @@ def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
         EngineError: an unknown file type, or one that needs an imatrix the recipe lacks.
     """
     types = _types(document)
-    if document.section("release") is not None:
+    if document.file.release is not None:
         check_release(document, types)
     with Source(source) as opened:
         checksum, n_layers = opened.checksum(), opened.header.n_layers
     tasks = []
-    if document.section("laco"):
+    if document.file.laco is not None:
         tasks.append(_laco(document, source, places, checksum, n_layers))
     tasks.append(_cut(document, source, places, [checksum, *(t.key for t in tasks)]))
     cut = tasks[-1].key
     base = [cut]
-    if document.section("imatrix"):
+    if document.file.imatrix is not None:
         tasks.append(_imatrix(document, places, cut))
         base.append(tasks[-1].key)
     made = {"cut": (places.cut, cut)}
@@ -81,12 +98,12 @@ def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
             tasks.append(_measure(places, asked, "source", *original, []))
         on = [] if asked.of_source else [original[1]]
         if asked.needs:
-            on += [t.key for t in tasks if t.name == f"{asked.needs} {chosen}"]
+            on += [t.key for t in tasks if (t.subject, t.of) == (asked.needs, chosen)]
         names = [chosen] if asked.needs else made
         tasks += [_measure(places, asked, name, *made[name], on) for name in names]
-    if (document.section("evaluate") or {}).get("say"):
+    if document.file.evaluate.say is not None:
         tasks.append(_say(document, places, *made[chosen]))
-    if document.section("release") is not None:
+    if document.file.release is not None:
         keys = [task.key for task in tasks]
         tasks.append(_release(document, places, source, {n: p for n, (p, _) in made.items()}, keys))
     return tasks
@@ -94,10 +111,12 @@ def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
 
 def _types(document: Document) -> list[str]:
     """The file types, checked: all of them exist, and an imatrix is there for those in need."""
-    section = document.section("quantize") or {}
-    types = [file_type(str(t))[0] for t in section.get("types", ())]
-    needy = [t for t in types if file_needs_imatrix(t, pure=bool(section.get("pure")))]
-    if needy and not document.section("imatrix"):
+    section = document.file.quantize
+    if section is None:
+        return []
+    types = [file_type(t)[0] for t in section.types]
+    needy = [t for t in types if file_needs_imatrix(t, pure=section.pure)]
+    if needy and document.file.imatrix is None:
         raise EngineError(
             f"llama.cpp makes {', '.join(needy)} only with an importance matrix",
             file=document.path,
@@ -106,41 +125,26 @@ def _types(document: Document) -> list[str]:
     return types
 
 
-#: Keys of the section `laco` that say which text is read and how.
-_CALIBRATION = ("text", "texts", "ctx", "parse_special")
-
-
-def laco_settings(document: Document) -> Settings:
-    """LaCo's numbers as the recipe's section `laco` gives them."""
-    section = document.section("laco") or {}
-    return Settings(**{k: v for k, v in section.items() if k not in _CALIBRATION})
-
-
 def _laco(document: Document, source: Path, places: Places, checksum: str, n_layers: int) -> Task:
-    section = document.section("laco") or {}
-    text = document.file(str(section["text"]))
-    settings = laco_settings(document)
-    settings.check(n_layers)
+    section = document.file.laco
+    assert section is not None
+    document.check_files(section)
+    request = section.extend(LacoRequest, file=source)
+    request.numbers.check(n_layers)
 
     def make(progress: Progress) -> Any:
-        pieces = split_text(read_corpus(text), section.get("texts", 10))
-        found = worker.run(
-            laco_of_file,
-            source,
-            pieces,
-            settings,
-            section.get("ctx", 256),
-            parse_special=section.get("parse_special", False),
-            progress=progress,
-        )
-        facts = found.to_json()
+        found = request.run(progress)
+        facts = found.laco.to_json()
         _write_json(places.laco, facts)
         kept = {k: facts[k] for k in ("layers", "merges", "rejected", "iterations", "similarity")}
-        loss = found.perplexity
-        return kept | {"warnings": [] if loss is None else cautions.of_loss(*loss)}
+        return kept | {"warnings": list(found.warnings)}
 
+    text = Path(section.text)
     key = key_of(
-        "laco", {**section, "text": sha256_of(text)}, [checksum], llama_cpp=installed_version()
+        "laco",
+        {**document.section("laco"), "text": sha256_of(text)},
+        [checksum],
+        llama_cpp=installed_version(),
     )
     return Task("laco", f"calibrated on {text.name}", key, (places.laco,), make)
 
@@ -163,7 +167,7 @@ def recipe_of(document: Document, places: Places) -> Recipe:
     Raises:
         PlanError: LaCo kept no merge.
     """
-    if not document.section("laco"):
+    if document.file.laco is None:
         return document.recipe
     found = read_laco(places.laco)
     if not found.steps:
@@ -193,7 +197,7 @@ def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) ->
         with prepare(recipe, [source]) as prepared:
             warnings = prepared.warnings
             warnings += prepared.write(places.cut, force=True, stages=stages).warnings
-            if document.section("template"):
+            if document.file.template is not None:
                 text = str(prepared.layout.metadata["tokenizer.chat_template"].value)
                 warnings += cautions.of_template(text, prepared.shell)
             facts = prepared.summary
@@ -206,7 +210,7 @@ def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) ->
         }
 
     what = _short(document.recipe.describe()) or "a copy with a new name"
-    if document.section("laco"):
+    if document.file.laco is not None:
         what = "the merges that LaCo kept"
     key = key_of("cut", document.recipe.to_json(), on)
     return Task("cut", what, key, (places.cut,), make)
@@ -218,30 +222,26 @@ def _short(text: str, width: int = 100) -> str:
 
 
 def _imatrix(document: Document, places: Places, cut: str) -> Task:
-    section = document.section("imatrix") or {}
-    text = document.file(str(section["text"]))
-    options = {"n_ctx": section.get("ctx", 512), "n_chunks": section.get("chunks")}
-    if section.get("parse_special"):
-        options["parse_special"] = True
+    section = document.file.imatrix
+    assert section is not None
+    document.check_files(section)
+    request = section.extend(ImatrixRequest, file=places.cut, out=places.imatrix, force=True)
+    text = Path(section.text)
 
     def make(progress: Progress) -> Any:
-        from ..ggufio.imatrix import write_imatrix
-        from ..runtime.imatrix_collect import collect
-
-        matrix = worker.run(
-            collect, places.cut, read_corpus(text), dataset=text.name, progress=progress, **options
-        )
-        write_imatrix(matrix, places.imatrix, force=True)
+        found = request.run(progress)
         return {
             "text": text.name,
-            "entries": len(matrix.entries),
-            "chunks": matrix.n_chunks,
-            "warnings": cautions.of_imatrix(matrix),
+            "entries": len(found.matrix.entries),
+            "chunks": found.matrix.n_chunks,
+            "warnings": list(found.warnings),
         }
 
-    settings = {**options, "text": sha256_of(text)}
-    key = key_of("imatrix", settings, [cut], llama_cpp=installed_version())
-    return Task("imatrix", f"from {text.name}", key, (places.imatrix,), make)
+    key = {"n_ctx": section.ctx, "n_chunks": section.windows, "text": sha256_of(text)}
+    for name in ("parse_special", "process_output"):  # only then: the keys of earlier runs stay
+        key |= {name: True} if getattr(section, name) else {}
+    on = key_of("imatrix", key, [cut], llama_cpp=installed_version())
+    return Task("imatrix", f"from {text.name}", on, (places.imatrix,), make)
 
 
 def quantize_options(
@@ -253,18 +253,18 @@ def quantize_options(
         imatrix: the importance matrix, or one that stands for it; used where the recipe has one.
         model: the cut model, or a file with its header.
     """
-    section = document.section("quantize") or {}
-    options = {k: v for k, v in section.items() if k not in ("types", "pin")}
-    options.setdefault("allow_requantize", True)  # warned of, as the command does
-    if document.section("imatrix"):
+    section = document.file.quantize
+    assert section is not None
+    names = ("allow_requantize", "pure", "leave_output", "tensor_types")
+    options: dict[str, Any] = {name: getattr(section, name) for name in names}
+    if document.file.imatrix is not None:
         options["imatrix"] = imatrix.absolute()  # so the header names it without folders
-    return with_pins(model, source, ftype, options) if section.get("pin") else options
+    return with_pins(model, source, ftype, options) if section.pin else options
 
 
 def _quantize(
     document: Document, places: Places, source: Path, ftype: str, base: Sequence[str]
 ) -> Task:
-    section = document.section("quantize") or {}
     out = places.quantized(ftype)
 
     def make(progress: Progress) -> Any:
@@ -275,9 +275,10 @@ def _quantize(
         warnings, notes = cautions.of_lacking_entries(result), cautions.of_fallbacks(result)
         return kept | {"warnings": warnings, "notes": notes}
 
+    section = document.section("quantize")
     settings = {"type": ftype, **{k: v for k, v in section.items() if k != "types"}}
     key = key_of("quantize", settings, base, llama_cpp=installed_version())
-    return Task(f"quantize {ftype}", out.name, key, (out,), make)
+    return Task("quantize", out.name, key, (out,), make, subject=ftype)
 
 
 def _measure(
@@ -286,16 +287,18 @@ def _measure(
     out = places.result(name, asked.name)
 
     def make(progress: Progress) -> Any:
-        needed = [places.result(name, asked.needs)] if asked.needs else []
-        results, warnings = asked.measure(path, progress, *(load_results(p)[0] for p in needed))
+        needed = load_results(places.result(name, asked.needs))[0] if asked.needs else None
+        found = asked.measure(path, progress, needed)
+        results = found.results
         _write_json(out, results.to_json())
         figures: dict[str, Any] = {s.label: [s.value, s.stderr, s.n] for s in results.all_scores}
         figures |= {"verdict": results.verdict} if results.verdict else {}
+        warnings = [asked.named(text) for text in found.warnings]
         return figures | ({"warnings": warnings} if warnings else {})
 
     settings = {"name": asked.name, "settings": asked.settings}
     key = key_of("measure", settings, [key, *on], llama_cpp=installed_version())
-    return Task(f"{asked.name} {name}", path.name, key, (out,), make)
+    return Task("measure", path.name, key, (out,), make, subject=asked.name, of=name)
 
 
 def _recommended(document: Document, made: Mapping[str, object]) -> str:
@@ -304,20 +307,23 @@ def _recommended(document: Document, made: Mapping[str, object]) -> str:
     The one that the release recommends by name, else Q4_K_M, else the first type; the cut itself
     where nothing is quantized.
     """
-    wanted = str((document.section("release") or {}).get("recommended", "Q4_K_M"))
+    release = document.file.release
+    wanted = (release.recommended if release is not None else None) or "Q4_K_M"
     return wanted if wanted in made else next((n for n in made if n != "cut"), "cut")
 
 
 def _say(document: Document, places: Places, path: Path, key: str) -> Task:
-    section = (document.section("evaluate") or {})["say"]
-    question, length = str(section["prompt"]), int(section.get("max_tokens", 48))
+    section = document.file.evaluate.say
+    assert section is not None
+    request = section.extend(SayRequest, file=path)
 
     def make(progress: Progress) -> Any:
-        said = worker.run(say, path, question, length)
+        said = request.run(progress)
         _write_json(places.said, {"file": path.name, **said})
         return said
 
-    key = key_of("say", section, [key], llama_cpp=installed_version())
+    settings = document.section("evaluate", "say")
+    key = key_of("say", settings, [key], llama_cpp=installed_version())
     return Task("say", path.name, key, (places.said,), make)
 
 
@@ -331,7 +337,8 @@ def _write_json(path: Path, document: Any) -> None:
 def _release(
     document: Document, places: Places, source: Path, files: Mapping[str, Path], on: Sequence[str]
 ) -> Task:
-    section = document.section("release") or {}
+    section = document.file.release
+    assert section is not None
 
     def make(progress: Progress) -> Any:
         from ..release.bundle import build_bundle
@@ -347,10 +354,10 @@ def _release(
         return {"files": names, "warnings": warnings, "errors": list(made.errors)}
 
     text = licence(document)
-    given = [document.file(str(name)) for name in section.get("results", ())]
+    given = [Path(path) for path in section.results]
     given += [text] if isinstance(text, Path) else []
     settings = {
-        "section": section,
+        "section": document.section("release"),
         "name": document.name,
         "files": [sha256_of(file) for file in given],
         "recipe": sha256_of(document.path),  # the manifest holds it

@@ -199,8 +199,10 @@ def test_controls_that_cannot_be_chosen_are_told_before_the_work(folder, monkeyp
     def refuse(*_, **__):
         raise EngineError("no controls of this")
 
-    monkeypatch.setattr("ggsurgery.cli.evaluate.alternatives", refuse)
-    monkeypatch.setattr("ggsurgery.cli.evaluate._measure", lambda *_, **__: pytest.fail("worked"))
+    monkeypatch.setattr("ggsurgery.jobs.evaluate.alternatives", refuse)
+    monkeypatch.setattr(
+        "ggsurgery.jobs.evaluate.worker.run", lambda *_, **__: pytest.fail("worked")
+    )
     said = error_line("evaluate", folder / "cut.gguf", "--baseline", folder / "base.gguf")
     assert "no controls of this" in said
 

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from ggsurgery.cli import cli
-from ggsurgery.pipeline import cautions
+from ggsurgery.jobs import cautions
 from ggsurgery.surgery.prepared import PreparedSurgery
 
 from .._command import call
@@ -115,9 +115,9 @@ def test_run_warns_of_contexts_beyond_training_before_the_work(tmp_path):
     )
     said = call("run", tmp_path / "r.yaml", "--out", tmp_path / "out", "--dry-run").err
     for setting in ("imatrix.ctx", "evaluate.perplexity.ctx"):
-        (expected,) = cautions.of_context(MODEL, 4096, setting)
-        assert f"warning: {expected}\n" in said
-        assert f"{setting} 4096 is more than the context the model was trained with" in expected
+        (expected,) = cautions.of_context(MODEL, 4096)
+        assert f"warning: {expected.replace('`ctx`', setting)}\n" in said
+        assert "`ctx` 4096 is more than the context the model was trained with" in expected
     assert "evaluate.kl.ctx" not in said
 
 

@@ -18,7 +18,6 @@ from ggsurgery.find.laco import collapse
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.pipeline.document import load_document
 from ggsurgery.pipeline.run import Pipeline
-from ggsurgery.pipeline.tasks import laco_settings
 from ggsurgery.plan.types import Plan
 from ggsurgery.surgery.prepare import prepare
 from tests._shapes import BYTES, QWEN3_1_7B, QWEN3_8B, RUADAPT_4B, Shape, small, write_shapes
@@ -60,7 +59,9 @@ def test_shape_exact(name: str, tmp_path: Path) -> None:
     document = load_document(shipped("models") / f"{name}.yaml")
     recipe = document.recipe
     if name == "qwen3-8b-laco":  # published: every merge was kept
-        recipe = collapse(Plan.identity(before), laco_settings(document), lambda _: [0.968]).recipe
+        recipe = collapse(
+            Plan.identity(before), document.file.laco.numbers, lambda _: [0.968]
+        ).recipe
     with prepare(recipe, [source]) as operation:
         assert operation.headers[0].n_parameters == n_before
         assert operation.layout.n_parameters == n_after

@@ -290,10 +290,10 @@ def test_benchmarks_of_the_harness(folder: Path) -> None:
         ("kl: {text: no.txt}", r"no file no\.txt"),
         ("choices: [{data: text.txt}]", r"text\.txt: line 1"),
         ("choices: [{data: q.jsonl, style: odd}]", "choices.style: expected one of"),
-        ("choices: [{data: q.jsonl, shots: 2}]", "shots and from go together"),
+        ("choices: [{data: q.jsonl, shots: 2}]", "shots and evaluate.choices.from go"),
         ("choices: [{data: q.jsonl}, {data: q.jsonl}]", r"asks q\.jsonl twice"),
         ("bench: {tasks: [piqa], data: nowhere}", "no folder nowhere"),
-        ("suite: {length: short}", "suite.length: expected default or long"),
+        ("suite: {length: short}", "suite.length: expected one of default, long"),
     ],
 )
 def test_bad_measurements_are_told_before_the_work(

@@ -52,6 +52,7 @@ def run_bench(
     shots: int | None = None,
     chat: bool = False,
     n_ctx: int = N_CTX,
+    n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> Bench:
     """Evaluate a file on tasks of the harness. Made to run in a worker process.
@@ -84,12 +85,12 @@ def run_bench(
             # names without a local form may be tasks of the user's own
             local = [t for t in tasks if t in TASKS or include_path is None]
             write_tasks(local, Path(data), folder, shots=shots, limit=limit, seed=limit_seed)
-        with Engine.open(file, n_ctx=n_ctx) as engine:
+        with Engine.open(file, n_ctx=n_ctx, n_threads=n_threads) as engine:
             if chat and not engine.chat_template:
                 raise GGSurgeryError(
                     "no chat template in the file",
                     file=file,
-                    hint="Add one with `ggsurgery template set`, or leave --chat away",
+                    hint="Add one with `ggsurgery template set`, or leave `chat` out",
                 )
             return _run(
                 engine,
@@ -128,7 +129,7 @@ def _run(
     if unknown:
         raise GGSurgeryError(
             f"lm-evaluation-harness knows no task {unknown[0]!r}",
-            hint="`lm-eval ls tasks` lists them; own task files come by --include-path",
+            hint="`lm-eval ls tasks` lists them; `include_path` names a folder of own task files",
         )
     model = harness_model(engine, chat=chat, progress=progress)
     try:

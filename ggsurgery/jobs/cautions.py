@@ -1,7 +1,7 @@
-"""What a user is warned of: one sentence each, the same in the commands and in `run`.
+"""Warnings: one sentence each, the same from the library, in the commands and in `run`.
 
-Every function returns the warnings, an empty list where all is well. Whoever does the work
-shows them; none of them stops it.
+Every function returns its warnings, an empty list where there are none. Fields of a request
+are in backquotes; a command shows them as flags, `run` as keys of the recipe.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:  # a command loads only what it uses
     from ..runtime.quantize_plan import QuantizeResult
 
 
-def of_context(file: Path, n_ctx: int, setting: str = "--ctx") -> list[str]:
+def of_context(file: Path, n_ctx: int) -> list[str]:
     """Of a context that is larger than the one the model was trained with."""
     trained = read_header(file).number("{arch}.context_length")
     if trained is None or not 0 < trained < n_ctx:
         return []
     return [
-        f"{file}: {setting} {n_ctx} is more than the context the model was trained with "
+        f"{file}: `ctx` {n_ctx} is more than the context the model was trained with "
         f"({trained:,} tokens)"
     ]
 
@@ -39,16 +39,16 @@ def of_prompts(file: Path, longest: int, trained: int) -> list[str]:
     ]
 
 
-def of_truncated(n_truncated: int, n_ctx: int, setting: str = "--ctx") -> list[str]:
+def of_truncated(n_truncated: int, n_ctx: int) -> list[str]:
     """Of prompts that lost their beginning."""
     if not n_truncated:
         return []
-    return [f"{n_truncated} prompts were longer than {setting} {n_ctx} and lost their beginning"]
+    return [f"{n_truncated} prompts were longer than `ctx` {n_ctx} and lost their beginning"]
 
 
-def of_limit(limit: int | None, setting: str = "--limit") -> list[str]:
+def of_limit(limit: int | None) -> list[str]:
     """Of a suite that asks fewer questions than it has."""
-    return [] if limit is None else [f"{setting} {limit}: a trial, not a result"]
+    return [] if limit is None else [f"`limit` {limit}: a trial, not a result"]
 
 
 def of_loss(before: float, after: float, where: str = "on the calibration text ") -> list[str]:

@@ -1,15 +1,40 @@
-"""Let a model answer one question, so that a person sees what a cut has done."""
+"""A model's answer to one question, so that a person sees what a cut has done."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ..chat.render import TemplateError, render
 from ..chat.vocabulary import Vocabulary, chat_template
 from ..files.fields import FieldError, Fields, read_json, text
 from ..ggufio.header import read_header
+from ..runtime import worker
 from ..runtime.engine import Engine
+from .fields import Model, Threads
+from .request import Progress, Settings, option
+
+
+class SaySettings(Settings, frozen=True, kw_only=True):
+    """A recipe's section `evaluate.say`."""
+
+    prompt: Annotated[str, option("The question.")]
+    max_tokens: Annotated[int, option("The longest answer.", ge=1)] = 48
+
+
+class SayRequest(SaySettings, frozen=True, kw_only=True):
+    """Let a model answer a question, the likeliest token each time."""
+
+    file: Model
+    threads: Threads = None
+
+    def check(self) -> list[str]:
+        """Nothing can be wrong before the model runs."""
+        return []
+
+    def run(self, progress: Progress | None = None) -> dict[str, Any]:
+        """Answer in a child process; returns `question`, `prompt`, `text`, `reason`."""
+        return worker.run(say, Path(self.file), self.prompt, self.max_tokens, self.threads)
 
 
 def prompt_of(path: Path, question: str) -> tuple[str, bool]:
@@ -50,14 +75,17 @@ def read_said(path: Path) -> dict[str, Any]:
         raise error.at(file=path) from None
 
 
-def say(path: Path, question: str, max_tokens: int = 48) -> dict[str, Any]:
+def say(
+    path: Path, question: str, max_tokens: int = 48, n_threads: int | None = None
+) -> dict[str, Any]:
     """Let a model answer, the likeliest token each time.
 
     Returns:
         `prompt`, `text`, and `reason` why it ended: `eog`, `stop` or `length`.
     """
     prompt, chat = prompt_of(path, question)
-    with Engine.open(path, n_ctx=max(512, 2 * len(prompt.encode()) + max_tokens)) as engine:
+    n_ctx = max(512, 2 * len(prompt.encode()) + max_tokens)
+    with Engine.open(path, n_ctx=n_ctx, n_threads=n_threads) as engine:
         tokens = engine.tokenize(prompt, parse_special=chat)
         answer = engine.generate(tokens, max_tokens=max_tokens)
     return {"question": question, "prompt": prompt, "text": answer.text, "reason": answer.reason}

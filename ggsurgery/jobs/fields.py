@@ -1,0 +1,74 @@
+"""Fields that several requests have, described once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from ..files.text import read_corpus
+from .request import FilePath, Settings, option
+
+T = TypeVar("T")
+
+Model = Annotated[FilePath, option("A GGUF file.", metavar="FILE")]
+Text = Annotated[FilePath, option("UTF-8 text to predict.", short="-f")]
+Ctx = Annotated[int, option("Tokens of a window.", ge=4, short="-c")]
+Windows = (
+    Annotated[int, option("Use only the first N windows of the text.", ge=1, old=("chunks",))]
+    | None
+)
+ParseSpecial = Annotated[
+    bool, option("Read special tokens in the text, such as <|im_start|>, as the tokens they name.")
+]
+Threads = (
+    Annotated[
+        int,
+        option(
+            "Threads; default: GGSURGERY_THREADS, or all that this process may use.",
+            ge=1,
+            short="-t",
+        ),
+    ]
+    | None
+)
+Limit = (
+    Annotated[int, option("Draw at most N questions, the same share of every subject.", ge=1)]
+    | None
+)
+LimitSeed = Annotated[int, option("Which questions the limit draws.", ge=0, old_keys=("seed",))]
+ResultFile = Annotated[
+    FilePath | None, option("Write the results to this file.", short="-o", role="output")
+]
+Force = Annotated[bool, option("Replace an existing output.")]
+
+
+class TextSettings(Settings, frozen=True, kw_only=True):
+    """A text and how much of it counts: a section of a recipe."""
+
+    text: Text
+    ctx: Ctx = 512
+    windows: Windows = None
+    parse_special: ParseSpecial = False
+
+
+def corpus(path: str | Path) -> str:
+    """A text to run through a model.
+
+    Raises:
+        FormatError: it cannot be read, is too long, or is not UTF-8.
+    """
+    return read_once(read_corpus, Path(path))
+
+
+def read_once(read: Callable[[Path], T], path: Path) -> T:
+    """What a reader makes of a file; of a pipe it is kept, which cannot be read twice."""
+    if path.exists() and not path.is_file():
+        return _piped(read, path)  # type: ignore[return-value]
+    return read(path)
+
+
+@lru_cache(4)
+def _piped(read: Callable[[Path], object], path: Path) -> object:
+    return read(path)

@@ -1,0 +1,65 @@
+"""The sections of a recipe, as types: a section is a request without its models and outputs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from ..jobs.bench import BenchSettings
+from ..jobs.choices import ChoicesSettings
+from ..jobs.evaluate import SuiteSettings
+from ..jobs.fields import TextSettings
+from ..jobs.imatrix import ImatrixSettings
+from ..jobs.laco import LacoSettings
+from ..jobs.perplexity import PerplexitySettings
+from ..jobs.quantize import QuantizeSettings
+from ..jobs.release import ReleaseSettings
+from ..jobs.request import FilePath, Settings, option
+from ..jobs.say import SaySettings
+
+
+class Source(Settings, frozen=True, kw_only=True):
+    """The model to start from."""
+
+    file: Annotated[str | None, option("A GGUF file, or one within the package.")] = None
+    package: Annotated[str | None, option("An installed Python package, name==version.")] = None
+    sha256: Annotated[str | None, option("The file's checksum, hex.")] = None
+    note: Annotated[str | None, option("Where to get the file, for people.")] = None
+
+
+class Template(Settings, frozen=True, kw_only=True):
+    """The chat template to set: one of both."""
+
+    family: Annotated[str | None, option("A chat family's template.")] = None
+    file: Annotated[FilePath | None, option("A Jinja template.")] = None
+
+
+class Evaluate(Settings, frozen=True, kw_only=True):
+    """What is measured of the source, the cut and every quantized file."""
+
+    perplexity: PerplexitySettings | None = None
+    kl: Annotated[TextSettings | None, option("KL divergence from the source.")] = None
+    choices: tuple[ChoicesSettings, ...] = ()
+    bench: BenchSettings | None = None
+    suite: Annotated[
+        SuiteSettings | None, option("The surgery suite; controls of the recommended file.")
+    ] = None
+    say: Annotated[SaySettings | None, option("A question that the recommended file answers.")] = (
+        None
+    )
+
+
+class RecipeFile(Settings, frozen=True, kw_only=True):
+    """A recipe of `ggsurgery run`; paths count from its folder."""
+
+    name: Annotated[str | None, option("The new model's name; default: the file's.")] = None
+    description: Annotated[str | None, option("For people.")] = None
+    source: Source | None = None
+    operations: Annotated[Any, option("Steps, as `ggsurgery apply` reads them.")] = None
+    options: Annotated[Any, option("Options of all steps: drop_mtp, out_type …")] = None
+    laco: Annotated[LacoSettings | None, option("Let LaCo find the operations.")] = None
+    header: Annotated[Any, option("Entries to set; null takes one away.")] = None
+    template: Template | None = None
+    imatrix: ImatrixSettings | None = None
+    quantize: QuantizeSettings | None = None
+    evaluate: Evaluate = Evaluate()
+    release: ReleaseSettings | None = None
