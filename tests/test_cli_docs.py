@@ -186,6 +186,7 @@ NEEDS = {
     "search models/tiny-qwen3/tiny-qwen3.gguf --study s1 --storage": "a PostgreSQL server",
     "release push": "the hub",
     "evaluate out.gguf --baseline in.gguf -o verdict.json": "minutes; the guide's own is run",
+    "experts": "a mixture of experts",
     "run models/demo.yaml": "SmolLM2; `make demo` and tests/pipeline run it",
     "run models/qwen3-tiny-v1.yaml": "Qwen3-1.7B",
 }

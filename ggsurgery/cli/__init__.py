@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "duplicate": "surgery:duplicate",
     "evaluate": "evaluate:evaluate",
     "example": "example:example",
+    "experts": "experts:experts",
     "heal": "heal:heal",
     "imatrix": "imatrix:imatrix",
     "influence": "influence:influence",

@@ -16,6 +16,7 @@ SHORT_HELP: dict[str, str] = {
     "duplicate": "Insert copies of layers.",
     "evaluate": "Score a file from 0 to 100, and say what the score is worth.",
     "example": "Write a folder to try every command in: model, texts, questions.",
+    "experts": "Mixtures of experts: rank the experts, delete those that your texts need least.",
     "heal": "Cut layers and heal the cut without training.",
     "imatrix": "Importance matrices: which input columns of each weight matter, for better "
     "low-bit files.",
@@ -50,6 +51,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Look": ("inspect", "verify", "diff", "meta", "template", "tokenizer"),
     "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay", "repair"),
     "Blend": ("merge", "interpolate", "bridge", "blend", "prune"),
+    "Experts": ("experts",),
     "Find the operation": ("influence", "scan", "prune-depth", "laco", "heal", "search"),
     "Quantize": ("imatrix", "quantize"),
     "Measure": ("perplexity", "kl", "choices", "evaluate", "compare", "bench", "report"),

@@ -1,9 +1,8 @@
-"""Rank the experts of a mixture by what they do for some texts, and choose those that stay.
+"""Rank the experts of a mixture by what they do for some texts.
 
 reap       Σ_t g_j(t) ‖f_j(x_t)‖ / n_j    (Lasby et al. 2026; g sums to 1 over a token's experts)
 ean        Σ_t ‖f_j(x_t)‖                  (expert activation norm)
 frequency  n_j, the tokens that the router gave expert j
-random     the control
 
 Sums run over the tokens t that the router gave expert j.
 """
@@ -18,15 +17,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch.experts import Mixture, mixture
-from ..errors import FormatError, PlanError
-from ..ggufio.header import read_header
-from ..ggufio.imatrix import Imatrix
-from ..ggufio.types import Header
-from ..measure.windows import Windows
-from ..plan.text import format_layers
-from ..runtime.engine import Engine
-from ..runtime.expert_nodes import ExpertHook
+from ...arch.experts import Mixture, mixture
+from ...errors import PlanError
+from ...ggufio.header import read_header
+from ...ggufio.types import Header
+from ...measure.windows import Windows
+from ...plan.text import format_layers
+from ...runtime.engine import Engine
+from ...runtime.expert_nodes import ExpertHook
 
 F64 = NDArray[np.float64]
 #: What a ranking measures.
@@ -40,7 +38,7 @@ GUARD_QUANTILE, GUARD_SHARE = 99.5, 0.1
 GUARD_DEPTH = 0.75
 #: Below so many tokens for an expert on average a ranking is mostly chance.
 FEW_TOKENS = 50
-#: An expert belongs to a text that gives it this many times its mean share over the texts.
+#: An expert belongs to a text that needs it this many times as much as the others on average.
 OWN_FACTOR = 2.0
 
 
@@ -124,11 +122,12 @@ class Ranking:
         return {layer: experts for layer, experts in found.items() if experts}
 
     def own(self, method: Method) -> dict[str, dict[int, tuple[int, ...]]]:
-        """For each text the experts that it uses far more than the texts do on average."""
+        """For each text the experts that it needs far more than the other texts do."""
         if len(self.texts) < 2:
             return {}
         shares = np.stack([_shares(t.score(method)) for t in self.texts])
-        high = shares > OWN_FACTOR * shares.mean(axis=0)
+        others = (shares.sum(axis=0) - shares) / (len(shares) - 1)
+        high = shares > OWN_FACTOR * others
         return {
             text.name: {
                 layer: tuple(map(int, np.flatnonzero(row)))
@@ -224,107 +223,6 @@ def _seen(header: Header, found: Mixture, hook: ExpertHook) -> tuple[int, ...]:
             found="none",
         )
     return layers
-
-
-def from_imatrix(matrix: Imatrix, header: Header) -> dict[int, F64]:
-    """How many tokens each expert of each layer received, as an importance matrix counted them.
-
-    Raises:
-        FormatError: the matrix has no counts a expert, or those of another model.
-    """
-    found = mixture(header)
-    counts: dict[int, F64] = {}
-    for layer in found.layers:
-        for stem in ("ffn_down_exps", "ffn_up_exps", "ffn_gate_up_exps", "ffn_gate_exps"):
-            entry = matrix.entries.get(f"blk.{layer}.{stem}.weight")
-            if entry is not None and len(entry.counts) == found.n_experts:
-                counts[layer] = entry.counts.astype(np.float64)
-                break
-    missing = [n for n in found.layers if n not in counts]
-    if len(missing) == len(found.layers):
-        raise FormatError(
-            "the importance matrix has no counts of the model's experts",
-            file=matrix.path,
-            expected=f"{found.n_experts} counts for blk.{missing[0]}.ffn_down_exps.weight",
-            hint="Older .dat files have none: collect one with `ggsurgery imatrix`.",
-        )
-    return counts
-
-
-def scores(ranking: Ranking, method: Method, names: Sequence[str] = ()) -> dict[int, F64]:
-    """The score of each expert by layer; the higher, the more it is needed."""
-    values = ranking.pooled(names).score(method)
-    return dict(zip(ranking.layers, values, strict=True))
-
-
-def random_scores(header: Header, seed: int) -> dict[int, F64]:
-    """The control: scores that mean nothing."""
-    found, generator = mixture(header), np.random.default_rng(seed)
-    return {layer: generator.random(found.n_experts) for layer in found.layers}
-
-
-def choose(
-    header: Header,
-    by_layer: Mapping[int, F64],
-    keep: int,
-    protected: Mapping[int, Sequence[int]] | None = None,
-) -> dict[int, tuple[int, ...]]:
-    """The experts of each layer that stay: those with the highest scores, in their old order.
-
-    Layers without scores (behind the trunk, or not in the ranking) take those of the last
-    layer in front of them that has some. Where the router selects among groups, each group
-    keeps the same number.
-
-    Args:
-        keep: how many stay in each layer.
-        protected: experts that stay whatever their score.
-
-    Raises:
-        PlanError: `keep` is impossible, or more experts are protected than stay.
-    """
-    found = mixture(header)
-    least = max(2, found.n_used, 2 * found.n_groups if found.n_groups > 1 else 0)
-    if not least <= keep <= found.n_experts or keep % found.n_groups:
-        groups = f", a multiple of its {found.n_groups} groups" if found.n_groups > 1 else ""
-        raise PlanError(
-            "impossible number of experts to keep",
-            file=header.path,
-            expected=f"{least} to {found.n_experts}{groups}",
-            found=keep,
-        )
-    chosen: dict[int, tuple[int, ...]] = {}
-    last: F64 | None = None
-    for layer in found.layers:
-        last = by_layer.get(layer, last)
-        if last is None:
-            raise PlanError(
-                f"the ranking has no scores for layer {layer}",
-                file=header.path,
-                expected=f"layers {format_layers(found.layers)}",
-                found=format_layers(sorted(by_layer)) or "none",
-            )
-        values = last.copy()
-        must = list((protected or {}).get(layer, ()))
-        values[must] = np.inf
-        chosen[layer] = _best(values, keep, found.n_groups)
-        lost = set(must) - set(chosen[layer])
-        if lost:
-            raise PlanError(
-                f"layer {layer}: more experts are protected than stay",
-                file=header.path,
-                expected=f"at most {keep // found.n_groups} a group",
-                found=format_layers(sorted(must)),
-            )
-    return chosen
-
-
-def _best(values: F64, keep: int, n_groups: int) -> tuple[int, ...]:
-    size, kept = len(values) // n_groups, []
-    for group in range(n_groups):
-        part = values[group * size : (group + 1) * size]
-        order = np.argsort(-part, kind="stable")[: keep // n_groups]
-        kept += [group * size + int(e) for e in order]
-    return tuple(sorted(kept))
 
 
 def _shares(scores: F64) -> F64:
