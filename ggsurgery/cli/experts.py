@@ -20,8 +20,8 @@ from ..ggufio.header import read_header
 from ..ggufio.imatrix import read_imatrix
 from ..ggufio.reader import Source
 from ..ggufio.types import Header
+from ..jobs import cautions
 from ..measure.results.envelope import envelope
-from ..pipeline import cautions
 from ..plan.recipe import Step, step
 from ..plan.text import format_layers
 from ..present.numbers import human_count
