@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from ..errors import FormatError, PlanError
-from ..files.fields import FieldError, Fields, flag, number, whole
+from ..files.fields import FieldError, Fields, flag, mapping, number, whole
 from ..files.fields import text as text_field
 from ..plan.recipe import Recipe
 from ..plan.text import parse_layers
@@ -76,11 +76,19 @@ def _settings_of(fit: Mapping[str, Any], path: str | Path) -> Settings:
 
 
 def fit_of(recipe: Recipe) -> dict[str, Any] | None:
-    """How the arrays of a recipe's `heal` step were found; None without such a step."""
+    """How the arrays of a recipe's `heal` step were found; None without such a step.
+
+    Raises:
+        FieldError: the step does not say.
+    """
     for one in recipe.steps:
         if one.operation == "heal":
-            return dict(dict(one.arguments).get("fit") or {})
+            return Fields({"heal": dict(one.arguments)}).get("heal", _fit)
     return None
+
+
+def _fit(arguments: object) -> dict[str, Any]:
+    return dict(Fields(arguments).get("fit", mapping))
 
 
 def check_arrays(recipe: Recipe, sidecar: Sidecar, what: str) -> None:

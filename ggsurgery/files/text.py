@@ -8,8 +8,10 @@ the bound at most, and refuses what is longer. JSON goes through `fields`, which
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -47,6 +49,20 @@ def _all(stream: BinaryIO, path: str | Path, limit: int) -> bytes:
         if length > limit:
             raise _too_long(path, limit)
     return b"".join(parts)
+
+
+def regular_expression(pattern: str) -> re.Pattern[str]:
+    """A regular expression that a user wrote.
+
+    Raises:
+        FormatError: it is not one.
+    """
+    try:
+        with warnings.catch_warnings():  # Python warns of brackets that later versions may read
+            warnings.simplefilter("ignore")
+            return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise FormatError(f"not a regular expression: {pattern!r}: {error}") from None
 
 
 def read_text(path: str | Path, limit: int = MAX_TEXT) -> str:

@@ -7,7 +7,6 @@ result.fallbacks        # tensors that could not take the type they were meant f
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from .. import host
 from ..errors import EngineError, FormatError, GGSurgeryError, OutputError, did_you_mean
 from ..files.atomic import atomic_path, check_output
 from ..files.system_errors import write_error
+from ..files.text import regular_expression
 from ..ggufio.header import read_header
 from ..ggufio.imatrix import Imatrix, read_imatrix
 from ..ggufio.purpose import MMPROJ, not_a_model, purpose
@@ -263,8 +263,8 @@ def parse_tensor_types(texts: Iterable[str | tuple[str, str]]) -> tuple[tuple[st
     """`REGEX=TYPE` to (lower-case regex, ggml type), as llama-quantize reads them.
 
     Raises:
-        EngineError: no `=`, an empty or broken regular expression.
-        FormatError: no such type, or one that weights cannot have.
+        EngineError: no `=`, or an empty regular expression.
+        FormatError: a broken one, no such type, or one that weights cannot have.
     """
     found = []
     for text in texts:
@@ -275,10 +275,7 @@ def parse_tensor_types(texts: Iterable[str | tuple[str, str]]) -> tuple[tuple[st
                 expected="REGEX=TYPE",
                 hint="Example: --tensor-type 'attn_v=q6_k'",
             )
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise EngineError(f"{pattern!r} is no regular expression: {error}") from error
+        regular_expression(pattern)
         number = type_id(kind)
         if kind.upper() in NOT_WEIGHTS:
             raise FormatError(f"weights cannot have the type {kind}", expected="q4_k, q8_0, f16 …")
@@ -299,7 +296,7 @@ def check_overrides(ftype: str, overrides: tuple[tuple[str, int], ...], header: 
             "--tensor-type '.*=f16' and name the others first.",
         )
     for pattern, _ in overrides:
-        if not any(re.search(pattern, name) for name in header.by_name):
+        if not any(map(regular_expression(pattern).search, header.by_name)):
             kinds = {n.split(".", 2)[-1] if n.startswith("blk.") else n for n in header.by_name}
             known = sorted(k.removesuffix(".weight") for k in kinds)
             raise EngineError(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import PlanError
+from ..files.text import regular_expression
 from ..ggufio.types import Header
 from ..plan.edits import BlendShell, Mask, params
 from ..tensors.expr import Apply, Combine, Expr, Given, Read, reads
@@ -123,17 +123,14 @@ def prunable(name: str, shape: tuple[int, ...], only: str | None) -> bool:
     """Whether `prune` chooses a tensor: the matrices of the layers, or what `only` matches.
 
     Raises:
-        PlanError: `only` is no regular expression.
+        FormatError: `only` is not a regular expression.
     """
     if only is None:
         router = "ffn_gate_inp" in name
         return (
             name.startswith("blk.") and name.endswith(".weight") and len(shape) > 1 and not router
         )
-    try:
-        return re.search(only, name) is not None
-    except re.error as error:
-        raise PlanError(f"no regular expression: {only!r} ({error})") from None
+    return regular_expression(only).search(name) is not None
 
 
 def _score(expr: Expr, mask: Mask) -> Expr | None:

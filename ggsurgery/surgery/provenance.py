@@ -18,6 +18,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import FormatError
+from ..files.fields import FieldError, Fields, list_of, text
 from ..ggufio.constants import GGUFValueType
 from ..ggufio.types import Header, Value
 from ..plan.recipe import Recipe
@@ -53,17 +54,17 @@ def entries(
         headers: of the inputs, whose own provenance becomes the history.
         checksums: of the inputs.
     """
-    text, array = GGUFValueType.STRING, GGUFValueType.ARRAY
+    string, array = GGUFValueType.STRING, GGUFValueType.ARRAY
     found = {
-        "version": Value.of(version, text),
-        "recipe": Value.of(recipe.dumps(), text),
-        "sources": Value.of(list(names), array, text),
-        "checksums": Value.of(list(checksums), array, text),
-        "digest": Value.of(plan.digest, text),
+        "version": Value.of(version, string),
+        "recipe": Value.of(recipe.dumps(), string),
+        "sources": Value.of(list(names), array, string),
+        "checksums": Value.of(list(checksums), array, string),
+        "digest": Value.of(plan.digest, string),
     }
     history = [_earlier(h) for h in headers]
     if any(history):
-        found["history"] = Value.of(_told(history), text)
+        found["history"] = Value.of(_dumps(history), string)
     return {PREFIX + key: value for key, value in found.items()}
 
 
@@ -77,7 +78,7 @@ def _earlier(header: Header) -> dict[str, Any]:
     return found
 
 
-def _told(history: Sequence[dict[str, Any]]) -> str:
+def _dumps(history: Sequence[dict[str, Any]]) -> str:
     try:
         return json.dumps(history, separators=(",", ":"))
     except RecursionError:  # hundreds of operations one after the other: the last ones stay
@@ -100,24 +101,22 @@ def read_provenance(header: Header) -> Provenance:
             expected="entries written by ggsurgery",
             found="none",
         )
-    values = {k: header.metadata[PREFIX + k].value for k in _OWN}
-    for key, kind in (("recipe", str), ("sources", list), ("checksums", list)):
-        if not isinstance(values[key], kind):
-            raise _damaged(header, key, f"no {'text' if kind is str else 'array'}")
-    sources, checksums = values["sources"], values["checksums"]
-    if not sources or len(sources) != len(checksums):
-        raise _damaged(header, "checksums", f"{len(checksums)} for {len(sources)} sources")
+    fields = Fields({k: header.metadata[PREFIX + k].value for k in _OWN})
     try:
-        recipe = Recipe.from_json(json.loads(values["recipe"]), header.path)
+        version, digest = fields.get("version", text), fields.get("digest", text)
+        sources, checksums = (fields.get(k, list_of(text)) for k in ("sources", "checksums"))
+        recipe = _recipe(header, fields)
+    except FieldError as error:
+        raise _damaged(header, error.path, error.found, error.expected) from None
     except (ValueError, RecursionError) as error:
         raise _damaged(header, "recipe", str(error)) from None
-    return Provenance(
-        str(values["version"]),
-        recipe,
-        tuple(map(str, sources)),
-        tuple(map(str, checksums)),
-        str(values["digest"]),
-    )
+    if not sources or len(sources) != len(checksums):
+        raise _damaged(header, "checksums", f"{len(checksums)} for {len(sources)} sources")
+    return Provenance(version, recipe, sources, checksums, digest)
+
+
+def _recipe(header: Header, entries: Fields) -> Recipe:
+    return Recipe.from_json(json.loads(entries.get("recipe", text)), header.path)
 
 
 def lineage(header: Header) -> tuple[tuple[Recipe, int], ...]:
@@ -132,15 +131,20 @@ def lineage(header: Header) -> tuple[tuple[Recipe, int], ...]:
     one: Any = _earlier(header)
     try:
         while one:
-            recipe = Recipe.from_json(json.loads(one["recipe"]), header.path)
-            found.append((recipe, len(one["sources"])))
+            fields = Fields(one)
+            found.append((_recipe(header, fields), len(fields.get("sources", list_of(text)))))
             history = one.get("history")
             history = json.loads(history) if isinstance(history, str) else history
             one = history[0] if history else None
+    except FieldError as error:
+        where = "" if len(found) == 0 else "history: "
+        raise _damaged(header, where + error.path, error.found, error.expected) from None
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise _damaged(header, "history", str(error)) from None
+        raise _damaged(header, "history" if found else "recipe", str(error)) from None
     return tuple(reversed(found))
 
 
-def _damaged(header: Header, key: str, found: str) -> FormatError:
-    return FormatError("damaged entry", file=header.path, tensor=PREFIX + key, found=found)
+def _damaged(header: Header, key: str, found: object, expected: object = None) -> FormatError:
+    return FormatError(
+        "damaged entry", file=header.path, tensor=PREFIX + key, expected=expected, found=found
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggsurgery.errors import EngineError, FormatError, OutputError
+from ggsurgery.errors import EngineError, FormatError, GGSurgeryError, OutputError
 from ggsurgery.files.text import read_corpus
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.ggufio.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
@@ -236,11 +236,11 @@ def test_interrupted_leaves_nothing(models: dict[str, Path], tmp_path: Path) -> 
     [
         ("attn_v", "malformed tensor type"),
         ("=q4_k", "malformed tensor type"),
-        ("(=q4_k", "no regular expression"),
+        ("(=q4_k", "not a regular expression"),
     ],
 )
 def test_malformed_tensor_types(text: str, message: str) -> None:
-    with pytest.raises(EngineError, match=message):
+    with pytest.raises(GGSurgeryError, match=message):
         parse_tensor_types([text])
 
 
