@@ -118,6 +118,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if args is None else args
     debug = "--debug" in arguments
+    command = next((a for a in arguments if not a.startswith("-")), "")
     stop_like_ctrl_c()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8, a plain C locale
@@ -146,15 +147,15 @@ def main(args: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        click.echo(f"ggsurgery: error: {_one_line(error)}", err=True)
+        click.echo(f"ggsurgery: error: {_one_line(error, command)}", err=True)
         sys.exit(error.exit_code if isinstance(error, GGSurgeryError) else 1)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception, command: str) -> str:
     if isinstance(error, GGSurgeryError):
         return str(error)
     if isinstance(error, OSError):
-        return str(system_error(error))
+        return str(system_error(error, f"`ggsurgery {command}`"))
     text = " ".join(str(error).split())
     return printable(
         f"unexpected {type(error).__name__}: {text}. This is a bug, or a damaged file that got "

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 
-from ..errors import json_text, printable
+from ..errors import OutputError, json_text, printable
 from ..present.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,7 +34,23 @@ def json_option(function: F) -> F:
 
 def echo(text: object = "") -> None:
     """Print on standard output; line breaks stay, all that steers a terminal is escaped."""
-    click.echo(printable(str(text), _LAYOUT))
+    with _printing():
+        click.echo(printable(str(text), _LAYOUT))
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Name standard output in an error of the system, such as a full disk behind `> FILE`."""
+    try:
+        yield
+    except BrokenPipeError:  # `| head`, which ends the program without a word
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot print: {error.strerror or error}",
+            file="standard output",
+            hint="Check the disk that it is redirected to.",
+        ) from error
 
 
 def echo_exact(text: str) -> None:
@@ -48,14 +65,16 @@ def echo_exact(text: str) -> None:
     elif buffer is None:  # a stream of text that Python code put there
         sys.stdout.write(text)
     else:
-        sys.stdout.flush()
-        buffer.write(text.encode("utf-8", "surrogateescape"))
-        buffer.flush()
+        with _printing():
+            sys.stdout.flush()
+            buffer.write(text.encode("utf-8", "surrogateescape"))
+            buffer.flush()
 
 
 def print_json(result: Any) -> None:
     """One JSON document; a figure that is no number, for which JSON has no word, is null."""
-    click.echo(json_text(_finite(result), indent=2, allow_nan=False))
+    with _printing():
+        click.echo(json_text(_finite(result), indent=2, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:

@@ -13,6 +13,7 @@ import yaml
 
 from ..errors import OutputError
 from ..files import temporary
+from ..files.atomic import atomic_path
 from ..files.names import fitting
 from ..find.search.disjoint import check_disjoint
 from ..find.search.optimize import Budget, Work
@@ -283,7 +284,9 @@ def _write_recipes(found: Outcome, folder: Path, top: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for rank, row in enumerate(found.ranked[:top], 1):
         text = yaml.safe_dump(row.recipe.to_json(), sort_keys=False, allow_unicode=True)
-        (folder / f"{rank:02}-{row.digest[:8]}.yaml").write_text(text, encoding="utf-8")
+        path = folder / f"{rank:02}-{row.digest[:8]}.yaml"
+        with atomic_path(path, force=True) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
     note(f"{min(top, len(found.ranked))} recipes in {folder}: `ggsurgery apply` takes them")
 
 

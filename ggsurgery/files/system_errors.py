@@ -80,15 +80,22 @@ def _problem(error: OSError, doing: str) -> str:
     return f"{text[:1].lower()}{text[1:]} {doing}"
 
 
-def system_error(error: OSError) -> GGSurgeryError:
-    """The error of a call whose file and step are not known any more, but by the error itself."""
+def system_error(error: OSError, step: str | None = None) -> GGSurgeryError:
+    """The error of a call whose file is not known any more, but by the error itself.
+
+    Args:
+        step: what was being done, where the error names no file.
+    """
     place = error.filename or error.filename2
     file = None if place is None else os.fsdecode(place) if isinstance(place, bytes) else str(place)
     if error.errno in _NO_ROOM:
         hint: str | None = _NO_ROOM[error.errno][1]
     else:
         hint = _hint_of_reading(error)
-    return GGSurgeryError(error.strerror or str(error), file=file, hint=hint)
+    problem = error.strerror or str(error)
+    if file is None and step is not None:
+        problem = _problem(error, f"in {step}")
+    return GGSurgeryError(problem, file=file, hint=hint)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..files.system_errors import reading
 from ..ggufio.changes import Change, changes
 from ..ggufio.reader import SAMPLE, Source
 from ..ggufio.types import TensorInfo
@@ -87,13 +88,17 @@ def equal(a: Source, one: TensorInfo, b: Source, other: TensorInfo) -> bool:
     """Whether two tensors have the same type, shape and bytes."""
     if (one.shape, one.type, one.nbytes) != (other.shape, other.type, other.nbytes):
         return False
-    left, right = a.position(one), b.position(other)
     return all(
-        os.pread(a.descriptor(one.shard), size, left + at)
-        == os.pread(b.descriptor(other.shard), size, right + at)
+        _read(a, one, at, size) == _read(b, other, at, size)
         for at in range(0, one.nbytes, _STEP)
         for size in (min(_STEP, one.nbytes - at),)
     )
+
+
+def _read(source: Source, tensor: TensorInfo, at: int, size: int) -> bytes:
+    """Bytes of a tensor, by a call: a failing disk would end the reader of a mapping."""
+    with reading(source.header.paths[tensor.shard], tensor.name):
+        return os.pread(source.descriptor(tensor.shard), size, source.position(tensor) + at)
 
 
 def _origins(a: Source, b: Source) -> list[LayerOrigin]:
@@ -121,9 +126,8 @@ def _fingerprint(source: Source, layer: int) -> str:
     digest = hashlib.sha256()
     for suffix, tensor in sorted(source.header.layer_tensors(layer).items()):
         digest.update(f"{suffix}{tensor.shape}{tensor.type}".encode("utf-8", "surrogateescape"))
-        data = source.data(tensor)
         for at in (0, tensor.nbytes // 2):
-            digest.update(data[at : at + SAMPLE])
+            digest.update(_read(source, tensor, at, min(SAMPLE, tensor.nbytes - at)))
     return digest.hexdigest()
 
 

@@ -51,7 +51,7 @@ def vocabulary_digest(pieces: Sequence[bytes]) -> str:
 
 
 class BaseFile:
-    """A base file opened for reading, its records mapped into memory.
+    """A base file opened for reading; records are read window by window.
 
     Raises:
         FormatError: wrong magic, fields out of range, or a size that does not match them.
@@ -108,10 +108,9 @@ class BaseFile:
                 expected=f"{expected} bytes",
                 found=f"{found} bytes",
             )
-        self.tokens = np.fromfile(self.path, "<i4", n_tokens, offset=start)
-        self._records = np.memmap(
-            self.path, kind, "r", start + 4 * n_tokens, (self.n_windows, rows)
-        )
+        with reading(self.path, "the tokens"):
+            self.tokens = np.fromfile(self.path, "<i4", n_tokens, offset=start)
+        self._rows, self._start = rows, start + 4 * n_tokens
         if self.tokens.min() < 0 or self.tokens.max() >= self.n_vocab:
             raise FormatError("base file: a token is not in its vocabulary", file=self.path)
 
@@ -121,7 +120,12 @@ class BaseFile:
         Raises:
             FormatError: a token id outside the vocabulary.
         """
-        found = np.array(self._records[window])
+        kind = record_type(self.k)
+        at = self._start + window * self._rows * kind.itemsize
+        with reading(self.path, f"window {window}"):
+            found = np.fromfile(self.path, kind, self._rows, offset=at)
+        if len(found) != self._rows:
+            raise FormatError("the base file was cut short meanwhile", file=self.path)
         if found["id"].min() < 0 or found["id"].max() >= self.n_vocab:
             raise FormatError(f"base file: window {window} holds a wrong token", file=self.path)
         return found

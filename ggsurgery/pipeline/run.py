@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import OutputError
 from ..files import temporary
+from ..files.system_errors import writing
 from ..ggufio.copying import write_all
 from ..ggufio.imatrix import Entry, Imatrix, write_imatrix
 from ..jobs import cautions
@@ -155,7 +156,7 @@ class Pipeline:
                 return sizes
             with temporary.Folder("sizes") as folder:
                 model = folder / self.places.cut.name
-                with model.open("wb") as stream:
+                with writing(model), model.open("wb") as stream:
                     write_all(stream.fileno(), layout.header, 0)
                     os.ftruncate(stream.fileno(), layout.n_bytes)
                 sizes |= self._quantized_sizes(model, types)

@@ -5,16 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ggsurgery.errors import OutputError
+from ggsurgery.cli.search import _write_recipes as write_recipes
+from ggsurgery.errors import InputError, OutputError
+from ggsurgery.find.search.run import Outcome, Row
 from ggsurgery.ggufio import copying
+from ggsurgery.measure.base_file import BaseFile
+from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.release import bundle as release_bundle
 
-from .._command import call, error_line
+from .._command import call, command, environment, error_line
 from .._gguf import tiny_llama
 from .._mount import tmpfs
 from .._shapes import BYTES, small, write_shapes
@@ -175,6 +182,80 @@ def test_a_full_disk_under_a_release(tmp_path, monkeypatch):
         with pytest.raises(OutputError) as caught, writing(disk, "the bundle"):
             release_bundle._place(source, target)
         assert str(caught.value).startswith(f"{disk}: the disk ran full while writing")
+
+
+def test_a_difference_that_cannot_be_read(tmp_path, monkeypatch, model):
+    other = tmp_path / "other.gguf"
+    call("prune", "--sparsity", "0.3", model, other)
+    failing(monkeypatch, ("pread",), other, errno.EIO)
+    line = error_line("diff", model, other)
+    assert line.startswith(f"{other}: input/output error while reading ")
+    assert "take another copy of the file." in line
+
+
+def test_a_full_disk_behind_standard_output(model):
+    for more in ([], ["--json"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                command("inspect", model, *more),
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment(),
+                check=False,
+            )
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == [
+            "ggsurgery: error: standard output: cannot print: No space left on device. Check the "
+            "disk that it is redirected to."
+        ]
+
+
+def test_a_base_file_that_cannot_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "base"
+    record = np.ones((1, 4, 12), np.float32)
+    with BaseFile.writer(
+        path, tokens=np.zeros(8, np.int32), n_ctx=8, k=2, vocabulary=[b"x"] * 12, provenance={}
+    ) as write:
+        write(record[0, :3], np.zeros(3, np.int32))
+    base = BaseFile(path)
+    assert len(base.records(0)) == 3
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(np, "fromfile", fail)
+    for what, read in {
+        "window 0": lambda: base.records(0),
+        "the tokens": lambda: BaseFile(path),
+    }.items():
+        with pytest.raises(InputError, match=f"base: input/output error while reading {what}"):
+            read()
+
+
+def test_a_call_of_an_unknown_file_names_the_command(tmp_path, monkeypatch, model):
+    """The last resort: nothing of ours may print the system's words alone."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("ggsurgery.cli.inspect.read_header", fail)
+    line = error_line("inspect", model)
+    assert line.startswith("input/output error in `ggsurgery inspect`. The disk")
+
+
+def test_recipes_of_a_search_on_a_full_disk(tmp_path):
+    row = Row(0, Recipe((step("delete", layer="1"),)), "d" * 16, (1.0,), None, (), None)
+    found = Outcome((row,), (), True)
+    with tmpfs(tmp_path, "size=64k") as disk:
+        fill = disk / "fill"
+        with suppress(OSError):
+            fill.write_bytes(bytes(1 << 17))
+        with pytest.raises(
+            OutputError, match=r"01-dddddddd\.yaml: the disk ran full while writing"
+        ):
+            write_recipes(found, disk, 5)
+        assert [p.name for p in disk.iterdir()] == ["fill"]
 
 
 @pytest.mark.parametrize("name", ["delete", "merge", "prune"])

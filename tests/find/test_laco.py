@@ -15,10 +15,13 @@ from ggsurgery.errors import ArchitectureError, GGSurgeryError, OutputError, Pla
 from ggsurgery.files.text import read_corpus
 from ggsurgery.find.laco import Settings, collapse, cosine, laco, split_text
 from ggsurgery.ggufio.header import read_header
+from ggsurgery.ggufio.reader import Source
 from ggsurgery.measure.windows import Windows
 from ggsurgery.plan.types import Plan
 from ggsurgery.runtime.engine import Engine
+from tests._command import call
 from tests._numpy_qwen3 import Qwen3
+from tests._shapes import BYTES, small, write_shapes
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 
 pytestmark = pytest.mark.slow
@@ -97,6 +100,32 @@ def test_fewer_layers_at_the_end_of_the_stack() -> None:
     assert seen[0] == 3
     with pytest.raises(PlanError, match="--highest"):
         collapse(Plan.identity(6), settings, lambda plan: [1.0])
+
+
+def test_weights_beyond_the_type_are_a_rejected_attempt(tmp_path: Path) -> None:
+    """Eq. 1 gives θ₃ + θ₄ − θ₂ = 120000 for layers 2-4 of an F16 file, and the run goes on."""
+    wide, model = tmp_path / "bf16.gguf", tmp_path / "f16.gguf"
+    write_shapes(wide, small("Small", 6), tokens=BYTES, seed=5)
+    call("quantize", wide, model, "--type", "F16")
+    with Source(model) as source:
+        places = [
+            source.position(source.header.by_name[f"blk.{i}.ffn_down.weight"]) for i in (3, 4)
+        ]
+    with model.open("r+b") as file:
+        for place in places:
+            file.seek(place)
+            file.write(np.float16(60000).tobytes())
+    numbers = ("--merge-layers", 3, "--lowest", 1, "--highest", 5, "--threshold", -1)
+    text = tmp_path / "t.txt"
+    text.write_text("Some words, and then some more of them. " * 20, encoding="utf-8")
+    found = call(
+        *("laco", model, tmp_path / "out.gguf", "--dry-run", "--json", "--text", text),
+        *("--texts", 2, "--ctx", 32, *numbers, "--interval", 1, "--max-compression", 0.9),
+    ).json["laco"]
+    first, second = found["attempts"][:2]
+    assert (first["base"], first["accepted"], first["similarity"]) == (2, False, None)
+    assert first["note"] == "rejected: the computed values are too large for f16"
+    assert (second["base"], second["accepted"]) == (1, True)
 
 
 @pytest.mark.parametrize("n_layers", [3, 6, 10, 30, 36])

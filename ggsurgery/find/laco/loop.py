@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...errors import ArchitectureError
+from ...errors import ArchitectureError, PlanError
 from ...plan.recipe import Step
 from ...plan.types import Plan
 from .types import STOPPED, Attempt, Result, Settings
@@ -36,7 +36,8 @@ def collapse(
     Args:
         plan: the stack to start from.
         similarities: cosines of a candidate's last hidden states with the original's, one a
-            calibration text. An ArchitectureError of it rejects the attempt.
+            calibration text. Layers of unlike kinds (ArchitectureError) and weights that the
+            type cannot hold (PlanError) reject the attempt.
         report: called with every attempt.
 
     Raises:
@@ -74,7 +75,7 @@ def collapse(
             parts = tuple(float(s) for s in similarities(candidate))
             mean: float | None = float(np.mean(parts))
             note = "" if np.isfinite(np.mean(parts)) else "rejected: the candidate gives no numbers"
-        except ArchitectureError as error:  # layers of unlike kinds: another base may do
+        except (ArchitectureError, PlanError) as error:  # another base may do
             parts, mean, note = (), None, f"rejected: {error.problem}"
         accepted = mean is not None and mean > settings.threshold  # False for NaN
         attempts.append(Attempt(number, base, merged, count, mean, accepted, parts, note))

@@ -14,6 +14,7 @@ from typing import Any
 from ...errors import GGSurgeryError
 from ...files import temporary
 from ...files.installation import require
+from ...files.system_errors import writing
 from ...runtime.engine import Engine
 from ..draw import SEED
 from ..results.result_files import directions_of, lm_eval_scores
@@ -84,7 +85,8 @@ def run_bench(
         if data is not None:
             # names without a local form may be tasks of the user's own
             local = [t for t in tasks if t in TASKS or include_path is None]
-            write_tasks(local, Path(data), folder, shots=shots, limit=limit, seed=limit_seed)
+            with writing(folder, "the tasks"):
+                write_tasks(local, Path(data), folder, shots=shots, limit=limit, seed=limit_seed)
         with Engine.open(file, n_ctx=n_ctx, n_threads=n_threads) as engine:
             if chat and not engine.chat_template:
                 raise GGSurgeryError(
