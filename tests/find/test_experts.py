@@ -200,6 +200,6 @@ def test_one_clear_line(written, model, tmp_path):
         return call("experts", "delete", *options, model, out, code=code).err
 
     assert "expected 2 to 4" in refused("--keep", "1", "--ranking", written)
-    assert "--keep or --drop" in refused("--ranking", written, code=2)
+    assert "one of --keep, --drop" in refused("--ranking", written, code=2)
     assert "one of --ranking" in refused("--keep", "3", code=2)
     assert not out.exists()
