@@ -184,6 +184,7 @@ NEEDS = {
     "repair --removed 0 pruned.gguf": "a file that llama-quantize pruned",
     "verify mended.gguf": "the file that repair wrote",
     "search models/tiny-qwen3/tiny-qwen3.gguf --study s1 --storage": "a PostgreSQL server",
+    "distil": "PyTorch",
     "release push": "the hub",
     "evaluate out.gguf --baseline in.gguf -o verdict.json": "minutes; the guide's own is run",
     "experts": "a mixture of experts",

@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "compare": "compare:compare",
     "delete": "surgery:delete",
     "diff": "inspect:diff",
+    "distil": "distil:distil",
     "doctor": "doctor:doctor",
     "duplicate": "surgery:duplicate",
     "evaluate": "evaluate:evaluate",

@@ -114,8 +114,8 @@ def bytes_bar(what: str, nbytes: int) -> Bar:
 
 
 @contextmanager
-def progress_bar(what: str, unit: str = "it") -> Iterator[Callable[[int, int], None]]:
-    """A callback `(done, total)` that drives the bar.
+def progress_bar(what: str, unit: str = "it") -> Iterator[Callable[..., None]]:
+    """A callback `(done, total)` that drives the bar; a third argument is shown beside its name.
 
     Example:
         with progress_bar("perplexity", "chunk") as progress:
@@ -123,8 +123,10 @@ def progress_bar(what: str, unit: str = "it") -> Iterator[Callable[[int, int], N
     """
     with Bar(desc=what, unit=unit) as bar:
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: int, facts: str | None = None) -> None:
             bar.total = total
+            if facts is not None:
+                bar.set_description(f"{what}, {facts}", refresh=False)
             bar.update(done - bar.n)
 
         yield update

@@ -29,7 +29,7 @@ sidecar_option = click.option(
     "--sidecar",
     type=FILE,
     metavar="NPZ",
-    help="The corrections of a healed cut, as `heal --sidecar` wrote them.",
+    help="The arrays that `heal --sidecar` or `distil --sidecar` wrote.",
 )
 
 
@@ -53,8 +53,8 @@ def apply(
     """Apply the operations of a recipe file, in their order.
 
     Layers are numbered as they stand after the step before. A recipe that
-    blends models takes all of them, a base first. One of `heal` needs its
-    --sidecar: the fitted arrays are too large for a recipe.
+    blends models takes all of them, a base first. One of `heal` or `distil` needs its
+    --sidecar: the arrays are too large for a recipe.
 
     \b
     Example:
@@ -108,8 +108,8 @@ def replay(
 
     A file made from several inputs needs all of them, in the same order. A file made by
     `heal` needs the calibration text too (its checksum stands in the header), or the
-    sidecar with the fitted arrays. The imatrix of a prune is looked for in the current
-    folder, beside OUT and beside IN.
+    sidecar with the fitted arrays; one made by `distil` needs its sidecar. The imatrix of a
+    prune is looked for in the current folder, beside OUT and beside IN.
 
     \b
     Example:
@@ -150,12 +150,18 @@ def replay(
 def _given(
     recipe: Recipe, source: Path, sidecar: Path | None, text: Path | None, named: Path
 ) -> Sidecar:
-    """The arrays of a healed cut, from their file or fitted once more."""
+    """The arrays of a healed or distilled model, from their file or fitted once more."""
     if sidecar is not None:
         found = Sidecar.load(sidecar)
         check_arrays(recipe, found, str(sidecar))
         return found
     fit = fit_of(recipe) or {}
+    if any(one.operation == "distil" for one in recipe.steps):
+        raise GGSurgeryError(
+            "training is not reproducible bit for bit, and what it changed is not in the recipe",
+            file=named,
+            expected="--sidecar with the arrays that `distil --sidecar` wrote",
+        )
     if text is None:
         raise GGSurgeryError(
             "the corrections of a healed cut are not in the recipe",

@@ -14,6 +14,9 @@ from ..plan.text import parse_layers
 from .fit import Method, Progress, Settings, heal, sha256_of
 from .sidecar import Sidecar
 
+#: Steps that name arrays which are too large for a recipe.
+WITH_ARRAYS = ("heal", "distil")
+
 
 def heal_again(
     recipe: Recipe, path: str | Path, text: str, progress: Progress | None = None
@@ -25,7 +28,7 @@ def heal_again(
         FormatError: this machine's arithmetic gives other last digits.
     """
     fit = fit_of(recipe)
-    if fit is None or len(recipe.steps) != 1:
+    if fit is None or [one.operation for one in recipe.steps] != ["heal"]:
         raise PlanError("only what `ggsurgery heal` wrote by itself can be fitted again")
     if sha256_of(text) != fit.get("text"):
         raise PlanError(
@@ -76,14 +79,14 @@ def _settings_of(fit: Mapping[str, Any], path: str | Path) -> Settings:
 
 
 def fit_of(recipe: Recipe) -> dict[str, Any] | None:
-    """How the arrays of a recipe's `heal` step were found; None without such a step.
+    """How the arrays of a recipe's `heal` or `distil` step were found; None without such a step.
 
     Raises:
         FieldError: the step does not say.
     """
     for one in recipe.steps:
-        if one.operation == "heal":
-            return Fields({"heal": dict(one.arguments)}).get("heal", _fit)
+        if one.operation in WITH_ARRAYS:
+            return Fields({one.operation: dict(one.arguments)}).get(one.operation, _fit)
     return None
 
 
@@ -101,7 +104,7 @@ def check_arrays(recipe: Recipe, sidecar: Sidecar, what: str) -> None:
         FormatError: one is missing or has other values.
     """
     for one in recipe.steps:
-        fit = dict(one.arguments).get("fit") if one.operation == "heal" else None
+        fit = dict(one.arguments).get("fit") if one.operation in WITH_ARRAYS else None
         for key, expected in (fit or {}).get("arrays", {}).items():
             found = sidecar.checksum(key) if key in sidecar else "none"
             if found != expected:

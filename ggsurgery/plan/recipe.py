@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import FormatError, PlanError, did_you_mean, json_text
 from . import ops
+from .distil import distil
 from .edits import Drop, Mask
 from .heal import heal
 from .recipe_arguments import STEPS, whole
@@ -75,6 +76,7 @@ OPERATIONS: dict[str, Operation] = {
     "drop_tensor": Operation(ops.drop_tensor, {"tensor": str}, ("tensor",)),
     **{name: Operation(*parts) for name, parts in STEPS.items()},
     "heal": Operation(heal, {"layer": parse_layers, "fit": _mapping}, ("layer", "fit")),
+    "distil": Operation(distil, {"fit": _mapping}, ("fit",)),
 }
 
 #: Steps that change the header only: the model keeps its name.
