@@ -62,8 +62,11 @@ class Maker:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
 
-    def __call__(self, cls: type[S], **more: Any) -> S:
+    def __call__(self, cls: type[S], why: str = "", **more: Any) -> S:
         """A request with these values and more; options that it has no field for are refused.
+
+        Args:
+            why: such an option has no effect.
 
         Raises:
             UsageError: a required option is missing, or one has no effect.
@@ -76,7 +79,7 @@ class Maker:
             name = str(option.name)
             if name in self.values and name not in fields and is_given(name):
                 used = ", ".join(o for o in option.opts if o.startswith("--"))
-                raise click.UsageError(f"{used} has no effect here")
+                raise click.UsageError(f"{why}: {used} has no effect")
         for name, field in fields.items():
             if field.required and known.get(name) is None and more.get(name) is None:
                 raise click.UsageError(f"Missing option '{flag_of(cls, field)}'.")
@@ -187,14 +190,14 @@ def option_of(
     names = [n for n in (meta.get("short"), flag) if n]
     if get_origin(kind) is tuple:
         if meta.get("joined"):
-            joined = None if default is None else ",".join(map(str, default))
+            joined = ",".join(map(str, default)) if default else None
             return RequestOption(
                 *names,
                 field.name,
                 old=old,
                 required=required,
                 default=joined,
-                show_default=bool(joined),
+                show_default=joined is not None,
                 callback=_split,
                 **more,
             )
@@ -228,9 +231,9 @@ def _type(kind: Any, meta: Mapping[str, Any]) -> Any:
     return bounds(low, high, **is_open)
 
 
-def _split(_context: click.Context, option: click.Parameter, value: Any) -> tuple[str, ...] | None:
+def _split(_context: click.Context, option: click.Parameter, value: Any) -> tuple[str, ...]:
     if value is None:
-        return None
+        return ()
     parts = tuple(part.strip() for part in value.split(",") if part.strip())
     if not parts:
         raise click.BadParameter("the list is empty", param=option)

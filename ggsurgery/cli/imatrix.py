@@ -7,24 +7,20 @@ from pathlib import Path
 import click
 
 from ..files.atomic import check_output
-from ..files.text import read_corpus
 from ..ggufio.header import read_header
 from ..ggufio.imatrix import read_imatrix, write_imatrix
 from ..ggufio.reader import Source
-from ..jobs import cautions
+from ..jobs.imatrix import ImatrixRequest
 from ..plan.recipe import load_recipe
 from ..plan.types import Plan
 from ..quantize.imatrix_stats import layer_statistics, tensor_statistics
 from ..quantize.remap import remap as follow
-from ..runtime import worker
-from ..runtime.imatrix_collect import collect as run_collect
 from ..surgery.imatrix_lineage import apply_recipe, with_origin
 from ..surgery.lineage import plan_of
 from ._files import FILE
 from ._groups import DefaultGroup
-from ._output import echo, json_option, note, print_json, table, warn
-from ._progress import progress_bar
-from ._texts import ctx_option, parse_special_option, text_option, threads_option
+from ._output import echo, json_option, note, print_json, table
+from ._requests import perform, request_options
 
 
 @click.group(cls=DefaultGroup, default="collect")
@@ -35,7 +31,7 @@ def imatrix() -> None:
 
     \b
     Example:
-      ggsurgery imatrix model-F16.gguf model.imatrix.gguf --text calibration.txt --chunks 100
+      ggsurgery imatrix model-F16.gguf model.imatrix.gguf --text calibration.txt --windows 100
       ggsurgery quantize model-F16.gguf out.gguf --type IQ2_M --imatrix model.imatrix.gguf
       ggsurgery imatrix remap model.imatrix.gguf cut.imatrix.gguf --uncut model.gguf --cut cut.gguf
       ggsurgery imatrix show model.imatrix.gguf --layers
@@ -43,51 +39,17 @@ def imatrix() -> None:
 
 
 @imatrix.command()
-@click.argument("file", metavar="FILE", type=FILE)
-@click.argument("out", metavar="OUT", type=FILE)
-@text_option("UTF-8 calibration text.", required=True)
-@ctx_option("Tokens of a chunk.", least=16)
-@click.option("--chunks", type=click.IntRange(1), help="Only the first so many chunks.")
-@click.option("--process-output", is_flag=True, help="Include output.weight.")
-@parse_special_option
-@threads_option
-@click.option("--force", is_flag=True, help="Replace an existing OUT.")
-def collect(
-    file: Path,
-    out: Path,
-    text: Path,
-    ctx: int,
-    chunks: int | None,
-    process_output: bool,
-    parse_special: bool,
-    threads: int | None,
-    force: bool,
-) -> None:
+@request_options(ImatrixRequest, arguments=("file", "out"))
+def collect(request: ImatrixRequest) -> None:
     """Collect an importance matrix of FILE on a text.
 
     \b
     Example:
       ggsurgery imatrix model-F16.gguf model.imatrix.gguf --text calibration.txt
     """
-    check_output(out, [file, text], force=force)
-    words = read_corpus(text)
-    warn(*cautions.of_context(file, ctx))
-    with progress_bar("imatrix", "chunk") as progress:
-        found = worker.run(
-            run_collect,
-            file,
-            words,
-            n_ctx=ctx,
-            n_chunks=chunks,
-            process_output=process_output,
-            dataset=text.name,
-            parse_special=parse_special,
-            n_threads=threads,
-            progress=progress,
-        )
-    write_imatrix(found, out, inputs=(file, text), force=force)
-    warn(*cautions.of_imatrix(found))
-    note(f"{out}: {len(found.entries)} tensors over {found.n_chunks} chunks of {ctx} tokens")
+    found = perform(request, "imatrix", "window").matrix
+    windows = f"{found.n_chunks} windows of {request.ctx} tokens"
+    note(f"{request.out}: {len(found.entries)} tensors over {windows}")
 
 
 @imatrix.command()

@@ -38,13 +38,16 @@ def kl(files: tuple[Path, ...], make: Maker, as_json: bool) -> None:
             "give BASE and FILE, or BASE with --save-base, or FILE with --base-file"
         )
     if save:
-        out = perform(make(KlBaseRequest, base=files[0]), "kl", "window")
+        out = perform(make(KlBaseRequest, "--save-base stops there", base=files[0]), "kl", "window")
         note(f"{out}: {human_bytes(out.stat().st_size)}")
         return
     if stored:
-        found = perform(make(KlOfBaseRequest, file=files[0]), "kl", "window")
+        why = "--base-file holds its own text and context"
+        found = perform(make(KlOfBaseRequest, why, file=files[0]), "kl", "window")
     else:
-        found = perform(make(KlRequest, base=files[0], file=files[1]), "kl", "window")
+        found = perform(
+            make(KlRequest, "two files are compared", base=files[0], file=files[1]), "kl", "window"
+        )
     scores = found.scores
     if as_json:
         print_json([s.to_json() for s in scores])

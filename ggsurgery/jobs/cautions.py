@@ -86,6 +86,15 @@ def of_fallbacks(result: QuantizeResult) -> list[str]:
     return found
 
 
+def of_types(result: QuantizeResult) -> list[str]:
+    """Remarks on types: fallbacks, and scales that were multiplied in."""
+    notes = of_fallbacks(result)
+    if result.folded_scales:
+        folded = f"{result.folded_scales} separate scales are multiplied into their weights"
+        notes.append(f"{result.ftype}: {folded}")
+    return notes
+
+
 def of_imatrix(matrix: Imatrix) -> list[str]:
     """Of experts that the text did not reach."""
     unseen = sum(int((e.counts == 0).sum()) for e in matrix.entries.values())

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+from ..errors import GGSurgeryError, RequestError
 from ..files.text import read_corpus
 from .request import FilePath, Settings, option
 
@@ -41,6 +42,17 @@ LimitSeed = Annotated[int, option("Which questions the limit draws.", ge=0, old_
 ResultFile = Annotated[
     FilePath | None, option("Write the results to this file.", short="-o", role="output")
 ]
+SplitMaxSize = (
+    Annotated[
+        int | str,
+        option(
+            "Write OUT-0000K-of-0000N.gguf with tensors of at most so much each: 2G, 500M; names "
+            "and entries as of llama-gguf-split.",
+            metavar="SIZE",
+        ),
+    ]
+    | None
+)
 Force = Annotated[bool, option("Replace an existing output.")]
 
 
@@ -51,6 +63,23 @@ class TextSettings(Settings, frozen=True, kw_only=True):
     ctx: Ctx = 512
     windows: Windows = None
     parse_special: ParseSpecial = False
+
+
+def size_in_bytes(field: str, value: int | str) -> int:
+    """A size as a number of bytes or a text like 2G.
+
+    Raises:
+        RequestError: neither, or not above 0.
+    """
+    from ..quantize.target import parse_size  # more than a plain cut needs
+
+    try:
+        size = parse_size(value) if isinstance(value, str) else value
+    except GGSurgeryError as error:
+        raise RequestError(f"`{field}`: {error}") from None
+    if size < 1:
+        raise RequestError(f"`{field}`", expected="a size above 0", found=value)
+    return size
 
 
 def corpus(path: str | Path) -> str:

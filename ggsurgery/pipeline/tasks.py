@@ -20,6 +20,7 @@ from ..ggufio.reader import Source
 from ..jobs import cautions
 from ..jobs.imatrix import ImatrixRequest
 from ..jobs.laco import LacoRequest
+from ..jobs.quantize import QuantizeRequest
 from ..jobs.request import Progress
 from ..jobs.say import SayRequest
 from ..measure.results.result_files import load_results
@@ -29,7 +30,6 @@ from ..release.request import safe_name
 from ..runtime.binding import installed_version
 from ..runtime.filetypes import file_type
 from ..runtime.imatrix_need import file_needs_imatrix
-from ..runtime.quantize import quantize
 from ..surgery.prepare import prepare
 from .bundle_inputs import bundle_request, check_release, licence
 from .document import Document
@@ -255,8 +255,7 @@ def quantize_options(
     """
     section = document.file.quantize
     assert section is not None
-    names = ("allow_requantize", "pure", "leave_output", "tensor_types")
-    options: dict[str, Any] = {name: getattr(section, name) for name in names}
+    options = section.keywords()
     if document.file.imatrix is not None:
         options["imatrix"] = imatrix.absolute()  # so the header names it without folders
     return with_pins(model, source, ftype, options) if section.pin else options
@@ -265,15 +264,25 @@ def quantize_options(
 def _quantize(
     document: Document, places: Places, source: Path, ftype: str, base: Sequence[str]
 ) -> Task:
-    out = places.quantized(ftype)
+    out, chosen = places.quantized(ftype), document.file.quantize
+    assert chosen is not None
+    request = QuantizeRequest(
+        file=places.cut,
+        out=out,
+        type=ftype,
+        # absolute, so that the header names it without folders
+        imatrix=None if document.file.imatrix is None else places.imatrix.absolute(),
+        pin=source if chosen.pin else None,
+        force=True,
+        **chosen.keywords(),
+    )
 
     def make(progress: Progress) -> Any:
-        options = quantize_options(document, places.imatrix, source, places.cut, ftype)
-        result = quantize(places.cut, out, ftype, force=True, progress=progress, **options)
-        facts = result.to_json()
+        planned = request.plan()
+        found = planned.make(lambda _, done, total: progress(done, total))
+        facts = found.results[0].to_json()
         kept = {k: facts[k] for k in ("type", "bytes", "bpw", "fallbacks", "requantized")}
-        warnings, notes = cautions.of_lacking_entries(result), cautions.of_fallbacks(result)
-        return kept | {"warnings": warnings, "notes": notes}
+        return kept | {"warnings": list(found.warnings), "notes": list(found.notes)}
 
     section = document.section("quantize")
     settings = {"type": ftype, **{k: v for k, v in section.items() if k != "types"}}

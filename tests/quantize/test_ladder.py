@@ -131,7 +131,7 @@ def test_inputs_survive_force_and_a_taken_name_is_told_before_the_work(
     prepare(Recipe((step("delete", layer="10"),)), [other]).write(cut)
     assert "same file" in call("quantize", cut, *pinned, "--force", code=1).err
     assert other.read_bytes() == model.read_bytes()
-    monkeypatch.setattr("ggsurgery.cli.quantize.for_size", lambda *_, **__: pytest.fail("worked"))
+    monkeypatch.setattr("ggsurgery.jobs.quantize.for_size", lambda *_, **__: pytest.fail("worked"))
     said = call("quantize", model, other, "--target-size", "9GB", "--text", text, code=1).err
     assert "the output exists" in said
 
@@ -350,13 +350,13 @@ def test_commands(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["M", "O"], 2, "Give one of --type"),
+        (["M", "O"], 2, "exactly one of --type, --types"),
         (["M", "--type", "Q4_0"], 2, "OUT is missing"),
         (["M", "O", "--types", "Q4_0"], 2, "--types needs --out-dir"),
-        (["M", "--types", ",", "--out-dir", "D"], 2, "--types names no type"),
+        (["M", "--types", ",", "--out-dir", "D"], 2, "'--types': the list is empty"),
         (["M", "O", "--target-size", "1GB", "--pin", "M"], 2, "--pin goes with"),
         (["M", "O", "--type", "Q4_0", "--tensor-type", "ffn_dwn=q6_k"], 1, "mean ffn_down?"),
-        (["M", "O", "--type", "Q4_0", "--target-size", "1GB"], 2, "Give one of"),
+        (["M", "O", "--type", "Q4_0", "--target-size", "1GB"], 2, "exactly one of"),
         (["M", "O", "--type", "Q44"], 1, "Did you mean"),
         (["M", "O", "--type", "IQ2_M"], 1, "needs an importance matrix"),
         (["M", "M", "--type", "Q4_0", "--force"], 1, "same file"),
