@@ -34,7 +34,8 @@ from benchmarks._inputs import data, smollm2_f16  # noqa: E402
 from ggsurgery.find.search.optimize import Budget, Work, run_worker  # noqa: E402
 from ggsurgery.find.search.run import outcome  # noqa: E402
 from ggsurgery.host import n_threads  # noqa: E402
-from ggsurgery.measure.variants.measure import Measurer, Setup  # noqa: E402
+from ggsurgery.measure.setup import Setup  # noqa: E402
+from ggsurgery.measure.variants.measure import Measurer  # noqa: E402
 from ggsurgery.plan.recipe import Recipe, step  # noqa: E402
 from ggsurgery.surgery.prepare import prepare  # noqa: E402
 from tests._llama_tools import llama_tool  # noqa: E402

@@ -31,12 +31,13 @@ from ggsurgery.find.search import run as search_run
 from ggsurgery.measure.metrics.gsm8k import load_problems
 from ggsurgery.measure.questions import guess_style, load_questions, prompts
 from ggsurgery.measure.results import statistics
+from ggsurgery.measure.results.comparison import paired
 from ggsurgery.measure.results.result_files import Results, load_with_base, merge_results
+from ggsurgery.measure.results.score import Score
 from ggsurgery.measure.suite.data import load_facts
 from ggsurgery.measure.suite.result import SurgeryScore
 from ggsurgery.measure.variants.batch import Trial
 from ggsurgery.measure.variants.journal import Journal
-from ggsurgery.measure.variants.measure import Measured, summary
 from ggsurgery.pipeline.state import NAME, State
 from ggsurgery.pipeline.tasks import read_laco
 from ggsurgery.plan.recipe import Recipe, step
@@ -314,7 +315,8 @@ SUBJECT = {"source": "sha256:1", "metric": "perplexity"}
 
 
 def test_journals(tmp_path: Path) -> None:
-    items = Measured(1.5, 0.1, (1.0, 2.0), 2, {"chance": 0.25, "facts_accuracy": None})
+    facts = {"chance": 0.25, "facts_accuracy": None}
+    items = Score("choices", 1.5, 0.1, 2, facts, (1.0, 2.0))
     trial = Trial(Recipe((step("delete", layer="1"),)), "d1", items, None, 0.5).to_json()
     trial |= {"difference": 0.1, "difference_stderr": 0.01}
     searched = {
@@ -341,7 +343,7 @@ def test_journals(tmp_path: Path) -> None:
                 found = Trial.from_json(entry, path)
                 json.dumps(found.to_json())
                 if found.measured is not None:
-                    summary("kl", found.measured.items or [0.0])
+                    paired(found.measured, items)
             elif "values" in entry and (known := book.entry(digest, "values")):
                 [math.isfinite(v) for v in known["values"]]
             elif known := book.entry(digest, "value"):

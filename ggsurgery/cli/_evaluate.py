@@ -88,9 +88,9 @@ def control_table(outcomes: Sequence[Outcome]) -> str:
             o.control.kind,
             o.control.name,
             human_bytes(o.bytes),
-            "–" if o.score is None else f"{o.score.total:.1f}",
+            "–" if o.score is None else f"{o.score.value:.1f}",
             "–"
-            if o.score is None
+            if o.score is None or o.score.interval is None
             else f"[{o.score.interval.low:.1f}, {o.score.interval.high:.1f}]",
             "–" if o.p_corrected is None else f"{o.p_corrected:.4f}",
             o.verdict,

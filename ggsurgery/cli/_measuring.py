@@ -12,8 +12,11 @@ import click
 from ..ggufio.reader import Source
 from ..jobs import cautions
 from ..measure.draw import SEED
+from ..measure.registry import askable, readers
+from ..measure.results.comparison import Difference
 from ..measure.results.envelope import envelope
-from ..measure.variants.measure import Difference, Measured, Setup
+from ..measure.results.score import Score
+from ..measure.setup import Setup
 from ..present.numbers import figure_in_words
 from ._files import FILE
 from ._output import warn
@@ -22,8 +25,8 @@ from ._texts import ctx_option, parse_special_option, text_option, threads_optio
 F = TypeVar("F", bound=Callable[..., Any])
 
 METRIC_HELP = (
-    "perplexity, kl, suite, choices:FILE with a JSONL file of questions (MMLU, HellaSwag, …), or "
-    "gsm8k:FILE with word problems. Perplexity and KL need --text."
+    f"{', '.join(askable())}. FILE is a JSONL file of questions (MMLU, HellaSwag, word problems). "
+    f"{', '.join(readers('text'))} need --text."
 )
 
 _OPTIONS = (
@@ -139,11 +142,10 @@ def envelope_of(kind: str, setup: Setup, source: Source | None = None) -> dict[s
 
 def files_of(setup: Setup) -> tuple[Path | None, ...]:
     """The files that a setup reads: model, text, questions."""
-    data = setup.metric.partition(":")[2]
-    return setup.path, setup.text, Path(data) if data else None
+    return setup.path, setup.text, setup.data
 
 
-def in_words(figure: Measured | Difference | None) -> str | None:
+def in_words(figure: Score | Difference | None) -> str | None:
     """`12.3456 ± 0.1234`; without an error the bare figure."""
     if figure is None:
         return None

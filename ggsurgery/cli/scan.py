@@ -12,6 +12,7 @@ from ..files import temporary
 from ..find.scan import OPERATIONS, SHARES, Scan
 from ..find.scan import scan as run_scan
 from ..ggufio.reader import Source
+from ..measure.results.comparison import is_logarithmic
 from ._files import FILE
 from ._measuring import (
     METRIC_HELP,
@@ -134,31 +135,33 @@ def _shares(text: str) -> list[float]:
 def _show(found: Scan) -> None:
     ranks = {id(t): i + 1 for i, t in enumerate(found.ranked())}
     rows = []
-    for trial in found.trials:
+    for trial, p_value in zip(found.trials, found.corrected, strict=True):
         value, difference = trial.measured, trial.difference
         rows.append(
             (
                 trial.recipe.describe(),
                 in_words(value),
                 in_words(difference),
+                None if p_value is None else f"{p_value:.4f}",
                 ranks.get(id(trial)),
                 f"{trial.seconds:.1f} s",
                 trial.error or "",
             )
         )
-    what = "log ratio to uncut" if found.metric == "perplexity" else "difference to uncut"
+    what = "log ratio to uncut" if is_logarithmic(found.metric) else "difference to uncut"
     metric, _, data = found.metric.partition(":")
     measured = f"{metric} {Path(data).stem}" if data else metric
-    echo(table(rows, ("operation", measured, what, "rank", "time", "")))
+    echo(table(rows, ("operation", measured, what, "p (Holm)", "rank", "time", "")))
     base = in_words(found.base)
+    tests = f"; p: {found.tests}, for {len(found.trials)} candidates" if found.tests else ""
     note(
         f"uncut: {base} (n = {found.base.n}); errors are paired, window by window or "
-        "question by question"
+        f"question by question{tests}"
     )
     if found.guessing:
         warn(
             "guessing explains the uncut model's figure (chance "
-            f"{found.base.detail['chance']:.2f}): what a layer loses or wins here is noise"
+            f"{found.base.provenance['chance']:.2f}): what a layer loses or wins here is noise"
         )
     best = next(iter(found.ranked()), None)
     if best is not None and len(found.trials) > 1:

@@ -17,13 +17,16 @@ from ..files.atomic import atomic_path
 from ..files.names import fitting
 from ..find.search.disjoint import check_disjoint
 from ..find.search.optimize import Budget, Work
-from ..find.search.run import Outcome, Verdict, report
+from ..find.search.report import Verdict, report
+from ..find.search.run import Outcome
 from ..find.search.run import search as run_search
 from ..find.search.space import KINDS, parse_kinds
 from ..find.search.storage import shown
 from ..find.search.study import SAMPLERS, Second
 from ..ggufio.reader import Source
 from ..measure.controls import UNCUT
+from ..measure.results.comparison import is_logarithmic
+from ..measure.results.score import Score
 from ..measure.variants.measure import check_data
 from ..plan.recipe import load_recipe
 from ..present.numbers import figure_in_words
@@ -322,14 +325,15 @@ def _show(found: Outcome, top: int, objective: str, second: str | None) -> None:
 
 def _show_verdict(verdict: Verdict) -> None:
     metric = verdict.metric.partition(":")[0]
-    what = "log ratio to winner" if metric == "perplexity" else "difference to winner"
+    what = "log ratio to winner" if is_logarithmic(metric) else "difference to winner"
     rows: list[tuple[Any, ...]] = [
         ("winner: " + verdict.winner.recipe.describe(), in_words(verdict.measured), "", "")
     ]
-    if UNCUT not in (name for name, *_ in verdict.controls):
+    if UNCUT not in (o.control.name for o in verdict.controls):
         rows.append((UNCUT, in_words(verdict.base), in_words(-verdict.to_base), ""))
-    for name, measured, difference, error in verdict.controls:
-        rows.append((name, in_words(measured), in_words(difference), error or ""))
+    for o in verdict.controls:
+        score = o.score if isinstance(o.score, Score) else None
+        rows.append((o.control.name, in_words(score), in_words(o.difference), o.refused or ""))
     echo(table(rows, ("on the reporting set", metric, what, "")))
     note(f"the winner of {verdict.tried} configurations; errors are paired")
     if verdict.unbeaten:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.fields import Fields, finite, flag, list_of, number, text, whole
-from ..measure.registry import direction_of
+from ..measure.registry import direction_of, metric_of
 from ..present.figure import Figure, Level, Point, bars
 
 #: What a scan's positions are, by its operation.
@@ -54,11 +54,14 @@ def scan_figure(scan: Mapping[str, Any]) -> Figure:
     rows = document.get("rows", list_of(_row))
     measured = [row for row in rows if row is not None]
     uncut, error, chance = document.get("base", _base)
-    kind, name = metric.partition(":")[0], _shown(metric)
-    paired = kind != "kl" and bool(measured) and all(d is not None for *_, d, _ in measured)
-    levels = [Level(uncut, "uncut", error)] if kind != "kl" else []
+    name = _shown(metric)
+    row = metric_of(metric)
+    relative = row is not None and row.relative
+    logarithmic = row is not None and row.logarithmic
+    paired = not relative and bool(measured) and all(d is not None for *_, d, _ in measured)
+    levels = [Level(uncut, "uncut", error)] if not relative else []
     what, positive, least = name, direction_of(metric) == "lower", chance
-    if paired and kind == "perplexity":
+    if paired and logarithmic:
         levels, what, least = [Level(1.0, "uncut")], f"{name} ratio to uncut", None
     elif paired:
         levels, what, positive = [Level(0.0, "uncut")], f"{name}, difference to uncut", False
@@ -68,7 +71,7 @@ def scan_figure(scan: Mapping[str, Any]) -> Figure:
     points = []
     for x, value, stderr, difference, spread in measured:
         y, bar = (difference, spread) if paired and difference is not None else (value, stderr)
-        if paired and kind == "perplexity":
+        if paired and logarithmic:
             y = math.exp(min(y, 700.0))
             bar = None if bar is None else y * bar
         points.append(Point(x, y, bar, f"{place} {x:g}"))

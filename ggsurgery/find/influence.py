@@ -9,7 +9,7 @@ distance of a span says how far its removal throws the state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from ..files.progress import Progress
 from ..runtime.engine import Engine
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-Progress = Callable[[int, int], object]
 
 #: Names that llama.cpp's graphs give the input of layer 0, the last step of it first.
 INPUTS = ("inp_scaled", "inp_norm", "embd")

@@ -9,15 +9,17 @@ greedy      cut the layer missed least, measure again, n times (SLEB)     ≈ n 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ArchitectureError, GGSurgeryError, InputError, OutputError, PlanError
+from ..files.progress import Progress
 from ..ggufio.reader import Source
+from ..measure.setup import Setup
 from ..measure.variants.journal import Journal
-from ..measure.variants.measure import Measurer, Setup
+from ..measure.variants.measure import Measurer
 from ..plan import ops
 from ..plan.recipe import Recipe, step
 from ..plan.text import format_layers
@@ -26,7 +28,6 @@ from ..runtime.engine import Engine
 from .influence import Influence, influence
 
 By = Literal["influence", "angular", "greedy", "scan"]
-Progress = Callable[[int, int], object]
 Rounds = tuple[tuple[int, float], ...]
 
 
@@ -159,20 +160,9 @@ def measure_influence(
     Raises:
         GGSurgeryError: no text, or a graph without named states.
     """
-    from ..files.text import read_corpus
-    from ..measure.windows import Windows
-
-    if setup.text is None:
-        raise GGSurgeryError("influence needs a text", hint="Give one with --text FILE")
+    windows = replace(setup, metric="influence").windows()
     size = max(64, setup.n_ctx)
     with Engine.open(setup.path, n_ctx=size, n_batch=size, n_threads=setup.n_threads) as engine:
-        windows = Windows.of_text(
-            engine,
-            read_corpus(setup.text),
-            setup.n_ctx,
-            setup.n_windows,
-            parse_special=setup.parse_special,
-        )
         return influence(engine, windows.inputs, tokens=tokens, progress=progress)
 
 

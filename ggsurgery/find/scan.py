@@ -8,7 +8,7 @@ stopped, continued and extended.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,16 @@ from typing import Any
 
 from ..arch import rules_for
 from ..errors import PlanError
+from ..files.progress import Progress
 from ..ggufio.reader import Source
 from ..ggufio.types import Header
+from ..measure.results.comparison import corrected
 from ..measure.results.score import Score
 from ..measure.retention import is_near_random
+from ..measure.setup import Setup
 from ..measure.variants.batch import Trial, measure_all
-from ..measure.variants.measure import Measured, Setup
 from ..plan.recipe import Recipe, step
 
-Progress = Callable[[int, int], object]
 OPERATIONS = ("delete", "swap", "duplicate", "prune")
 
 #: Shares of the weights that `prune` sets to zero unless others are asked for (percent).
@@ -41,7 +42,7 @@ class Scan:
     operation: str
     metric: str
     lower_is_better: bool
-    base: Measured
+    base: Score
     trials: tuple[Trial, ...]
     positions: tuple[float, ...]
 
@@ -57,12 +58,18 @@ class Scan:
 
         Then its layers have nothing to lose, and their ranking is noise.
         """
-        base = self.base
-        return is_near_random(
-            Score(
-                self.metric, base.value, base.stderr, base.n, {"chance": base.detail.get("chance")}
-            )
-        )
+        return is_near_random(self.base)
+
+    @property
+    def corrected(self) -> list[float | None]:
+        """P of each trial's difference, with Holm's correction for all trials of the scan."""
+        return corrected([trial.difference for trial in self.trials])
+
+    @property
+    def tests(self) -> str:
+        """The tests behind the p values; empty where no difference was tested."""
+        known = {t.difference.test for t in self.trials if t.difference and t.difference.test}
+        return " or ".join(sorted(known))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,11 +80,11 @@ class Scan:
                 "value": self.base.value,
                 "stderr": self.base.stderr,
                 "n": self.base.n,
-                "chance": self.base.detail.get("chance"),
+                "chance": self.base.provenance.get("chance"),
             },
             "rows": [
-                {"position": p, **t.to_json()}
-                for p, t in zip(self.positions, self.trials, strict=True)
+                {"position": place, **trial.to_json(), "difference_p_corrected": p}
+                for place, trial, p in zip(self.positions, self.trials, self.corrected, strict=True)
             ],
         }
 

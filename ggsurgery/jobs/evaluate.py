@@ -10,8 +10,15 @@ from typing import Annotated
 from ..errors import RequestError
 from ..files.atomic import check_output
 from ..measure import runs
-from ..measure.control_runs import alternatives, measure_alternatives
-from ..measure.controls import N_RANDOM, Control, Outcome, verdict
+from ..measure.controls import (
+    N_RANDOM,
+    Control,
+    Outcome,
+    building,
+    controls_of,
+    measure_controls,
+    verdict,
+)
 from ..measure.results.comparison import Comparison
 from ..measure.results.facts import model_facts
 from ..measure.results.result_files import Results
@@ -144,7 +151,7 @@ class EvaluateRequest(SuiteSettings, frozen=True, kw_only=True):
         if self.baseline is None or not self.controls:
             return []
         n_random = N_RANDOM if self.random is None else self.random
-        return alternatives(
+        return controls_of(
             Path(self.file), Path(self.baseline), n_random=n_random, seed=self.seed or 0
         )
 
@@ -178,7 +185,7 @@ class EvaluateRequest(SuiteSettings, frozen=True, kw_only=True):
             progress = stages.next()
             return base if base is not None and path == baseline else self.suite(path, progress)
 
-        return measure_alternatives(score, controls, baseline, measure)
+        return measure_controls(score, controls, lambda c: building(c, baseline), measure)
 
 
 def judge(results: Results, score: SurgeryScore, outcomes: Sequence[Outcome]) -> Results:

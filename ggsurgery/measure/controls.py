@@ -7,22 +7,37 @@ A cut is worth something only if it beats the cheap alternatives:
     random layers   as many layers deleted, chosen by a seeded generator, several times
     last layers     as many deleted just before the last one
 
-This module chooses the controls and judges them; building and measuring is passed in.
+`evaluate` and recipes judge a cut by the suite's score, `search` judges its winner by the
+objective; both choose the controls here, and call one better or worse by Holm-corrected
+paired tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from ..errors import GGSurgeryError
+from ..files import temporary
+from ..files.progress import NamedProgress
+from ..ggufio.header import read_header
 from ..plan.recipe import Recipe, step
-from .results import statistics
-from .results.comparison import ALPHA, Comparison
+from ..plan.text import format_layers
+from ..plan.types import references
+from ..runtime.quantize import plan as plan_quantization
+from ..runtime.quantize import quantize
+from ..surgery.lineage import plan_of
+from ..surgery.prepare import prepare
+from .registry import Direction
+from .results.comparison import ALPHA, Difference
+from .results.comparison import corrected as holm_corrected
+from .results.facts import model_facts
+from .results.statistics import Interval
 from .suite.result import SurgeryScore, compare_surgery
 
 N_RANDOM = 3
@@ -55,44 +70,90 @@ class Control:
 
     Args:
         name: for tables, `Q6_K, uncut` or `random 4, 11, 17`.
-        kind: which of the four.
+        kind: which of those above; `random operations` where no layer was cut.
         layers: layers to delete from the base, as numbered there.
         ftype: file type to quantize the result to, None for the base's own.
+        operations: what is done instead of deleting layers.
     """
 
     name: str
-    kind: Literal["uncut", "same bytes", "random layers", "last layers"]
+    kind: Literal["uncut", "same bytes", "random layers", "random operations", "last layers"]
     layers: tuple[int, ...] = ()
     ftype: str | None = None
+    operations: Recipe | None = None
 
     @property
-    def recipe(self) -> Recipe:
-        """That deletes its layers."""
-        return Recipe((step("delete", layer=",".join(map(str, self.layers))),))
+    def recipe(self) -> Recipe | None:
+        """Its operations; None of the uncut model."""
+        if self.layers:
+            return Recipe((step("delete", layer=",".join(map(str, self.layers))),))
+        return self.operations
+
+
+class Figure(Protocol):
+    """What a control was measured with: a `Score` or a `SurgeryScore`."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def interval(self) -> Interval | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A control that was measured, or the reason why it could not be.
 
-    `comparison` sets the control against the cut: positive differences speak against the cut.
+    Args:
+        bytes: of the control's file, where one was made.
+        score: the control's figure.
+        difference: the control against the cut.
+        direction: which values of the figure are better.
+        p_corrected: Holm's, over all controls that were measured.
+        refused: why it could not be built or measured.
     """
 
     control: Control
     bytes: int | None = None
-    score: SurgeryScore | None = None
-    comparison: Comparison | None = None
+    score: Figure | None = None
+    difference: Difference | None = None
+    direction: Direction = "higher"
     p_corrected: float | None = None
     refused: str | None = None
 
     @property
+    def measured(self) -> bool:
+        return self.score is not None and self.difference is not None
+
+    @property
+    def cut_wins(self) -> bool:
+        """Whether the cut is distinguishably better than the control."""
+        return self._sign < 0
+
+    @property
+    def control_wins(self) -> bool:
+        return self._sign > 0
+
+    @property
+    def _sign(self) -> float:
+        """Above 0 where the control wins, below where the cut does, 0 where neither is shown."""
+        p, difference = self.p_corrected, self.difference
+        if p is None or difference is None or p >= ALPHA:
+            return 0.0
+        return difference.value if self.direction == "higher" else -difference.value
+
+    @property
     def verdict(self) -> str:
         """`the cut wins`, `the control wins`, or why neither can be said."""
-        if self.comparison is None or self.p_corrected is None:
+        if not self.measured:
             return f"not built: {self.refused}"
-        if self.p_corrected >= ALPHA:
-            return f"not distinguishable at n = {self.comparison.n}"
-        return "the control wins" if self.comparison.difference > 0 else "the cut wins"
+        if self.cut_wins:
+            return "the cut wins"
+        if self.control_wins:
+            return "the control wins"
+        n = 0 if self.difference is None else self.difference.n
+        return f"not distinguishable at n = {n}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -101,14 +162,19 @@ class Outcome:
             "layers": list(self.control.layers),
             "type": self.control.ftype,
             "bytes": self.bytes,
-            "score": None if self.score is None else self.score.total,
-            "interval": None if self.score is None else self.score.interval.to_json(),
+            "score": None if self.score is None else self.score.value,
+            "interval": _ends(self.score),
             "n": None if self.score is None else self.score.n,
-            "difference": None if self.comparison is None else self.comparison.difference,
-            "p_value": None if self.comparison is None else self.comparison.p_value,
+            "difference": None if self.difference is None else self.difference.value,
+            "p_value": None if self.difference is None else self.difference.p_value,
             "p_corrected": self.p_corrected,
             "verdict": self.verdict,
         }
+
+
+def _ends(score: Figure | None) -> dict[str, float] | None:
+    interval = None if score is None else score.interval
+    return None if interval is None else interval.to_json()
 
 
 def choose_controls(
@@ -122,6 +188,7 @@ def choose_controls(
     removed: Sequence[int] = (),
     n_random: int = N_RANDOM,
     seed: int = 0,
+    alike: Sequence[Recipe] = (),
 ) -> list[Control]:
     """The controls of one cut.
 
@@ -131,6 +198,7 @@ def choose_controls(
         sizes: file size of the uncut base at each file type, from a dry run.
         ftype: the cut's file type where it differs from the base's: layer controls get it too.
         removed: the layers that the cut itself deleted, if known; no random draw repeats them.
+        alike: recipes of the same operations at other places, where no layers were cut.
 
     Example:
         >>> [c.name for c in choose_controls(6, 2, 70, {"Q6_K": 60}, base_bytes=100, n_random=0)]
@@ -143,7 +211,8 @@ def choose_controls(
     if n_removed <= 0 and base_bytes <= ABOUT * cut_bytes:
         controls.insert(0, Control(UNCUT, "uncut"))
     if not 0 < n_removed < n_layers:
-        return controls
+        others = [(f"random {recipe.describe()}", recipe) for recipe in alike]
+        return [Control(n, "random operations", operations=r) for n, r in others] + controls
     rng = np.random.default_rng(seed)
     taken = {tuple(sorted(removed))}
     last = tuple(range(max(0, n_layers - 1 - n_removed), n_layers - 1))[:n_removed]
@@ -154,8 +223,8 @@ def choose_controls(
         drawn = tuple(sorted(rng.choice(n_layers, n_removed, replace=False).tolist()))
         if drawn not in taken:
             taken.add(drawn)
-            controls.append(Control(f"random {_listed(drawn)}", "random layers", drawn, ftype))
-    controls.append(Control(f"last layers {_listed(last)}", "last layers", last, ftype))
+            controls.append(Control(f"random {_layers(drawn)}", "random layers", drawn, ftype))
+    controls.append(Control(f"last layers {_layers(last)}", "last layers", last, ftype))
     return controls
 
 
@@ -168,73 +237,84 @@ def _about_the_same(cut: int, base: int, sizes: Mapping[str, int]) -> list[str]:
     return chosen or [name for _, name in known[:1]]
 
 
-def _listed(layers: Sequence[int]) -> str:
-    """`3-4, 7`: runs folded."""
-    parts: list[str] = []
-    run: list[int] = []
-    for layer in [*layers, None]:
-        if run and layer != run[-1] + 1:
-            parts.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
-            run = []
-        if layer is not None:
-            run.append(layer)
-    return ", ".join(parts)
+def _layers(layers: Sequence[int]) -> str:
+    """`3-4, 7`."""
+    return format_layers(layers).replace(",", ", ")
+
+
+def ladder_sizes(path: Path) -> dict[str, int]:
+    """File size at each type of the ladder, from one dry run.
+
+    Raises:
+        GGSurgeryError: llama.cpp cannot quantize the file.
+    """
+    planned = plan_quantization(path, list(LADDER), allow_requantize=True)
+    return {p.result.ftype: p.result.n_bytes for p in planned}
 
 
 def measure_controls(
     cut: SurgeryScore,
     controls: Sequence[Control],
-    *,
-    build: Callable[[Control], Path],
+    built: Callable[[Control], AbstractContextManager[Path]],
     measure: Callable[[Path], SurgeryScore],
-    done: Callable[[Path], None],
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: NamedProgress | None = None,
 ) -> list[Outcome]:
     """Build, measure and compare every control; one that cannot be built says why.
 
     Args:
-        build: writes a control's file and returns its path.
+        built: a control's file, which goes away when it was measured; see `building`.
         measure: the suite on a file, with the settings of the cut's own run.
-        done: called with each file after it was measured (to delete it).
     """
     raw: list[Outcome] = []
     for number, control in enumerate(controls):
         if progress is not None:
             progress(control.name, number, len(controls))
         try:
-            path = build(control)
+            with built(control) as path:
+                size, score = path.stat().st_size, measure(path)
+            raw.append(Outcome(control, size, score, against(cut, score)))
         except GGSurgeryError as error:
             raw.append(Outcome(control, refused=error.problem))
-            continue
-        try:
-            size = path.stat().st_size
-            score = measure(path)
-            against = compare_surgery(cut, score)[0]
-            raw.append(Outcome(control, size, score, against))
-        except GGSurgeryError as error:
-            raw.append(Outcome(control, refused=error.problem))
-        finally:
-            done(path)
     return corrected(raw)
+
+
+@contextmanager
+def building(control: Control, baseline: Path) -> Iterator[Path]:
+    """A control's file in a scratch folder: its operations done, then quantized."""
+    with temporary.Folder("controls") as folder:
+        path = baseline
+        if control.recipe is not None:
+            path = folder / "layers.gguf"
+            with prepare(control.recipe, [baseline]) as operation:
+                operation.write(path)
+        if control.ftype is not None:
+            out = folder / "control.gguf"
+            quantize(path, out, control.ftype, allow_requantize=True)
+            if path != baseline:
+                path.unlink()
+            path = out
+        yield path
+
+
+def against(cut: SurgeryScore, control: SurgeryScore) -> Difference:
+    """The control's total against the cut's."""
+    found = compare_surgery(cut, control)[0]
+    return Difference(found.difference, None, found.p_value, found.interval, found.test, found.n)
 
 
 def corrected(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Holm's correction over all controls that were measured."""
-    p_values = statistics.holm([o.comparison.p_value for o in outcomes if o.comparison])
-    rest = iter(p_values)
-    return [
-        Outcome(o.control, o.bytes, o.score, o.comparison, next(rest)) if o.comparison else o
-        for o in outcomes
-    ]
+    p_values = holm_corrected([o.difference for o in outcomes])
+    return [replace(o, p_corrected=p) for o, p in zip(outcomes, p_values, strict=True)]
 
 
 def verdict(cut: SurgeryScore, outcomes: Sequence[Outcome]) -> str:
     """One line: whether the cut beats the controls; `yes`, `no`, or `not shown`."""
-    measured = [o for o in outcomes if o.comparison is not None]
+    measured = [o for o in outcomes if o.measured]
     if not measured:
         return "Verdict: no control could be measured, so nothing is known about the cut's worth."
-    wins = [o for o in measured if o.verdict == "the cut wins"]
-    losses = [o for o in measured if o.verdict == "the control wins"]
+    wins = [o for o in measured if o.cut_wins]
+    losses = [o for o in measured if o.control_wins]
     ties = [o for o in measured if o not in wins and o not in losses]
     answer = "no" if losses else "not shown" if ties else "yes"
     parts = []
@@ -255,4 +335,37 @@ def _names(outcomes: Sequence[Outcome]) -> str:
 
 def _with_score(outcome: Outcome) -> str:
     assert outcome.score is not None
-    return f"{outcome.control.name} ({outcome.score.total:.1f})"
+    return f"{outcome.control.name} ({outcome.score.value:.1f})"
+
+
+def controls_of(file: Path, baseline: Path, *, n_random: int, seed: int) -> list[Control]:
+    """The controls of a cut file, from both headers and llama.cpp's dry run.
+
+    Raises:
+        GGSurgeryError: a file cannot be read, or llama.cpp cannot quantize the baseline.
+    """
+    cut, base = model_facts(file), model_facts(baseline)
+    assert cut.layers is not None and base.layers is not None
+    assert cut.bytes is not None and base.bytes is not None
+    return choose_controls(
+        base.layers,
+        base.layers - cut.layers,
+        cut.bytes,
+        ladder_sizes(baseline),
+        base_bytes=base.bytes,
+        ftype=cut.quantization if cut.quantization != base.quantization else None,
+        removed=_removed(file, baseline),
+        n_random=n_random,
+        seed=seed,
+    )
+
+
+def _removed(file: Path, baseline: Path) -> tuple[int, ...]:
+    """The base's layers that a file made by ggsurgery lacks; empty if its header does not say."""
+    base = read_header(baseline)
+    try:
+        plan = plan_of(file, base)
+    except GGSurgeryError:  # made elsewhere, or from something else than this base
+        return ()
+    kept = {ref.index for block in plan.stack for ref in references(block)}
+    return tuple(i for i in range(base.n_layers) if i not in kept)

@@ -11,7 +11,6 @@ import heapq
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
-from .metrics.gsm8k import Problem
 from .questions import Question
 
 T = TypeVar("T")
@@ -66,13 +65,6 @@ def draw_questions(
 ) -> list[Question]:
     """At most `limit` of the questions."""
     return draw(questions, limit, seed=seed, name=lambda q: q.id, subject=lambda q: q.subject)
-
-
-def draw_problems(
-    problems: Sequence[Problem], limit: int | None, seed: int = SEED
-) -> list[Problem]:
-    """At most `limit` of the problems."""
-    return draw(problems, limit, seed=seed, name=lambda p: p.id)
 
 
 def _rank(seed: int, name: str) -> bytes:

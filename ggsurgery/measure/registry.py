@@ -1,17 +1,25 @@
-"""Every figure that a command writes: its label, its unit, and which direction is better."""
+"""Every metric: its label, its unit, which direction is better, and who measures it.
+
+A new metric is one row here and one class in `measure.metrics` (see `measure.meter`). What only
+other programs' results hold, and what is one of several figures of one measurement, is a row
+without a class.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..errors import GGSurgeryError
 from ..files.fields import FieldError, kind_of
 
 Direction = Literal["lower", "higher"]
 
 #: `share`: a fraction of n right answers, in [0, 1], so that its interval is Wilson's.
 Unit = Literal["", "nats", "bits", "share", "figure", "points"]
+
+#: What a measurement reads besides the model; a metric of questions is written `name:FILE`.
+Needs = Literal["text", "questions", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,68 +31,100 @@ class Metric:
         label: for tables.
         unit: `""` is a ratio without a unit.
         direction: which values are better.
-        retained: whether a share of the base's figure means something: 0 is nothing, more is
-            better, and the figure does not itself compare two models.
+        needs: what its measurement reads besides the model.
+        meter: the class that measures it, `module:Class`; a module without a package is one of
+            `measure.metrics`. None where it is only a part of another's result.
+        logarithmic: its items are logarithms: the value is the exponential of their mean, and
+            differences are those of the logarithms.
+        relative: the figure itself compares two models, so no share of a base's is kept.
+        headline: place among the figures that tables with little room show, 1 first.
+        harness: lm-evaluation-harness's results hold it as a figure of merit.
+        scored: `Setup.score` names the accuracy that counts.
     """
 
     name: str
     label: str
     unit: Unit
     direction: Direction
-    retained: bool = False
+    needs: Needs = "nothing"
+    meter: str | None = None
+    logarithmic: bool = False
+    relative: bool = False
+    headline: int | None = None
+    harness: bool = False
+    scored: bool = False
+
+    @property
+    def written(self) -> str:
+        """How the metric is asked for: `kl`, or `choices:FILE`."""
+        return f"{self.name}:FILE" if self.needs == "questions" else self.name
 
 
 _ROWS = (
-    # text: `perplexity`, `kl`
-    Metric("perplexity", "perplexity", "", "lower"),
-    Metric("kl_mean", "mean KL divergence", "nats", "lower"),
-    Metric("kl_median", "median", "nats", "lower"),
-    Metric("kl_p99", "99 % of positions below", "nats", "lower"),
-    Metric("kl_max", "largest", "nats", "lower"),
-    Metric("top1_agreement", "same likeliest token", "share", "higher"),
-    Metric("perplexity_ratio", "perplexity ratio", "", "lower"),
-    # questions: `choices`, `bench`
-    Metric("acc", "accuracy by log-probability", "share", "higher", retained=True),
-    Metric("acc_norm", "accuracy by character", "share", "higher", retained=True),
-    Metric("acc_bytes", "accuracy by byte", "share", "higher", retained=True),
-    Metric("acc_tokens", "accuracy by token", "share", "higher", retained=True),
-    Metric("exact_match", "exact answers", "share", "higher", retained=True),
-    Metric("f1", "F1", "figure", "higher", retained=True),
-    # lm-evaluation-harness's figures over a text
-    Metric("word_perplexity", "perplexity by word", "", "lower"),
-    Metric("byte_perplexity", "perplexity by byte", "", "lower"),
-    Metric("bits_per_byte", "bits per byte", "bits", "lower"),
-    # the suite: `evaluate`
-    Metric("surgery", "score of 100", "points", "higher", retained=True),
-    Metric("surgery_facts", "facts", "share", "higher", retained=True),
-    Metric("surgery_coherence", "coherence", "share", "higher", retained=True),
-    Metric("surgery_perplexity", "prose", "figure", "higher", retained=True),
-    Metric("surgery_repetition", "freedom from loops", "figure", "higher", retained=True),
-    Metric("surgery_thinking", "thinking", "share", "higher", retained=True),
-    Metric("surgery_stop", "stop tokens", "share", "higher", retained=True),
-    # objectives of `scan`, `search` and `prune-depth`, which have names of their own
-    Metric("kl", "mean KL divergence", "nats", "lower"),
-    Metric("suite", "score of 100", "points", "higher", retained=True),
-    Metric("choices", "accuracy", "share", "higher", retained=True),
-    Metric("gsm8k", "problems solved", "share", "higher", retained=True),
+    # measured by `scan`, `search`, `prune-depth`, and by commands of their own
+    Metric(
+        "perplexity",
+        "perplexity",
+        "",
+        "lower",
+        needs="text",
+        meter="perplexity:PerplexityMeter",
+        logarithmic=True,
+        headline=5,
+    ),
+    Metric(
+        "kl", "mean KL divergence", "nats", "lower", needs="text", meter="kl:KLMeter", relative=True
+    ),
+    Metric("suite", "score of 100", "points", "higher", meter="suite:SuiteMeter"),
+    Metric(
+        "choices",
+        "accuracy",
+        "share",
+        "higher",
+        needs="questions",
+        meter="choices:ChoicesMeter",
+        scored=True,
+    ),
+    Metric(
+        "gsm8k", "problems solved", "share", "higher", needs="questions", meter="gsm8k:GSM8KMeter"
+    ),
+    # of `kl`
+    Metric("kl_mean", "mean KL divergence", "nats", "lower", relative=True, headline=6),
+    Metric("kl_median", "median", "nats", "lower", relative=True),
+    Metric("kl_p99", "99 % of positions below", "nats", "lower", relative=True),
+    Metric("kl_max", "largest", "nats", "lower", relative=True),
+    Metric(
+        "top1_agreement",
+        "same likeliest token",
+        "share",
+        "higher",
+        needs="text",
+        meter="kl:AgreementMeter",
+        relative=True,
+        headline=7,
+    ),
+    Metric("perplexity_ratio", "perplexity ratio", "", "lower", relative=True),
+    # of `choices` and `bench`
+    Metric("acc", "accuracy by log-probability", "share", "higher", headline=3, harness=True),
+    Metric("acc_norm", "accuracy by character", "share", "higher", headline=2, harness=True),
+    Metric("acc_bytes", "accuracy by byte", "share", "higher", harness=True),
+    Metric("acc_tokens", "accuracy by token", "share", "higher"),
+    Metric("exact_match", "exact answers", "share", "higher", headline=4, harness=True),
+    Metric("f1", "F1", "figure", "higher", harness=True),
+    Metric("word_perplexity", "perplexity by word", "", "lower", harness=True),
+    Metric("byte_perplexity", "perplexity by byte", "", "lower", harness=True),
+    Metric("bits_per_byte", "bits per byte", "bits", "lower", harness=True),
+    # of the suite (`evaluate`)
+    Metric("surgery", "score of 100", "points", "higher", headline=1),
+    Metric("surgery_facts", "facts", "share", "higher"),
+    Metric("surgery_coherence", "coherence", "share", "higher"),
+    Metric("surgery_perplexity", "prose", "figure", "higher"),
+    Metric("surgery_repetition", "freedom from loops", "figure", "higher"),
+    Metric("surgery_thinking", "thinking", "share", "higher"),
+    Metric("surgery_stop", "stop tokens", "share", "higher"),
 )
 
-METRICS: Mapping[str, Metric] = {row.name: row for row in _ROWS}
-
-#: What lm-evaluation-harness's result files hold that is a figure of merit, whether or not the
-#: file says which direction is better.
-OF_LM_EVAL = frozenset(
-    {
-        "acc",
-        "acc_norm",
-        "acc_bytes",
-        "exact_match",
-        "f1",
-        "word_perplexity",
-        "byte_perplexity",
-        "bits_per_byte",
-    }
-)
+METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
 
 
 def metric_of(name: str) -> Metric | None:
@@ -103,6 +143,40 @@ def direction_of(name: str) -> Direction | None:
     """Which values of a metric are better; None where that is not known."""
     row = metric_of(name)
     return None if row is None else row.direction
+
+
+def askable() -> list[str]:
+    """What `--metric` and `--objective` take."""
+    return [row.written for row in METRICS.values() if row.meter is not None]
+
+
+def readers(needs: Needs) -> list[str]:
+    """Metrics that can be asked for and read that beside the model."""
+    rows = METRICS.values()
+    return [row.name for row in rows if row.meter is not None and row.needs == needs]
+
+
+def chosen(metric: str) -> Metric:
+    """The row of what `--metric` or `--objective` was given.
+
+    Raises:
+        GGSurgeryError: nothing measures that, or its questions are missing.
+
+    Example:
+        >>> chosen("choices:mmlu.jsonl").name
+        'choices'
+    """
+    kind, _, data = metric.partition(":")
+    row = METRICS.get(kind)
+    if row is None or row.meter is None or (row.needs == "questions") != bool(data):
+        raise GGSurgeryError("unknown metric", expected=" or ".join(askable()), found=metric)
+    return row
+
+
+def headlines() -> list[str]:
+    """The figures that tables with little room show, the first that there is."""
+    rows = [row for row in METRICS.values() if row.headline is not None]
+    return [row.name for row in sorted(rows, key=lambda row: row.headline or 0)]
 
 
 def as_direction(value: Any) -> Direction | None:

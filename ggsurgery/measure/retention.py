@@ -39,7 +39,7 @@ def retention(base: Score, other: Score) -> tuple[float | None, str | None]:
         (0.75, 'Acceptable')
     """
     row = metric_of(base.metric)
-    kept = base.direction == "higher" and (row is None or row.retained)
+    kept = base.direction == "higher" and not (row is not None and row.relative)
     if not kept or other.direction != base.direction or not base.value > 0:
         return None, None
     share = other.value / base.value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError
+from ..files.progress import Progress
 from ..runtime.engine import Engine
 from .base_file import BaseFile
 from .metrics.choices import METRICS, accuracy, longest_prompt, score_choices
@@ -16,8 +17,6 @@ from .results.score import Score, provenance
 from .suite import data
 from .suite.result import SurgeryScore
 from .suite.run import N_CTX, run_suite
-
-Progress = Callable[[int, int], None]
 
 
 def kl_of_files(

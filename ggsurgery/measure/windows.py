@@ -150,6 +150,11 @@ class Windows:
             raise GGSurgeryError("no calibration text", expected="at least one with three tokens")
         return cls(tuple(rows), tuple(rows))
 
+    @classmethod
+    def none(cls) -> Windows:
+        """Two tokens, for a session whose metric reads no text."""
+        return cls((np.zeros(2, np.int32),), (np.zeros(2, np.int32),))
+
     def part(self, indices: Sequence[int] | range) -> Windows:
         """Some of the windows."""
         return Windows(

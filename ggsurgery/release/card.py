@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import one_line
 from ..files.installation import require
 from ..ggufio.types import Header
+from ..measure.registry import headlines
 from ..measure.results.result_files import Results
 from ..present.markdown import code, plain
 from . import laco_section, sections
@@ -16,9 +17,6 @@ from .modelfile import Chat
 from .origin import base_entry, base_models, quantized_by, relation
 from .request import ReleaseFile, Request
 from .usage import usage
-
-#: What `model-index` lists; the rest is in the manifest.
-HEADLINES = ("perplexity", "kl_mean", "top1_agreement", *sections.ACCURACIES)
 
 
 def model_card(
@@ -118,13 +116,13 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _eval_results(results: Results | None) -> list[Any]:
-    """What was measured of the recommended file, for `model-index`."""
+    """The headline figures of the recommended file, for `model-index`."""
     from huggingface_hub import EvalResult
 
     found = []
     for score in results.all_scores if results else ():
         dataset = score.task or score.provenance.get("text")
-        if dataset is None or score.metric not in HEADLINES:
+        if dataset is None or score.metric not in headlines():
             continue
         found.append(
             EvalResult(

@@ -26,7 +26,6 @@ from .request import ReleaseFile, Request
 HOPELESS = 3.0
 #: Where quantizing begins to cost much: Q2_K and the types below it.
 FEW_BITS = 3.5
-ACCURACIES = ("acc", "acc_norm", "exact_match")
 
 
 def made_by(header: Header) -> list[str]:
@@ -132,7 +131,7 @@ def retention(files: Sequence[ReleaseFile], original: Results | None) -> list[st
     rows = []
     for base in original.all_scores:
         row = metric_of(base.metric)
-        if row is None or row.name not in ACCURACIES:
+        if row is None or row.headline is None or row.unit != "share":
             continue
         for f in files:
             score = f.results.score(base.label) if f.results else None

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import GGSurgeryError
-from ..measure.registry import Direction
+from ..measure.registry import Direction, headlines
 from ..measure.results.comparison import compare_all
 from ..measure.results.facts import ModelFacts
 from ..measure.results.result_files import Results
@@ -21,9 +21,6 @@ from ..measure.results.statistics import Interval
 from ..measure.retention import retention
 from ..measure.suite.result import compare_surgery
 from ..present.figure import Figure, Point, bars
-
-#: What quality means in the plot against size, the first that all models have.
-QUALITY = ("surgery", "acc_norm", "acc", "perplexity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +134,7 @@ def _cell(base: Score | None, score: Score | None, said: str | None) -> Cell | N
 def _quality_against_size(results: Sequence[Results]) -> Figure | None:
     """Quality over file size, for the first metric that two models or more have."""
     sized = [r for r in results if r.model.bytes]
-    for wanted in QUALITY:
+    for wanted in headlines():
         labels = [s.label for r in sized for s in r.all_scores if wanted in (s.label, s.metric)]
         for label in dict.fromkeys(labels):
             found = [(r, r.score(label)) for r in sized]

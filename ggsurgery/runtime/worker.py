@@ -43,7 +43,7 @@ def run(
     function: Callable[..., T],
     *args: Any,
     timeout: float | None = None,
-    progress: Callable[..., None] | None = None,
+    progress: Callable[..., object] | None = None,
     file: str | Path | None = None,
     **kwargs: Any,
 ) -> T:
@@ -136,7 +136,7 @@ class _Inbox:
             self._temporary.discard(path)
             temporary.forget(path)
 
-    def answer(self, progress: Callable[..., None] | None) -> tuple[str, Any]:
+    def answer(self, progress: Callable[..., object] | None) -> tuple[str, Any]:
         """The child's result or error, or ("gone", None); passes progress on."""
         while True:
             kind, value = self._messages.get()

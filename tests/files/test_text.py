@@ -13,8 +13,8 @@ from ggsurgery.files.fields import read_json
 from ggsurgery.ggufio.imatrix import read_imatrix
 from ggsurgery.measure.questions import load_questions
 from ggsurgery.measure.results.result_files import load_results
+from ggsurgery.measure.setup import Setup
 from ggsurgery.measure.suite.data import load_weights
-from ggsurgery.measure.variants.measure import Setup
 from ggsurgery.pipeline.document import load_document
 from ggsurgery.plan.recipe import load_recipe
 from tests._command import command, environment, error_line

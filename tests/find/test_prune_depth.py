@@ -17,7 +17,8 @@ from ggsurgery.find.prune_depth import By, choose, how_many, measure_influence
 from ggsurgery.find.scan import scan
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.measure.metrics.perplexity import perplexity_of_file
-from ggsurgery.measure.variants.measure import Measurer, Setup
+from ggsurgery.measure.setup import Setup
+from ggsurgery.measure.variants.measure import Measurer
 from ggsurgery.plan.types import BlockRef, Plan, Take
 from ggsurgery.surgery.prepare import prepare
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT

@@ -22,8 +22,10 @@ from ggsurgery.ggufio import header as header_reader
 from ggsurgery.ggufio.reader import Source
 from ggsurgery.ggufio.types import Header
 from ggsurgery.measure.metrics.perplexity import perplexity_of_file
+from ggsurgery.measure.results.score import Score
+from ggsurgery.measure.setup import Setup
 from ggsurgery.measure.variants import batch as scan_worker
-from ggsurgery.measure.variants.measure import Measured, Measurer, Setup
+from ggsurgery.measure.variants.measure import Measurer
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.plan.types import Plan
 from ggsurgery.runtime.engine import Engine
@@ -107,7 +109,7 @@ def test_layers_matter_and_some_matter_more(deletions: tuple[Scan, Path]) -> Non
     assert len(losses) == N_LAYERS
     assert sum(loss > 0 for loss in losses) >= 8
     assert max(losses) > 4 * sorted(losses)[N_LAYERS // 2] > 0
-    assert found.ranked()[-1].difference.clear  # type: ignore[union-attr]
+    assert found.ranked()[-1].difference.p_value < 0.05  # type: ignore[union-attr]
 
 
 def test_a_scan_goes_on_where_it_stopped(
@@ -179,7 +181,9 @@ def test_no_room_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_is_no_number_ranks_last(deletions: tuple[Scan, Path]) -> None:
     found, _ = deletions
-    trials = [replace(t, measured=Measured(float("nan"), None, (), 4)) for t in found.trials[:2]]
+    trials = [
+        replace(t, measured=Score("perplexity", float("nan"), None, 4)) for t in found.trials[:2]
+    ]
     mixed = replace(found, trials=(trials[0], *found.trials[2:5], trials[1], *found.trials[5:]))
     values = [t.measured.value for t in mixed.ranked() if t.measured]
     assert values[:-2] == sorted(values[:-2]) and np.isnan(values[-2:]).all()
@@ -285,7 +289,7 @@ def test_a_model_that_guesses_is_called_so(tmp_path: Path) -> None:
 def test_guessing_is_within_the_interval_of_chance(
     value: float, stderr: float | None, detail: dict[str, float], guessing: bool
 ) -> None:
-    base = Measured(value, stderr, (), 60, detail)
+    base = Score("choices", value, stderr, 60, detail)
     assert Scan("delete", "choices:x", False, base, (), ()).guessing is guessing
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ggsurgery.errors import ArchitectureError
+from ggsurgery.ggufio.header import read_header
 from ggsurgery.measure.controls import (
     Control,
+    Outcome,
+    building,
     choose_controls,
     corrected,
     measure_controls,
     verdict,
 )
+from ggsurgery.measure.results.comparison import paired
+from ggsurgery.measure.results.score import Score
 from ggsurgery.measure.suite.result import Part, SurgeryScore
+from tests._tiny import MODEL, N_LAYERS
 
 SIZES = {"Q8_0": 85, "Q6_K": 66, "Q5_K_M": 57, "Q4_K_M": 48, "Q2_K": 30}
 
@@ -64,18 +72,15 @@ def test_layers_are_drawn_by_seed_and_never_the_cut_itself():
 def run(cut: SurgeryScore, scores: dict[str, SurgeryScore | str], folder: Path):
     controls = [Control(name, "random layers", (1,)) for name in scores]
 
-    def build(control: Control) -> Path:
+    @contextmanager
+    def built(control: Control) -> Iterator[Path]:
         if isinstance(scores[control.name], str):
             raise ArchitectureError(scores[control.name])
         path = folder / control.name
         path.write_bytes(b"1234")
-        return path
+        yield path
 
-    outcomes = measure_controls(
-        cut, controls, build=build, measure=lambda p: scores[p.name], done=lambda p: p.unlink()
-    )
-    assert list(folder.iterdir()) == []
-    return outcomes
+    return measure_controls(cut, controls, built, lambda path: scores[path.name])
 
 
 def test_verdicts(tmp_path):
@@ -110,5 +115,30 @@ def test_p_values_are_corrected_for_the_number_of_controls(tmp_path):
     cut = score_of(30)
     outcomes = run(cut, {str(i): score_of(25) for i in range(5)}, tmp_path)
     for outcome in corrected(outcomes):
-        assert outcome.comparison is not None
-        assert outcome.p_corrected == pytest.approx(min(1, 5 * outcome.comparison.p_value))
+        assert outcome.difference is not None and outcome.difference.p_value is not None
+        assert outcome.p_corrected == pytest.approx(min(1, 5 * outcome.difference.p_value))
+
+
+def test_less_is_better_where_the_metric_says_so():
+    control = Control("random 1", "random layers", (1,))
+    nats = tuple(2 + 0.01 * i for i in range(8))
+    winner = Score("perplexity", 9.0, None, 8, {}, nats)
+    far = Score("perplexity", 12.0, None, 8, {}, tuple(v + 0.2 + 0.01 * v for v in nats))
+    for first, second, verdict_of in (
+        (winner, far, "the cut wins"),
+        (far, winner, "the control wins"),
+        (winner, winner, "not distinguishable at n = 8"),
+    ):
+        raw = Outcome(control, None, second, paired(second, first), "lower")
+        assert [o.verdict for o in corrected([raw])] == [verdict_of]
+
+
+def test_a_control_is_a_file_for_as_long_as_it_is_measured():
+    control = Control("last layers 8, Q4_0", "last layers", (8,), "Q4_0")
+    with building(control, MODEL) as path:
+        assert read_header(path).n_layers == N_LAYERS - 1
+        assert sorted(p.name for p in path.parent.iterdir()) == ["control.gguf"]
+    assert not path.parent.exists()
+    with building(Control("uncut", "uncut"), MODEL) as path:
+        assert path == MODEL
+    assert MODEL.exists()

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from ggsurgery.measure.bench.tasks import write_tasks
-from ggsurgery.measure.draw import draw, draw_problems, draw_questions
-from ggsurgery.measure.metrics.gsm8k import load_problems
+from ggsurgery.measure.draw import draw, draw_questions
+from ggsurgery.measure.metrics.gsm8k import draw_problems, load_problems
 from ggsurgery.measure.questions import Question, load_questions
-from ggsurgery.measure.variants.measure import Setup
+from ggsurgery.measure.setup import Setup
 from tests._needs import needs_shared
 
 EXTERNAL = pytest.mark.external

@@ -17,7 +17,7 @@ from ggsurgery.ggufio.imatrix import read_imatrix
 from ggsurgery.measure.base_file import BaseFile
 from ggsurgery.measure.metrics.perplexity import perplexity, perplexity_of_file
 from ggsurgery.measure.results.result_files import load_results
-from ggsurgery.measure.variants.measure import Setup, windows_of
+from ggsurgery.measure.setup import Setup
 from ggsurgery.quantize.sensitivity import base_predictions
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.runtime.vocab_only import VocabularyFile
@@ -111,7 +111,7 @@ def test_candidates_are_measured_on_the_same_tokens(model: Path, text: Path) -> 
     setups = [
         Setup(model, text=text, n_ctx=32, n_windows=None, parse_special=p) for p in (False, True)
     ]
-    plain, special = (windows_of(setup) for setup in setups)
+    plain, special = (setup.windows() for setup in setups)
     assert BYTES.index("<|im_start|>") in special.targets[0]
     assert len(special) < len(plain)
     facts = [setup.facts() for setup in setups]

@@ -17,14 +17,13 @@ from ggsurgery.find.figures import scan_figure
 from ggsurgery.measure.bench.tasks import TASKS
 from ggsurgery.measure.metrics import choices
 from ggsurgery.measure.metrics.kl import Divergence
-from ggsurgery.measure.registry import METRICS, direction_of, metric_of
+from ggsurgery.measure.registry import METRICS, askable, direction_of, metric_of
 from ggsurgery.measure.results.comparison import compare
 from ggsurgery.measure.results.result_files import load_results
 from ggsurgery.measure.results.score import Score
+from ggsurgery.measure.setup import Setup
 from ggsurgery.measure.suite.data import PARTS
 from ggsurgery.measure.suite.result import Part, SurgeryScore
-from ggsurgery.measure.variants.measure import METRICS as OBJECTIVES
-from ggsurgery.measure.variants.measure import Setup
 from ggsurgery.report.compute import compute_report
 from tests._needs import needs_package
 
@@ -59,7 +58,7 @@ def test_every_metric_that_a_command_writes_has_a_direction() -> None:
     kl = Divergence(ones, ones, ones, ones, 2).scores({})
     suite = SurgeryScore(tuple(Part(name, 1.0, (0.0, 1.0)) for name in PARTS)).scores()
     harness = {m["metric"] for t in TASKS.values() for m in t.config["metric_list"]}
-    written = {s.metric for s in (*kl, *suite)} | set(choices.METRICS) | set(OBJECTIVES) | harness
+    written = {s.metric for s in (*kl, *suite)} | set(choices.METRICS) | set(askable()) | harness
     written |= names_in_the_source()
     assert len(written) > 20 and "perplexity" in written
     assert [name for name in sorted(written) if direction_of(name) is None] == []

@@ -17,17 +17,17 @@ from tests._needs import needs_package
 def test_bootstrap_interval_agrees_with_the_normal_one_for_many_items():
     items = np.random.default_rng(1).normal(3.0, 2.0, 2000)
     low, high = 3.0 - 1.96 * 2 / 2000**0.5, 3.0 + 1.96 * 2 / 2000**0.5
-    found = st.bootstrap_interval(list(items))
+    found = st.interval_of(st.resampled_means(items))
     shift = items.mean() - 3.0
     assert found.low == pytest.approx(low + shift, abs=0.01)
     assert found.high == pytest.approx(high + shift, abs=0.01)
-    assert found == st.bootstrap_interval(list(items))  # seeded
+    assert found == st.interval_of(st.resampled_means(items))  # seeded
 
 
 def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(2)
     hits = sum(
-        0.6 in st.bootstrap_interval(list((rng.random(150) < 0.6).astype(float)), n=600)
+        0.6 in st.interval_of(st.resampled_means((rng.random(150) < 0.6).astype(float), n=600))
         for _ in range(200)
     )
     assert 0.90 * 200 <= hits <= 0.99 * 200
@@ -61,31 +61,52 @@ def test_binomial_agrees_with_scipy():
         assert st.binomial_two_sided(k, n) == pytest.approx(stats.binomtest(k, n).pvalue, rel=1e-9)
 
 
-def test_paired_bootstrap_sees_a_shift_that_an_unpaired_look_misses():
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 8, 31, 32, 999])
+def test_student_s_t_agrees_with_scipy(degrees):
+    stats = needs_package("scipy.stats", extra="bench")
+    for t in (0.0, 0.1, -1.0, 2.0, 2.5, 5.0, 12.0):
+        assert st.t_two_sided(t, degrees) == pytest.approx(
+            2 * stats.t.sf(abs(t), degrees), rel=1e-6, abs=1e-14
+        )
+    assert st.t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-9)
+
+
+def test_the_paired_test_of_values_is_scipy_s():
+    stats = needs_package("scipy.stats", extra="bench")
     rng = np.random.default_rng(3)
-    base = rng.normal(0, 10, 200)
-    other = base + 0.3 + rng.normal(0, 0.5, 200)
-    interval, p = st.paired_bootstrap(list(base), list(other))
-    assert p < 0.01
-    assert 0.3 in interval
-    _, p_same = st.paired_bootstrap(list(base), list(base + rng.normal(0, 1, 200)))
-    assert p_same > 0.05
+    for n in (2, 3, 8, 200):
+        base = rng.normal(0, 10, n)
+        other = base + 0.3 + rng.normal(0, 0.5, n)
+        theirs = stats.ttest_rel(other, base)
+        ends = theirs.confidence_interval()
+        found = st.paired_test(list(base), list(other))
+        assert found.test == "paired t" and found.p_value == pytest.approx(theirs.pvalue, rel=1e-6)
+        assert (found.interval.low, found.interval.high) == pytest.approx((ends.low, ends.high))
 
 
-def test_p_under_the_null_is_rarely_small():
+@pytest.mark.parametrize("n", [3, 8, 60])
+def test_p_under_the_null_is_small_as_often_as_it_says(n):
+    """Of eight windows, too, where two standard errors would be passed in 9 % of all cases."""
     rng = np.random.default_rng(4)
-    small = 0
-    for _ in range(200):
-        a, b = rng.normal(size=60), rng.normal(size=60)
-        small += st.paired_bootstrap(list(a), list(b), n=500)[1] < 0.05
-    assert small <= 24  # 5 % of 200 is 10; 24 is beyond four standard deviations
+    small = sum(
+        st.paired_test(list(rng.normal(size=n)), list(rng.normal(size=n))).p_value < 0.05
+        for _ in range(1000)
+    )
+    assert 23 <= small <= 78  # 50 is expected; four standard deviations either way
 
 
-def test_three_units_of_one_sign_are_no_proof_and_ten_are():
-    # three coins fall alike once in four times, whatever a resampling of them says
-    assert st.paired_bootstrap([0.0] * 3, [1.0, 1.1, 0.9])[1] == 0.25
-    assert st.paired_bootstrap([0.0] * 10, [1.0] * 5 + [1.1] * 5)[1] == pytest.approx(2 / 2**10)
-    assert st.paired_bootstrap([0.5] * 4, [0.5] * 4)[1] == 1.0
+def test_values_that_differ_alike_are_coins_that_fall_alike():
+    assert st.paired_test([0.5] * 3, [0.75] * 3).p_value == 0.25
+    assert st.paired_test([0.5] * 4, [0.5] * 4).p_value == 1.0
+    assert st.paired_test([0.0] * 3, [1.0] * 3).test == "McNemar (exact)"
+
+
+def test_of_a_single_value_or_of_no_numbers_nothing_is_said():
+    assert st.paired_test([0.5], [0.75]) is None
+    for broken in (np.nan, np.inf):
+        assert st.paired_test([0.5, 0.6, 0.7], [0.5, broken, 0.7]) is None
+    base, other = (Score("perplexity", 9.0, 0.1, 1, {}, (v,)) for v in (2.0, 2.5))
+    assert (compare(base, other).p_value, compare(base, other).interval) == (1.0, None)
 
 
 def test_holm_never_lowers_and_keeps_the_order():
@@ -97,7 +118,7 @@ def test_unlike_units_are_refused():
     with pytest.raises(GGSurgeryError, match=r"same units.*3 items.*2 items"):
         st.mcnemar([1, 0, 1], [1, 0])
     with pytest.raises(GGSurgeryError, match="no items"):
-        st.bootstrap_interval([])
+        st.resampled_means([])
     with pytest.raises(GGSurgeryError, match="not a proportion"):
         st.wilson_interval(3, 2)
 

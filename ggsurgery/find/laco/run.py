@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ...errors import GGSurgeryError
 from ...ggufio.header import read_header
 from ...measure.metrics.perplexity import of_windows
+from ...measure.setup import CACHE_BYTES
 from ...measure.variants import Candidate, Candidates
-from ...measure.variants.session import CACHE_BYTES
 from ...measure.windows import Windows
 from ...plan.types import Plan
 from ...runtime.vocab_only import VocabularyFile

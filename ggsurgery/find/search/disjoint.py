@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import GGSurgeryError
 from ...files.text import read_bytes, read_text
 from ...measure.questions import read_jsonl
-from ...measure.variants.measure import Setup
+from ...measure.setup import Setup
 
 #: Characters (blanks not counted) that two texts must have in common to count as copied.
 PIECE = 48
@@ -50,8 +50,7 @@ def check_disjoint(search_setup: Setup, report_setup: Setup) -> None:
 
 
 def _file(setup: Setup) -> Path | None:
-    named = setup.text if setup.needs_text else setup.metric.partition(":")[2]
-    return Path(named) if named else None
+    return setup.text if setup.needs_text else setup.data
 
 
 def _questions(path: Path) -> set[str]:

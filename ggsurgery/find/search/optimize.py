@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import GGSurgeryError, InputError, OutputError
+from ...files.progress import Progress
+from ...measure.results.score import Score
+from ...measure.setup import Setup
 from ...measure.variants import window_losses
 from ...measure.variants.journal import Journal
-from ...measure.variants.measure import Measurer, Setup, summary
-from ...measure.variants.scratch import candidate_layout
+from ...measure.variants.measure import Measurer
 from ...plan.recipe import Recipe
 from ...plan.types import Plan
-from ...runtime.engine import Engine
 from .dead_workers import Silence
 from .enqueue import GIVEN
 from .propose import SAME_AS, Repeated, propose
+from .second import second
 from .space import Space
 from .storage import optuna, patiently
 from .study import Question, Second, open_study
 
-Progress = Callable[[int, int], object]
 F64 = NDArray[np.float64]
 
 #: Candidates in a row that were known before: the space has nothing new to give.
@@ -67,7 +67,7 @@ class Work:
     recipes: tuple[Recipe, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.halving and (self.setup.metric != "perplexity" or self.second is not None):
+        if self.halving and (not self.setup.asked.logarithmic or self.second is not None):
             raise GGSurgeryError(
                 "halving works with --objective perplexity alone: it judges by a part of the text"
             )
@@ -324,13 +324,13 @@ class _Worker:
             found = self._halved(trial, plan) if self.work.halving else self.measurer.measure(plan)
             values = [found.value]
             if self.work.second is not None:
-                values.append(self._second(plan))
+                values.append(second(self.measurer, plan, self.work.second))
             entry |= {
                 "values": values,
                 "items": list(found.items),
                 "stderr": found.stderr,
                 "n": found.n,
-                "detail": dict(found.detail),
+                "detail": dict(found.provenance),
             }
             if not all(math.isfinite(v) for v in values):
                 entry["error"] = f"not a number: {values}"
@@ -342,7 +342,7 @@ class _Worker:
         self.book.finished(entry)
         return entry
 
-    def _halved(self, trial: Any, plan: Plan) -> Any:
+    def _halved(self, trial: Any, plan: Plan) -> Score:
         """Window after window, as long as the candidate may still be the best.
 
         It goes when it is in the worse half of those seen (after 1, 2, 4 … windows) and two
@@ -357,14 +357,18 @@ class _Worker:
                 losses.append(window_losses(candidate, count - 1))
                 if count & (count - 1) == 0 and count < total:  # 1, 2, 4, 8 …
                     # a pruned trial's value is what it reported last: the study's own unit
-                    trial.report(summary("perplexity", means(losses)).value, step=count)
+                    trial.report(self._figure(losses).value, step=count)
                     behind = trial.should_prune()
                 if count < total and self._worse(losses, 2.0 if behind else 3.0):
                     raise GGSurgeryError(f"halved away after {count} windows")
         mean = np.concatenate(losses).mean()
         if math.isfinite(mean) and (self.best is None or mean < np.concatenate(self.best).mean()):
             self.best = losses
-        return summary("perplexity", means(losses))
+        return self._figure(losses)
+
+    def _figure(self, losses: list[F64]) -> Score:
+        """Of windows that were measured one by one."""
+        return self.measurer.meter.score([float(row.mean()) for row in losses])
 
     def _worse(self, losses: list[F64], errors: float) -> bool:
         """Than this worker's best, token by token, by so many standard errors."""
@@ -373,26 +377,3 @@ class _Worker:
         difference = np.concatenate(losses) - np.concatenate(self.best[: len(losses)])
         error = difference.std(ddof=1) / math.sqrt(len(difference))
         return not difference.mean() <= errors * error  # NaN is worse, too
-
-    def _second(self, plan: Plan) -> float:
-        session = self.measurer.session
-        if self.work.second == "size":
-            layout = candidate_layout(plan, (session.source,), session.rules, vocabulary=True)
-            return float(layout.n_bytes)
-        path = session.write_whole(plan)
-        n = min(256, self.work.setup.n_ctx)
-        with Engine.open(path, n_ctx=max(64, n), n_threads=self.work.setup.n_threads) as engine:
-            tokens = [1] * n
-            engine.decode(tokens)
-            best = math.inf
-            for _ in range(2):
-                engine.reset()
-                start = time.monotonic()
-                engine.decode(tokens)
-                best = min(best, time.monotonic() - start)
-        return n / best
-
-
-def means(losses: Sequence[F64]) -> list[float]:
-    """Mean loss of each window."""
-    return [float(row.mean()) for row in losses]

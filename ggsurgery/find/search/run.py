@@ -1,40 +1,26 @@
-"""A whole search: workers' crashes survived, results ranked, the winner measured again."""
+"""A whole search: crashes of workers survived, results ranked."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from ...arch import rules_for
-from ...errors import EngineError, FormatError, GGSurgeryError
+from ...errors import EngineError, FormatError
 from ...files.fields import FieldError, Fields, list_of, mapping, number, text
-from ...ggufio.header import read_header
-from ...measure.controls import N_RANDOM, Control, choose_controls
+from ...files.progress import Progress
 from ...measure.results.statistics import Interval, wilson_of_share
-from ...measure.variants.batch import Trial, measure_all
 from ...measure.variants.journal import Journal, past_crashes
-from ...measure.variants.measure import Difference, Measured, Setup, paired
 from ...plan.recipe import Recipe
-from ...plan.types import Plan, main_reference
 from ...runtime import worker
-from ...runtime.quantize import quantize
-from ...surgery.prepare import prepare
 from .dead_workers import failed, given_up, queue_again
 from .enqueue import HAND_MADE
 from .optimize import Work, run_worker
 from .propose import SAME_AS
-from .space import alike
 from .storage import RETRIES, close_storage, open_storage, optuna, patiently, shown
-
-Progress = Callable[[int, int], None]
-
-#: File types that the uncut model is tried at, as a control.
-LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 
 
 @dataclass(frozen=True)
@@ -213,174 +199,3 @@ def pareto(rows: Sequence[Row], signs: Sequence[int]) -> list[Row]:
         )
 
     return [r for i, r in enumerate(good) if not beaten(i)]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The winner and its controls on the reporting set.
-
-    `controls` pairs a name with its figure and its paired difference to the winner (positive:
-    a larger figure than the winner's).
-    """
-
-    winner: Row
-    base: Measured
-    measured: Measured
-    to_base: Difference
-    controls: tuple[tuple[str, Measured | None, Difference | None, str | None], ...]
-    tried: int
-    lower_is_better: bool
-    metric: str = "perplexity"
-
-    @property
-    def unmeasured(self) -> tuple[str, ...]:
-        """Controls that could not be measured, of which nothing can be said."""
-        return tuple(name for name, measured, _, _ in self.controls if measured is None)
-
-    @property
-    def unbeaten(self) -> tuple[str, ...]:
-        """Controls that the winner does not clearly beat (`Difference.clear`)."""
-        sign = 1 if self.lower_is_better else -1
-        return tuple(
-            name
-            for name, _, d, _ in self.controls
-            if d is not None and not (d.clear and sign * d.value > 0)
-        )
-
-    @property
-    def rule(self) -> str:
-        """How a difference is judged, in words."""
-        known = [d for _, _, d, _ in self.controls if d is not None]
-        if known and all(d.p_value is not None for d in known):
-            return "McNemar, p < 0.05"
-        return "two standard errors"
-
-    def to_json(self) -> dict[str, Any]:
-        def figures(m: Measured | None) -> dict[str, Any] | None:
-            return None if m is None else {"value": m.value, "stderr": m.stderr, "n": m.n}
-
-        return {
-            "metric": self.metric,
-            "winner": self.winner.to_json(),
-            "configurations_tried": self.tried,
-            "uncut": figures(self.base),
-            "measured": figures(self.measured),
-            "difference_to_uncut": {"value": self.to_base.value, "stderr": self.to_base.stderr},
-            "controls": [
-                {
-                    "name": name,
-                    "measured": figures(m),
-                    "difference_to_winner": None
-                    if d is None
-                    else {"value": d.value, "stderr": d.stderr, "p_value": d.p_value},
-                    "error": error,
-                }
-                for name, m, d, error in self.controls
-            ],
-            "unbeaten_controls": list(self.unbeaten),
-        }
-
-
-def report(
-    setup: Setup,
-    winner: Row,
-    tried: int,
-    journal: Path,
-    scratch: Path,
-    *,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Verdict:
-    """Measure the winner again on a set that the search has not seen, with controls.
-
-    Args:
-        setup: as in the search, but with the reporting set.
-        scratch: a folder for the quantized control, which is removed again.
-
-    Raises:
-        GGSurgeryError: the winner cannot be measured.
-    """
-    header = read_header(setup.path)
-    n_tail = rules_for(header, allow_unknown=True).n_tail(header)
-    before = Plan.identity(header.n_layers, n_tail)
-    after = winner.recipe.apply(before)
-    n_trunk = len(before.blocks)
-    removed = n_trunk - len(after.blocks)
-    options = {"allow_unknown_arch": True} if setup.allow_unknown_arch else {}
-    options |= dict(winner.recipe.options)
-    with prepare(replace(winner.recipe, options=tuple(options.items())), [setup.path]) as operation:
-        cut_bytes = operation.layout.n_bytes
-    base_bytes = sum(header.file_size)
-    sizes = {}
-    if cut_bytes < base_bytes:
-        for ftype in LADDER:
-            done = quantize(setup.path, None, ftype, allow_requantize=True, dry_run=True)
-            sizes[ftype] = done.n_bytes
-    kept = {main_reference(block).index for block in after.blocks}
-    controls = choose_controls(
-        n_trunk,
-        removed,
-        cut_bytes,
-        sizes,
-        base_bytes=base_bytes,
-        seed=seed,
-        removed=[layer for layer in range(n_trunk) if layer not in kept],
-    )
-    named = [(c.name, c.recipe) for c in controls if c.layers]
-    if removed <= 0:  # nothing to cut at random: the same operations at random places
-        others = alike(winner.recipe, n_trunk, N_RANDOM, seed)
-        named = [(f"random {recipe.describe()}", recipe) for recipe in others]
-    recipes = [winner.recipe, *(recipe for _, recipe in named)]
-    base, trials = measure_all(setup, recipes, journal, progress=progress)
-    first = trials[0]
-    if first.measured is None or first.difference is None:
-        raise GGSurgeryError(f"the winner cannot be measured: {first.error}", file=setup.path)
-    rows = [
-        _row(name, trial, first.measured)
-        for (name, _), trial in zip(named, trials[1:], strict=True)
-    ]
-    for control in (c for c in controls if not c.layers):
-        if control.ftype is None:  # the uncut model itself, which is measured already
-            rows.append((control.name, base, -first.difference, None))
-        else:
-            rows.append(_quantized(setup, control, first.measured, scratch))
-    return Verdict(
-        winner,
-        base,
-        first.measured,
-        first.difference,
-        tuple(rows),
-        tried,
-        setup.lower_is_better,
-        setup.metric,
-    )
-
-
-def _row(
-    name: str, trial: Trial, winner: Measured
-) -> tuple[str, Measured | None, Difference | None, str | None]:
-    if trial.measured is None:
-        return name, None, None, trial.error
-    return name, trial.measured, _against(trial.measured, winner), None
-
-
-def _against(measured: Measured, winner: Measured) -> Difference:
-    if measured.items and len(measured.items) == len(winner.items):
-        return paired(measured.items, winner.items)
-    return Difference(measured.value - winner.value, None)
-
-
-def _quantized(
-    setup: Setup, control: Control, winner: Measured, scratch: Path
-) -> tuple[str, Measured | None, Difference | None, str | None]:
-    """The uncut model with fewer bits."""
-    path = scratch / "control.gguf"
-    assert control.ftype is not None
-    try:
-        quantize(setup.path, path, control.ftype, allow_requantize=True, force=True)
-        base, _ = measure_all(replace(setup, path=path), [], scratch / f"{control.ftype}.jsonl")
-    except GGSurgeryError as error:
-        return control.name, None, None, str(error)
-    finally:
-        path.unlink(missing_ok=True)
-    return control.name, base, _against(base, winner), None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files.progress import Progress
 from ...runtime.engine import Engine
 from ...runtime.nonfinite import not_finite
 from ..suite.talk import chat_prompt, chat_tokens
 
-Progress = Callable[[int, int], None]
 Request = tuple[tuple[str, str], list[int], list[int]]
 
 MAX_GENERATED = 256  # tokens, where a task sets no budget (the harness's own default)

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from ...errors import GGSurgeryError
 from ...files import temporary
 from ...files.installation import require
+from ...files.progress import Progress
 from ...files.system_errors import writing
 from ...runtime.engine import Engine
 from ..draw import SEED
@@ -21,8 +22,6 @@ from ..results.result_files import directions_of, lm_eval_scores
 from ..results.score import Score, provenance
 from .model import harness_model
 from .tasks import TASKS, write_tasks
-
-Progress = Callable[[int, int], None]
 
 #: Solved examples of a published figure fit into this.
 N_CTX = 2048

@@ -7,23 +7,52 @@ question:   Q u e s t i o n … A n s w e r :  ┬─ choice 0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...errors import EngineError
+from ...files.progress import Progress
 from ...runtime.nonfinite import not_finite
 from ...runtime.protocols import LanguageModel
 from ...runtime.vocabulary import Vocabulary
-from ..questions import Prompted
+from ..draw import draw_questions
+from ..meter import Meter, Model
+from ..questions import Prompted, Question, guess_style, load_questions, prompts
 from ..results.score import Score, mean_score
-
-Progress = Callable[[int, int], None]  # questions done, questions in all
+from ..setup import Setup
 
 #: Metrics of a run and what the summed log-probability of a choice is divided by.
 METRICS = ("acc", "acc_norm", "acc_bytes", "acc_tokens")
+
+
+class ChoicesMeter(Meter["Asked"]):
+    """Items are 1 where a question was answered right."""
+
+    def read(self, setup: Setup) -> Asked:
+        assert setup.data is not None
+        questions = draw_questions(load_questions(setup.data), setup.limit, setup.limit_seed)
+        return Asked(tuple(questions), setup.score)
+
+    def measure(self, model: Model, data: Asked, progress: Progress | None = None) -> Score:
+        prompted = prompts(data.questions, guess_style(data.questions))
+        with model.vocabulary() as vocabulary:
+            room = longest_prompt(vocabulary, prompted) + 8
+        with model.engine(max(64, room * 2)) as engine:
+            answered = score_choices(engine, prompted, progress=progress)
+        (found,) = accuracy(answered, {}, (data.score,))
+        facts = {"chance": chance_of(data.questions)}
+        return self.made(found.value, found.stderr, found.n, found.items, found.ids, facts)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions, and which accuracy of them counts."""
+
+    questions: tuple[Question, ...]
+    score: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +164,11 @@ def accuracy(
         )
         for metric in metrics
     ]
+
+
+def chance_of(questions: Sequence[Question]) -> float:
+    """The accuracy of guessing."""
+    return sum(1 / len(q.choices) for q in questions) / len(questions)
 
 
 def longest_prompt(vocabulary: Vocabulary, prompted: Sequence[Prompted]) -> int:

@@ -9,17 +9,20 @@ number said).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import FormatError
+from ...files.progress import Progress
 from ...runtime.engine import Engine
 from ...runtime.generation import generate_together
 from ...runtime.vocabulary import Vocabulary
+from ..draw import SEED, draw
+from ..meter import Meter, Model
 from ..questions import read_jsonl
-
-Progress = Callable[[int, int], None]  # problems done, problems in all
+from ..results.score import Score, mean_score
+from ..setup import Setup
 
 STOP = ("Question:", "</s>", "<|im_end|>")
 MAX_TOKENS = 256
@@ -36,6 +39,29 @@ class Problem:
     id: str
     question: str
     final: str
+
+
+class GSM8KMeter(Meter[list[Problem]]):
+    """Items are 1 where a problem was solved."""
+
+    def read(self, setup: Setup) -> list[Problem]:
+        assert setup.data is not None
+        return draw_problems(load_problems(setup.data), setup.limit, setup.limit_seed)
+
+    def measure(self, model: Model, data: list[Problem], progress: Progress | None = None) -> Score:
+        with model.vocabulary() as vocabulary:
+            n_ctx = room(vocabulary, data)
+        with model.engine(n_ctx, n_seq=min(TOGETHER, len(data)), unified=False) as engine:
+            right = [float(r) for r in solve(engine, data, progress=progress)]
+        found, ids = mean_score(self.row.name, right), [p.id for p in data]
+        return self.made(found.value, found.stderr, found.n, right, ids, {"chance": 0.0})
+
+
+def draw_problems(
+    problems: Sequence[Problem], limit: int | None, seed: int = SEED
+) -> list[Problem]:
+    """At most `limit` of the problems."""
+    return draw(problems, limit, seed=seed, name=lambda p: p.id)
 
 
 def load_problems(path: str | Path, *, limit: int | None = None) -> list[Problem]:

@@ -9,6 +9,7 @@ base comes from a compact file of its k likeliest tokens and the mass of the res
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import EngineError, GGSurgeryError
+from ...files.progress import Progress
 from ...runtime.protocols import LanguageModel, Logits, Tokens
 from ...runtime.scoring import log_softmax, log_softmax_at, scale_of
 from ..base_file import BaseFile
+from ..meter import Meter, Model
 from ..results.score import Score, mean_score
-from ..windows import Window, Windows, window_logits
+from ..setup import Setup
+from ..variants.scratch import Scratch
+from ..windows import Window, Windows, finite, window_logits
 
 F64 = NDArray[np.float64]
-Progress = Callable[[int, int], None]  # windows done, windows in all
-
 _ROWS = 16  # positions worked on at once: a few MB of a large vocabulary
+#: Likeliest tokens of the base that candidates are compared on; the rest counts as one.
+TOP = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +67,83 @@ class Divergence:
         ratio = float(np.exp(log_ratio.value))
         error = None if log_ratio.stderr is None else ratio * log_ratio.stderr
         return [
-            Score("kl_mean", mean.value, mean.stderr, n, facts, self._windows(self.kl)),
+            Score("kl_mean", mean.value, mean.stderr, n, facts, self.window_kl),
             Score("kl_median", float(np.median(self.kl)), None, n, facts),
             Score("kl_p99", float(np.quantile(self.kl, 0.99)), None, n, facts),
             Score("kl_max", float(self.kl.max()), None, n, facts),
-            Score(
-                "top1_agreement", same.value, same.stderr, n, facts, self._windows(self.same_top)
-            ),
+            Score("top1_agreement", same.value, same.stderr, n, facts, self.window_agreement),
             Score("perplexity_ratio", ratio, error, n, facts),
         ]
 
     def _windows(self, values: F64) -> tuple[float, ...]:
         return tuple(values.reshape(-1, self.per_window).mean(axis=1).tolist())
+
+    @property
+    def window_kl(self) -> tuple[float, ...]:
+        """Mean KL of each window, nats."""
+        return self._windows(self.kl)
+
+    @property
+    def window_agreement(self) -> tuple[float, ...]:
+        """Of each window, the share of positions with the same likeliest token."""
+        return self._windows(self.same_top)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The windows of a text, and the uncut model's predictions of them (a scratch file)."""
+
+    windows: Windows
+    base: BaseFile | None = None
+
+
+class KLMeter(Meter[Compared]):
+    """Items are the mean divergences of the windows from the uncut model's predictions.
+
+    They come from a compact base file, so the figure is a lower bound.
+    """
+
+    def read(self, setup: Setup) -> Compared:
+        return Compared(setup.windows())
+
+    def windows(self, data: Compared) -> Windows:
+        return data.windows
+
+    def base(
+        self, model: Model, data: Compared, losses: Sequence[float], stack: ExitStack
+    ) -> tuple[Score, Compared]:
+        windows, n_ctx = data.windows, data.windows.longest
+        scratch = stack.enter_context(Scratch(8 * TOP * len(windows) * n_ctx))
+        file = scratch.folder / "base.kl"
+        with model.uncut(n_ctx) as engine:
+            write_base_file(str(file), engine, np.concatenate(windows.targets), k=TOP)
+        return self.score([self.of_itself] * len(windows)), replace(data, base=BaseFile(file))
+
+    #: The figure of the uncut model against itself.
+    of_itself = 0.0
+
+    def items(self, found: Divergence) -> Sequence[float]:
+        """Of each window."""
+        return found.window_kl
+
+    def measure(self, model: Model, data: Compared, progress: Progress | None = None) -> Score:
+        assert data.base is not None
+        with model.candidate() as candidate:
+
+            def logits(window: Window) -> Logits:
+                # no model to look into: it may hold only the last layers
+                return finite(candidate.decode(window.index, logits=window.scored), window)
+
+            return self.score(self.items(kl_from_records(data.base, logits, progress=progress)))
+
+
+class AgreementMeter(KLMeter):
+    """Items are the shares of positions of a window where both models' likeliest token is one."""
+
+    of_itself = 1.0
+
+    def items(self, found: Divergence) -> Sequence[float]:
+        return found.window_agreement
 
 
 def kl_divergence(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import EngineError
+from ...files.progress import Progress
 from ...runtime.engine import Engine
 from ...runtime.nonfinite import not_finite
 from ...runtime.scoring import log_softmax_at
+from ..meter import Meter, Model, exponential
 from ..results.score import Score, provenance
+from ..setup import Setup
 from ..windows import Windows
 
-Progress = Callable[[int, int], None]
-
 MAX_SEQUENCES = 256  # of one context of llama.cpp (LLAMA_MAX_SEQ)
+
+
+class PerplexityMeter(Meter[Windows]):
+    """Items are the mean negative log-likelihoods of the windows."""
+
+    def read(self, setup: Setup) -> Windows:
+        return setup.windows()
+
+    def windows(self, data: Windows) -> Windows:
+        return data
+
+    def base(
+        self, model: Model, data: Windows, losses: Sequence[float], stack: ExitStack
+    ) -> tuple[Score, Windows]:
+        return self.score(losses), data
+
+    def measure(self, model: Model, data: Windows, progress: Progress | None = None) -> Score:
+        return self.score(model.losses(progress))
 
 
 @dataclass(frozen=True)
@@ -149,7 +169,7 @@ def perplexity(
 def of_windows(means: Sequence[float]) -> tuple[float, float]:
     """Mean nll and perplexity from the mean nll of windows of one size."""
     nll = math.fsum(means) / len(means)
-    return nll, math.exp(nll) if nll < 709 else math.inf
+    return nll, exponential(nll)
 
 
 def _tokens(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from ...errors import GGSurgeryError
 from ...files.fields import FINITE
-from ..registry import Direction
+from ..registry import Direction, metric_of
 from . import statistics
 from .score import Score
 
@@ -29,8 +31,8 @@ class Comparison:
         difference: other − base, in the metric's unit.
         interval: 95 % interval of the difference (None: no per-unit values).
         p_value: of the test named in `test`.
-        test: `McNemar (exact)`, `paired bootstrap`, `Fisher (exact), unpaired`, or
-            `normal, unpaired`.
+        test: `McNemar (exact)`, `paired t`, `paired bootstrap` (of the suite, whose total is
+            no mean), `Fisher (exact), unpaired`, or `normal, unpaired`.
         n: units compared.
         direction: which values are better, None if that is not known.
     """
@@ -88,12 +90,57 @@ class Comparison:
         }
 
 
-def compare(base: Score, other: Score, *, seed: int = 0) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far one figure is from another, item by item.
+
+    Args:
+        value: the mean of the items' differences: in the metric's own unit, of a logarithmic
+            metric the difference of logarithms, so that windows weigh alike.
+        stderr: its standard error; None without paired items.
+        p_value, interval, test: of `statistics.paired_test`; None where that says nothing.
+        n: pairs.
+    """
+
+    value: float
+    stderr: float | None
+    p_value: float | None = None
+    interval: statistics.Interval | None = None
+    test: str | None = None
+    n: int = 0
+
+    def __neg__(self) -> Difference:
+        """The same, seen from the other side."""
+        ends = self.interval
+        turned = None if ends is None else statistics.Interval(-ends.high, -ends.low, ends.level)
+        return replace(self, value=-self.value, interval=turned)
+
+
+def paired(other: Score, base: Score) -> Difference:
+    """`other` − `base`, item by item where both have the same items."""
+    n = len(other.items)
+    if n == 0 or n != len(base.items):
+        return Difference(other.value - base.value, None)
+    differences = np.subtract(other.items, base.items)
+    stderr = float(differences.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    mean, tested = float(differences.mean()), statistics.paired_test(base.items, other.items)
+    if tested is None:
+        return Difference(mean, stderr, n=n)
+    return Difference(mean, stderr, tested.p_value, tested.interval, tested.test, n)
+
+
+def corrected(differences: Sequence[Difference | None]) -> list[float | None]:
+    """Their p values with Holm's correction for having tried so many; None where there is none."""
+    known = [d.p_value for d in differences if d is not None and d.p_value is not None]
+    rest = iter(statistics.holm(known))
+    return [None if d is None or d.p_value is None else next(rest) for d in differences]
+
+
+def compare(base: Score, other: Score) -> Comparison:
     """Compare two scores of one metric, paired by unit where both carry their items.
 
-    Right/wrong items (all 0 or 1) go through McNemar's exact test, any other items through
-    a paired bootstrap. Perplexities are compared on their per-unit negative
-    log-likelihoods, which is where they are means; `difference` stays in perplexity.
+    Items go through `statistics.paired_test`. Perplexities are compared on their per-unit
+    negative log-likelihoods, which is where they are means; `difference` stays in perplexity.
     Without items on both sides, a normal approximation of independent errors, and Fisher's
     exact test of shares with so few right or wrong answers that it does not hold.
 
@@ -133,21 +180,27 @@ def compare(base: Score, other: Score, *, seed: int = 0) -> Comparison:
         return Comparison(
             **shared, interval=None, p_value=p_value, test=test, n=min(base.n, other.n)
         )
-    interval, p_value = statistics.paired_bootstrap(a, b, seed=seed)
-    test = "paired bootstrap"
-    if set(a) | set(b) <= {0.0, 1.0}:
-        p_value, test = statistics.mcnemar(a, b), "McNemar (exact)"
-        interval = statistics.paired_shares_interval(a, b)
-    if base.metric == "perplexity":  # items are nats: d(ppl) ≈ base · (exp(d nats) − 1)
-        interval = statistics.Interval(
-            base.value * math.expm1(interval.low), base.value * math.expm1(interval.high)
-        )
-    return Comparison(**shared, interval=interval, p_value=p_value, test=test, n=len(a))
+    tested = statistics.paired_test(a, b)
+    if tested is None:  # a single unit
+        return Comparison(**shared, interval=None, p_value=1.0, test="paired t", n=len(a))
+    interval = tested.interval
+    if is_logarithmic(base.metric):  # items are nats: d(ppl) ≈ base · (exp(d nats) − 1)
+        low, high = (base.value * math.expm1(min(v, 700.0)) for v in (interval.low, interval.high))
+        interval = statistics.Interval(low, high)
+    return Comparison(
+        **shared, interval=interval, p_value=tested.p_value, test=tested.test, n=len(a)
+    )
+
+
+def is_logarithmic(metric: str) -> bool:
+    """Whether the items of a metric are logarithms."""
+    row = metric_of(metric)
+    return row is not None and row.logarithmic
 
 
 def _computable(metric: str, items: Sequence[float]) -> bool:
-    """Whether a bootstrap of the items is a number; nats go through an exponential."""
-    bound = 500.0 if metric == "perplexity" else FINITE
+    """Whether a test of the items is a number; nats go through an exponential."""
+    bound = 500.0 if is_logarithmic(metric) else FINITE
     return all(abs(v) < bound for v in items)
 
 

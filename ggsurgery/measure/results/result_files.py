@@ -27,7 +27,7 @@ from ...files.fields import (
     text,
     whole,
 )
-from ..registry import OF_LM_EVAL, Direction
+from ..registry import Direction, metric_of
 from ..suite.result import SurgeryScore
 from .facts import ModelFacts
 from .score import FACTS, Score
@@ -212,13 +212,14 @@ def lm_eval_scores(
     Filters other than `none` are named in the metric: `exact_match (strict-match)`.
 
     Args:
-        directions: what the harness says of them; metrics outside `OF_LM_EVAL` count only if
-            they are in it.
+        directions: what the harness says of them; figures that the registry does not know as
+            the harness's count only if they are in it.
     """
     found = []
     for key, value in row.items():
         metric, _, chosen = key.partition(",")
-        known = metric in OF_LM_EVAL or metric in directions
+        row_of = metric_of(metric)
+        known = metric in directions or (row_of is not None and row_of.harness)
         if not known or not isinstance(value, int | float) or isinstance(value, bool):
             continue
         error = row.get(spread := f"{metric}_stderr,{chosen}")

@@ -143,6 +143,11 @@ class SurgeryScore:
         return 100.0 * sum(p.weight * p.value for p in parts) / weight
 
     @property
+    def value(self) -> float:
+        """The total, as the figure of a `Score` is named."""
+        return self.total
+
+    @property
     def n(self) -> int:
         """Items of all parts that count."""
         return sum(len(p.items) for p in self.applicable)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import EngineError
+from ...files.progress import Progress
 from ...runtime.protocols import LanguageModel
 from ...runtime.scoring import log_softmax_at
 from ..metrics.choices import score_choices
@@ -33,8 +34,6 @@ N_STOP = 10
 
 _ASKING = "{} Answer in a few words."
 _CLOZE_TOKENS = 24
-
-Progress = Callable[[int, int], None]  # steps done, steps at most
 
 
 def run_suite(

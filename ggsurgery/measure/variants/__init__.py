@@ -2,6 +2,6 @@
 
 from .candidate import Candidate
 from .losses import window_losses, window_nll
-from .session import Candidates, Route
+from .session import Candidates
 
-__all__ = ["Candidate", "Candidates", "Route", "window_losses", "window_nll"]
+__all__ = ["Candidate", "Candidates", "window_losses", "window_nll"]

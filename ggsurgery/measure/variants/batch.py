@@ -20,15 +20,18 @@ from typing import Any
 from ...arch import rules_for
 from ...errors import EngineError, FormatError, GGSurgeryError, InputError, OutputError
 from ...files.fields import FieldError, Fields, list_of, mapping, number, text, whole
+from ...files.progress import Progress
 from ...ggufio.reader import Source
 from ...plan.recipe import Recipe
 from ...plan.types import Plan
 from ...runtime import worker
+from ..registry import Metric
+from ..results.comparison import Difference
+from ..results.score import Score
 from ..results.statistics import Interval
+from ..setup import Setup
 from .journal import Journal, past_crashes
-from .measure import Difference, Measured, Measurer, Setup
-
-Progress = Callable[[int, int], object]
+from .measure import Measurer
 
 #: Key of the uncut model's own entry in a journal.
 BASE = "base"
@@ -43,7 +46,7 @@ class Trial:
 
     recipe: Recipe
     digest: str
-    measured: Measured | None
+    measured: Score | None
     difference: Difference | None
     seconds: float
     error: str | None = None
@@ -57,7 +60,7 @@ class Trial:
             "stderr": None if self.measured is None else self.measured.stderr,
             "n": None if self.measured is None else self.measured.n,
             "items": [] if self.measured is None else list(self.measured.items),
-            "detail": {} if self.measured is None else dict(self.measured.detail),
+            "detail": {} if self.measured is None else dict(self.measured.provenance),
             "difference": None if self.difference is None else self.difference.value,
             **_certainty(self.difference),
             "seconds": self.seconds,
@@ -65,14 +68,19 @@ class Trial:
         }
 
     @classmethod
-    def from_json(cls, entry: dict[str, Any], where: str | Path = "trial") -> Trial:
+    def from_json(
+        cls, entry: dict[str, Any], where: str | Path = "trial", metric: Metric | None = None
+    ) -> Trial:
         """The inverse of `to_json`.
+
+        Args:
+            metric: the row of what was measured, which an entry does not name.
 
         Raises:
             FormatError: a field is missing or of the wrong type.
         """
         try:
-            return cls._read(Fields(entry), where)
+            return cls._read(Fields(entry), where, metric)
         except FieldError as error:
             raise FormatError(
                 f"result {entry.get('digest', '')}: {error.problem}",
@@ -83,16 +91,18 @@ class Trial:
             ) from None
 
     @classmethod
-    def _read(cls, entry: Fields, where: str | Path) -> Trial:
+    def _read(cls, entry: Fields, where: str | Path, metric: Metric | None) -> Trial:
         measured = difference = None
         value, change = (entry.get_or(k, number, None) for k in ("value", "difference"))
         if value is not None:
-            measured = Measured(
+            measured = Score(
+                "" if metric is None else metric.name,
                 value,
                 entry.get_or("stderr", number, None),
-                entry.get("items", list_of(number)),
                 entry.get("n", whole),
                 entry.get_or("detail", mapping, {}),
+                tuple(entry.get("items", list_of(number))),
+                direction=None if metric is None else metric.direction,
             )
         if change is not None:
             difference = Difference(
@@ -100,6 +110,8 @@ class Trial:
                 entry.get_or("difference_stderr", number, None),
                 entry.get_or("difference_p", number, None),
                 entry.get_or("difference_interval", Interval.from_json, None),
+                entry.get_or("difference_test", text, None),
+                n=0 if measured is None else len(measured.items),
             )
         return cls(
             Recipe.from_json(entry.get("recipe", mapping), where),
@@ -119,6 +131,7 @@ def _certainty(difference: Difference | None) -> dict[str, Any]:
     if difference.p_value is not None and difference.interval is not None:
         found["difference_p"] = difference.p_value
         found["difference_interval"] = difference.interval.to_json()
+        found["difference_test"] = difference.test
     return found
 
 
@@ -129,7 +142,7 @@ def measure_all(
     *,
     source: Source | None = None,
     progress: Progress | None = None,
-) -> tuple[Measured, list[Trial]]:
+) -> tuple[Score, list[Trial]]:
     """Measure recipes that the journal does not hold yet.
 
     Args:
@@ -165,7 +178,7 @@ def measure_all(
 
     past_crashes(Path(journal), subject, attempt, record)
     book = Journal(journal, subject)
-    base = Trial.from_json(book.results[BASE], book.path).measured
+    base = Trial.from_json(book.results[BASE], book.path, setup.row).measured
     if base is None:
         raise FormatError(
             "the uncut model's own result has no value",
@@ -179,7 +192,7 @@ def measure_all(
             found=base.value,
             hint="Find the layer with: ggsurgery perplexity",
         )
-    return base, [Trial.from_json(book.results[k], book.path) for k, _ in keyed]
+    return base, [Trial.from_json(book.results[k], book.path, setup.row) for k, _ in keyed]
 
 
 def key_of(identity: Plan, recipe: Recipe) -> str:

@@ -32,7 +32,7 @@ KINDS: Mapping[str, Kind[Any]] = {
         ("value", "stderr", "difference", "difference_stderr", "difference_p", "seconds"), number
     ),
     **dict.fromkeys(("items", "values"), list_of(number)),
-    **dict.fromkeys(("label", "error"), text),
+    **dict.fromkeys(("label", "error", "difference_test"), text),
     "n": whole,
     "cut": list_of(whole),
     "detail": dict_of(lambda value: None if value is None else number(value)),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ...arch import ArchRules
@@ -23,15 +23,14 @@ from ...surgery.layout import FileLayout, lay_out, pieces_of
 from ...surgery.write import execute
 
 
-class Scratch:
+class Scratch(ExitStack):
     """A folder for one candidate at a time; removed with everything in it on `close`."""
 
     def __init__(self, need: int) -> None:
+        super().__init__()
         self.in_memory = _roomy(temporary.MEMORY, need)
-        self._made = temporary.Folder(
-            "candidate", place=temporary.MEMORY if self.in_memory else None
-        )
-        self.folder = self._made.path
+        place = temporary.MEMORY if self.in_memory else None
+        self.folder = self.enter_context(temporary.Folder("candidate", place=place))
 
     @property
     def file(self) -> Path:
@@ -47,20 +46,6 @@ class Scratch:
             for tensor in source.header.tensors:
                 source.forget(tensor)
         return self.file
-
-    def close(self) -> None:
-        self._made.close()
-
-    def __enter__(self) -> Scratch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _roomy(folder: Path, need: int) -> bool:

@@ -8,21 +8,24 @@ live     a model in memory whose weights are overwritten; deleted layers are byp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from ...arch import rules_for
 from ...errors import ArchitectureError, EngineError, GGSurgeryError
+from ...files.progress import Progress
 from ...ggufio.reader import Source
 from ...ggufio.types import Header
 from ...plan.types import Plan, main_reference
 from ...runtime.engine import Engine
+from ...runtime.vocab_only import VocabularyFile
+from ..setup import CACHE_BYTES, Route
 from ..windows import Windows
 from .candidate import Candidate
 from .live import Live
@@ -30,11 +33,6 @@ from .losses import LEAST_ROWS, window_nll
 from .scratch import Scratch, candidate_layout
 from .states import States, boundaries, record
 
-Route = Literal["auto", "suffix", "file", "live"]
-Progress = Callable[[int, int], object]
-
-#: Bytes of hidden states kept unless another bound is asked for.
-CACHE_BYTES = 512 << 20
 #: Largest difference of logits, relative to the largest logit, at which states are reused.
 SAME = 1e-3
 #: Architectures whose graph stops the process when it is fed states instead of tokens.
@@ -51,7 +49,7 @@ def takes_states(header: Header) -> bool:
     return header.architecture not in TOKENS_ONLY and not any(sections or ())
 
 
-class Candidates:
+class Candidates(ExitStack):
     """Measures plans of one source on one set of windows. Use it as a context manager.
 
     Args:
@@ -76,11 +74,12 @@ class Candidates:
         allow_unknown_arch: bool = False,
         given: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__()
         if route not in get_args(Route):
             raise GGSurgeryError("unknown route", expected=get_args(Route), found=route)
         self.path, self.windows, self.route = Path(path), windows, route
         self.n_threads, self.cache_bytes, self.given = n_threads, cache_bytes, given
-        self.source = Source(path)
+        self.source = self.enter_context(Source(path))
         header = self.source.header
         self.rules = rules_for(header, allow_unknown=allow_unknown_arch)
         n_tail = self.rules.n_tail(header)
@@ -89,7 +88,7 @@ class Candidates:
         self.states: States | None = None
         self.reusable = route in ("auto", "suffix") and cache_bytes > 0 and takes_states(header)
         self._attention = [kind.attention for kind in self.rules.kinds(header)]
-        self.scratch = Scratch(sum(header.file_size))
+        self.scratch = self.enter_context(Scratch(sum(header.file_size)))
         self._live: Live | None = None
 
     def prepare(self, base: Plan | None = None, progress: Progress | None = None) -> list[float]:
@@ -228,6 +227,7 @@ class Candidates:
     def _open_live(self, plan: Plan) -> Candidate:
         if self._live is None:
             self._live = Live(self.source, self.rules, self.windows.longest, self.n_threads)
+            self.callback(self._live.close)
         self._live.become(plan, self.given)
         return Candidate(self._live.model, self.windows, None, 0, "live")
 
@@ -235,19 +235,34 @@ class Candidates:
         n_ctx = max(64, self.windows.longest)
         return Engine.open(path, n_ctx=n_ctx, n_batch=n_ctx, n_threads=self.n_threads)
 
-    def close(self) -> None:
-        if self._live is not None:
-            self._live.close()
-        self.scratch.close()
-        self.source.close()
 
-    def __enter__(self) -> Candidates:
-        return self
+@dataclass(frozen=True)
+class Variant:
+    """A plan of a session, opened in the way that a metric needs it; see `meter.Model`."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    session: Candidates
+    plan: Plan
+
+    def candidate(self) -> AbstractContextManager[Candidate]:
+        return self.session.open(self.plan)
+
+    def losses(self, progress: Progress | None = None) -> list[float]:
+        return self.session.nll(self.plan, progress=progress)
+
+    @cached_property
+    def file(self) -> Path:
+        """A scratch file with a vocabulary; the next plan's takes its place."""
+        return self.session.write_whole(self.plan)
+
+    def vocabulary(self) -> VocabularyFile:
+        return VocabularyFile(self.file)
+
+    def engine(self, n_ctx: int, *, n_seq: int = 1, unified: bool = True) -> Engine:
+        return Engine.open(
+            self.file, n_ctx=n_ctx, n_seq=n_seq, unified=unified, n_threads=self.session.n_threads
+        )
+
+    def uncut(self, n_ctx: int) -> Engine:
+        return Engine.open(
+            self.session.path, n_ctx=n_ctx, n_batch=n_ctx, n_threads=self.session.n_threads
+        )

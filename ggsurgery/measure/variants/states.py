@@ -7,13 +7,13 @@ A candidate that differs from the base from layer d on starts at states[d].
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import EngineError
+from ...files.progress import Progress
 from ...runtime.binding import Tensor
 from ...runtime.engine import Engine, Outputs
 from ...runtime.observe import read_floats
@@ -22,7 +22,6 @@ from .candidate import Candidate
 from .losses import window_nll
 
 F32 = NDArray[np.float32]
-Progress = Callable[[int, int], object]
 
 
 @dataclass

@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 from ggsurgery.find.search import optimize
-from ggsurgery.find.search import run as runs
+from ggsurgery.find.search import report as reports
 from ggsurgery.find.search import storage as storages
 from ggsurgery.find.search.optimize import Budget, Work, run_worker
-from ggsurgery.find.search.run import Row, Verdict, outcome
-from ggsurgery.measure.variants.measure import Measured, Setup, paired
+from ggsurgery.find.search.report import Verdict
+from ggsurgery.find.search.run import Row, outcome
+from ggsurgery.measure.controls import Control, Outcome, corrected
+from ggsurgery.measure.results.comparison import paired
+from ggsurgery.measure.results.score import Score
+from ggsurgery.measure.setup import Setup
 from ggsurgery.plan.recipe import Recipe, step
 from tests._needs import needs_package
 from tests._tiny import MODEL, N_LAYERS, REPORT_TEXT, SEARCH_TEXT
@@ -109,24 +113,46 @@ def test_halved_trials_stand_in_the_study_as_perplexities(tmp_path: Path) -> Non
 
 def test_the_uncut_model_is_a_control_of_a_swap(tmp_path: Path) -> None:
     row = Row(0, Recipe((step("swap", layers="0,5"),)), "d", (1.0,), None, (), None)
-    verdict = runs.report(replace(SETUP, text=REPORT_TEXT), row, 1, tmp_path / "j.jsonl", tmp_path)
-    (uncut,) = [c for c in verdict.controls if c[0] == "uncut"]
-    assert uncut[1] == verdict.base and uncut[2] is not None
-    assert uncut[2].value == -verdict.to_base.value < 0  # a swap of these two costs much
+    verdict = reports.report(
+        replace(SETUP, text=REPORT_TEXT), row, 1, tmp_path / "j.jsonl", tmp_path
+    )
+    (uncut,) = [c for c in verdict.controls if c.control.name == "uncut"]
+    assert uncut.score == verdict.base and uncut.difference is not None
+    assert uncut.difference.value == -verdict.to_base.value < 0  # a swap of these two costs much
     assert "uncut" in verdict.unbeaten
     cut = Row(0, Recipe((step("delete", layer="1"),)), "d", (1.0,), None, (), None)
-    verdict = runs.report(replace(SETUP, text=REPORT_TEXT), cut, 1, tmp_path / "k.jsonl", tmp_path)
-    assert "uncut" not in [c[0] for c in verdict.controls]
+    verdict = reports.report(
+        replace(SETUP, text=REPORT_TEXT), cut, 1, tmp_path / "k.jsonl", tmp_path
+    )
+    assert "uncut" not in [c.control.name for c in verdict.controls]
+
+
+def answers(*items: float) -> Score:
+    mean = sum(items) / len(items)
+    return Score("choices", mean, 0.0, len(items), {"chance": 0.5}, items)
 
 
 def test_three_questions_alike_are_no_clear_difference() -> None:
-    found = paired([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
-    assert found.stderr == 0 and not found.clear  # McNemar: p = 0.25
+    right, wrong = answers(1.0, 1.0, 1.0), answers(0.0, 0.0, 0.0)
+    found = paired(right, wrong)
+    assert found.stderr == 0 and found.p_value == 0.25  # McNemar
     assert found.interval is not None and found.interval.low < 0
-    assert paired([1.0] * 8, [0.0] * 8).clear and (-paired([1.0] * 8, [0.0] * 8)).value == -1
+    clear = paired(answers(*[1.0] * 8), answers(*[0.0] * 8))
+    assert clear.p_value is not None and clear.p_value < 0.05 and (-clear).value == -1
     row = Row(0, Recipe((step("delete", layer="1"),)), "d", (1.0,), None, (), None)
-    figures = Measured(1.0, 0.0, (1.0,) * 3, 3, {"chance": 0.5})
-    assert figures.interval is not None and figures.interval.low < 0.5
-    controls = (("random 3", figures, -found, None),)
-    verdict = Verdict(row, figures, figures, found, controls, 4, False, "choices:x")
+    assert right.interval is not None and right.interval.low < 0.5
+    control = Control("random 3", "random layers", (3,))
+    outcomes = corrected([Outcome(control, None, right, -found)])
+    verdict = Verdict(row, right, right, found, tuple(outcomes), 4, "higher", "choices:x")
     assert verdict.unbeaten == ("random 3",) and "McNemar" in verdict.rule
+
+
+def test_a_winner_must_beat_each_of_many_controls_by_more() -> None:
+    """Eight right answers more: shown against one control, not against each of eight."""
+    row = Row(0, Recipe((step("delete", layer="1"),)), "d", (1.0,), None, (), None)
+    winner, other = answers(*[1.0] * 8), answers(*[0.0] * 8)
+    lost = Outcome(Control("random 3", "random layers", (3,)), None, other, paired(other, winner))
+    for count, beaten in ((1, True), (8, False)):
+        controls = tuple(corrected([lost] * count))
+        verdict = Verdict(row, other, winner, paired(winner, other), controls, 4, "higher")
+        assert (verdict.unbeaten == ()) is beaten

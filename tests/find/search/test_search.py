@@ -26,10 +26,16 @@ from ggsurgery.find.search import study as studies
 from ggsurgery.find.search.disjoint import check_disjoint
 from ggsurgery.find.search.enqueue import point_of
 from ggsurgery.find.search.optimize import Budget, Work, run_worker
-from ggsurgery.find.search.run import Row, Verdict, outcome, pareto, search
+from ggsurgery.find.search.report import Verdict
+from ggsurgery.find.search.run import Row, outcome, pareto, search
 from ggsurgery.find.search.space import KINDS, Space, alike
+from ggsurgery.measure.controls import Control, Outcome
+from ggsurgery.measure.results.comparison import Difference
+from ggsurgery.measure.results.score import Score
+from ggsurgery.measure.results.statistics import paired_test
+from ggsurgery.measure.setup import Setup
 from ggsurgery.measure.variants.journal import Journal
-from ggsurgery.measure.variants.measure import Difference, Measured, Measurer, Setup, paired
+from ggsurgery.measure.variants.measure import Measurer
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.plan.types import Plan
 from tests._needs import needs_package
@@ -137,8 +143,8 @@ def test_halving_finds_one_as_good_for_less(tmp_path: Path) -> None:
     best = whole.ranked()[0].measured
     assert best is not None and found.tried == N_LAYERS and len(found.ranked) < N_LAYERS
     winner = found.ranked[0]
-    difference = paired(winner.items, best.items)  # all windows of both
-    assert len(winner.items) == 8 and not difference.clear
+    tested = paired_test(best.items, winner.items)  # all windows of both
+    assert len(winner.items) == 8 and tested is not None and tested.p_value > 0.05
     assert winner.recipe in [t.recipe for t in whole.ranked()[: N_LAYERS // 2]]
     assert all("halved away" in str(r.error) for r in found.rows[len(found.ranked) :])
 
@@ -521,7 +527,9 @@ def test_command_reports_winner_and_controls(
     assert f"random {cut}" not in names  # the winner is no control of itself
     assert all(c["error"] is None for c in facts["report"]["controls"])
     differences = {c["name"]: c["difference_to_winner"] for c in facts["report"]["controls"]}
-    beaten = {n for n, d in differences.items() if d["value"] > 2 * d["stderr"]}
+    beaten = {n for n, d in differences.items() if d["value"] > 0 and d["p_corrected"] < 0.05}
+    for d in differences.values():
+        assert d["p_value"] <= d["p_corrected"] <= min(1, len(differences) * d["p_value"])
     assert set(facts["report"]["unbeaten_controls"]) == set(differences) - beaten
     recipes = sorted((tmp_path / "recipes").iterdir())
     out = tmp_path / "best.gguf"
@@ -531,7 +539,7 @@ def test_command_reports_winner_and_controls(
     assert result.exit_code == 0, result.output
     assert "on the reporting set" in result.stdout and "10 configurations tried" in result.stderr
     unbeaten = "; ".join(facts["report"]["unbeaten_controls"])
-    assert unbeaten and f"(two standard errors) than: {unbeaten}" in result.stderr
+    assert unbeaten and f"(paired t, p < 0.05 after Holm) than: {unbeaten}" in result.stderr
 
 
 def test_reporting_sets_are_looked_at_before_the_search(
@@ -587,9 +595,14 @@ def test_what_the_winner_is_reported_on(tmp_path: Path) -> None:
 
 def test_a_verdict_names_what_it_could_not_measure(capsys: pytest.CaptureFixture[str]) -> None:
     row = Row(0, Recipe((step("delete", layer="1"),)), "d", (1.0,), None, (), None)
-    good, worse = Measured(0.5, 0.01, (), 9), Measured(0.2, 0.01, (), 9)
-    controls = (("random 3", worse, Difference(-0.3, 0.01), None), ("Q8_0", None, None, "no room"))
-    verdict = Verdict(row, good, good, Difference(0, 0.01), controls, 4, False, "choices:x")
+    good, worse = Score("choices", 0.5, 0.01, 9), Score("choices", 0.2, 0.01, 9)
+    clear = Difference(-0.3, 0.01, 0.001, test="McNemar (exact)", n=9)
+    beaten = Outcome(
+        Control("random 3", "random layers", (3,)), None, worse, clear, "higher", 0.001
+    )
+    refused = Outcome(Control("Q8_0", "same bytes", (), "Q8_0"), refused="no room")
+    controls = (beaten, refused)
+    verdict = Verdict(row, good, good, Difference(0, 0.01), controls, 4, "higher", "choices:x")
     search_command._show_verdict(verdict)
     told = capsys.readouterr()
     assert "better than every control" in told.err and "could not be measured: Q8_0" in told.err

@@ -19,7 +19,8 @@ from ggsurgery.find.search import dead_workers
 from ggsurgery.find.search import storage as storages
 from ggsurgery.find.search.optimize import Budget, Work, run_worker
 from ggsurgery.find.search.run import outcome
-from ggsurgery.measure.variants.measure import Measurer, Setup
+from ggsurgery.measure.setup import Setup
+from ggsurgery.measure.variants.measure import Measurer
 from ggsurgery.plan.recipe import Recipe, step
 from tests._needs import needs_package
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
