@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from ggsurgery.pipeline.sample import read_said
 
 from ggsurgery.cli.compare import _pairs
 from ggsurgery.errors import GGSurgeryError
@@ -28,6 +27,7 @@ from ggsurgery.files.fields import read_json
 from ggsurgery.find.figures import figures_of
 from ggsurgery.find.laco.types import FORMAT as LACO
 from ggsurgery.find.search import run as search_run
+from ggsurgery.jobs.say import read_said
 from ggsurgery.measure.metrics.gsm8k import load_problems
 from ggsurgery.measure.questions import guess_style, load_questions, prompts
 from ggsurgery.measure.results import statistics

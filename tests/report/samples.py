@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ggsurgery.find.figures import figures_of
-from ggsurgery.measure.controls import Control, Outcome, corrected, verdict
+from ggsurgery.measure.controls import Control, Outcome, against, corrected, verdict
 from ggsurgery.measure.results.facts import ModelFacts
 from ggsurgery.measure.results.result_files import Results
 from ggsurgery.measure.results.score import Score, mean_score
-from ggsurgery.measure.suite.result import Part, SurgeryScore, compare_surgery
+from ggsurgery.measure.suite.result import Part, SurgeryScore
 from ggsurgery.present.figure import Figure
 
 HOSTILE = '<script>alert("x")</script>|`'
@@ -66,13 +66,13 @@ def three_models() -> list[Results]:
                 Control("Q6_K, uncut", "same bytes"),
                 110 << 20,
                 suite(1, 0.74),
-                compare_surgery(cut.suite, suite(1, 0.74))[0],
+                against(cut.suite, suite(1, 0.74)),
             ),
             Outcome(
                 Control("last layers 24-28", "last layers"),
                 118 << 20,
                 suite(5, 0.1),
-                compare_surgery(cut.suite, suite(5, 0.1))[0],
+                against(cut.suite, suite(5, 0.1)),
             ),
             Outcome(Control("random 3", "random layers"), refused="layers lose their phase"),
         ]
