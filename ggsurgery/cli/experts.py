@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from ..find.experts.ranking import Method, Ranking
-from ..jobs.experts import ChooseExpertsRequest, RankExpertsRequest
+from ..jobs.experts import ChooseExpertsRequest, RankExpertsRequest, SweepExpertsRequest
 from ..plan.text import format_layers
 from ..present.numbers import human_count
 from ._output import echo, json_option, note, print_json, table
@@ -73,6 +73,34 @@ def delete(options: Options, make: Maker, source: Path, out: Path) -> None:
     check_early((source,), out, options)
     found = perform(make(ChooseExpertsRequest, file=source), source.name, "window")
     operate(options.recipe(found.steps), (source,), out, options)
+
+
+@experts.command()
+@request_options(SweepExpertsRequest, arguments=("file",))
+@json_option
+def sweep(request: SweepExpertsRequest, as_json: bool) -> None:
+    """Measure the perplexity with fewer experts, without writing a file.
+
+    The experts are masked in the loaded model, so each row costs one pass over the text. Random
+    choices of the same number are the control. Rank on one text and sweep on another.
+
+    \b
+    Example:
+      ggsurgery experts sweep model.gguf --ranking ranking.json --text test.txt
+      ggsurgery experts sweep model.gguf --ranking r.json --text test.txt --keep 112,96,64
+    """
+    found = perform(request, Path(request.file).name, "window")
+    if as_json:
+        print_json(found.document)
+        return
+    base, everyone = found.base, found.document["experts"]
+    rows = [(everyone, "–", f"{base.value:.4f}", f"± {base.stderr:.4f}", "1.0000")]
+    for row in found.rows:
+        measured = row.perplexity
+        ratio = f"{measured.value / base.value:.4f}"
+        cells = (f"{measured.value:.4f}", f"± {measured.stderr:.4f}", ratio)
+        rows.append((row.keep, row.method, *cells))
+    echo(table(rows, ("experts", "chosen by", "perplexity", "error", "ratio")))
 
 
 def _show(found: Ranking, method: Method) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,18 @@ from ..files.atomic import check_output
 from ..find.experts import choose
 from ..find.experts.ranking import FEW_TOKENS, Method, Ranking, rank_file
 from ..find.experts.ranking_file import KIND, read_ranking
+from ..find.experts.sweep import Candidate, SweepRow, sweep_file
 from ..ggufio.header import read_header
 from ..ggufio.imatrix import read_imatrix
 from ..ggufio.reader import Source
 from ..ggufio.types import Header
+from ..measure.metrics.perplexity import Perplexity
 from ..measure.results.envelope import envelope
 from ..plan.recipe import Step, step
 from ..plan.text import format_layers
 from ..runtime import worker
 from . import cautions
-from .fields import Ctx, Force, Model, ParseSpecial, ResultFile, Threads, corpus
+from .fields import Ctx, Force, Model, ParseSpecial, ResultFile, TextSettings, Threads, corpus
 from .measured import write_text
 from .request import FilePath, FilePaths, Progress, Settings, option
 from .request import Texts as Names
@@ -34,6 +36,11 @@ from .request import Texts as Names
 Texts = Annotated[
     FilePaths,
     option("UTF-8 text that runs through the model; repeat it for one column a text.", short="-f"),
+]
+
+
+Only = Annotated[
+    Names, option("Of a ranking over several texts: this one; may be repeated.", metavar="TEXT")
 ]
 
 
@@ -235,6 +242,108 @@ class ChooseExpertsRequest(RankingSettings, frozen=True, kw_only=True):
         for layer, experts in ranking.guarded().items():
             protected[layer] = (*protected.get(layer, ()), *experts)
         return choose.scores(ranking, self.method, self.only), warnings
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """Perplexities of the whole model and of each candidate, on one text."""
+
+    base: Perplexity
+    rows: tuple[SweepRow, ...]
+    document: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+
+
+class SweepExpertsRequest(TextSettings, frozen=True, kw_only=True):
+    """Measure the perplexity with fewer experts, without writing a file.
+
+    Example:
+        >>> request = SweepExpertsRequest(file="moe.gguf", text="t.txt", ranking="r.json")
+        >>> request.run().rows  # doctest: +SKIP
+    """
+
+    file: Model
+    ranking: Annotated[FilePath, option("A ranking that `experts rank -o` wrote.")]
+    keep: Annotated[
+        Names,
+        option(
+            "Experts of each layer to try; default: 7/8, 3/4 and 1/2 of them.",
+            metavar="N,N",
+            joined=True,
+        ),
+    ] = ()
+    methods: Annotated[
+        Names, option("Of reap, ean, frequency.", metavar="NAME,NAME", joined=True)
+    ] = ("reap",)
+    random: Annotated[int, option("Random controls of each number.", ge=0)] = 1
+    only: Only = ()
+    threads: Threads = None
+    out: ResultFile = None
+    force: Force = False
+
+    def agree(self) -> None:
+        for method in self.methods:
+            if method not in get_args(Method):
+                raise RequestError(
+                    "`methods`", expected=", ".join(get_args(Method)), found=repr(method)
+                )
+        for number in self.keep:
+            if not number.isdecimal():
+                raise RequestError("`keep`", expected="whole numbers", found=repr(number))
+
+    def check(self) -> list[str]:
+        """Refuse an output in the way; returns warnings."""
+        if self.out is not None:
+            check_output(Path(self.out), self._inputs, force=self.force)
+        return cautions.of_context(Path(self.file), self.ctx)
+
+    def run(self, progress: Progress | None = None) -> SweepResult:
+        """Measure in a child process."""
+        header = read_header(self.file)
+        ranking, _ = read_ranking(Path(self.ranking), header)
+        candidates = list(self._candidates(header, ranking))
+        base, rows = worker.run(
+            sweep_file,
+            Path(self.file),
+            candidates,
+            corpus(self.text),
+            self.ctx,
+            self.windows,
+            self.threads,
+            self.parse_special,
+            progress=progress,
+        )
+        settings = {
+            "n_ctx": self.ctx,
+            "n_windows": self.windows,
+            "parse_special": self.parse_special or None,
+            "only": list(self.only) or None,
+        }
+        document = envelope("experts-sweep", Path(self.file), settings, Path(self.text)) | {
+            "experts": mixture(header).n_experts,
+            "base": base.to_json(),
+            "candidates": [row.to_json(base) for row in rows],
+        }
+        if self.out is not None:
+            text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+            write_text(Path(self.out), text + "\n", force=self.force, inputs=self._inputs)
+        return SweepResult(base, tuple(rows), document)
+
+    @property
+    def _inputs(self) -> tuple[Path, ...]:
+        return (Path(self.file), Path(self.text), Path(self.ranking))
+
+    def _candidates(self, header: Header, ranking: Ranking) -> Iterator[Candidate]:
+        found = mixture(header)
+        shares = {found.n_experts * n // 8 // found.n_groups * found.n_groups for n in (7, 6, 4)}
+        for keep in sorted(set(map(int, self.keep)) or shares, reverse=True):
+            for method in self.methods:
+                scores = choose.scores(ranking, cast(Method, method), self.only)
+                kept = choose.choose(header, scores, keep, ranking.guarded())
+                yield Candidate(method, keep, kept)
+            for seed in range(1, self.random + 1):
+                kept = choose.choose(header, choose.random_scores(header, seed), keep)
+                yield Candidate(f"random {seed}", keep, kept)
 
 
 def cautions_of(found: Ranking, names: Sequence[str] = ()) -> list[str]:

@@ -13,10 +13,15 @@ from ggsurgery.errors import FormatError, PlanError
 from ggsurgery.find.experts import choose
 from ggsurgery.find.experts.ranking import Ranking, TextSums
 from ggsurgery.find.experts.ranking_file import read_ranking
+from ggsurgery.find.experts.sweep import Candidate, sweep_file
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.ggufio.imatrix import Entry, Imatrix
+from ggsurgery.measure.metrics.perplexity import perplexity
+from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.runtime.engine import Engine
+from ggsurgery.runtime.expert_mask import ExpertMask
 from ggsurgery.runtime.expert_nodes import ExpertHook
+from ggsurgery.surgery.prepare import prepare
 
 from .._command import call
 from ..fixtures import families
@@ -203,3 +208,43 @@ def test_one_clear_line(written, model, tmp_path):
     assert "one of --keep, --drop" in refused("--ranking", written, code=2)
     assert "one of --ranking" in refused("--keep", "3", code=2)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("arch", ["qwen3moe", "glm4moe", "gpt-oss", "olmoe", "deepseek2"])
+def test_masked_experts_are_as_good_as_deleted(folder, arch):
+    """Logits of the model with masked experts equal those of the file without them."""
+    path = Network(families.recipes()[arch], folder).write(f"{arch}.gguf")
+    header = read_header(path)
+    kept = {n: (0, 1 + n % 3) for n in mixture(header).layers}
+    out = path.with_name(f"{arch}-cut.gguf")
+    lists = {str(n): ",".join(map(str, e)) for n, e in kept.items()}
+    with prepare(Recipe((step("keep_experts", experts=lists),)), [path]) as prepared:
+        prepared.write(out, force=True)
+    with Engine.open(out, n_ctx=64, n_threads=1) as engine:
+        wanted = engine.decode(TOKENS, logits="all").copy()
+    with Engine.open(path, n_ctx=64, n_threads=1) as engine:
+        engine.set_hook(ExpertMask({n: sorted({0, 1, 2, 3} - set(e)) for n, e in kept.items()}))
+        masked = engine.decode(TOKENS, logits="all").copy()
+        engine.reset()
+        engine.set_hook(None)
+        whole = engine.decode(TOKENS, logits="all").copy()
+    assert np.abs(masked - wanted).max() < 1e-3 * np.ptp(wanted)
+    assert np.abs(whole - wanted).max() > 1e-2 * np.ptp(wanted)
+
+
+def test_a_sweep_has_the_perplexity_of_the_files(model, tmp_path):
+    """Masked, and written: the same figure; and the whole model's is that of `perplexity`."""
+    tokens = np.random.default_rng(5).integers(0, 60, 96).astype(np.int32)
+    kept = choose.choose(read_header(model), choose.random_scores(read_header(model), 3), 3)
+    base, rows = sweep_file(model, [Candidate("random 3", 3, kept)], tokens, 32, 3, 1)
+    out = tmp_path / "out.gguf"
+    lists = {str(n): ",".join(map(str, e)) for n, e in kept.items()}
+    with prepare(Recipe((step("keep_experts", experts=lists),)), [model]) as prepared:
+        prepared.write(out)
+    values = []
+    for path in (model, out):
+        with Engine.open(path, n_ctx=64, n_threads=1) as engine:
+            values.append(perplexity(engine, tokens, 32, 3).value)
+    assert base.value == pytest.approx(values[0], rel=1e-6)
+    assert rows[0].perplexity.value == pytest.approx(values[1], rel=1e-4)
+    assert values[0] != pytest.approx(values[1], rel=1e-2)

@@ -1,0 +1,47 @@
+"""Experts masked in a loaded model: the router never chooses them, as if they were deleted.
+
+The router's scores of the masked experts become −∞ in the graph itself, before the softmax, so
+that the gates of the others are those of the smaller model. Where a model's selection adds a
+bias to the gates (`exp_probs_b`), the biased scores are masked as well.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from . import binding
+from .observe import read_bytes
+
+#: Scores of experts, [n_experts, tokens], wherever the graph computes them anew.
+NODES = ("ffn_moe_logits", "ffn_moe_logits_biased", "ffn_moe_probs_biased")
+
+
+class ExpertMask:
+    """A hook of `Engine.set_hook`.
+
+    Args:
+        masked: experts that no token may choose, by layer.
+    """
+
+    def __init__(self, masked: Mapping[int, Sequence[int]]) -> None:
+        self.masked = {n: np.asarray(e, np.intp) for n, e in masked.items() if len(e)}
+        self.seen: set[int] = set()
+
+    def wants(self, node: binding.Tensor) -> bool:
+        stem, _, layer = node.name.decode("utf-8", "replace").rpartition("-")
+        return stem in NODES and layer.isdigit() and int(layer) in self.masked
+
+    def read(self, node: binding.Tensor) -> None:
+        layer = int(node.name.decode("utf-8", "replace").rpartition("-")[2])
+        self.seen.add(layer)
+        base = binding.ggml()
+        size = base.ggml_nbytes(ctypes.byref(node))
+        raw = read_bytes(node)
+        shape, strides = tuple(node.ne)[::-1], tuple(node.nb)[::-1]
+        scores = np.ndarray(shape, np.float32, raw, strides=strides)
+        scores[..., self.masked[layer]] = -np.inf
+        data = (ctypes.c_char * size).from_buffer(raw)
+        base.ggml_backend_tensor_set(ctypes.byref(node), data, 0, size)
