@@ -131,7 +131,8 @@ def request_options(
                 raise error.reworded(flags_of(*classes)) from None
 
         command: Any = wrapped
-        for name, (cls, field) in reversed(fields.items()):
+        ordered = sorted(fields.items(), key=lambda item: item[0] not in needed)
+        for name, (cls, field) in reversed(ordered):
             if name not in (*arguments, many):
                 _attach(command, option_of(cls, field, required=name in needed))
         for name in reversed((*arguments, *([many] if many else []))):

@@ -10,62 +10,25 @@ import click
 
 from ..errors import PlanError
 from ..files.atomic import atomic_path
-from ..files.text import read_corpus
-from ..find.laco import METHODS, Attempt, Result, Settings, laco_of_file, split_text
-from ..jobs import cautions
-from ..runtime import worker
+from ..find.laco import Attempt, Result
+from ..jobs.laco import LacoRequest
 from ._files import FILE
-from ._output import echo, print_json, table, warn
-from ._progress import progress_bar
+from ._output import echo, print_json, table
+from ._requests import Maker, perform, request_options
 from ._surgery import Options, check_early, in_out, operate, surgery_options
-from ._texts import ctx_option, parse_special_option, text_option, threads_option
 
 
 @click.command()
 @surgery_options
-@click.option("--merge-layers", default=3, show_default=True, help="C: layers that become one.")
-@click.option("--lowest", type=int, help="L: no merge below this layer; default: 4, or H − C.")
+@request_options(LacoRequest, skip=("file", "allow_unknown_arch"))
 @click.option(
-    "--highest", type=int, help="H: merging starts at H − C; default: the number of layers."
-)
-@click.option("--interval", default=2, show_default=True, help="I: down by so many after a merge.")
-@click.option("--threshold", default=0.85, show_default=True, help="T: cosine to keep a merge.")
-@click.option(
-    "--max-compression", default=0.30, show_default=True, help="Share of layers to lose at most."
-)
-@click.option(
-    "--variant",
-    default="paper",
-    show_default=True,
-    type=click.Choice(list(METHODS)),
-    help="paper: Eq. 1, every tensor. reference: what LaCo's published code really computes, "
-    "the last merged layer's projections with the base's norms. damped: Eq. 1 with the "
-    "differences times --factor.",
-)
-@click.option("--factor", type=float, help="Of `damped`; default 0.5.")
-@text_option("Calibration: UTF-8 text, cut into --texts pieces.", required=True)
-@click.option("--texts", default=10, show_default=True, type=click.IntRange(1), help="Pieces.")
-@ctx_option("Tokens of a piece.", least=8, default=256)
-@parse_special_option
-@threads_option
-@click.option(
+    "-o",
     "--log",
     type=FILE,
     help="Write settings, attempts and statistics as JSON, as `release` puts them on a card.",
 )
 @in_out
-def laco(
-    options: Options,
-    source: Path,
-    out: Path,
-    text: Path,
-    texts: int,
-    ctx: int,
-    parse_special: bool,
-    threads: int | None,
-    log: Path | None,
-    **numbers: Any,
-) -> None:
+def laco(options: Options, make: Maker, source: Path, out: Path, log: Path | None) -> None:
     """Collapse layers step by step (LaCo), as long as the output stays similar.
 
     Every attempt is shown: base layer, layers merged into it, cosine of the last hidden
@@ -79,40 +42,25 @@ def laco(
       ggsurgery laco in.gguf out.gguf --text calibration.txt --highest 28 --variant reference
       ggsurgery laco in.gguf out.gguf --text calibration.txt --threshold 0.7 --log laco.json
     """
-    check_early((source,), out, options, log, spared=(text,))
-    settings = Settings(**numbers)
-    pieces = split_text(read_corpus(text), texts)
-    warn(*cautions.of_context(source, ctx))
-    with progress_bar("laco", "attempt") as progress:
-        result = worker.run(
-            laco_of_file,
-            source,
-            pieces,
-            settings,
-            ctx,
-            threads,
-            options.allow_unknown_arch,
-            parse_special,
-            progress=progress,
-        )
+    request = make(LacoRequest, file=source, allow_unknown_arch=options.allow_unknown_arch)
+    inputs = (source, Path(request.text))
+    check_early((source,), out, options, log, spared=inputs[1:])
+    result = perform(request, "laco", "attempt").laco
+    figures = {"laco": result.to_json()}
     if log is not None and not options.dry_run:
-        with atomic_path(log, inputs=(source, text), force=options.force) as temporary:
+        with atomic_path(log, inputs=inputs, force=options.force) as temporary:
             temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
-    if not result.steps:
-        advice = "Lower --threshold, or try another --variant."
-        if all(a.similarity is None for a in result.attempts):
-            advice = "No merge was possible: the attempts name the reason."
-        if options.as_json:
-            print_json({"laco": result.to_json(), "out": None})
-        else:
-            _show(result)
-        raise PlanError("no merge was kept, so nothing was written", file=source, hint=advice)
     if not options.as_json:
         _show(result)
-    if result.perplexity is not None:
-        warn(*cautions.of_loss(*result.perplexity))
-    recipe, figures = options.recipe(result.recipe.steps), {"laco": result.to_json()}
-    operate(recipe, (source,), out, options, spared=(text,), figures=figures)
+    elif not result.steps:
+        print_json(figures | {"out": None})
+    if not result.steps:
+        advice = "Lower `threshold`, or try another `variant`."
+        if all(a.similarity is None for a in result.attempts):
+            advice = "No merge was possible: the attempts name the reason."
+        raise PlanError("no merge was kept, so nothing was written", file=source, hint=advice)
+    recipe = options.recipe(result.recipe.steps)
+    operate(recipe, (source,), out, options, spared=inputs[1:], figures=figures)
 
 
 def _show(result: Result) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError
 from ..files.progress import Progress
+from ..measure.windows import Windows
 from ..runtime.engine import Engine
 
 F32 = NDArray[np.float32]
@@ -230,3 +231,24 @@ def find_sink(norms: F64, first_norms: F64) -> int | None:
     before = np.concatenate([[1.0], ratio[:-1]])
     jumps = np.flatnonzero((ratio >= SINK_RATIO) & (ratio >= SINK_JUMP * before))
     return int(jumps[0]) if jumps.size else None
+
+
+def influence_of_file(
+    path: Path,
+    text: str,
+    n_ctx: int,
+    n_windows: int | None,
+    tokens: Literal["last", "all"] = "last",
+    n_threads: int | None = None,
+    parse_special: bool = False,
+    progress: Progress | None = None,
+) -> Influence:
+    """Open a file and measure it; made to be run by `runtime.worker.run`.
+
+    Args:
+        n_windows: windows of the text; None takes all.
+    """
+    size = max(64, n_ctx)
+    with Engine.open(path, n_ctx=size, n_batch=size, n_threads=n_threads) as engine:
+        windows = Windows.of_text(engine, text, n_ctx, n_windows, parse_special=parse_special)
+        return influence(engine, windows.inputs, tokens=tokens, progress=progress)

@@ -70,7 +70,7 @@ def how_many(n_layers: int, layers: int | None, share: float | None) -> int:
         PlanError: neither or both given, or not between 1 and n_layers − 1.
     """
     if (layers is None) == (share is None):
-        raise PlanError("say how much to cut", expected="either --layers or --share")
+        raise PlanError("say how much to cut", expected="either `layers` or `share`")
     if layers is None:
         assert share is not None
         if not 0 <= share <= 1:

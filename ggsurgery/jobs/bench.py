@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from ..errors import GGSurgeryError, RequestError
 from ..files.atomic import check_output
+from ..files.progress import Progress
 from ..measure.bench.run import N_CTX, require_harness, run_bench
 from ..measure.draw import SEED
 from ..measure.results.facts import model_facts
@@ -18,7 +19,7 @@ from ..runtime import worker
 from . import cautions
 from .fields import Force, LimitSeed, Model, ResultFile, Threads
 from .measured import Measured, write_text
-from .request import FilePath, Progress, Settings, Texts, option
+from .request import FilePath, Settings, Texts, option
 
 
 class BenchSettings(Settings, frozen=True, kw_only=True):

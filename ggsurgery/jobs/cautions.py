@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..ggufio.header import read_header
 
 if TYPE_CHECKING:  # a command loads only what it uses
+    from ..find.influence import Influence
     from ..ggufio.imatrix import Imatrix
     from ..ggufio.types import Header
     from ..release.bundle import Bundle
@@ -93,6 +94,17 @@ def of_types(result: QuantizeResult) -> list[str]:
         folded = f"{result.folded_scales} separate scales are multiplied into their weights"
         notes.append(f"{result.ftype}: {folded}")
     return notes
+
+
+def of_sink(found: Influence) -> list[str]:
+    """Of a layer that no small influence makes safe to cut."""
+    if found.sink is None:
+        return []
+    return [
+        f"layer {found.sink} makes the attention sink (the first position's norm grows to "
+        f"{found.first_norms[found.sink]:.0f}, the others' is {found.norms[found.sink]:.0f}): "
+        "cutting it usually breaks the model, however small its influence"
+    ]
 
 
 def of_imatrix(matrix: Imatrix) -> list[str]:

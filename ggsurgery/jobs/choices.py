@@ -10,6 +10,7 @@ import msgspec
 
 from ..errors import RequestError
 from ..files.atomic import check_output
+from ..files.progress import Progress
 from ..measure import runs
 from ..measure.draw import SEED, draw_questions
 from ..measure.questions import Prompted, guess_style, load_questions, prompts
@@ -19,7 +20,7 @@ from ..runtime import worker
 from . import cautions
 from .fields import Force, Limit, LimitSeed, Model, ResultFile, Threads, read_once
 from .measured import Measured, write_results
-from .request import FilePath, Progress, Settings, option
+from .request import FilePath, Settings, option
 
 #: The keys of `measure.questions.STYLES`.
 Style = Literal["blank", "boolq", "letters", "plain", "question"]

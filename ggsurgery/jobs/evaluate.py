@@ -9,6 +9,7 @@ from typing import Annotated
 
 from ..errors import RequestError
 from ..files.atomic import check_output
+from ..files.progress import Progress
 from ..measure import runs
 from ..measure.controls import (
     N_RANDOM,
@@ -28,7 +29,7 @@ from ..runtime import worker
 from . import cautions
 from .fields import Force, Model, ResultFile, Threads
 from .measured import Measured, write_results
-from .request import FilePath, Progress, Settings, option
+from .request import FilePath, Settings, option
 
 
 class SuiteSettings(Settings, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..arch.experts import mixture
 from ..errors import RequestError
 from ..files.atomic import check_output
+from ..files.progress import Progress
 from ..find.experts import choose
 from ..find.experts.ranking import FEW_TOKENS, Method, Ranking, rank_file
 from ..find.experts.ranking_file import KIND, read_ranking
@@ -30,7 +31,7 @@ from ..runtime import worker
 from . import cautions
 from .fields import Ctx, Force, Model, ParseSpecial, ResultFile, TextSettings, Threads, corpus
 from .measured import write_text
-from .request import FilePath, FilePaths, Progress, Settings, option
+from .request import FilePath, FilePaths, Settings, option
 from .request import Texts as Names
 
 Texts = Annotated[

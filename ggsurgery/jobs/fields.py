@@ -42,6 +42,21 @@ LimitSeed = Annotated[int, option("Which questions the limit draws.", ge=0, old_
 ResultFile = Annotated[
     FilePath | None, option("Write the results to this file.", short="-o", role="output")
 ]
+Plot = Annotated[
+    FilePath | None,
+    option("Draw it: a .svg, or with the extra `plot` a .png or .pdf.", role="output"),
+]
+Journal = Annotated[
+    FilePath | None,
+    option(
+        "Keep every measurement here; the same command continues where it stopped.",
+        metavar="JSONL",
+        role="output",
+    ),
+]
+AllowUnknownArch = Annotated[
+    bool, option("Operate on an architecture without a rule file; check the result well.")
+]
 SplitMaxSize = (
     Annotated[
         int | str,

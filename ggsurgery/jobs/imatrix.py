@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 from ..files.atomic import check_output
+from ..files.progress import Progress
 from ..ggufio.imatrix import Imatrix, write_imatrix
 from ..runtime import worker
 from ..runtime.imatrix_collect import collect
 from . import cautions
 from .fields import Force, Model, TextSettings, Threads, corpus
-from .request import FilePath, Progress, option
+from .request import FilePath, option
 
 
 class ImatrixSettings(TextSettings, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..files.atomic import check_output
+from ..files.progress import Progress
 from ..measure import runs
 from ..measure.results.facts import model_facts
 from ..measure.results.result_files import Results
@@ -13,7 +14,7 @@ from ..runtime import worker
 from . import cautions
 from .fields import Force, Model, ResultFile, TextSettings, Threads, Windows, corpus
 from .measured import Measured, of_text, write_results
-from .request import FilePath, Progress, Settings, option
+from .request import FilePath, Settings, option
 
 
 class KlRequest(TextSettings, frozen=True, kw_only=True):

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from ..files.progress import Progress
 from ..find.laco import Result, laco_of_file, split_text
 from ..find.laco import Settings as Numbers
 from ..find.laco.types import Variant
 from ..ggufio.header import read_header
 from ..runtime import worker
 from . import cautions
-from .fields import Model, ParseSpecial, Threads, corpus
-from .request import FilePath, Progress, Settings, option
+from .fields import AllowUnknownArch, Model, ParseSpecial, Threads, corpus
+from .request import FilePath, Settings, option
 
 DEFAULT = Numbers()
 
@@ -83,9 +84,7 @@ class LacoRequest(LacoSettings, frozen=True, kw_only=True):
 
     file: Model
     threads: Threads = None
-    allow_unknown_arch: Annotated[
-        bool, option("Operate on an architecture without a rule file; check the result well.")
-    ] = False
+    allow_unknown_arch: AllowUnknownArch = False
 
     def check(self) -> list[str]:
         """Refuse numbers that do not fit the model; returns warnings."""

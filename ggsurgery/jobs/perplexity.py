@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..files.atomic import check_output
+from ..files.progress import Progress
 from ..measure.metrics.perplexity import Perplexity, perplexity_of_file
 from ..runtime import worker
 from . import cautions
 from .fields import Force, Model, ResultFile, TextSettings, Threads, corpus
 from .measured import Measured, of_text, write_results
-from .request import Progress, option
+from .request import option
 
 
 class PerplexitySettings(TextSettings, frozen=True, kw_only=True):

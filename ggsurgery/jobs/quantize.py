@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from ..errors import RequestError
 from ..files.atomic import check_output
+from ..files.progress import NamedProgress, Progress
 from ..ggufio.header import read_header
 from ..quantize.ladder import Ladder, ladder
 from ..quantize.like import like as like_mix
@@ -21,10 +21,7 @@ from ..runtime.quantize_plan import QuantizeResult, requantized_warning
 from ..surgery.imatrix_lineage import Of
 from . import cautions
 from .fields import Force, ParseSpecial, SplitMaxSize, Threads, corpus, size_in_bytes
-from .request import FilePath, Progress, Settings, Texts, option
-
-#: Called with (what, done, total).
-NamedProgress = Callable[[str, int, int], None]
+from .request import FilePath, Settings, Texts, option
 
 
 class QuantizeOptions(Settings, frozen=True, kw_only=True):

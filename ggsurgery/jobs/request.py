@@ -22,6 +22,7 @@ from typing import (
 import msgspec
 
 from ..errors import RequestError
+from ..files.progress import Progress
 from .faults import fault_of
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ else:
     FilePath = Path
     Texts = tuple[str, ...]
     FilePaths = tuple[Path, ...]
-
-#: Called with (done, total).
-Progress = Callable[[int, int], None]
 
 #: What a path is to the request: a `file` or `folder` that it reads, or an `output`.
 Role = Literal["file", "folder", "output"]

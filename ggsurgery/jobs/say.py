@@ -8,11 +8,12 @@ from typing import Annotated, Any
 from ..chat.render import TemplateError, render
 from ..chat.vocabulary import Vocabulary, chat_template
 from ..files.fields import FieldError, Fields, read_json, text
+from ..files.progress import Progress
 from ..ggufio.header import read_header
 from ..runtime import worker
 from ..runtime.engine import Engine
 from .fields import Model, Threads
-from .request import Progress, Settings, option
+from .request import Settings, option
 
 
 class SaySettings(Settings, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..files.names import fitting
+from ..files.progress import Progress
 from ..files.text import read_bytes
 from ..jobs.bench import BenchRequest
 from ..jobs.choices import ChoicesRequest
@@ -25,7 +26,7 @@ from ..jobs.fields import TextSettings
 from ..jobs.kl import KlRequest
 from ..jobs.measured import Measured
 from ..jobs.perplexity import PerplexityRequest
-from ..jobs.request import Job, Progress, Settings, rename
+from ..jobs.request import Job, Settings, rename
 from ..measure.controls import N_RANDOM
 from ..measure.results.result_files import Results, load_results, merge_results
 from ..measure.suite.result import compare_surgery

@@ -16,12 +16,12 @@ from typing import Any, Literal
 from ..errors import EngineError, PlanError
 from ..files.atomic import atomic_path
 from ..files.fields import FieldError, Fields, mapping, read_json
+from ..files.progress import Progress
 from ..ggufio.reader import Source
 from ..jobs import cautions
 from ..jobs.imatrix import ImatrixRequest
 from ..jobs.laco import LacoRequest
 from ..jobs.quantize import QuantizeRequest
-from ..jobs.request import Progress
 from ..jobs.say import SayRequest
 from ..measure.results.result_files import load_results
 from ..plan.recipe import Recipe

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import FormatError, OutputError
 from ..files.atomic import check_output
 from ..files.names import fitting
+from ..files.progress import NamedProgress
 from ..ggufio.header import read_header
 from ..ggufio.imatrix import Imatrix
 from ..ggufio.reader import Source
@@ -34,8 +35,6 @@ COPIED = 1 << 16
 
 _FLOAT_SUFFIX = re.compile(r"[-._](f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Ladder:
         return sum(r.result.n_bytes for r in self.rungs if not r.there)
 
     def make(
-        self, *, force: bool = False, progress: Progress | None = None
+        self, *, force: bool = False, progress: NamedProgress | None = None
     ) -> Iterator[QuantizeResult]:
         """Make the rungs that are missing, one after the other.
 

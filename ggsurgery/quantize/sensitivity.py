@@ -8,11 +8,11 @@ weights it gives the group's sensitivity: nats for each unit of error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files.progress import Progress
 from ..measure.base_file import BaseFile
 from ..measure.metrics.kl import kl_from_file, write_base_file
 from ..runtime import worker
@@ -31,8 +31,6 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 #: Files above this size are probed by kind alone, not also by depth: each probe rewrites it.
 DEPTH_BELOW = 4 << 30
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ whichever diverges less from the source wins: a mix that does not help is not us
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError
 from ..files import temporary
+from ..files.progress import NamedProgress
 from ..ggufio.header import read_header
 from ..ggufio.imatrix import Imatrix, read_imatrix
 from ..ggufio.reader import Source
@@ -51,8 +51,6 @@ STANDARD = (
 WIDE = ("q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0")
 NARROW = ("q4_0", "iq4_nl", "q5_0", "q5_1", "q8_0")
 
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
 class Decision:
@@ -81,7 +79,7 @@ def for_size(
     n_chunks: int = 4,
     parse_special: bool = False,
     folder: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: NamedProgress | None = None,
     **options: Any,
 ) -> Decision:
     """Decide how `src` becomes a file of at most `budget` bytes.
@@ -180,7 +178,7 @@ def _mix(
     n_chunks: int,
     parse_special: bool,
     options: dict[str, Any],
-    progress: Progress,
+    progress: NamedProgress,
 ) -> Decision:
     base = work / "base.kl"
     progress("predictions of the source", 0, 1)
@@ -235,7 +233,7 @@ def _measured(
     work: Path,
     base: Path,
     n_ctx: int,
-    progress: Progress,
+    progress: NamedProgress,
 ) -> Decision:
     compared = []
     candidates = [("mix", mixed)] + ([(best.result.ftype, best)] if best_fits else [])

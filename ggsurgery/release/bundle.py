@@ -23,6 +23,7 @@ from ..files import temporary
 from ..files.atomic import tighten
 from ..files.exchange import restore, swap_in
 from ..files.fields import Fields, read_json, text
+from ..files.progress import Progress
 from ..files.system_errors import reading, writing
 from ..files.text import MAX_SMALL, read_text
 from ..measure.results.score import versions
@@ -37,7 +38,6 @@ from .origin import base_entry, check_origin, quantized_by, relation
 from .request import ReleaseFile, Request, foreign_results, recommended, release_files
 
 MARK, SUMS = "manifest.json", "SHA256SUMS"
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

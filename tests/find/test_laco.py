@@ -140,12 +140,12 @@ def test_the_defaults_fit_every_model(n_layers: int) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"merge_layers": 1}, "--merge-layers"),
-        ({"interval": 0}, "--interval"),
-        ({"max_compression": 1.0}, "--max-compression"),
-        ({"highest": 6}, "--highest minus"),
-        ({"threshold": 2.0}, "--threshold"),
-        ({"factor": 0.5}, "--factor"),
+        ({"merge_layers": 1}, "`merge_layers`"),
+        ({"interval": 0}, "`interval`"),
+        ({"max_compression": 1.0}, "`max_compression`"),
+        ({"highest": 6}, "`highest` minus"),
+        ({"threshold": 2.0}, "`threshold`"),
+        ({"factor": 0.5}, "`factor`"),
     ],
 )
 def test_impossible_settings(change: dict[str, float], message: str) -> None:

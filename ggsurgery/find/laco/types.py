@@ -65,35 +65,35 @@ class Settings:
         """Refuse settings that no model of `n_layers` layers can be cut by."""
         lowest, highest = self.fitted(n_layers).bounds
         facts = [
-            (self.merge_layers >= 2, "--merge-layers", "2 or more", self.merge_layers),
-            (lowest >= 0, "--lowest", "0 or more", lowest),
-            (self.interval >= 1, "--interval", "1 or more", self.interval),
+            (self.merge_layers >= 2, "`merge_layers`", "2 or more", self.merge_layers),
+            (lowest >= 0, "`lowest`", "0 or more", lowest),
+            (self.interval >= 1, "`interval`", "1 or more", self.interval),
             (
                 0 < self.max_compression < 1,
-                "--max-compression",
+                "`max_compression`",
                 "between 0 and 1",
                 self.max_compression,
             ),
-            (-1 <= self.threshold <= 1, "--threshold", "a cosine, −1 to 1", self.threshold),
+            (-1 <= self.threshold <= 1, "`threshold`", "a cosine, −1 to 1", self.threshold),
             (
                 highest <= n_layers,
-                "--highest",
+                "`highest`",
                 f"at most {n_layers}, the number of layers",
                 highest,
             ),
             (
                 highest - self.merge_layers >= lowest,
-                "--highest minus --merge-layers",
-                f"at least --lowest ({lowest})",
+                "`highest` minus `merge_layers`",
+                f"at least `lowest` ({lowest})",
                 highest - self.merge_layers,
             ),
             (
                 self.factor is None or self.variant == "damped",
-                "--factor",
-                "only with --variant damped",
+                "`factor`",
+                "only with `variant` damped",
                 self.factor,
             ),
-            (self.variant in METHODS, "--variant", " or ".join(METHODS), self.variant),
+            (self.variant in METHODS, "`variant`", " or ".join(METHODS), self.variant),
         ]
         for good, name, expected, found in facts:
             if not good:

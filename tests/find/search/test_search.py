@@ -11,13 +11,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner
 
 from ggsurgery.cli import cli
-from ggsurgery.cli.search import parse_budget
-from ggsurgery.errors import ArchitectureError, EngineError, GGSurgeryError, OutputError, PlanError
+from ggsurgery.errors import (
+    ArchitectureError,
+    EngineError,
+    GGSurgeryError,
+    OutputError,
+    PlanError,
+    RequestError,
+)
 from ggsurgery.find.scan import scan
 from ggsurgery.find.search import dead_workers, optimize
 from ggsurgery.find.search import run as runs
@@ -29,6 +34,7 @@ from ggsurgery.find.search.optimize import Budget, Work, run_worker
 from ggsurgery.find.search.report import Verdict
 from ggsurgery.find.search.run import Row, outcome, pareto, search
 from ggsurgery.find.search.space import KINDS, Space, alike
+from ggsurgery.jobs.search import parse_budget, reporting_setup
 from ggsurgery.measure.controls import Control, Outcome
 from ggsurgery.measure.results.comparison import Difference
 from ggsurgery.measure.results.score import Score
@@ -285,7 +291,7 @@ def test_time_that_was_spent_counts(tmp_path: Path) -> None:
     run_worker(one, "run", 1001)
     assert outcome(one).tried == 0
     for endless in ("nans", "infh", "1e999m"):
-        with pytest.raises(click.BadParameter):
+        with pytest.raises(RequestError):
             parse_budget(endless)
 
 
@@ -546,7 +552,7 @@ def test_reporting_sets_are_looked_at_before_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GGSURGERY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(search_command, "run_search", lambda *a: pytest.fail("searched"))
+    monkeypatch.setattr("ggsurgery.jobs.search.search", lambda *a: pytest.fail("searched"))
     short = tmp_path / "short.txt"
     short.write_text("hello")
     arguments = [
@@ -581,7 +587,6 @@ def test_what_the_winner_is_reported_on(tmp_path: Path) -> None:
     data.write_text('{"query": "import", "choices": [" sys", " zqj"], "answer": 0}\n')
     problems = tmp_path / "p.jsonl"
     problems.write_text('{"question": "1 + 1?", "final": "2"}\n')
-    reporting = search_command._reporting
     for metric, text, questions, expected in (
         ("perplexity", REPORT_TEXT, None, "perplexity"),
         ("kl", REPORT_TEXT, None, "kl"),
@@ -590,7 +595,7 @@ def test_what_the_winner_is_reported_on(tmp_path: Path) -> None:
         ("gsm8k:other.jsonl", None, problems, f"gsm8k:{problems}"),
     ):
         setup = replace(SETUP, metric=metric)
-        assert reporting(setup, text, questions).metric == expected
+        assert reporting_setup(setup, text, questions).metric == expected
 
 
 def test_a_verdict_names_what_it_could_not_measure(capsys: pytest.CaptureFixture[str]) -> None:
