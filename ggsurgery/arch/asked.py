@@ -1,6 +1,7 @@
 """The tensors that llama.cpp's loader asks for, architecture by architecture.
 
-The data come from the loader itself: see data/_tensors.toml and tests/fixtures/survey.py.
+The data come from the loader itself: see data/_tensors.toml, data/_layers.toml and
+tests/fixtures/survey.py.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 _LAYER = re.compile(r"((?:enc\.|dec\.)?blk)\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
 
@@ -84,15 +86,33 @@ def surveyed() -> frozenset[str]:
     return frozenset(a for _, shapes, *_ in _table() for archs in shapes.values() for a in archs)
 
 
+@cache
+def layer_kinds(arch: str) -> tuple[frozenset[str], ...]:
+    """What a layer cannot load without: for each kind of layers a set of patterns.
+
+    Empty for an architecture that was not surveyed.
+    """
+    table = _data("_layers").get(arch)
+    if table is None:
+        return ()
+    every = frozenset(table["every"].split())
+    kinds = (every | frozenset(kind.split()) for kind in table.get("kinds", [""]))
+    return tuple(frozenset(f"blk.{{}}.{name}" for name in kind) for kind in kinds)
+
+
 _Row = tuple[str, dict[str, frozenset[str]], frozenset[str], frozenset[str], frozenset[str]]
 
 
 @cache
 def _table() -> tuple[_Row, ...]:
-    path = resources.files(__package__) / "data" / "_tensors.toml"
     rows = []
-    for pattern, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+    for pattern, table in _data("_tensors").items():
         sets = {name: frozenset(archs.split()) for name, archs in table.items()}
         lists = [sets.pop(name, frozenset()) for name in ("optional", "some", "fused")]
         rows.append((pattern, sets, lists[0], lists[1], lists[2]))
     return tuple(rows)
+
+
+def _data(name: str) -> dict[str, Any]:
+    path = resources.files(__package__) / "data" / f"{name}.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -11,10 +11,12 @@ from ..ggufio.types import Header
 HEADS, KV_HEADS = "attention.head_count", "attention.head_count_kv"
 KEY, VALUE, WIDTH = "attention.key_length", "attention.value_length", "embedding_length"
 FEED = "feed_forward_length"
+KEY_MLA, VALUE_MLA = "attention.key_length_mla", "attention.value_length_mla"
+ROPE = "rope.dimension_count"
 
 #: Sizes that many loaders take from the first layer for all layers: their names with a 0.
 #: With a ~ the size is known only where the layer's and the first layer's are the same.
-BY_LAYER = ("ff", "2*ff", "heads", "q", "k", "v", "o", "qkv", "2*q")
+BY_LAYER = ("ff", "2*ff", "heads", "q", "k", "v", "o", "qkv", "2*q", "q_mla", "o_mla")
 
 #: The keys (without `{arch}.`) that a size is computed from, for messages.
 KEYS: dict[str, tuple[str, ...]] = {
@@ -38,6 +40,11 @@ KEYS: dict[str, tuple[str, ...]] = {
     "q_lora": ("attention.q_lora_rank",),
     "kv_lora": ("attention.kv_lora_rank",),
     "types": ("tokenizer.ggml.token_type_count",),
+    "q_mla": (HEADS, KEY_MLA),
+    "o_mla": (HEADS, VALUE_MLA),
+    "value_mla": (VALUE_MLA,),
+    "nope": (KEY_MLA, ROPE),
+    "kv_lora+rope": ("attention.kv_lora_rank", ROPE),
 }
 KEYS |= {f"{name}{mark}": KEYS[name] for name in BY_LAYER for mark in "0~"}
 
@@ -84,10 +91,32 @@ def _of_layer(header: Header, layer: int | None) -> dict[str, int]:
         found |= {"key": key, "value": value, "q": heads * key, "k": kv_heads * key}
         found |= {"v": kv_heads * value, "o": heads * value, "2*q": 2 * heads * key}
         found["qkv"] = heads * key + kv_heads * (key + value)
+    found |= _latent(one(KEY_MLA), one(VALUE_MLA), one(ROPE), found)
     for name in ("ff", "expert_ff"):
         size = found[name]
         found[f"2*{name}"] = None if size is None else 2 * size
     return {name: size for name, size in found.items() if size is not None}
+
+
+def _latent(
+    key: int | None, value: int | None, rope: int | None, known: dict[str, int | None]
+) -> dict[str, int | None]:
+    """The sizes of latent attention; none where the header does not state its lengths.
+
+    Args:
+        key, value: of a head as the model has it; the plain lengths are the compressed ones.
+        rope: how many of the key's values are rotated; the others come out of the latent.
+    """
+    heads, latent = known["heads"], known["kv_lora"]
+    if not key or not value or rope is None or heads is None:
+        return {}
+    return {
+        "q_mla": heads * key,
+        "o_mla": heads * value,
+        "value_mla": value,
+        "nope": key - rope,
+        "kv_lora+rope": None if latent is None else latent + rope,
+    }
 
 
 def _head_length(header: Header, key: str) -> int | None:

@@ -148,7 +148,7 @@ def verify(file: Path, deep: bool, as_json: bool) -> None:
     header = read_header(file)
     found = find_faults(header)
     if deep:
-        found = [*found, *_weight_faults(file), *_deep_faults(header, found)]
+        found = _deep(header, found)
     errors = [f for f in found if f.severity == "error"]
     if as_json:
         print_json({"file": file.name, "ok": not errors, "findings": [asdict(f) for f in found]})
@@ -163,39 +163,54 @@ def verify(file: Path, deep: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _weight_faults(file: Path) -> list[Finding]:
+def _deep(header: Header, found: Sequence[Finding]) -> list[Finding]:
+    """The findings with those of the weights, of llama.cpp and of the tokenizer.
+
+    A check that fails is a finding as well: those of the others stay.
+    """
+    findings = list(found)
+    for where, check in (
+        ("weights", _weight_faults),
+        ("llama.cpp", _load_faults),
+        ("tokenizer", _tokenizer_faults),
+    ):
+        try:
+            findings += check(header, found)
+        except GGSurgeryError as error:
+            findings.append(Finding("error", where, error.problem))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not hide the file's
+            problem = f"the check failed: {type(error).__name__}: {error}"
+            findings.append(Finding("error", where, problem))
+    return findings
+
+
+def _weight_faults(header: Header, _found: Sequence[Finding]) -> list[Finding]:
     from ..inspect.nonfinite import nonfinite_tensors
 
-    with Source(file) as source, bytes_bar("weights", source.header.n_bytes) as bar:
+    with Source(header.path) as source, bytes_bar("weights", source.header.n_bytes) as bar:
         return list(nonfinite_tensors(source, bar.update))
 
 
-def _deep_faults(header: Header, found: Sequence[Finding]) -> list[Finding]:
-    """What llama.cpp says; nothing that it would say of a fault that is named already."""
+def _load_faults(header: Header, _found: Sequence[Finding]) -> list[Finding]:
     from ..arch.asked import surveyed
     from ..runtime.loadable import refusal
 
-    said = []
     model = header.architecture in surveyed() and header.tensors and header.order == "<"
     if model and (reason := refusal(header.path)):
-        said.append(Finding("error", "llama.cpp", f"does not load the file: {reason}"))
-    if "tokenizer.ggml.tokens" not in header.metadata:
-        said.append(Finding("note", "tokenizer", "not checked: the file has no vocabulary"))
-    elif any(f.severity == "error" and f.where.startswith("tokenizer.") for f in found):
-        said.append(Finding("note", "tokenizer", "not run: its errors are named above"))
-    else:
-        said += _tokenizer_faults(header.path)
-    return said
+        return [Finding("error", "llama.cpp", f"does not load the file: {reason}")]
+    return []
 
 
-def _tokenizer_faults(file: Path) -> list[Finding]:
+def _tokenizer_faults(header: Header, found: Sequence[Finding]) -> list[Finding]:
+    """What the check of the tokenizer finds; nothing of a fault that is named already."""
     from ..runtime import worker
     from ..tokenizer.check import check_tokenizer
 
-    try:
-        report = worker.run(check_tokenizer, file)
-    except GGSurgeryError as error:  # what was found so far must not be lost with it
-        return [Finding("error", "tokenizer", str(error.problem))]
+    if "tokenizer.ggml.tokens" not in header.metadata:
+        return [Finding("note", "tokenizer", "not checked: the file has no vocabulary")]
+    if any(f.severity == "error" and f.where.startswith("tokenizer.") for f in found):
+        return [Finding("note", "tokenizer", "not run: its errors are named above")]
+    report = worker.run(check_tokenizer, header.path)
     return [Finding(f.level, f"tokenizer: {f.check}", f.message) for f in report.findings]
 
 

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ..arch import Finding, LayerKind
-from ..arch.asked import alternatives, asked, knows, pattern_of
+from ..arch.asked import alternatives, asked, knows, layer_kinds, pattern_of
 from ..ggufio.constants import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES
 from ..ggufio.types import Header
+from ..plan.text import format_layers
 
 _ARCHITECTURES: dict[str, MODEL_ARCH] = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
 
@@ -22,14 +23,16 @@ _SINGLE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 
 
 def missing_tensors(
-    header: Header, kinds: Sequence[LayerKind], *, certain: bool
+    header: Header, kinds: Sequence[LayerKind], n_tail: int, *, certain: bool
 ) -> Iterator[Finding]:
     """Tensors that llama.cpp will look for in vain.
 
     Args:
+        n_tail: layers at the end (MTP), of which less is known.
         certain: the kinds come from the architecture's rules; without them, layers that
             differ may be of kinds that nobody here knows.
     """
+    yield from _missing_in_every_layer(header, header.n_layers - n_tail, certain)
     known = asked(header.architecture)
     for pattern, tensor in known.items():
         needed = "{}" not in pattern and tensor.required and tensor.always
@@ -60,6 +63,35 @@ def missing_tensors(
                     + ("of its kind have it" if certain else "have it"),
                     "",
                 )
+
+
+def _missing_in_every_layer(header: Header, n_layers: int, certain: bool) -> Iterator[Finding]:
+    """Tensors that no layer has, and layers of the architecture cannot load without.
+
+    A layer with a tensor that the survey has not met is of a kind with other needs.
+    """
+    known, kinds = asked(header.architecture), layer_kinds(header.architecture)
+    layers = {
+        n: {f"blk.{{}}.{suffix}" for suffix in header.layer_tensors(n)} for n in range(n_layers)
+    }
+    anywhere = set().union(*layers.values())
+    missing: dict[str, list[int]] = {}
+    for layer, own in layers.items():
+        if not own or not kinds or not all(knows(known, pattern) for pattern in own):
+            continue
+        lacking = min(
+            ([p for p in kind if p not in own and not own & {*alternatives(p)}] for kind in kinds),
+            key=len,
+        )
+        for pattern in lacking:
+            missing.setdefault(pattern, []).append(layer)
+    for pattern in sorted(missing.keys() - anywhere):
+        yield Finding(
+            "error" if certain else "warning",
+            pattern.format(format_layers(missing[pattern])),
+            f"missing: llama.cpp does not load a layer of {header.architecture} without it",
+            "",
+        )
 
 
 def foreign_tensors(header: Header, n_tail: int) -> Iterator[Finding]:

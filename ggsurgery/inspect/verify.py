@@ -81,7 +81,8 @@ def _layers(header: Header, rules: ArchRules | None) -> Iterator[Finding]:
         yield from count_findings(header)
         yield from shape_findings(header)
         yield from check(rules, header)
-        yield from missing_tensors(header, rules.kinds(header), certain=certain)
+        n_tail = rules.n_tail(header)
+        yield from missing_tensors(header, rules.kinds(header), n_tail, certain=certain)
     except ArchitectureError as error:
         yield Finding("error", error.tensor or "metadata", str(error), "")
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from ggsurgery.arch import all_rules
-from ggsurgery.arch.asked import FUSED, asked, pattern_of, surveyed
+from ggsurgery.arch.asked import FUSED, asked, layer_kinds, pattern_of, surveyed
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.ggufio.types import Header, TensorInfo
 from ggsurgery.inspect.verify import verify
+from ggsurgery.plan.text import format_layers
 
 from ..fixtures import llama, make, survey
 from ..fixtures.base import ARCHITECTURES, base
@@ -78,6 +79,28 @@ def test_an_error_is_what_llama_cpp_refuses(tmp_path, arch):
                 assert [f[1] for f in errors if f[2].startswith("missing, ")] == [name], pattern
 
 
+@pytest.mark.parametrize("arch", [*SMALL, "qwen3next", "lfm2", "jamba", "gpt-oss"])
+def test_a_tensor_that_every_layer_lacks(tmp_path, arch):
+    header = outline(arch)
+    names: dict[str, list[str]] = {}
+    for tensor in header.tensors:
+        if (pattern := pattern_of(tensor.name)[0]).startswith("blk.{}."):
+            names.setdefault(pattern, []).append(tensor.name)
+    files = [survey.encoded(header, gone) for gone in names.values()]
+    loads = llama.in_child(llama.loads_without, str(tmp_path / "b.gguf"), files)
+    assert not all(loads) or not names
+    for (pattern, gone), good in zip(names.items(), loads, strict=True):
+        path = write(tmp_path / "a.gguf", header, tuple(gone))
+        findings = [f for f in found(path) if "has no rule file" not in f[2]]
+        if good:
+            assert not findings, pattern
+            continue
+        layers = format_layers([pattern_of(name)[1] for name in gone])
+        severity = "error" if arch in all_rules() else "warning"
+        missing = f"missing: llama.cpp does not load a layer of {arch} without it"
+        assert findings == [(severity, pattern.format(layers), missing)], pattern
+
+
 @pytest.mark.parametrize(
     "arch", [*SMALL, "mpt", "stablelm", "bloom", "gemma3n", "olmo", "command-r"]
 )
@@ -135,6 +158,13 @@ def test_one_tensor_an_expert(tmp_path, arch):
     ((_, where, problem),) = [f for f in found(path) if f[0] == "error"]
     assert where.startswith("blk.") and ".ffn_" in where and " more" in where
     assert problem.startswith("one tensor an expert: llama.cpp reads the experts of a layer from")
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "deci", "jamba"])
+def test_the_kinds_of_layers_are_what_a_new_survey_says(arch):
+    """All of it: python -m tests.fixtures.survey layers (a minute)."""
+    models = survey.outlines(arch, list(survey.variants(arch)))
+    assert set(layer_kinds(arch)) == survey.forms(models, arch)
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "deci"])

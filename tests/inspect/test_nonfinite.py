@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
 
+from ggsurgery.errors import EngineError
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.ggufio.reader import Source
 from ggsurgery.inspect.nonfinite import nonfinite_tensors
@@ -55,6 +56,29 @@ def test_verify_deep_names_them(tmp_path: Path) -> None:
     assert call("verify", "--json", path).json["ok"]
     findings = call("verify", "--deep", "--json", path, code=1).json["findings"]
     assert [f["where"] for f in findings if "NaN" in f["problem"]] == ["blk.1.ffn_up.weight"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (EngineError("the worker died"), "the worker died"),
+        (ValueError("of ours"), "the check failed: ValueError: of ours"),
+    ],
+)
+def test_a_check_that_fails_hides_no_finding_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    path = Path(shutil.copy(MODEL, tmp_path / "m.gguf"))
+    damage(path, "blk.1.ffn_up.weight", T(read_header(path).by_name["blk.1.ffn_up.weight"].type))
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ggsurgery.runtime.worker.run", fail)
+    monkeypatch.setattr("ggsurgery.runtime.loadable.refusal", lambda _: None)
+    findings = call("verify", "--deep", "--json", path, code=1).json["findings"]
+    assert [f["where"] for f in findings] == ["blk.1.ffn_up.weight", "tokenizer"]
+    assert findings[1]["severity"] == "error" and findings[1]["problem"] == said
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,28 @@ def test_a_key_that_the_tensors_contradict(tmp_path, arch, case):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "tensor"),
+    [
+        ("attention.head_count", 4, "blk.0.attn_q_b.weight"),
+        ("attention.key_length_mla", 48, "blk.0.attn_k_b.weight"),
+        ("attention.value_length_mla", 32, "blk.0.attn_output.weight"),
+        ("attention.kv_lora_rank", 16, "blk.0.attn_kv_a_norm.weight"),
+        ("attention.q_lora_rank", 16, "blk.0.attn_q_a.weight"),
+        ("rope.dimension_count", 8, "blk.0.attn_kv_a_mqa.weight"),
+    ],
+)
+@pytest.mark.parametrize("arch", ["deepseek2", "deepseek32", "mistral4", "bailingmoe3", "kimi-k3"])
+def test_a_key_of_latent_attention_that_the_tensors_contradict(tmp_path, arch, key, value, tensor):
+    path = edited(arch, tmp_path, **{key: value})
+    assert "has wrong shape" in llama.refusal(path)
+    shapes = {f.where: f for f in verify(read_header(path)) if "has shape" in f.problem}
+    assert shapes and all(f.severity == "error" for f in shapes.values())
+    assert any(f".{key} = {value}" in f.problem for f in shapes.values())
+    if arch == "deepseek2":
+        assert tensor in shapes
+
+
+@pytest.mark.parametrize(
     "keys",
     [
         {"attention.key_length": 32, "attention.value_length": 32},

@@ -18,6 +18,14 @@ def findings(path):
     return [(f.severity, f.where, f.problem) for f in verify(read_header(path))]
 
 
+def of_stub(path):
+    """Of a file whose layers have one tensor each: without those that they lack."""
+    lacking = "missing: llama.cpp does not load a layer of llama without it"
+    found = findings(path)
+    assert any(f[2] == lacking for f in found)
+    return [f for f in found if f[2] != lacking]
+
+
 def test_whole_files_have_no_findings(tmp_path):
     model = tiny_llama(tmp_path / "in.gguf", 4)
     assert findings(model) == []
@@ -48,7 +56,7 @@ def model(tmp_path, *more, drop=(), infos=None, n_layers=2):
 
 
 def test_the_plain_case_is_clean(tmp_path):
-    assert findings(model(tmp_path)) == []
+    assert of_stub(model(tmp_path)) == []
 
 
 BPE = kv_text("tokenizer.ggml.model", "gpt2")
@@ -73,7 +81,7 @@ BPE = kv_text("tokenizer.ggml.model", "gpt2")
     ],
 )
 def test_tokenizer(tmp_path, entry, where, problem):
-    ((_, found_where, found),) = findings(model(tmp_path, entry))
+    ((_, found_where, found),) = of_stub(model(tmp_path, entry))
     assert found_where.endswith(where)
     assert problem in found
 
@@ -93,11 +101,11 @@ def test_layers_that_are_missing_or_too_many(tmp_path):
 
 def test_gaps_and_order(tmp_path):
     infos = [tensor(f"blk.0.{UP}", (8,), 0, 32), tensor(f"blk.1.{UP}", (8,), 0, 0), EMBEDDING]
-    found = findings(model(tmp_path, infos=infos))
+    found = of_stub(model(tmp_path, infos=infos))
     assert found[0][:2] == ("error", f"blk.0.{UP}")
     assert "is at offset 32, llama.cpp expects 0" in found[0][2]
     mended = operate(tmp_path / "a.gguf", tmp_path / "b.gguf", step("keep", layers="0-1"))
-    assert findings(mended) == []
+    assert of_stub(mended) == []
 
 
 def test_arrays_that_pruning_left_too_long(tmp_path):
