@@ -90,6 +90,7 @@ def request_options(
     *classes: type[Settings],
     arguments: tuple[str, ...] = (),
     many: str | None = None,
+    several: str | None = None,
     skip: tuple[str, ...] | None = None,
 ) -> Callable[[F], F]:
     """Add an option for every field of request classes.
@@ -100,6 +101,7 @@ def request_options(
     Args:
         arguments: fields that are positional, in their order.
         many: a positional field that takes several values; each makes a request of its own.
+        several: a positional field that takes several values, all of one request.
         skip: fields that the command fills in itself.
     """
     fields = {
@@ -133,10 +135,10 @@ def request_options(
         command: Any = wrapped
         ordered = sorted(fields.items(), key=lambda item: item[0] not in needed)
         for name, (cls, field) in reversed(ordered):
-            if name not in (*arguments, many):
+            if name not in (*arguments, many, several):
                 _attach(command, option_of(cls, field, required=name in needed))
-        for name in reversed((*arguments, *([many] if many else []))):
-            command = _argument(*fields[name], several=name == many)(command)
+        for name in reversed((*arguments, *filter(None, (many, several)))):
+            command = _argument(*fields[name], several=name in (many, several))(command)
         return command  # type: ignore[no-any-return]
 
     return add
@@ -206,6 +208,8 @@ def option_of(
         return RequestOption(
             *names, field.name, old=old, required=required, multiple=True, type=one, **more
         )
+    if get_origin(kind) is dict:
+        return RequestOption(*names, field.name, multiple=True, callback=_pairs, **more)
     return RequestOption(
         *names,
         field.name,
@@ -239,6 +243,18 @@ def _split(_context: click.Context, option: click.Parameter, value: Any) -> tupl
     if not parts:
         raise click.BadParameter("the list is empty", param=option)
     return parts
+
+
+def _pairs(_context: click.Context, option: click.Parameter, texts: Any) -> dict[str, float]:
+    """Values of `KEY=NUMBER`."""
+    found: dict[str, float] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        try:
+            found[key] = int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not KEY=NUMBER", param=option) from None
+    return found
 
 
 def warn_of(request: object, texts: Iterable[str]) -> None:

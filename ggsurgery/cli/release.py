@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from ..errors import FormatError
-from ..files.fields import read_json
-from ..jobs import cautions
-from ..measure.results.result_files import Results, load_results, merge_results
+from ..jobs.release import ReleaseRequest, ReleaseResult
 from ..present.numbers import human_bytes
-from ..release.bundle import Bundle, build_bundle, check_folder
-from ..release.laco_section import is_laco
-from ..release.licence import licence_of
-from ..release.origin import RELATIONS
 from ..release.push import push as push_bundle
 from ..release.push import repo_of
-from ..release.request import Request
-from ..runtime import worker
 from ._files import FILE
 from ._groups import DefaultGroup
 from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import progress_bar
+from ._requests import request_options
 
 
 @click.group(cls=DefaultGroup, default="build", no_args_is_help=True)
@@ -42,72 +33,10 @@ def release() -> None:
 
 
 @release.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
-@click.option("--out", required=True, type=FILE, help="The folder to make.")
-@click.option("--name", help="The model's name; default: general.name.")
-@click.option("--family", metavar="NAME", help="Chat family; default: recognised.")
-@click.option("--base-model", metavar="ORG/NAME", help="What it was made from.")
-@click.option(
-    "--results",
-    type=FILE,
-    multiple=True,
-    help="Result files (ggsurgery's or lm-eval's), several of one file too; or what "
-    "`laco --log` wrote.",
-)
-@click.option("--original", type=FILE, multiple=True, help="Results of the model before surgery.")
-@click.option(
-    "--license",
-    "licence",
-    metavar="FILE|ID",
-    help="A file with the licence's text, or its SPDX or hub identifier (apache-2.0, gemma).",
-)
-@click.option("--system", metavar="TEXT", help="A system prompt for the Modelfile.")
-@click.option(
-    "--parameter",
-    "parameters",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="An Ollama PARAMETER, instead of the header's or the family's.",
-)
-@click.option("--recommended", metavar="TYPE", help="The file to recommend; default: by results.")
-@click.option("--repo", metavar="ORG/NAME", help="Where it will be, for commands on the card.")
-@click.option(
-    "--relation",
-    type=click.Choice(RELATIONS),
-    help="To the base model; default: by the operations in the header.",
-)
-@click.option("--quantized-by", metavar="NAME", help="For the card; default: the header's.")
-@click.option("--language", "languages", multiple=True, metavar="CODE", help="For the card.")
-@click.option("--tag", "tags", multiple=True, help="For the card.")
-@click.option(
-    "--memory/--no-memory",
-    default=True,
-    show_default=True,
-    help="Measure the RAM of each file by loading it.",
-)
-@click.option(
-    "--check-tokenizer/--no-check-tokenizer",
-    default=True,
-    show_default=True,
-    help="Run `tokenizer check` on the recommended file; an error gives exit code 1.",
-)
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@request_options(ReleaseRequest, several="files")
 @json_option
 @click.pass_context
-def build(
-    ctx: click.Context,
-    /,
-    files: tuple[Path, ...],
-    out: Path,
-    results: tuple[Path, ...],
-    original: tuple[Path, ...],
-    licence: str | None,
-    parameters: tuple[str, ...],
-    memory: bool,
-    force: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def build(ctx: click.Context, /, request: ReleaseRequest, as_json: bool) -> None:
     """Build a bundle from GGUF files of one model.
 
     The bundle is kept where a check finds an error; the card names it.
@@ -117,28 +46,11 @@ def build(
       ggsurgery release tiny-*.gguf --out bundle --base-model Qwen/Qwen3-1.7B
       ggsurgery release tiny-Q4_K_M.gguf --out bundle --results q4.json --original base.json
     """
-    for file in (*files, *results, *original):
-        if not file.is_file():
-            raise FormatError("no such file", file=file)
-    named = None if licence is None else licence_of(licence, Path(licence))
-    numbers = dict(_parameter(text) for text in parameters)
-    check_folder(out, force)  # before the memory of every file is measured
-    laco, measured = _sorted(results)
-    request = Request(
-        files=files,
-        license=named if isinstance(named, Path) else None,
-        license_id=named if isinstance(named, str) else None,
-        original=_original(original),
-        results=measured,
-        laco=laco,
-        memory=_memory(files) if memory else {},
-        parameters=numbers,
-        **options,
-    )
+    request.check()
     with progress_bar("checksums", "B") as progress:
-        made = build_bundle(request, out, force=force, progress=progress)
-    _show(made, as_json)
-    if made.errors:
+        found = request.run(progress)
+    _show(found, as_json)
+    if found.bundle.errors:
         ctx.exit(1)
 
 
@@ -173,48 +85,8 @@ def push(
         echo(f"{done.url}: {len(done.files)} files, {human_bytes(done.n_bytes)}")
 
 
-def _sorted(paths: tuple[Path, ...]) -> tuple[dict[str, Any] | None, tuple[Results, ...]]:
-    """LaCo's statistics, if one of the files holds them, and the results of the others."""
-    found: list[Results] = []
-    laco = None
-    for path in paths:
-        document = read_json(path)
-        if not is_laco(document):
-            found += load_results(path)
-        elif laco is not None:
-            raise FormatError("a second file with LaCo's statistics", file=path)
-        else:
-            laco = document
-    return laco, tuple(found)
-
-
-def _original(paths: tuple[Path, ...]) -> Results | None:
-    found = merge_results([r for path in paths for r in load_results(path)])
-    if len(found) > 1:
-        raise FormatError(
-            "results of one model are needed",
-            file=paths[-1],
-            found=", ".join(r.model.file for r in found),
-        )
-    return found[0] if found else None
-
-
-def _memory(files: tuple[Path, ...]) -> dict[str, dict[str, int]]:
-    from ..runtime.memory import peak_memory
-
-    return {file.name: worker.run(peak_memory, file) for file in files}
-
-
-def _parameter(text: str) -> tuple[str, float]:
-    key, _, value = text.partition("=")
-    try:
-        return key, int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not KEY=NUMBER", param_hint="--parameter") from None
-
-
-def _show(made: Bundle, as_json: bool) -> None:
-    chat = made.chat
+def _show(found: ReleaseResult, as_json: bool) -> None:
+    made, chat = found.bundle, found.bundle.chat
     if as_json:
         print_json(
             {
@@ -233,6 +105,6 @@ def _show(made: Bundle, as_json: bool) -> None:
     echo(table([(p.name, human_bytes(p.stat().st_size)) for p in made.files], ("file", "size")))
     note(f"recommended: {made.recommended}")
     note(f"Ollama will report: {', '.join(chat.capabilities.names)}")
-    warn(*made.errors, *cautions.of_bundle(made))
+    warn(*found.warnings)
     for text in chat.notes:
         note(f"Ollama: {text}")
