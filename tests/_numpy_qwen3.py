@@ -42,7 +42,7 @@ class Qwen3:
         )
 
     def layer(self, index: int, x: F64) -> dict[str, F64]:
-        """Named as llama.cpp names the nodes: ffn_inp, ffn_swiglu, ffn_out, l_out."""
+        """Named as llama.cpp names the nodes: kqv_out, ffn_inp, ffn_swiglu, ffn_out, l_out."""
         w = {k.split(".", 2)[2]: v for k, v in self.w.items() if k.startswith(f"blk.{index}.")}
         n = len(x)
         h = self.norm(x, w["attn_norm.weight"])
@@ -62,7 +62,7 @@ class Qwen3:
         gate = f @ w["ffn_gate.weight"].T
         g = gate / (1 + np.exp(-gate)) * (f @ w["ffn_up.weight"].T)
         m = g @ w["ffn_down.weight"].T
-        return {"ffn_inp": y, "ffn_swiglu": g, "ffn_out": m, "l_out": y + m}
+        return {"kqv_out": mixed, "ffn_inp": y, "ffn_swiglu": g, "ffn_out": m, "l_out": y + m}
 
     def states(self, tokens: NDArray[Any]) -> F64:
         """Input of every layer and output of the last, [n_layers + 1, n, width]."""

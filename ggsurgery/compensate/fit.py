@@ -1,43 +1,51 @@
-"""Heal a cut without training: refit the projection in front of it by least squares.
+"""Heal a cut without training: refit what writes to the residual stream by least squares.
 
-Layers i+1 … i+n go. Layer i then has to say what they would have said (see `nodes`):
+Where layers are gone, the layer in front has to give what they would have given; then the
+next kept layers are refitted too, each on the states of the model healed so far:
 
     tw      T = argmin Σ_t w_t ‖M_t T + Y_t − Z_t‖² + λ‖T − I‖²,   W' = Tᵀ W
             (ReplaceMe, Shopkhoev et al. 2025, least squares)
     refit   Δ = argmin Σ_t w_t ‖G_t Δᵀ + M_t + Y_t − Z_t‖² + λ‖Δ‖²,  W' = W + Δ
+    scale   the state behind the cut × mean ‖Z_t‖ / ‖M_t + Y_t‖    (Prune&Comp, 2026)
 
-Both are one ridge regression of the residual Z − Y − M, on the features M or G.
+with Z the uncut model's state. The first two are one ridge regression of the residual
+Z − Y − M, on the features M or G.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError, PlanError
+from ..errors import GGSurgeryError, PlanError
+from ..ggufio.constants import GGMLQuantizationType
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
+from ..measure.sink import sink_of
 from ..measure.variants import Candidates
 from ..measure.windows import Windows
-from ..plan.heal import PROJECTION, Cut, cuts_of, mend
-from ..plan.recipe import Recipe, Step, step
+from ..plan.edits import Add, Drop
+from ..plan.heal import ATTENTION, PROJECTION, Place, check_cut, places
+from ..plan.ops import delete
+from ..plan.recipe import Recipe
 from ..plan.text import format_layers
-from ..plan.types import Plan
+from ..plan.types import Edited, Plan, references
 from ..runtime.vocab_only import VocabularyFile
 from ..surgery.imatrix_lineage import in_words, operations
-from .nodes import Nodes, check_carrier, nodes, weights
-from .regression import Regression
+from . import nodes
+from .chain import Chain, Fit
+from .settings import CHOICE_WINDOWS, DEFAULT, Chosen, Settings
 from .sidecar import Sidecar
+from .step import heal_step
+from .sweep import Losses, Swept, runs_of, sweep
 
 F32 = NDArray[np.float32]
-Method = Literal["tw", "refit"]
 Progress = Callable[[int, int], object]
 
 #: Steps that leave layers out.
@@ -47,79 +55,54 @@ CUTTING = frozenset({"delete", "keep", "merge", "bridge", "heal"})
 #: (F = 1536, bare: residual 0.75, perplexity 64.5): 2,048 tokens make it worse (0.85 held out,
 #: 81.3), 4,096 better (0.42, 48.5), 32,768 leave 0.27 and 37.9.
 TOKENS_PER_FEATURE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a fit is made.
-
-    Attributes:
-        method: what is solved for: a map folded into `ffn_down` (tw), or itself (refit).
-        tokens: how many of the text's tokens at most.
-        ctx: tokens of a window.
-        ridge: λ relative to the mean diagonal of the Gram matrix.
-        first: how many times the first position of a window counts.
-        parse_special: read special tokens in the text as the tokens they name.
-    """
-
-    method: Method = "refit"
-    tokens: int = 32768
-    ctx: int = 512
-    ridge: float = 1e-2
-    first: float = 30.0
-    parse_special: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """How well one cut could be mended.
-
-    `before` and `after` are Σ w‖residual‖² / Σ w‖Z − Y‖² without and with the correction, on
-    the tokens that it was fitted on (a share of what the removed layers and the carrier's
-    own feed-forward did). `unseen` is the same on the last windows, by a fit on the others: what
-    it would be on another text of the kind. None where there is one window only.
-    """
-
-    cut: Cut
-    tokens: int
-    before: float
-    after: float
-    unseen: Unseen | None = None
-
-    @property
-    def overfits(self) -> bool:
-        """Whether the correction makes tokens that it was not fitted on worse."""
-        return self.unseen is not None and not self.unseen.after < self.unseen.before
-
-
-@dataclass(frozen=True, slots=True)
-class Unseen:
-    """Residuals on `tokens` tokens that a fit has not seen, as shares like those of `Fit`."""
-
-    tokens: int
-    before: float
-    after: float
+#: Types that keep a correction as it is.
+FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
 
 
 @dataclass(frozen=True)
 class Healed:
-    """A cut with its correction: the recipe and the arrays that it names."""
+    """A cut with its corrections: the recipe and the arrays that it names."""
 
     recipe: Recipe
     plan: Plan
     sidecar: Sidecar
-    fits: tuple[Fit, ...]
+    swept: Swept
+    seams: tuple[Place, ...]
     settings: Settings
+    windows: tuple[int, int]
+
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        return self.swept.fits
+
+    @property
+    def losses(self) -> Losses | None:
+        return self.swept.losses
+
+    @property
+    def wins(self) -> bool:
+        """Whether healing helps on text that it has not seen."""
+        return self.losses is None or self.losses.healed < self.losses.bare
 
     def to_json(self) -> dict[str, Any]:
+        losses = self.losses
         return {
             "method": self.settings.method,
             "recipe": self.recipe.to_json(),
             "sidecar": self.sidecar.digest,
+            "windows": {"fit": self.windows[0], "held_out": self.windows[1]},
+            "held_out_nll": None if losses is None else asdict(losses),
+            "scales": {str(number): factor for number, factor in self.swept.scales},
             "cuts": [
+                {"removed": list(seam.removed), "carrier": seam.position, "sweep": count}
+                for seam, count in zip(self.seams, self.swept.sweeps, strict=True)
+            ],
+            "fits": [
                 {
-                    "removed": [fit.cut.first, fit.cut.last],
-                    "carrier": fit.cut.carrier,
+                    "layer": fit.number,
+                    "tensor": fit.tensor,
+                    "seam": fit.place.seam,
+                    "ridge": fit.ridge,
                     "tokens": fit.tokens,
                     "residual_before": fit.before,
                     "residual_after": fit.after,
@@ -134,21 +117,29 @@ def heal(
     path: str | Path,
     layers: Sequence[int],
     text: str,
-    settings: Settings = Settings(),
+    settings: Settings = DEFAULT,
     *,
+    recipe: Recipe | None = None,
     n_threads: int | None = None,
     allow_unknown_arch: bool = False,
+    out_type: int | None = None,
     cut_again: bool = False,
     few_tokens: bool = False,
+    any_cut: bool = False,
+    chosen: Chosen | None = None,
     progress: Progress | None = None,
 ) -> Healed:
     """Remove layers of a model and fit what is left; nothing is written.
 
     Args:
-        layers: those to remove, as numbered in the file.
+        layers: those to remove, as numbered in the file; none with a recipe.
         text: calibration text; not the one that the result is reported on.
+        recipe: a cut of another kind, to be healed where it departs from the model.
+        out_type: ggml type of the corrected tensors; None keeps each one's own.
         cut_again: take a file that lacks layers already, and fit towards it as it is.
         few_tokens: fit on fewer than TOKENS_PER_FEATURE tokens for each feature.
+        any_cut: go on though the cut removes the layer that makes the attention sink.
+        chosen: what an earlier fit chose, to make it again.
         progress: called with (windows done, windows in all).
 
     Returns:
@@ -156,28 +147,16 @@ def heal(
 
     Raises:
         PlanError: layer 0 or a layer that does not exist, settings that cannot be, too few
-            tokens, or a file that was cut before.
+            tokens, a plan that cannot be healed, or a file that was cut before.
         ArchitectureError: a carrier whose output is not ffn_inp + ffn_out, or without a
             plain `ffn_down`.
         EngineError: the model's states around a cut give nothing to fit.
     """
-    if settings.tokens < settings.ctx:
-        raise PlanError(
-            "fewer tokens than one window",
-            expected=f"--ctx ({settings.ctx}) or more --tokens",
-            found=settings.tokens,
-        )
-    for name, value in (("--ridge", settings.ridge), ("--first", settings.first)):
-        if not 0 < value < math.inf:
-            raise PlanError(f"impossible {name}", expected="more than 0, and finite", found=value)
+    settings.check()
     header = read_header(path)
     if not cut_again:
         check_uncut(header)
-    count = settings.tokens // settings.ctx
-    with VocabularyFile(path) as vocabulary:
-        windows = Windows.of_text(
-            vocabulary, text, settings.ctx, count, parse_special=settings.parse_special
-        )
+    windows, n_fit = _windows(path, text, settings, chosen)
     arrays: dict[str, F32] = {}
     with Candidates(
         path,
@@ -185,24 +164,98 @@ def heal(
         cache_bytes=0,
         n_threads=n_threads,
         given=arrays,
+        out_type=out_type,
         allow_unknown_arch=allow_unknown_arch,
     ) as session:
-        uncut = session.identity
-        cuts = cuts_of(layers, len(uncut.blocks))
-        for cut in cuts:
-            check_carrier(session, cut)
-            if not few_tokens:
-                check_tokens(header, cut, settings, sum(len(w) for w in windows.inputs))
-        plan, fits, removed = uncut, [], 0
-        for number, cut in enumerate(cuts):
-            tick = _stepped(progress, number, len(cuts))
-            fit, arrays[cut.key] = _fit(session, plan, cut, removed, settings, tick)
-            plan = mend(plan, cut, removed)
-            removed += len(cut)
-            fits.append(fit)
-    sidecar = Sidecar(arrays)
-    recipe = Recipe((_step(layers, settings, text, sidecar),))
-    return Healed(recipe, recipe.apply(uncut), sidecar, tuple(fits), settings)
+        plan, numbers = _cut(session, layers, recipe)
+        runs = runs_of(places(plan, len(session.identity.blocks)))
+        if not runs:
+            raise PlanError(
+                "nothing to heal: the plan leaves every layer in its place",
+                file=path,
+                hint="Name what to cut: --layer, --recipe, or the cut file.",
+            )
+        _check(
+            session, plan, runs, settings, sum(len(w) for w in windows.inputs[:n_fit]), few_tokens
+        )
+        if not any_cut:
+            _check_sink(session, runs)
+        passes = 1 + sum(min(len(run), 1 + (settings.sweep or 4)) for run in runs)
+        ticks = _Ticks(progress, passes * len(windows))
+        chain = Chain(session, plan, numbers, n_fit, settings, ticks)
+        swept = sweep(chain, runs, chosen)
+        if swept.losses is not None and _is_rounded(session, swept, out_type):
+            swept = _with_unrounded(session, chain, swept)
+        ticks.finish()
+    kept = {fit.key: arrays[fit.key] for fit in swept.fits}
+    sidecar = Sidecar(kept)
+    ridges = {fit.key: fit.ridge for fit in swept.fits}
+    used = Chosen(swept.sweeps, ridges, n_fit)
+    last = heal_step(layers, settings, used, text, sidecar, dict(swept.scales))
+    before = Recipe(()) if recipe is None else recipe
+    made = Recipe((*before.steps, last), before.name, before.options)
+    seams = tuple(run[0] for run in runs)
+    counts = (n_fit, len(windows) - n_fit)
+    return Healed(made, made.apply(session.identity), sidecar, swept, seams, settings, counts)
+
+
+class _Ticks:
+    """Windows that went through the models, of an estimate that grows if it was too small."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def __call__(self) -> None:
+        self._done = min(self._done + 1, self._total - 1)
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+    def finish(self) -> None:
+        if self._progress is not None:
+            self._progress(self._total, self._total)
+
+
+def _windows(
+    path: str | Path, text: str, settings: Settings, chosen: Chosen | None
+) -> tuple[Windows, int]:
+    """The windows of a text, and how many of them the fit sees; the others are for choosing.
+
+    They follow the text that is fitted on, or are an eighth of a text that ends there.
+    """
+    count = settings.tokens // settings.ctx
+    more = CHOICE_WINDOWS if chosen is None else 0
+    with VocabularyFile(path) as vocabulary:
+        windows = Windows.of_text(
+            vocabulary, text, settings.ctx, count + more, parse_special=settings.parse_special
+        )
+    if chosen is not None:
+        n_fit = min(chosen.windows or count, len(windows))
+        return windows.part(range(n_fit)), n_fit
+    n = len(windows)
+    held_out = max(n - count, 0 if n < 2 else min(CHOICE_WINDOWS, max(1, n // 8)))
+    return windows, n - held_out
+
+
+def _cut(
+    session: Candidates, layers: Sequence[int], recipe: Recipe | None
+) -> tuple[Plan, tuple[int, ...]]:
+    """The plan to heal, and how the recipe numbers its layers."""
+    identity = session.identity
+    if recipe is None:
+        check_cut(layers, len(identity.blocks))
+        kept = tuple(i for i in range(len(identity.blocks)) if i not in set(layers))
+        return (delete(identity, sorted(set(layers))) if layers else identity), kept
+    plan = recipe.apply(identity)
+    edited = [b for b in plan.blocks if isinstance(b, Edited)]
+    if any(isinstance(e, Add) for b in edited for e in b.edits):
+        raise PlanError("the recipe heals already", found=recipe.describe())
+    if plan.n_sources > 1 or any(not isinstance(e, Drop) for e in plan.edits):
+        raise PlanError(
+            "only plans that remove, merge, move or repeat layers of one model can be healed",
+            found=recipe.describe(),
+            hint="Take the steps that change weights after healing.",
+        )
+    return plan, tuple(range(len(plan.blocks)))
 
 
 def check_uncut(header: Header) -> None:
@@ -218,102 +271,109 @@ def check_uncut(header: Header) -> None:
             file=header.path,
             expected="the uncut model, and all layers to cut from it",
             found=f"a file after: {in_words(done)}",
-            hint="Give the uncut model; or heal a further cut of this file with --cut-again.",
+            hint="Give the uncut model and this file: ggsurgery heal UNCUT CUT OUT; or heal a "
+            "further cut of this file with --cut-again.",
         )
 
 
-def check_tokens(header: Header, cut: Cut, settings: Settings, n_tokens: int) -> None:
-    """Refuse a fit on so few tokens that it learns them by heart.
-
-    Raises:
-        PlanError: says how many it takes.
-    """
-    shape = header.layer_tensors(cut.carrier)[PROJECTION].shape
-    width = shape[0] if settings.method == "refit" else shape[1]
-    least = math.ceil(TOKENS_PER_FEATURE * width / settings.ctx) * settings.ctx
-    if n_tokens < least:
-        raise PlanError(
-            f"too few tokens to fit {width:,} features: the correction would fit these tokens and "
-            "spoil others",
-            file=header.path,
-            expected=f"{least:,} or more",
-            found=f"{n_tokens:,}",
-            hint=f"Give a longer text and --tokens {least} or more, --method tw (fewer features), "
-            "or --few-tokens.",
-        )
-
-
-def _step(layers: Sequence[int], settings: Settings, text: str, sidecar: Sidecar) -> Step:
-    """The step that a header keeps: enough to fit again, and to know the result again."""
-    sums = {key: sidecar.checksum(key) for key in sidecar}
-    numbers = asdict(settings)
-    if not settings.parse_special:  # files made before there was the option have none
-        del numbers["parse_special"]
-    fit = {**numbers, "text": sha256_of(text), "arrays": sums}
-    return step("heal", layer=format_layers(sorted(set(layers))), fit=fit)
-
-
-def sha256_of(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _stepped(progress: Progress | None, number: int, total: int) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda done, n: progress(number * n + done, total * n)
-
-
-def _fit(
+def _check(
     session: Candidates,
     plan: Plan,
-    cut: Cut,
-    removed: int,
+    runs: Sequence[Sequence[Place]],
     settings: Settings,
-    progress: Progress | None,
-) -> tuple[Fit, F32]:
-    """The correction of one carrier, float32 in numpy's shape [n_embd, d_ff]."""
-    sums: Regression | None = None
-    refit = settings.method == "refit"
-    kept, last = [], len(session.windows) - held_out_windows(len(session.windows))
-    for number, seen in enumerate(nodes(session, plan, cut, removed)):
-        features = seen.g if refit else seen.m
-        if sums is None:
-            sums = Regression(features.shape[1], seen.m.shape[1], settings.first)
-        if number < last:
-            sums.add(features, *_residual(seen))
-        else:
-            kept.append((features, *_residual(seen)))
-        if progress is not None:
-            progress(number + 1, len(session.windows))
-    assert sums is not None
-    unseen = None
-    if kept and sums.fits:
-        n, before, left, scale = sums.held_out(kept, settings.ridge)
-        unseen = Unseen(n, before / scale, left / scale) if scale > 0 else None
-    for window in kept:  # the correction itself is fitted on all of the text
-        sums.add(*window)
-    if not 0 < sums.scale < math.inf or not sums.fits:
-        raise EngineError(
-            f"layer {cut.carrier} cannot take over: the states around the cut are zero or not "
-            "numbers",
-            file=session.path,
-            hint="`delete` without healing, or another --layer.",
-        )
-    d, after = sums.solve(settings.ridge)
-    fit = Fit(cut, sums.n, sums.before / sums.scale, after / sums.scale, unseen)
-    delta = d.T if refit else d.T @ weights(session, cut.carrier)
-    return fit, np.ascontiguousarray(delta, np.float32)
+    n_tokens: int,
+    few_tokens: bool,
+) -> None:
+    """Refuse layers that cannot be corrected, and a fit that would learn its tokens by heart."""
+    if settings.method == "scale":
+        return
+    tensors = (PROJECTION, ATTENTION) if settings.attention else (PROJECTION,)
+    for run in runs:
+        block = plan.blocks[run[0].position]
+        for tensor in tensors:
+            nodes.check_layer(session, block, tensor)
+        width = nodes.n_features(session, block, PROJECTION)
+        if settings.method == "tw":
+            width = int(session.source.header.get("{arch}.embedding_length") or width)
+        least = math.ceil(TOKENS_PER_FEATURE * width / settings.ctx) * settings.ctx
+        if n_tokens < least and not few_tokens:
+            raise PlanError(
+                f"too few tokens to fit {width:,} features: the correction would fit these tokens "
+                "and spoil others",
+                file=session.path,
+                expected=f"{least:,} or more",
+                found=f"{n_tokens:,}",
+                hint=f"Give a longer text and --tokens {least} or more, --method tw (fewer "
+                "features) or scale (none), or --few-tokens.",
+            )
 
 
-def held_out_windows(n: int) -> int:
-    """How many windows at the end a first fit does not see: an eighth, eight at most.
+def _check_sink(session: Candidates, runs: Sequence[Sequence[Place]]) -> None:
+    """Refuse a cut of the layer that makes the attention sink.
 
-    They are held in memory, so that they must not grow with the text.
+    Raises:
+        PlanError: names cuts of the same length beside it.
     """
-    return 0 if n < 2 else min(8, max(1, n // 8))
+    removed = {layer for run in runs for layer in run[0].removed}
+    if not removed:
+        return
+    with session.open(session.identity) as candidate:
+        sink = sink_of(candidate.engine, session.windows.inputs[0])
+    if sink is None or sink not in removed:
+        return
+    seam = next(run[0] for run in runs if sink in run[0].removed)
+    n, count = len(session.identity.blocks), len(seam.removed)
+    spans = (range(sink - count, sink), range(sink + 1, sink + 1 + count))
+    free = [
+        s for s in spans if s.start > 0 and s.stop <= n and not removed & set(s) - set(seam.removed)
+    ]
+    raise PlanError(
+        f"layer {sink} makes the attention sink, and no layer in front of it can take that over",
+        file=session.path,
+        expected=f"a cut that leaves layer {sink}",
+        found=f"{format_layers(seam.removed)} removed",
+        hint=f"Cut {' or '.join(format_layers(s) for s in free) or 'other layers'} instead; "
+        "--force heals this cut as it is.",
+    )
 
 
-def _residual(seen: Nodes) -> tuple[F32, F32, F32]:
-    """R, Z and Z − Y."""
-    did = seen.z - seen.y
-    return did - seen.m, seen.z, did
+def _is_rounded(session: Candidates, swept: Swept, out_type: int | None) -> bool:
+    """Whether a corrected tensor is stored in a quantized type."""
+    if out_type is not None:
+        return out_type not in FLOATS
+    return any(t not in FLOATS for t in _types(session, swept))
+
+
+def _types(session: Candidates, swept: Swept) -> set[int]:
+    found = set()
+    for fit in swept.fits:
+        for ref in references(swept.plan.blocks[fit.place.position])[:1]:
+            found.add(session.source.header.layer_tensors(ref.index)[fit.tensor].type)
+    return found
+
+
+def _with_unrounded(session: Candidates, chain: Chain, swept: Swept) -> Swept:
+    """The losses with that of the corrected tensors in F32 beside them."""
+    assert swept.losses is not None
+    own, session.out_type = session.out_type, int(GGMLQuantizationType.F32)
+    try:
+        unrounded = chain.loss(chain.origin, swept.plan)
+    finally:
+        session.out_type = own
+    return replace(swept, losses=replace(swept.losses, unrounded=unrounded))
+
+
+def check_wins(healed: Healed) -> None:
+    """Refuse corrections that do not help.
+
+    Raises:
+        GGSurgeryError: states both losses.
+    """
+    if not healed.wins:
+        assert healed.losses is not None
+        raise GGSurgeryError(
+            "healing does not help: the corrections make the held-out text worse than the bare cut",
+            expected=f"a loss below {healed.losses.bare:.4f} nats a token",
+            found=f"{healed.losses.healed:.4f}",
+            hint="Give more text and --tokens, or another cut; --force writes it as it is.",
+        )

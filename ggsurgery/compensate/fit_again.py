@@ -1,60 +1,72 @@
-"""The arrays of a healed cut, fitted once more from what its recipe keeps."""
+"""Fit the corrections of a recipe once more, from the text that they came from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from ..errors import FormatError, PlanError
-from ..files.fields import FieldError, Fields, flag, mapping, number, whole
+from ..files.fields import FieldError, Fields, dict_of, flag, list_of, mapping, number, whole
 from ..files.fields import text as text_field
+from ..ggufio.types import type_id
 from ..plan.recipe import Recipe
 from ..plan.text import parse_layers
-from .fit import Method, Progress, Settings, heal, sha256_of
+from .fit import heal
+from .settings import METHODS, Chosen, Method, Settings
 from .sidecar import Sidecar
+from .step import sha256_of
 
 #: Steps that name arrays which are too large for a recipe.
 WITH_ARRAYS = ("heal", "distil")
 
 
 def heal_again(
-    recipe: Recipe, path: str | Path, text: str, progress: Progress | None = None
+    recipe: Recipe,
+    path: str | Path,
+    text: str,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Sidecar:
     """The arrays of a recipe, fitted once more from the text that they came from.
 
     Raises:
-        PlanError: it is not a recipe of `heal`, or the text is another.
+        PlanError: its last step does not heal, or the text is another.
         FormatError: this machine's arithmetic gives other last digits.
     """
     fit = fit_of(recipe)
-    if fit is None or [one.operation for one in recipe.steps] != ["heal"]:
-        raise PlanError("only what `ggsurgery heal` wrote by itself can be fitted again")
+    done = [one.operation for one in recipe.steps]
+    if fit is None or done[-1] != "heal" or [o for o in done if o in WITH_ARRAYS] != ["heal"]:
+        raise PlanError("only a recipe whose last step is `heal` can be fitted again")
     if sha256_of(text) != fit.get("text"):
         raise PlanError(
             "not the text that the cut was healed on",
             expected=f"sha256 {fit.get('text')}",
             found=sha256_of(text),
         )
-    settings = _settings_of(fit, path)
-    layers = parse_layers(dict(recipe.steps[0].arguments)["layer"])
-    unknown = bool(dict(recipe.options).get("allow_unknown_arch"))
+    settings, chosen = _asked(fit, path)
+    *before, last = recipe.steps
+    layers = dict(last.arguments).get("layer")
+    options = dict(recipe.options)
     found = heal(
         path,
-        layers,
+        () if layers is None else parse_layers(layers),
         text,
         settings,
-        allow_unknown_arch=unknown,
+        recipe=Recipe(tuple(before)) if layers is None else None,
+        allow_unknown_arch=bool(options.get("allow_unknown_arch")),
+        out_type=None if options.get("out_type") is None else type_id(options["out_type"]),
         cut_again=True,
         few_tokens=True,
+        any_cut=True,
+        chosen=chosen,
         progress=progress,
     )
     check_arrays(recipe, found.sidecar, "the fit on this machine")
     return found.sidecar
 
 
-def _settings_of(fit: Mapping[str, Any], path: str | Path) -> Settings:
-    """The settings of a fit, as a recipe keeps them.
+def _asked(fit: Mapping[str, Any], path: str | Path) -> tuple[Settings, Chosen]:
+    """The settings of a fit and what it chose, as a recipe keeps them.
 
     Raises:
         FormatError: one is missing or of another type.
@@ -67,26 +79,35 @@ def _settings_of(fit: Mapping[str, Any], path: str | Path) -> Settings:
             cast(Method, method),
             fields.get("tokens", whole),
             fields.get("ctx", whole),
-            fields.get("ridge", number),
+            # files made before ridges were chosen have one for all fits, and no sweep
+            None if "ridges" in fit else fields.get("ridge", number),
             fields.get("first", number),
             fields.get_or("parse_special", flag, False),
+            attention=fields.get_or("attention", flag, False),
+        )
+        chosen = Chosen(
+            fields.get_or("sweeps", list_of(whole), ()),
+            fields.get_or("ridges", dict_of(number), {}),
+            fields.get_or("windows", whole, None),
         )
     except FieldError as error:
         raise error.below("fit").at(file=path) from None
-    if method not in get_args(Method):
+    if method not in METHODS:
         raise PlanError("unknown method of healing", found=method)
-    return settings
+    return settings, chosen
 
 
 def fit_of(recipe: Recipe) -> dict[str, Any] | None:
-    """How the arrays of a recipe's `heal` or `distil` step were found; None without such a step.
+    """How the arrays of a recipe's `heal` or `distil` step were found; None where none are needed.
 
     Raises:
         FieldError: the step does not say.
     """
     for one in recipe.steps:
         if one.operation in WITH_ARRAYS:
-            return Fields({one.operation: dict(one.arguments)}).get(one.operation, _fit)
+            fit = Fields({one.operation: dict(one.arguments)}).get(one.operation, _fit)
+            if not fit.get("scales"):
+                return fit
     return None
 
 
@@ -114,5 +135,5 @@ def check_arrays(recipe: Recipe, sidecar: Sidecar, what: str) -> None:
                     expected=f"sha256 {expected}",
                     found=found,
                     hint="Processors and numpy builds differ in the last digits: keep the "
-                    "arrays with `heal --sidecar`, or heal anew.",
+                    "arrays with `heal --sidecar`, or heal again.",
                 )

@@ -1,29 +1,30 @@
-"""What healing fits, read from the graphs of the cut and of the uncut model.
+"""The nodes of llama.cpp's graph that healing fits, and which layers it can correct.
 
-x ─▶ carrier i:  Y = ffn_inp-i     G = ffn_swiglu-i  ─ ffn_down ─▶  M = ffn_out-i
-                 └─────────────── M + Y ───────────────▶  wanted: Z = l_out-(i+n)
+x ─▶ attention: kqv_out ─ attn_output ─▶ + x = ffn_inp ─▶ features ─ ffn_down ─▶ ffn_out
+                                          └───────── ffn_inp + ffn_out = l_out ─────────▶
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArchitectureError, EngineError
 from ..measure.variants import Candidates
-from ..plan.heal import PROJECTION, Cut
-from ..plan.types import Plan
-from ..runtime.engine import Engine, Outputs
-from ..tensors.expr import Read
+from ..plan.heal import ATTENTION, PROJECTION
+from ..plan.types import Block, BlockRef, main_reference
+from ..tensors.expr import Expr, Read
 from ..tensors.read_rows import RowReader
 from ..tensors.scales import effective
+from ..tensors.shape import shape_of
+from ..tensors.to_expr import Lowered
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
+#: Nodes by name without their layer.
+Seen = Mapping[str, F32]
 
 #: Graph nodes that feed `ffn_down`, by the activation of the architecture.
 FEATURES = (
@@ -36,104 +37,94 @@ FEATURES = (
     "ffn_relu",
     "ffn_sqr(relu)",
 )
+#: What feeds each tensor, and what its layer gives with it.
+INPUTS = {PROJECTION: FEATURES, ATTENTION: ("kqv_out",)}
+#: The state that a tensor's layer gives behind it, as far as it is complete there.
+OUTPUT = {PROJECTION: "l_out", ATTENTION: "ffn_inp"}
+
+#: Tensors of a layer between a projection and the residual stream.
+_IN_THE_WAY = {
+    PROJECTION: ("post_ffw_norm.weight", "ffn_down.bias"),
+    ATTENTION: ("post_attention_norm.weight",),
+}
 
 
-class Nodes(NamedTuple):
-    """One window's nodes, float32 [tokens, d_ff] for g and [tokens, n_embd] for the others."""
-
-    g: F32
-    m: F32
-    y: F32
-    z: F32
-
-
-def nodes(session: Candidates, plan: Plan, cut: Cut, removed: int) -> Iterator[Nodes]:
-    """G, M, Y of the carrier as it is now, Z of the uncut model, window by window.
-
-    Args:
-        plan: the model with its first `removed` layers cut and healed already.
+def features_of(session: Candidates, layer: int, seen: Seen, tensor: str) -> F32:
+    """What the tensor multiplies.
 
     Raises:
-        EngineError: the graph does not show them.
-        ArchitectureError: the carrier's output is not Y + M.
+        EngineError: the graph does not show it, or not the states around it.
     """
-    at, target = cut.carrier - removed, f"l_out-{cut.last}"
-    with ExitStack() as stack:
-        now = stack.enter_context(session.open(plan))
-        features = [f"{name}-{at}" for name in FEATURES]
-        names = [*features, f"ffn_inp-{at}", f"ffn_out-{at}", f"l_out-{at}"]
-        uncut = None
-        if removed:  # layers in front are already mended: the target needs the original
-            uncut = stack.enter_context(_original(session))
-            uncut.observe([target])
-        now.engine.observe(names if removed else [*names, target])
-        # the last layer computes only the positions whose logits are wanted
-        top = cut.last == len(session.identity.blocks) - 1
-        logits: Outputs = "all" if top else "last"
-        for index in range(len(session.windows)):
-            now.decode(index, logits=logits, copy=False)
-            seen = dict(now.engine.observed)
-            if uncut is not None:
-                uncut.reset()
-                uncut.decode(session.windows.inputs[index], logits=logits, copy=False)
-                seen |= {k: v for k, v in uncut.observed.items() if k == target}
-            g = next((seen[name] for name in features if name in seen), None)
-            m, y, z = (seen.get(n) for n in (f"ffn_out-{at}", f"ffn_inp-{at}", target))
-            if g is None or m is None or y is None or z is None:
-                raise EngineError(
-                    "this architecture's graph does not show what healing fits",
-                    file=session.path,
-                    expected=f"{features[0]}, ffn_inp-{at}, ffn_out-{at}",
-                    found=", ".join(sorted(seen)) or "nothing",
-                )
-            if index == 0:
-                _check_sum(session, cut, seen[f"l_out-{at}"], m + y)
-            yield Nodes(g, m, y, z)
+    found = next((seen[name] for name in INPUTS[tensor] if name in seen), None)
+    if found is None or "ffn_inp" not in seen or OUTPUT[tensor] not in seen:
+        raise EngineError(
+            "this architecture's graph does not show what healing fits",
+            file=session.path,
+            tensor=f"blk.{layer}.*",
+            expected=", ".join((INPUTS[tensor][0], "ffn_inp", OUTPUT[tensor])),
+            found=", ".join(sorted(seen)) or "nothing",
+        )
+    return found
 
 
-@contextmanager
-def _original(session: Candidates) -> Iterator[Engine]:
-    n_ctx = max(64, session.windows.longest)
-    with Engine.open(
-        session.path, n_ctx=n_ctx, n_batch=n_ctx, n_threads=session.n_threads
-    ) as engine:
-        yield engine
+def check_sum(session: Candidates, layer: int, seen: Seen) -> None:
+    """Refuse a layer whose output is not ffn_inp + ffn_out.
+
+    Raises:
+        ArchitectureError: it scales the sum, or adds something else.
+    """
+    total = seen["ffn_inp"] + seen["ffn_out"]
+    if np.abs(seen["l_out"] - total).max() > 1e-2 * np.abs(seen["l_out"]).max():
+        raise ArchitectureError(
+            f"the output of layer {layer} is not ffn_inp + ffn_out, so its projection cannot "
+            "take over",
+            file=session.path,
+            hint="`heal --method scale` works on any layer; `delete` cuts without healing.",
+        )
 
 
-def check_carrier(session: Candidates, cut: Cut) -> None:
+def check_layer(session: Candidates, block: Block, tensor: str) -> None:
     """Refuse a layer whose projection does not reach the residual as it is.
 
     Raises:
-        ArchitectureError: what stands in the way.
+        ArchitectureError: names what is between them.
     """
-    tensors = session.source.header.layer_tensors(cut.carrier)
-    bad = [s for s in ("post_ffw_norm.weight", "ffn_down.bias") if s in tensors]
-    if PROJECTION not in tensors or bad:
-        raise ArchitectureError(
-            f"layer {cut.carrier} cannot take over for the layers behind it",
-            file=session.path,
-            tensor=f"blk.{cut.carrier}.{bad[0] if bad else PROJECTION}",
-            expected="a plain ffn_down whose output goes straight to the residual",
-            found=bad[0] if bad else "no such tensor",
-            hint="Choose a cut behind a dense layer, or `delete` without healing.",
-        )
-
-
-def _check_sum(session: Candidates, cut: Cut, out: F32, total: F32) -> None:
-    if np.abs(out - total).max() > 1e-2 * np.abs(out).max():
-        raise ArchitectureError(
-            f"the output of layer {cut.carrier} is not ffn_inp + ffn_out, so its projection "
-            "cannot take over",
-            file=session.path,
-            hint="`delete` without healing.",
-        )
-
-
-def weights(session: Candidates, layer: int) -> F64:
-    """A layer's projection as the model uses it, float64 [n_embd, d_ff]."""
+    layer = main_reference(block).index
     tensors = session.source.header.layer_tensors(layer)
-    expr = effective({s: Read(0, t) for s, t in tensors.items()}.get, PROJECTION)
-    assert expr is not None  # `check_carrier` has seen it
-    width, height = tensors[PROJECTION].shape
-    values = RowReader([session.source]).values(expr, ((0, height),))
+    bad = [s for s in _IN_THE_WAY[tensor] if s in tensors]
+    if tensor not in tensors or bad:
+        experts = "ffn_down_exps.weight" in tensors
+        raise ArchitectureError(
+            f"layer {layer} cannot take over for others",
+            file=session.path,
+            tensor=f"blk.{layer}.{bad[0] if bad else tensor}",
+            expected=f"a plain {tensor.removesuffix('.weight')} whose output goes straight to the "
+            "residual",
+            found=bad[0] if bad else "experts" if experts else "no such tensor",
+            hint="Choose a cut behind a dense layer, or --method scale, which works on any layer.",
+        )
+
+
+def _expression(session: Candidates, block: Block, tensor: str) -> Expr:
+    tensors = session.source.header.layer_tensors
+
+    def read(ref: BlockRef, suffix: str) -> Expr | None:
+        found = tensors(ref.index).get(suffix)
+        return None if found is None else Read(ref.source, found)
+
+    expr = effective(Lowered(block, read).get, tensor)
+    assert expr is not None  # `check_layer` has seen it
+    return expr
+
+
+def n_features(session: Candidates, block: Block, tensor: str) -> int:
+    """How many inputs a projection has."""
+    return shape_of(_expression(session, block, tensor))[0]
+
+
+def weights(session: Candidates, block: Block, tensor: str) -> F64:
+    """A layer's projection as the model uses it, float64 [n_embd, n_features]."""
+    expr = _expression(session, block, tensor)
+    width, height = shape_of(expr)[:2]
+    values = RowReader([session.source], session.given).values(expr, ((0, height),))
     return values.reshape(height, width).astype(np.float64)

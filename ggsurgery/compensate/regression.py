@@ -20,8 +20,24 @@ F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 
 
+class Rows(NamedTuple):
+    """What one window gives a regression, its first token first.
+
+    Attributes:
+        features: F, float32 [tokens, n_features].
+        residual: R, [tokens, width].
+        wanted: Z, [tokens, width].
+        did: what the residuals are shares of, [tokens, width].
+    """
+
+    features: F32
+    residual: F32
+    wanted: F32
+    did: F32
+
+
 class HeldOut(NamedTuple):
-    """Σ w‖R − F D‖² of windows that a fit has not seen, and Σ w‖R‖², Σ w‖Z − Y‖² of them."""
+    """Σ w‖R‖², Σ w‖R − F D‖² and Σ w‖did‖² of `n` tokens that a fit has not seen."""
 
     n: int
     before: float
@@ -35,7 +51,7 @@ class Regression:
     Attributes:
         n: tokens seen.
         before: Σ w‖R‖², the residual without any correction.
-        scale: Σ w‖Z − Y‖², what `before` and `after` are shares of.
+        scale: Σ w‖did‖², what `before` and `after` are shares of.
     """
 
     def __init__(self, n_features: int, width: int, first: float) -> None:
@@ -44,21 +60,14 @@ class Regression:
         self.first, self.n = first, 0
         self.before = self.scale = 0.0
 
-    def add(self, features: F32, residual: F32, wanted: F32, did: F32) -> None:
-        """One window, its first token first.
-
-        Args:
-            features: F, [tokens, n_features].
-            residual: R, [tokens, width].
-            wanted: Z, [tokens, width].
-            did: Z − Y, [tokens, width].
-        """
-        root = self._weights(wanted)
-        f, r = features * root, residual * root
+    def add(self, rows: Rows) -> None:
+        """Count one window."""
+        root = self._weights(rows.wanted)
+        f, r = rows.features * root, rows.residual * root
         self._gram += f.T @ f
         self._right += f.T @ r
         self.before += float(np.square(r, dtype=np.float64).sum())
-        self.scale += float(np.square(did * root, dtype=np.float64).sum())
+        self.scale += float(np.square(rows.did * root, dtype=np.float64).sum())
         self.n += len(f)
 
     def _weights(self, wanted: F32) -> F32:
@@ -68,28 +77,29 @@ class Regression:
         root: F32 = np.sqrt(w).astype(np.float32)[:, None]
         return root
 
-    def held_out(self, windows: Sequence[tuple[F32, F32, F32, F32]], ridge: float) -> HeldOut:
-        """What the fit so far leaves of windows that it has not seen.
-
-        Args:
-            windows: features, residual, wanted and did of each, as of `add`.
-        """
-        d = self.solve(ridge)[0]
+    def held_out(self, windows: Sequence[Rows], d: F64) -> HeldOut:
+        """What a solution leaves of windows that it has not seen."""
         n, before, after, scale = 0, 0.0, 0.0, 0.0
-        for features, residual, wanted, did in windows:
-            root = self._weights(wanted)
-            left = residual - features @ d
-            n += len(features)
-            before += float(np.square(residual * root, dtype=np.float64).sum())
+        for rows in windows:
+            root = self._weights(rows.wanted)
+            left = rows.residual - rows.features @ d
+            n += len(rows.features)
+            before += float(np.square(rows.residual * root, dtype=np.float64).sum())
             after += float(np.square(left * root, dtype=np.float64).sum())
-            scale += float(np.square(did * root, dtype=np.float64).sum())
+            scale += float(np.square(rows.did * root, dtype=np.float64).sum())
         return HeldOut(n, before, after, scale)
+
+    def best_ridge(self, windows: Sequence[Rows], ridges: Sequence[float]) -> float:
+        """The ridge whose solution leaves least of windows that it has not seen."""
+        left = [self.held_out(windows, self.solve(ridge)[0]).after for ridge in ridges]
+        return ridges[int(np.argmin(left))]
 
     @property
     def fits(self) -> bool:
-        """Whether there are features, and numbers all of them."""
+        """Whether there are features and a residual, and numbers all of them."""
         size = float(np.trace(self._gram))
-        return 0 < size < math.inf and bool(np.isfinite(self._right).all())
+        finite = 0 < size < math.inf and bool(np.isfinite(self._right).all())
+        return finite and 0 < self.scale < math.inf
 
     def solve(self, ridge: float) -> tuple[F64, float]:
         """D [n_features, width], and Σ w‖R − F D‖² with it.

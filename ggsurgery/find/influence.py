@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError
 from ..files.progress import Progress
+from ..measure.sink import find_sink
 from ..measure.windows import Windows
 from ..runtime.engine import Engine
 
@@ -27,10 +28,6 @@ F64 = NDArray[np.float64]
 
 #: Names that llama.cpp's graphs give the input of layer 0, the last step of it first.
 INPUTS = ("inp_scaled", "inp_norm", "embd")
-#: The first position is a sink where its norm is this many times the others' mean …
-SINK_RATIO = 10.0
-#: … and a layer makes it one when it raises that ratio this many times.
-SINK_JUMP = 3.0
 
 
 @dataclass(frozen=True)
@@ -219,18 +216,6 @@ def _angles(unit: F32) -> F64:
         total += np.arccos(np.clip(rows @ rows.T, -1.0, 1.0))
     result: F64 = total / (np.pi * unit.shape[1])
     return result
-
-
-def find_sink(norms: F64, first_norms: F64) -> int | None:
-    """The layer whose output first has a first position far larger than all others.
-
-    Such a position serves the later layers' attention as a place to look at when there is
-    nothing to see; without the layer that makes it they see noise.
-    """
-    ratio = first_norms / np.maximum(norms, 1e-30)
-    before = np.concatenate([[1.0], ratio[:-1]])
-    jumps = np.flatnonzero((ratio >= SINK_RATIO) & (ratio >= SINK_JUMP * before))
-    return int(jumps[0]) if jumps.size else None
 
 
 def influence_of_file(

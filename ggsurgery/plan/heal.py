@@ -1,4 +1,4 @@
-"""Cut layers and change the layer in front of each cut: the step that healing writes.
+"""Where a plan departs from its model, and the step that corrects the layers there.
 
 The arrays that healing fitted are too large for a header; the step names them by key and
 checksum, and says how they were fitted (see `ggsurgery.compensate`).
@@ -6,104 +6,192 @@ checksum, and says how they were fitted (see `ggsurgery.compensate`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import PlanError
-from .edits import Add
+from .edits import Add, BlockEdit, Damp
 from .ops import check_layers, delete
-from .types import Edited, Plan
+from .text import format_layers
+from .types import Block, BlockRef, Edited, Plan, Take, main_reference, references
 
-#: The tensor that takes over what the cut layers did.
+#: The tensors that a correction can change: both write to the residual stream.
 PROJECTION = "ffn_down.weight"
+ATTENTION = "attn_output.weight"
+
+_KEY = re.compile(rf"heal\.blk\.(\d+)\.({re.escape(PROJECTION)}|{re.escape(ATTENTION)})")
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """Layers first … last go; layer first − 1 takes over."""
+class Place:
+    """Layer `position` of a plan ends what stands for the uncut layers `first` … `last`.
 
+    Attributes:
+        begin: the first layer of the plan that stands for them; mostly `position` itself.
+        seam: whether they are anything else than that one uncut layer as it was.
+        removed: those of them that the plan lacks.
+    """
+
+    begin: int
+    position: int
     first: int
     last: int
+    seam: bool
+    removed: tuple[int, ...] = ()
 
-    @property
-    def carrier(self) -> int:
-        return self.first - 1
-
-    @property
-    def key(self) -> str:
-        """The name of the array that corrects the carrier."""
-        return f"heal.blk.{self.carrier}.{PROJECTION}"
-
-    def __len__(self) -> int:
-        return self.last - self.first + 1
+    def describe(self) -> str:
+        """The layers that the place stands for, and how the plan changed them."""
+        if self.removed:
+            return f"{format_layers(self.removed)} removed"
+        if not self.seam:
+            return f"{self.last} kept"
+        return f"{format_layers(range(self.first, self.last + 1))} changed"
 
 
-def cuts_of(layers: Sequence[int], n_layers: int) -> tuple[Cut, ...]:
-    """Runs of neighbouring layers.
+def places(plan: Plan, n_layers: int) -> tuple[Place, ...]:
+    """The layers of a plan behind which the state should be that of the uncut model.
 
-    Raises:
-        PlanError: layer 0 goes (nothing in front of it can take over), or one does not exist.
+    A layer that is followed by an earlier one (a repeat, a move) has no such state.
+
+    Args:
+        n_layers: of the uncut model's trunk.
 
     Example:
-        >>> cuts_of([12, 13, 20], 30)
-        (Cut(first=12, last=13), Cut(first=20, last=20))
+        >>> from ggsurgery.plan.ops import delete
+        >>> [(p.position, p.last) for p in places(delete(Plan.identity(4), [1]), 4) if p.seam]
+        [(0, 1)]
     """
-    cuts: list[Cut] = []
-    for layer in sorted(set(layers)):
-        if not 0 <= layer < n_layers:
-            raise PlanError(f"layer {layer} does not exist", expected=f"0 to {n_layers - 1}")
-        if layer == 0:
-            raise PlanError(
-                "a cut of layer 0 cannot be healed: no layer in front of it takes over",
-                hint="Leave layer 0; `ggsurgery delete` cuts it without healing.",
-            )
-        if cuts and cuts[-1].last == layer - 1:
-            cuts[-1] = replace(cuts[-1], last=layer)
-        else:
-            cuts.append(Cut(layer, layer))
-    return tuple(cuts)
+    layers = [main_reference(block).index for block in plan.blocks]
+    used = {ref.index for block in plan.blocks for ref in references(block)}
+    found: list[Place] = []
+    begin = reached = 0
+    for position, block in enumerate(plan.blocks):
+        following = layers[position + 1] if position + 1 < len(layers) else n_layers
+        if following <= reached:
+            continue
+        same = position == begin and block == Take(BlockRef(0, reached))
+        removed = tuple(i for i in range(reached, following) if i not in used)
+        seam = not (same and following == reached + 1)
+        found.append(Place(begin, position, reached, following - 1, seam, removed))
+        begin, reached = position + 1, following
+    return tuple(found)
 
 
-def mend(plan: Plan, cut: Cut, removed: int = 0, sha256: str | None = None) -> Plan:
-    """Cut, and add the array `cut.key` to the carrier's projection.
+def key_of(number: int, tensor: str) -> str:
+    """The name of the array that corrects a tensor of a layer, numbered as before the step."""
+    return f"heal.blk.{number}.{tensor}"
+
+
+def corrected(block: Block, tensor: str, key: str, sha256: str | None = None) -> Block:
+    """A layer with the array `key` added to one of its tensors.
 
     Args:
-        cut: numbered as before the `removed` layers in front of it went.
         sha256: of the array, so that plans with other values have other digests.
     """
-    place = cut.carrier - removed
-    plan = delete(plan, tuple(range(cut.first - removed, cut.last - removed + 1)))
-    edit = Add((PROJECTION,), cut.key, sha256)
-    block = plan.blocks[place]
-    if isinstance(block, Edited):
-        changed = Edited(block.block, (*block.edits, edit))
-    else:
-        changed = Edited(block, (edit,))
-    return replace(plan, blocks=(*plan.blocks[:place], changed, *plan.blocks[place + 1 :]))
+    return _edited(block, Add((tensor,), key, sha256))
 
 
-def heal(plan: Plan, layer: Sequence[int], fit: Mapping[str, Any]) -> Plan:
-    """Cut layers with the corrections that a fit found.
-
-    Args:
-        layer: those to cut, as numbered in the plan.
-        fit: how the arrays were found; `arrays` holds their sha256 by key.
+def check_cut(layers: Sequence[int], n_layers: int) -> None:
+    """Refuse a cut that no layer in front of it can take over.
 
     Raises:
-        PlanError: an impossible cut, or a cut without its array.
+        PlanError: layer 0 goes, or one does not exist.
+    """
+    for layer in layers:
+        if not 0 <= layer < n_layers:
+            raise PlanError(f"layer {layer} does not exist", expected=f"0 to {n_layers - 1}")
+    if 0 in layers:
+        raise PlanError(
+            "a cut of layer 0 cannot be healed: no layer in front of it takes over",
+            hint="Leave layer 0; `ggsurgery delete` cuts it without healing.",
+        )
+
+
+def heal(plan: Plan, fit: Mapping[str, Any], layer: Sequence[int] = ()) -> Plan:
+    """Cut layers, and correct those that are kept as a fit found.
+
+    Args:
+        layer: those to cut, as numbered in the plan; none of a plan that is cut already.
+        fit: how the corrections were found. `arrays` holds the sha256 of each array by key;
+            `scales` holds by how much the state behind a layer grows, for the method scale.
+
+    Raises:
+        PlanError: an impossible cut, a cut without a correction, or a correction of a layer
+            that is not there.
     """
     check_layers(plan, layer)
-    sums = fit.get("arrays")
-    removed = 0
-    for cut in cuts_of(layer, len(plan.blocks)):
-        if not isinstance(sums, Mapping) or not isinstance(sums.get(cut.key), str):
+    check_cut(layer, len(plan.blocks))
+    sums, scales = fit.get("arrays"), fit.get("scales")
+    if isinstance(scales, Mapping) and scales:
+        blocks = _scaled(plan, scales, layer)
+    else:
+        blocks = _added(plan, sums if isinstance(sums, Mapping) else {}, layer)
+    changed = replace(plan, blocks=blocks)
+    return delete(changed, layer) if layer else changed
+
+
+def scaled_behind(plan: Plan, scales: Mapping[int, float]) -> Plan:
+    """What the layers behind some others write is divided, so that their input counts more.
+
+    The final norm takes the length out, so the effect is that of a multiplied state in front.
+
+    Args:
+        scales: by the number of the layer in front: how many times the state behind it grows.
+    """
+    blocks, factor = list(plan.blocks), 1.0
+    for number, block in enumerate(plan.blocks):
+        if factor != 1.0:
+            blocks[number] = _edited(block, Damp(1.0 / factor))
+        factor *= scales.get(number, 1.0)
+    return replace(plan, blocks=tuple(blocks))
+
+
+def _scaled(plan: Plan, scales: Mapping[Any, Any], layer: Sequence[int]) -> tuple[Block, ...]:
+    try:
+        factors = {int(number): float(factor) for number, factor in scales.items()}
+    except (TypeError, ValueError):
+        raise PlanError("heal: scales are not numbers", found=repr(scales)[:80]) from None
+    for number, factor in factors.items():
+        if not 0 <= number < len(plan.blocks) or number in layer or not factor > 0:
+            raise PlanError(
+                "heal: impossible scale",
+                expected="a kept layer and a factor above 0",
+                found=f"{number}: {factor}",
+            )
+    return scaled_behind(plan, factors).blocks
+
+
+def _added(plan: Plan, sums: Mapping[Any, Any], layer: Sequence[int]) -> tuple[Block, ...]:
+    blocks, gone = list(plan.blocks), set(layer)
+    for key in sorted(sums):
+        match = _KEY.fullmatch(str(key))
+        number = int(match[1]) if match else -1
+        if match is None or number in gone or not 0 <= number < len(blocks):
+            raise PlanError(
+                "heal: a correction of a layer that is not kept",
+                expected="heal.blk.N.TENSOR, N a kept layer",
+                found=key,
+            )
+        if not isinstance(sums[key], str):
+            raise PlanError(f"heal: {key} has no sha256", found=repr(sums[key])[:80])
+        blocks[number] = corrected(blocks[number], match[2], str(key), sums[key])
+    carriers = {max(i for i in range(n) if i not in gone) for n in gone}
+    for number in sorted(carriers):
+        if key_of(number, PROJECTION) not in sums:
             raise PlanError(
                 "heal: a correction is not named",
-                expected=f"fit: arrays: {cut.key}: its sha256",
+                expected=f"fit: arrays: {key_of(number, PROJECTION)}: its sha256",
                 found="none",
-                hint="`ggsurgery.compensate` fits and writes such a recipe.",
+                hint="`ggsurgery heal` fits and writes such a recipe.",
             )
-        plan = mend(plan, cut, removed, sums[cut.key])
-        removed += len(cut)
-    return plan
+    if not sums:
+        raise PlanError("heal: no correction is named", expected="fit: arrays: sha256 by key")
+    return tuple(blocks)
+
+
+def _edited(block: Block, edit: BlockEdit) -> Block:
+    if isinstance(block, Edited):
+        return Edited(block.block, (*block.edits, edit))
+    return Edited(block, (edit,))

@@ -75,7 +75,7 @@ OPERATIONS: dict[str, Operation] = {
     "unset": Operation(ops.unset_metadata, {"key": str}, ("key",)),
     "drop_tensor": Operation(ops.drop_tensor, {"tensor": str}, ("tensor",)),
     **{name: Operation(*parts) for name, parts in STEPS.items()},
-    "heal": Operation(heal, {"layer": parse_layers, "fit": _mapping}, ("layer", "fit")),
+    "heal": Operation(heal, {"layer": parse_layers, "fit": _mapping}, ("fit",)),
     "distil": Operation(distil, {"fit": _mapping}, ("fit",)),
 }
 

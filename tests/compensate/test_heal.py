@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,19 @@ from click.testing import CliRunner
 from gguf import GGUFReader
 
 from ggsurgery.cli import cli
-from ggsurgery.compensate.fit import Fit, Method, Settings, Unseen, heal
+from ggsurgery.compensate.chain import Unseen
+from ggsurgery.compensate.fit import heal
 from ggsurgery.compensate.fit_again import heal_again
-from ggsurgery.compensate.regression import Regression
+from ggsurgery.compensate.regression import Regression, Rows
+from ggsurgery.compensate.settings import Method, Settings
 from ggsurgery.compensate.sidecar import Sidecar
 from ggsurgery.errors import ArchitectureError, EngineError, FormatError, GGSurgeryError, PlanError
 from ggsurgery.files.text import read_corpus
 from ggsurgery.measure.metrics.perplexity import perplexity_of_file
-from ggsurgery.plan.heal import Cut, cuts_of
+from ggsurgery.plan.heal import Place, check_cut, places
+from ggsurgery.plan.ops import delete
 from ggsurgery.plan.recipe import Recipe, step
+from ggsurgery.plan.text import format_layers
 from ggsurgery.plan.types import Plan
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.surgery.prepare import prepare
@@ -33,50 +38,83 @@ pytestmark = pytest.mark.slow
 FIRST = 30.0
 
 
-def expected_correction(method: str, cut: Cut, ridge: float, n_ctx: int, n: int) -> np.ndarray:  # type: ignore[type-arg]
-    """The formulas of heal.py on a float64 forward pass, solved by lstsq on stacked rows."""
-    oracle = Qwen3(MODEL)
+def expected_corrections(
+    method: str, gone: list[int], sweep: int, attention: bool, ridge: float, n_ctx: int, n: int
+) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """The formulas of fit.py on float64 forward passes, solved by lstsq on stacked rows."""
+    uncut, healed = Qwen3(MODEL), Qwen3(MODEL)
     with Engine.open(MODEL, n_ctx=64, n_threads=1) as engine:
-        tokens = engine.tokenize_array(read_corpus(SEARCH_TEXT))
-    features, residuals, weights = [], [], []
-    for w in range(n):
-        x = oracle.w["token_embd.weight"][tokens[w * n_ctx : (w + 1) * n_ctx]]
-        for layer in range(cut.last + 1):
-            nodes = oracle.layer(layer, x)
-            if layer == cut.carrier:
-                carrier = nodes
-            x = nodes["l_out"]
-        features.append(carrier["ffn_swiglu" if method == "refit" else "ffn_out"])
-        residuals.append(x - carrier["ffn_inp"] - carrier["ffn_out"])
-        w_t = 1 / (x * x).sum(1)
-        w_t[0] *= FIRST
-        weights.append(w_t)
-    f, r, root = (np.concatenate(a) for a in (features, residuals, weights))
-    f, r = f * np.sqrt(root)[:, None], r * np.sqrt(root)[:, None]
-    width = f.shape[1]
-    load = np.sqrt(ridge * np.trace(f.T @ f) / width)
-    stacked = np.vstack([f, load * np.eye(width)])
-    d = np.linalg.lstsq(stacked, np.vstack([r, np.zeros((width, r.shape[1]))]), rcond=None)[0]
-    if method == "refit":
-        return d.T
-    return d.T @ oracle.w[f"blk.{cut.carrier}.ffn_down.weight"]
+        tokens = engine.tokenize_array(read_corpus(SEARCH_TEXT))[: n * n_ctx].reshape(n, n_ctx)
+    wanted = [[uncut.w["token_embd.weight"][row]] for row in tokens]
+    inner = []
+    for states in wanted:
+        inner.append([])
+        for layer in range(N_LAYERS):
+            node = uncut.layer(layer, states[-1])
+            states.append(node["l_out"])
+            inner[-1].append(node["ffn_inp"])
+    kept = [i for i in range(N_LAYERS) if i not in gone]
+    now = [states[0] for states in wanted]
+    found: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    left = -1
+    for layer, following in zip(kept, [*kept[1:], N_LAYERS], strict=True):
+        left = sweep if following != layer + 1 else left - 1
+        for tensor in ("attn_output", "ffn_down") if left >= 0 else ():
+            if tensor == "attn_output" and not attention:
+                continue
+            seen = [healed.layer(layer, x) for x in now]
+            if tensor == "attn_output":
+                features = [node["kqv_out"] for node in seen]
+                target = [states[following - 1] for states in inner]
+                residual = [t - node["ffn_inp"] for t, node in zip(target, seen, strict=True)]
+            else:
+                features = [node["ffn_swiglu" if method == "refit" else "ffn_out"] for node in seen]
+                target = [states[following] for states in wanted]
+                residual = [t - node["l_out"] for t, node in zip(target, seen, strict=True)]
+            weights = [1 / (t * t).sum(1) for t in target]
+            for w in weights:
+                w[0] *= FIRST
+            root = np.sqrt(np.concatenate(weights))[:, None]
+            f, r = np.concatenate(features) * root, np.concatenate(residual) * root
+            load = np.sqrt(ridge * np.trace(f.T @ f) / f.shape[1])
+            stacked = np.vstack([f, load * np.eye(f.shape[1])])
+            zeros = np.zeros((f.shape[1], r.shape[1]))
+            d = np.linalg.lstsq(stacked, np.vstack([r, zeros]), rcond=None)[0]
+            name = f"blk.{layer}.{tensor}.weight"
+            delta = d.T if method == "refit" else d.T @ healed.w[name]
+            healed.w[name] = healed.w[name] + delta
+            found[f"heal.{name}"] = delta
+        now = [healed.layer(layer, x)["l_out"] for x in now]
+    return found
 
 
 @pytest.mark.parametrize(
-    ("method", "cut"), [("refit", Cut(4, 5)), ("tw", Cut(4, 5)), ("refit", Cut(8, N_LAYERS - 1))]
+    ("method", "gone", "sweep", "attention"),
+    [
+        ("refit", [4, 5], 0, False),
+        ("tw", [4, 5], 0, False),
+        ("refit", [8, 9], 0, False),
+        ("refit", [2, 5], 1, False),
+        ("tw", [4, 5], 2, False),
+        ("refit", [4, 5], 1, True),
+        ("refit", [1, 2], 1, False),
+    ],
 )
-def test_fit_against_numpy(method: Method, cut: Cut) -> None:
-    settings = Settings(method, tokens=512, ctx=64, ridge=0.05, first=FIRST)
+def test_fit_against_numpy(method: Method, gone: list[int], sweep: int, attention: bool) -> None:
+    settings = Settings(
+        method, tokens=512, ctx=64, ridge=0.05, first=FIRST, sweep=sweep, attention=attention
+    )
     text = read_corpus(SEARCH_TEXT)
-    found = heal(MODEL, [cut.first, cut.last], text, settings, n_threads=1, few_tokens=True)
-    expected = expected_correction(method, cut, 0.05, 64, 8)
-    (array,) = found.sidecar.values()
-    assert array.shape == expected.shape
-    error = np.linalg.norm(array - expected) / np.linalg.norm(expected)
-    assert error < 0.03  # llama.cpp keeps K and V in F16
-    assert found.fits[0].after < found.fits[0].before
+    found = heal(MODEL, gone, text, settings, n_threads=1, few_tokens=True, any_cut=True)
+    expected = expected_corrections(method, gone, sweep, attention, 0.05, 64, 8)
+    assert set(found.sidecar) == set(expected)
+    for key, array in found.sidecar.items():
+        assert array.shape == expected[key].shape
+        error = np.linalg.norm(array - expected[key]) / np.linalg.norm(expected[key])
+        assert error < 0.05, key  # llama.cpp keeps K and V in F16
+    assert all(fit.after < fit.before for fit in found.fits)
     assert [s.operation for s in found.recipe.steps] == ["heal"]
-    assert found.recipe.describe() == f"heal {cut.first}-{cut.last}"
+    assert found.recipe.describe() == f"heal {format_layers(gone)}"
 
 
 @pytest.mark.parametrize("method", ["refit", "tw"])
@@ -100,7 +138,7 @@ def test_a_carrier_with_a_separate_scale(tmp_path: Path, method: Method) -> None
 
 
 def test_heal_again_needs_a_healed_recipe() -> None:
-    with pytest.raises(PlanError, match="by itself"):
+    with pytest.raises(PlanError, match="whose last step is `heal`"):
         heal_again(Recipe((step("delete", layer="1"),)), MODEL, "x")
 
 
@@ -118,7 +156,7 @@ def test_healing_mends_the_written_file(tmp_path: Path) -> None:
     losses = {"bare": measured(bare) - base}
     methods: tuple[Method, ...] = ("tw", "refit")
     for method in methods:
-        settings = Settings(method, tokens=12288, ctx=128)
+        settings = Settings(method, tokens=12288, ctx=128, sweep=0)
         found = heal(MODEL, [7, 8, 9], read_corpus(SEARCH_TEXT), settings, n_threads=1)
         out = tmp_path / f"{method}.gguf"
         with prepare(found.recipe, [MODEL], given=found.sidecar) as operation:
@@ -134,8 +172,9 @@ def test_healing_mends_the_written_file(tmp_path: Path) -> None:
 
 def test_two_cuts_are_healed_one_after_the_other() -> None:
     text = read_corpus(SEARCH_TEXT)
-    found = heal(MODEL, [2, 6, 7], text, Settings(tokens=1024, ctx=64), n_threads=1)
-    assert [fit.cut for fit in found.fits] == [Cut(2, 2), Cut(6, 7)]
+    found = heal(MODEL, [2, 6, 7], text, Settings(tokens=1024, ctx=64, sweep=0), n_threads=1)
+    assert [fit.place.removed for fit in found.fits] == [(2,), (6, 7)]
+    assert [(fit.number, fit.place.position) for fit in found.fits] == [(1, 1), (5, 4)]
     assert set(found.sidecar) == {"heal.blk.1.ffn_down.weight", "heal.blk.5.ffn_down.weight"}
     assert len(found.plan.blocks) == N_LAYERS - 3
     assert all(fit.after < fit.before for fit in found.fits)
@@ -157,11 +196,24 @@ def test_digest_tells_arrays_apart() -> None:
     assert plans[0] == plans[1] != plans[2]
 
 
-def test_cuts() -> None:
-    assert cuts_of([7, 5, 6, 9], 30) == (Cut(5, 7), Cut(9, 9))
+def test_places() -> None:
+    identity = Plan.identity(8)
+    cut = places(delete(identity, [2, 3, 7]), 8)
+    assert [p for p in cut if p.seam] == [
+        Place(1, 1, 1, 3, True, (2, 3)),
+        Place(4, 4, 6, 7, True, (7,)),
+    ]
+    assert not any(p.seam for p in places(identity, 8))
+    merged = step("merge", layers="2-4").apply(identity)
+    assert [p for p in places(merged, 8) if p.seam] == [Place(2, 2, 2, 4, True, ())]
+    repeated = step("duplicate", layer="2-3").apply(identity)
+    # the state behind the first copy has no counterpart in the uncut model
+    assert [(p.begin, p.position, p.first, p.last) for p in places(repeated, 8) if p.seam] == [
+        (3, 5, 3, 3)
+    ]
     for layers in ([0, 1], [30]):
         with pytest.raises(PlanError):
-            cuts_of(layers, 30)
+            check_cut(layers, 30)
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -234,10 +286,10 @@ def test_residual_from_the_sums_is_the_residual() -> None:
     """`solve` never sees the tokens again, and says the same as going over them."""
     rng = np.random.default_rng(5)
     shapes = ((6, 9), (6, 4), (6, 4), (6, 4))
-    windows = [[rng.standard_normal(s).astype(np.float32) for s in shapes] for _ in range(4)]
+    windows = [Rows(*(rng.standard_normal(s).astype(np.float32) for s in shapes)) for _ in range(4)]
     sums = Regression(9, 4, first=7.0)
     for window in windows:
-        sums.add(*window)
+        sums.add(window)
     d, after = sums.solve(0.1)
     expected = 0.0
     for f, r, z, _ in windows:
@@ -268,6 +320,9 @@ def test_replay_of_a_healed_file(tmp_path: Path) -> None:
             "--ctx",
             "64",
             "--few-tokens",
+            "--sweep",
+            "1",
+            "--force",
             "--sidecar",
             str(side),
         ],
@@ -340,11 +395,11 @@ def test_the_held_out_residual_is_that_of_a_fit_without_it() -> None:
     """Float64 numpy: fit on the first windows, residual on the others."""
     rng = np.random.default_rng(6)
     shapes = ((8, 5), (8, 4), (8, 4), (8, 4))
-    windows = [tuple(rng.standard_normal(s).astype(np.float32) for s in shapes) for _ in range(5)]
+    windows = [Rows(*(rng.standard_normal(s).astype(np.float32) for s in shapes)) for _ in range(5)]
     sums = Regression(5, 4, first=7.0)
     for window in windows[:4]:
-        sums.add(*window)
-    found = sums.held_out(windows[4:], 0.1)
+        sums.add(window)
+    found = sums.held_out(windows[4:], sums.solve(0.1)[0])
 
     def weights(z: np.ndarray) -> np.ndarray:
         w = 1 / np.square(z.astype(np.float64)).sum(1)
@@ -363,25 +418,27 @@ def test_the_held_out_residual_is_that_of_a_fit_without_it() -> None:
     assert found.scale == pytest.approx(float((w * np.square(did).sum(1)).sum()), rel=1e-5)
     untouched = Regression(5, 4, first=7.0)
     for window in windows:
-        untouched.add(*window)
-    sums.add(*windows[4])
+        untouched.add(window)
+    sums.add(windows[4])
     assert (sums.solve(0.1)[0] == untouched.solve(0.1)[0]).all()  # the look changed nothing
 
 
 def test_few_tokens_are_refused_or_seen_through() -> None:
     """One token a feature: learnt by heart, and worse on what the fit has not seen."""
     text = read_corpus(SEARCH_TEXT)
-    few = Settings(tokens=256, ctx=64)
+    few = Settings(tokens=256, ctx=64, ridge=1e-2, sweep=0)
     with pytest.raises(PlanError, match=r"too few tokens .* 256 features.*512 or more, found 256"):
         heal(MODEL, [4, 5], text, few, n_threads=1)
     (fit,) = heal(MODEL, [4, 5], text, few, n_threads=1, few_tokens=True).fits
-    assert fit.unseen is not None and fit.unseen.tokens == 64
-    (more,) = heal(MODEL, [4, 5], text, Settings(tokens=4096, ctx=64), n_threads=1).fits
+    assert fit.unseen is not None and fit.unseen.tokens == 512
+    (more,) = heal(
+        MODEL, [4, 5], text, Settings(tokens=4096, ctx=64, ridge=1e-2, sweep=0), n_threads=1
+    ).fits
     assert more.unseen is not None and more.unseen.tokens == 512
     assert more.unseen.after < more.unseen.before and not more.overfits
     # the optimism of a fit: what it leaves of seen tokens against what it leaves of others
     assert fit.unseen.after - fit.after > 2 * (more.unseen.after - more.after) > 0
-    assert Fit(fit.cut, 64, 0.7, 0.1, Unseen(64, 0.7, 0.8)).overfits
+    assert replace(fit, unseen=Unseen(64, 0.7, 0.8)).overfits
 
 
 def test_a_file_that_was_cut_is_not_cut_again_without_a_word(tmp_path: Path) -> None:
@@ -408,7 +465,7 @@ def test_a_file_that_was_cut_is_not_cut_again_without_a_word(tmp_path: Path) -> 
     assert "cut before" in str(refused.exception) and "delete 7" in str(refused.exception)
     done = CliRunner().invoke(cli, [*arguments, "--cut-again"])
     assert done.exit_code == 0, (done.output, done.exception)
-    assert "held-out healed" in done.output
+    assert "held-out windows" in done.output
     swapped = tmp_path / "swapped.gguf"
     with prepare(Recipe((step("swap", layers="1,2"),)), [MODEL]) as operation:
         operation.write(swapped)  # lacks no layer

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from ggsurgery.cli import cli
 from ggsurgery.errors import EngineError, GGSurgeryError, PlanError
 from ggsurgery.files.text import read_corpus
-from ggsurgery.find.influence import Influence, find_sink, influence
+from ggsurgery.find.influence import Influence, influence
+from ggsurgery.measure.sink import find_sink
 from ggsurgery.measure.windows import Windows
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.runtime.engine import Engine

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...runtime.engine import Engine, Outputs
 from ...runtime.protocols import Logits
 from ..windows import Windows
@@ -17,7 +19,12 @@ class Candidate:
     """
 
     def __init__(
-        self, engine: Engine, windows: Windows, states: list[Logits] | None, start: int, route: str
+        self,
+        engine: Engine,
+        windows: Windows,
+        states: Sequence[Logits] | None,
+        start: int,
+        route: str,
     ) -> None:
         self.engine, self.windows, self.states = engine, windows, states
         self.start, self.route = start, route

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from ...ggufio.types import Header, Value
 from ...plan.types import Plan
 from ...surgery.layout import FileLayout, lay_out, pieces_of
 from ...surgery.write import execute
+from ...tensors.expr import Expr, Read, Slice
+
+#: Rows of the embedding that a model without a head keeps.
+HEADLESS = 32
 
 
 class Scratch(ExitStack):
@@ -56,9 +61,21 @@ def _roomy(folder: Path, need: int) -> bool:
 
 
 def candidate_layout(
-    plan: Plan, sources: Sequence[Source], rules: ArchRules, *, vocabulary: bool
+    plan: Plan,
+    sources: Sequence[Source],
+    rules: ArchRules,
+    *,
+    vocabulary: bool,
+    head: bool = True,
+    out_type: int | None = None,
 ) -> FileLayout:
     """The file of a plan with the metadata that decoding needs, and no more.
+
+    Args:
+        vocabulary: with the texts of the tokens.
+        head: False keeps HEADLESS rows of the embedding and the output: enough for a model that
+            is fed hidden states and watched for them.
+        out_type: ggml type of the tensors that the plan computes.
 
     Raises:
         ArchitectureError: layers would lose their meaning.
@@ -69,7 +86,24 @@ def candidate_layout(
     metadata = headers[plan.shell].metadata | change.set
     if not vocabulary:
         metadata = without_vocabulary(headers[plan.shell], metadata)
-    return lay_out(pieces_of(plan, headers, change), metadata, headers, plan.shell)
+    if not head:
+        change = replace(
+            change, tensors=change.tensors | _few_rows(headers[plan.shell], plan.shell)
+        )
+        size = Value.of(HEADLESS, GGUFValueType.UINT32, order=headers[plan.shell].order)
+        metadata[f"{headers[plan.shell].architecture}.vocab_size"] = size
+    pieces = pieces_of(plan, headers, change, out_type=out_type)
+    return lay_out(pieces, metadata, headers, plan.shell)
+
+
+def _few_rows(header: Header, source: int) -> dict[str, Expr]:
+    """The tensors with one row a token, cut to HEADLESS rows."""
+    found: dict[str, Expr] = {}
+    for name in ("token_embd.weight", "output.weight", "output.bias"):
+        if (tensor := header.by_name.get(name)) is not None:
+            axis = len(tensor.shape) - 1
+            found[name] = Slice(Read(source, tensor), axis, ((0, HEADLESS),))
+    return found
 
 
 def without_vocabulary(header: Header, metadata: Mapping[str, Value]) -> dict[str, Value]:

@@ -8,7 +8,7 @@ live     a model in memory whose weights are overwritten; deleted layers are byp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +22,7 @@ from ...errors import ArchitectureError, EngineError, GGSurgeryError
 from ...files.progress import Progress
 from ...ggufio.reader import Source
 from ...ggufio.types import Header
-from ...plan.types import Plan, main_reference
+from ...plan.types import Block, Plan, main_reference
 from ...runtime.engine import Engine
 from ...runtime.vocab_only import VocabularyFile
 from ..setup import CACHE_BYTES, Route
@@ -58,6 +58,7 @@ class Candidates(ExitStack):
         cache_bytes: bound on the kept hidden states; 0 keeps none.
         route: `auto` takes `suffix` where layers in front are unchanged, else `file`.
         given: arrays for `expr.Given`, by key.
+        out_type: ggml type of the tensors that a plan computes; None keeps each one's own.
 
     Raises:
         GGSurgeryError: the source cannot be read, or an unknown route.
@@ -73,6 +74,7 @@ class Candidates(ExitStack):
         n_threads: int | None = None,
         allow_unknown_arch: bool = False,
         given: Mapping[str, Any] | None = None,
+        out_type: int | None = None,
     ) -> None:
         super().__init__()
         if route not in get_args(Route):
@@ -80,6 +82,7 @@ class Candidates(ExitStack):
         self.path, self.windows, self.route = Path(path), windows, route
         self.n_threads, self.cache_bytes, self.given = n_threads, cache_bytes, given
         self.source = self.enter_context(Source(path))
+        self.out_type = out_type
         header = self.source.header
         self.rules = rules_for(header, allow_unknown=allow_unknown_arch)
         n_tail = self.rules.n_tail(header)
@@ -122,8 +125,7 @@ class Candidates(ExitStack):
 
     def _record(self, depths: list[int], progress: Progress | None) -> States:
         # the source itself would do for the identity, but its vocabulary takes memory
-        layout = candidate_layout(self.base, (self.source,), self.rules, vocabulary=False)
-        with self._engine(self.scratch.write(layout, (self.source,), self.given)) as engine:
+        with self.open_blocks(self.base.blocks, self.base) as engine:
             return record(engine, self.windows, depths, progress)
 
     def _reuse_is_exact(self) -> bool:
@@ -166,9 +168,7 @@ class Candidates(ExitStack):
                 return
             except ArchitectureError:  # the last layers alone have no header that says it
                 pass
-        layout = candidate_layout(plan, (self.source,), self.rules, vocabulary=False)
-        path = self.scratch.write(layout, (self.source,), self.given)
-        with self._engine(path) as engine:
+        with self.open_blocks(plan.blocks, plan) as engine:
             yield Candidate(engine, self.windows, None, 0, "file")
 
     def nll(
@@ -184,10 +184,18 @@ class Candidates(ExitStack):
                     progress(number + 1, len(chosen))
         return values
 
+    def kind_of(self, layer: int) -> str:
+        """The attention of a layer of the source; llama.cpp wants all kinds of a model present."""
+        return self._attention[layer]
+
     def write_whole(self, plan: Plan) -> Path:
         """A scratch file of the whole plan with its vocabulary, for metrics that need text."""
         layout = candidate_layout(
-            replace(plan, tail=()), (self.source,), self.rules, vocabulary=True
+            replace(plan, tail=()),
+            (self.source,),
+            self.rules,
+            vocabulary=True,
+            out_type=self.out_type,
         )
         return self.scratch.write(layout, (self.source,), self.given)
 
@@ -208,7 +216,7 @@ class Candidates(ExitStack):
         llama.cpp asserts that a hybrid model has layers of each kind, and so one with windows.
         """
         assert self.states is not None
-        kinds = [self._attention[main_reference(block).index] for block in plan.blocks]
+        kinds = [self.kind_of(main_reference(block).index) for block in plan.blocks]
         while depth := self.states.start(depth):
             if set(kinds[depth:]) == set(kinds):
                 return depth
@@ -218,11 +226,29 @@ class Candidates(ExitStack):
     @contextmanager
     def _suffix(self, plan: Plan, depth: int) -> Iterator[Candidate]:
         assert self.states is not None
-        rest = replace(plan, blocks=plan.blocks[depth:], tail=())
-        layout = candidate_layout(rest, (self.source,), self.rules, vocabulary=False)
-        path = self.scratch.write(layout, (self.source,), self.given)
-        with self._engine(path) as engine:
+        with self.open_blocks(plan.blocks[depth:], plan) as engine:
             yield Candidate(engine, self.windows, self.states.kept[depth], depth, "suffix")
+
+    @contextmanager
+    def open_blocks(
+        self, blocks: Sequence[Block], like: Plan | None = None, *, head: bool = True
+    ) -> Iterator[Engine]:
+        """Some layers as a model of their own.
+
+        Args:
+            like: the plan whose edits of the whole model hold for them.
+            head: False keeps few rows of the embedding and the output: for hidden states only.
+
+        Raises:
+            ArchitectureError: the layers alone have no header that describes them.
+            EngineError: llama.cpp cannot load or run them.
+        """
+        plan = replace(like or self.identity, blocks=tuple(blocks), tail=())
+        layout = candidate_layout(
+            plan, (self.source,), self.rules, vocabulary=False, head=head, out_type=self.out_type
+        )
+        with self._engine(self.scratch.write(layout, (self.source,), self.given)) as engine:
+            yield engine
 
     def _open_live(self, plan: Plan) -> Candidate:
         if self._live is None:
