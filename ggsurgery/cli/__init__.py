@@ -61,6 +61,7 @@ COMMANDS: dict[str, str] = {
     "run": "run:run",
     "scan": "scan:scan",
     "search": "search:search",
+    "speed": "speed:speed",
     "swap": "surgery:swap",
     "template": "template:template",
     "tokenizer": "tokenizer:tokenizer",

@@ -41,6 +41,7 @@ SHORT_HELP: dict[str, str] = {
     "run": "Run a recipe: surgery, header, template, quantization, evaluation, release bundle.",
     "scan": "Do one operation at every place, and measure each.",
     "search": "Search for operations that cost least (or help), within a budget.",
+    "speed": "Measure tokens a second: reading a prompt, and generating.",
     "swap": "Exchange two layers.",
     "template": "Show, change, try and check the chat template.",
     "tokenizer": "Check a file's tokenizer.",
@@ -56,7 +57,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Find the operation": ("influence", "scan", "prune-depth", "laco", "search"),
     "Compensate": ("heal", "distil"),
     "Quantize": ("imatrix", "quantize"),
-    "Measure": ("perplexity", "kl", "choices", "evaluate", "compare", "bench", "report"),
+    "Measure": ("perplexity", "kl", "choices", "evaluate", "compare", "bench", "speed", "report"),
     "Ship": ("release", "run"),
     "Machine": ("doctor", "example"),
 }

@@ -16,7 +16,7 @@ from ..files.fields import FieldError, kind_of
 Direction = Literal["lower", "higher"]
 
 #: `share`: a fraction of n right answers, in [0, 1], so that its interval is Wilson's.
-Unit = Literal["", "nats", "bits", "share", "figure", "points"]
+Unit = Literal["", "nats", "bits", "share", "figure", "points", "tokens/s"]
 
 #: What a measurement reads besides the model; a metric of questions is written `name:FILE`.
 Needs = Literal["text", "questions", "nothing"]
@@ -122,6 +122,9 @@ _ROWS = (
     Metric("surgery_repetition", "freedom from loops", "figure", "higher"),
     Metric("surgery_thinking", "thinking", "share", "higher"),
     Metric("surgery_stop", "stop tokens", "share", "higher"),
+    # of `speed`
+    Metric("prompt_speed", "prompt tokens a second", "tokens/s", "higher"),
+    Metric("generation_speed", "generated tokens a second", "tokens/s", "higher"),
 )
 
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}

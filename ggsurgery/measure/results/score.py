@@ -17,9 +17,10 @@ from ..registry import Direction, as_direction, direction_of, metric_of
 from . import statistics
 from .facts import model_facts, read_facts
 
+_SPEED = ("machine", "n_threads", "n_prompt", "n_generated")
 #: Settings of a measurement that figures must share to be compared, and those that count as
 #: switched off where they are not told.
-_SETTINGS = ("text", "n_tokens", "n_ctx", "add_bos", "base", "top_k", "style", "shots")
+_SETTINGS = ("text", "n_tokens", "n_ctx", "add_bos", "base", "top_k", "style", "shots", *_SPEED)
 _FLAGS = ("chat", "lower_bound", "parse_special")
 
 
