@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 from ..errors import RequestError
 from ..files.atomic import check_output
+from ..files.progress import Progress
 from ..measure.metrics.speed import Speed, speed_of_files
 from ..measure.results.facts import model_facts
 from ..measure.results.result_files import Results
 from ..runtime import worker
 from .fields import Force, ResultFile, Threads
 from .measured import write_text
-from .request import FilePaths, Progress, Settings, option
+from .request import FilePaths, Settings, option
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ Sums run over the tokens t that the router gave expert j.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ...arch.experts import Mixture, mixture
 from ...errors import PlanError
+from ...files.progress import Progress
 from ...ggufio.header import read_header
 from ...ggufio.types import Header
 from ...measure.windows import Windows
@@ -29,7 +30,6 @@ from ...runtime.expert_nodes import ExpertHook
 F64 = NDArray[np.float64]
 #: What a ranking measures.
 Method = Literal["reap", "ean", "frequency"]
-Progress = Callable[[int, int], object]
 
 #: Experts whose largest output is above both quantiles' bound are guarded: a share of all
 #: experts, and of the largest of them (Su et al. 2025, "super experts"; REAP's code).

@@ -6,20 +6,19 @@ ratio costs one pass over the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...arch.experts import mixture
 from ...errors import EngineError
+from ...files.progress import Progress
 from ...ggufio.header import read_header
 from ...measure.metrics.perplexity import Perplexity, perplexity
 from ...runtime.engine import Engine
 from ...runtime.expert_mask import ExpertMask
 from ...runtime.protocols import Tokens
-
-Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ...files.progress import Progress
 from ...runtime.engine import Engine
 from ...runtime.machine import cpu
 from ...runtime.protocols import Tokens
 from ..results.score import Score, provenance
 
-Progress = Callable[[int, int], object]
 PROMPT, GENERATION = "prompt_speed", "generation_speed"
 
 
