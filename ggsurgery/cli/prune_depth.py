@@ -8,6 +8,7 @@ import click
 
 from ..find.prune_depth import Choice
 from ..jobs.prune_depth import PruneDepthRequest
+from ..plan.text import format_layers
 from ._output import echo, note, table
 from ._requests import Maker, perform, request_options
 from ._surgery import Options, check_early, in_out, operate, surgery_options
@@ -44,8 +45,12 @@ def _show(choice: Choice, metric: str) -> None:
         "angular": "angular/π of the span",
         "scan": f"{metric} without it alone",
         "greedy": f"{metric} after the cut",
+        "healed": f"{metric} after the cut and a quick refit",
     }
     rows = [(i + 1, layer, f"{score:.5f}") for i, (layer, score) in enumerate(choice.rounds)]
     echo(table(rows, ("cut", "layer", what[choice.by])))
     echo(f"{metric}: {choice.before:.4f} uncut, {choice.after:.4f} cut")
     note("figures are of the calibration text: measure the result on another one")
+    if choice.by == "healed":
+        layers = format_layers(sorted(choice.layers))
+        note(f"OUT is the bare cut; this heals it: ggsurgery heal --layer {layers} IN HEALED")

@@ -1,9 +1,10 @@
-"""Which n layers to cut: four ways to choose, from a forward pass to greedy measurement.
+"""Which n layers to cut: five ways to choose, from a forward pass to greedy measurement.
 
 influence   the n layers of least block influence             (ShortGPT)  one pass
 angular     the span of n layers of least angular distance    (Gromov)    one pass
 scan        the n layers that are missed least one by one     n_layers evaluations
 greedy      cut the layer missed least, measure again, n times (SLEB)     ≈ n · n_layers
+healed      the same, measured after a quick refit of the layer in front  ≈ n · n_layers / 4
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from ..plan.recipe import Recipe, step
 from ..plan.text import format_layers
 from ..plan.types import Plan
 from ..runtime.engine import Engine
+from .by_healed import choose_by_healed
 from .influence import Influence, influence
 
-By = Literal["influence", "angular", "greedy", "scan"]
+By = Literal["influence", "angular", "greedy", "scan", "healed"]
 Rounds = tuple[tuple[int, float], ...]
 
 
@@ -108,6 +110,12 @@ def choose(
         ArchitectureError: the rules refuse the cut, or too many of the single ones.
         GGSurgeryError: the model cannot be measured.
     """
+    if by == "healed":
+        if setup.metric != "perplexity":
+            raise PlanError("--by healed ranks by perplexity", found=f"--metric {setup.metric}")
+        best = choose_by_healed(setup, count, keep, progress)
+        layers = tuple(layer for layer, _ in best.rounds)
+        return Choice(by, layers, best.rounds, best.before, best.rounds[-1][1])
     found = None
     if by in ("influence", "angular"):
         found = measure_influence(setup, progress, tokens)

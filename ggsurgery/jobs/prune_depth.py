@@ -41,7 +41,8 @@ class PruneDepthRequest(CandidateRequest, frozen=True, kw_only=True):
         By,
         option(
             "influence: least block influence. angular: the span of least angular distance. "
-            "scan: missed least one by one. greedy: measured again after every cut."
+            "scan: missed least one by one. greedy: measured again after every cut. healed: the "
+            "same, measured after a quick refit, for a cut that `heal` is to follow."
         ),
     ] = "greedy"
     metric: Annotated[

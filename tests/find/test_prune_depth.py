@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from ggsurgery.cli import cli
+from ggsurgery.compensate.chain import Chain
+from ggsurgery.compensate.settings import Settings
 from ggsurgery.errors import ArchitectureError, OutputError, PlanError
 from ggsurgery.files.text import read_corpus
 from ggsurgery.find.prune_depth import By, choose, how_many, measure_influence
@@ -18,7 +21,10 @@ from ggsurgery.find.scan import scan
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.measure.metrics.perplexity import perplexity_of_file
 from ggsurgery.measure.setup import Setup
+from ggsurgery.measure.variants import Candidates
 from ggsurgery.measure.variants.measure import Measurer
+from ggsurgery.plan.heal import places
+from ggsurgery.plan.ops import delete
 from ggsurgery.plan.types import BlockRef, Plan, Take
 from ggsurgery.surgery.prepare import prepare
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
@@ -179,3 +185,40 @@ def test_a_refused_candidate_is_not_chosen(by: By, monkeypatch: pytest.MonkeyPat
     allowed = False
     with pytest.raises(ArchitectureError, match=r"too few layers may go.*layers stay in fours"):
         choose(setup, by, 2)
+
+
+def test_by_healed_ranks_by_what_is_left_after_a_refit() -> None:
+    """The first round against a file of each candidate; kept layers and layer 0 stay."""
+    setup = replace(SETUP, n_ctx=128, n_windows=12)
+    found = choose(setup, "healed", 2, keep=[8])
+    assert len(set(found.layers)) == 2 and not {0, 8} & set(found.layers)
+    bare = choose(setup, "greedy", 2, keep=[0, 8])
+    assert found.before != bare.before  # ranked on the last quarter of the windows
+    windows = setup.windows()
+    text_of_rank = windows.part(range(9, 12))
+    fitted = windows.part(range(9))
+    arrays: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    with (
+        Candidates(MODEL, fitted, cache_bytes=0, given=arrays, n_threads=1) as fit,
+        Candidates(MODEL, text_of_rank, given=arrays, n_threads=1) as rank,
+    ):
+        figures = {}
+        for layer in (i for i in range(1, N_LAYERS) if i != 8):
+            plan = delete(fit.identity, [layer])
+            chain = Chain(fit, plan, range(N_LAYERS), 9, Settings("tw", ridge=1e-2))
+            (place,) = [p for p in places(plan, N_LAYERS) if p.seam]
+            chain.start(place)
+            chain.fit(place)
+            figures[layer] = float(np.exp(np.mean(rank.nll(chain.at.plan))))
+    first, value = found.rounds[0]
+    assert first == min(figures, key=lambda i: figures[i])
+    assert value == pytest.approx(figures[first], rel=1e-3)
+
+
+def test_by_healed_needs_perplexity_and_two_windows() -> None:
+    with pytest.raises(PlanError, match="ranks by perplexity"):
+        choose(replace(SETUP, metric="kl"), "healed", 1)
+    with pytest.raises(PlanError, match="fit and to rank"):
+        choose(replace(SETUP, n_windows=1), "healed", 1)
+    with pytest.raises(PlanError, match="layer 0 cannot be healed"):
+        choose(SETUP, "healed", 3, keep=range(3, N_LAYERS))

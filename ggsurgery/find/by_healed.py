@@ -1,0 +1,210 @@
+"""Choose layers to cut by what is left after healing.
+
+Greedy, one layer a round. Of each candidate, the layer in front is refitted quickly (`tw`: a map
+of n_embd features folded into its `ffn_down`), and the candidates are ranked by perplexity:
+
+    three quarters of the windows   one pass of the uncut model and one of the cut so far give
+                                    the statistics of all candidates' fits
+    the last quarter                perplexity of each candidate, from kept states on
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compensate.nodes import check_layer, weights
+from ..compensate.regression import Regression, Rows
+from ..compensate.settings import RIDGE, Settings
+from ..errors import EngineError, GGSurgeryError, InputError, OutputError, PlanError
+from ..files.progress import Progress
+from ..measure.metrics.perplexity import of_windows
+from ..measure.setup import Setup
+from ..measure.variants import Candidates
+from ..plan.heal import PROJECTION, corrected
+from ..plan.types import Block, Plan, main_reference
+from ..runtime.engine import Outputs
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+#: Bytes of the statistics that one pass over the windows gathers.
+STATISTICS_BYTES = 512 << 20
+FIRST = Settings().first
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Each cut layer with the perplexity after it, and the uncut model's perplexity."""
+
+    rounds: tuple[tuple[int, float], ...]
+    before: float
+
+
+def choose_by_healed(
+    setup: Setup, count: int, keep: Collection[int] = (), progress: Progress | None = None
+) -> Chosen:
+    """Choose `count` layers.
+
+    Args:
+        keep: layers that stay.
+
+    Raises:
+        PlanError: fewer than two windows, or too few layers to choose from.
+        GGSurgeryError: no candidate can be healed; the refusal of the last one.
+    """
+    windows = setup.windows()
+    ranked = max(1, len(windows) // 4)
+    if len(windows) < 2:
+        raise PlanError("healed candidates need text to fit and to rank", expected="two windows")
+    fitted = windows.part(range(len(windows) - ranked))
+    arrays: dict[str, F32] = {}
+    with ExitStack() as stack:
+        fit, rank = (
+            stack.enter_context(
+                Candidates(
+                    setup.path,
+                    part,
+                    cache_bytes=size,
+                    n_threads=setup.n_threads,
+                    given=arrays,
+                    allow_unknown_arch=setup.allow_unknown_arch,
+                )
+            )
+            for part, size in (
+                (fitted, 0),
+                (windows.part(range(len(windows) - ranked, len(windows))), setup.cache_bytes),
+            )
+        )
+        base = fit.identity
+        free = set(range(1, len(base.blocks))) - set(keep)
+        if len(free) < count:
+            raise PlanError(
+                "too many layers are kept: layer 0 cannot be healed either",
+                file=setup.path,
+                expected=f"{count} that may go",
+                found=len(free),
+            )
+        total = sum(len(free) - number for number in range(count))
+        before, rounds, done = math.nan, [], 0
+        for number in range(count):
+            loss = of_windows(rank.prepare(base))[1]
+            before = before if number else loss
+            best: tuple[float, int, Plan, str] | None = None
+            refused: GGSurgeryError | None = None
+            for place, correction in _corrections(fit, base, free):
+                layer = main_reference(base.blocks[place + 1]).index
+                try:
+                    if isinstance(correction, GGSurgeryError):
+                        raise correction
+                    key = f"quick.{number}.{layer}"
+                    arrays[key] = np.ascontiguousarray(correction, np.float32)
+                    plan = _without(base, place, corrected(base.blocks[place], PROJECTION, key))
+                    value = of_windows(rank.nll(plan))[1]
+                    value = math.inf if math.isnan(value) else value
+                    if best is None or (value, layer) < best[:2]:
+                        if best is not None:
+                            arrays.pop(best[3], None)
+                        best = (value, layer, plan, key)
+                    else:
+                        del arrays[key]
+                except (InputError, OutputError):
+                    raise
+                except GGSurgeryError as error:
+                    refused = error
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            if best is None:
+                raise refused or PlanError("no layer can be cut and healed", file=setup.path)
+            value, layer, base, _ = best
+            free.discard(layer)
+            rounds.append((layer, value))
+    return Chosen(tuple(rounds), before)
+
+
+def _without(plan: Plan, place: int, carrier: Block) -> Plan:
+    """The plan with another layer `place`, and without the one behind it."""
+    return replace(plan, blocks=(*plan.blocks[:place], carrier, *plan.blocks[place + 2 :]))
+
+
+def _corrections(
+    session: Candidates, base: Plan, free: set[int]
+) -> Iterator[tuple[int, F64 | GGSurgeryError]]:
+    """For each layer that may go: the place in front of it, and what is added to the projection
+    there; or why that layer cannot be corrected."""
+    layers = [main_reference(block).index for block in base.blocks]
+    places, width = [], int(session.source.header.get("{arch}.embedding_length") or 1)
+    for place in range(len(layers) - 1):
+        if layers[place + 1] in free:
+            try:
+                check_layer(session, base.blocks[place], PROJECTION)
+                places.append(place)
+            except GGSurgeryError as error:
+                yield place, error
+    size = max(1, STATISTICS_BYTES // (16 * width * width))
+    for begin in range(0, len(places), size):
+        part = places[begin : begin + size]
+        sums = _statistics(session, base, part)
+        for place in part:
+            found = sums.pop(place)
+            if not found.fits:
+                yield (
+                    place,
+                    EngineError(
+                        f"layer {layers[place]} cannot take over: the states around it are zero or "
+                        "not numbers",
+                        file=session.path,
+                    ),
+                )
+                continue
+            d, _ = found.solve(RIDGE)
+            yield place, d.T @ weights(session, base.blocks[place], PROJECTION)
+
+
+def _statistics(session: Candidates, base: Plan, places: list[int]) -> dict[int, Regression]:
+    """Sums over the windows for some places, each towards the uncut state behind the next layer."""
+    layers = [main_reference(block).index for block in base.blocks]
+    n = len(session.identity.blocks)
+    wanted = {p: (layers[p + 2] if p + 2 < len(layers) else n) - 1 for p in places}
+    targets = {p: f"l_out-{layer}" for p, layer in wanted.items()}
+    own = [f"{name}-{p}" for p in places for name in ("ffn_inp", "ffn_out")]
+    same = base == session.identity
+    # the last layer computes only the tokens whose logits are asked for
+    outputs: Outputs = "all" if n - 1 in wanted.values() else "last"
+    sums: dict[int, Regression] = {}
+    with ExitStack() as stack:
+        uncut = stack.enter_context(session.open(session.identity)).engine
+        uncut.observe([*targets.values(), *own] if same else list(targets.values()))
+        now = uncut if same else stack.enter_context(session.open(base)).engine
+        if not same:
+            now.observe(own)
+        for tokens in session.windows.inputs:
+            uncut.reset()
+            uncut.decode(tokens, logits=outputs, copy=False)
+            states = uncut.observed
+            if not same:
+                now.reset()
+                now.decode(tokens, logits="last", copy=False)
+            seen = now.observed
+            for place in places:
+                names = (f"ffn_inp-{place}", f"ffn_out-{place}")
+                missing = [x for x in names if x not in seen]
+                missing += [targets[place]] if targets[place] not in states else []
+                if missing:
+                    raise EngineError(
+                        "this architecture's graph does not show what healing fits",
+                        file=session.path,
+                        expected=missing[0],
+                        hint="--by greedy measures without looking inside.",
+                    )
+                z, y, m = states[targets[place]], seen[names[0]], seen[names[1]]
+                if place not in sums:
+                    sums[place] = Regression(m.shape[1], z.shape[1], FIRST)
+                sums[place].add(Rows(m, z - y - m, z, z - y))
+    return sums
