@@ -30,7 +30,13 @@ try:
 except ImportError:  # pragma: no cover - no file locks on Windows
     fcntl = None  # type: ignore[assignment]
 
-TOOLS = ("llama-quantize", "llama-perplexity", "llama-imatrix", "llama-gguf-split")
+TOOLS = (
+    "llama-quantize",
+    "llama-perplexity",
+    "llama-imatrix",
+    "llama-gguf-split",
+    "llama-export-lora",
+)
 
 #: Names a folder with tools that are built already.
 VARIABLE = "GGSURGERY_LLAMA_TOOLS"

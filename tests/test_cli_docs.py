@@ -185,6 +185,7 @@ NEEDS = {
     "verify mended.gguf": "the file that repair wrote",
     "search models/tiny-qwen3/tiny-qwen3.gguf --study s1 --storage": "a PostgreSQL server",
     "distil": "PyTorch",
+    "lora": "an adapter; tests/surgery/test_lora.py merges some",
     "release push": "the hub",
     "evaluate out.gguf --baseline in.gguf -o verdict.json": "minutes; the guide's own is run",
     "experts": "a mixture of experts",

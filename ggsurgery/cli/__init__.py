@@ -47,6 +47,7 @@ COMMANDS: dict[str, str] = {
     "keep": "surgery:keep",
     "kl": "kl:kl",
     "laco": "laco:laco",
+    "lora": "lora:lora",
     "merge": "merge:merge",
     "meta": "meta:meta",
     "move": "surgery:move",

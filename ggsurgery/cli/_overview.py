@@ -27,6 +27,7 @@ SHORT_HELP: dict[str, str] = {
     "keep": "Build the stack that the list says: depth cuts and frankenmerges.",
     "kl": "Measure the KL divergence of FILE from BASE on a text.",
     "laco": "Collapse layers step by step (LaCo), as long as the output stays similar.",
+    "lora": "Check LoRA adapters, and merge them into the weights.",
     "merge": "Collapse layers A…B into A.",
     "meta": "Show and change single metadata entries.",
     "move": "Take layers out and put them back elsewhere.",
@@ -52,7 +53,7 @@ SHORT_HELP: dict[str, str] = {
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Look": ("inspect", "verify", "diff", "meta", "template", "tokenizer"),
     "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay", "repair"),
-    "Blend": ("merge", "interpolate", "bridge", "blend", "prune"),
+    "Blend": ("merge", "interpolate", "bridge", "blend", "lora", "prune"),
     "Experts": ("experts",),
     "Find the operation": ("influence", "scan", "prune-depth", "laco", "search"),
     "Compensate": ("heal", "distil"),

@@ -73,6 +73,11 @@ DEFAULT = Settings()
 )
 @out_type_option
 @click.option("--sidecar", type=FILE, help="Write what training changed here too (.npz).")
+@click.option(
+    "--save-adapter",
+    type=FILE,
+    help="Of lora:RANK: write the updates as an adapter for CUT too, which llama.cpp loads.",
+)
 @threads_option
 @click.argument("base", metavar="BASE", type=FILE)
 @click.argument("cut", metavar="CUT", type=FILE)
@@ -94,6 +99,7 @@ def distil(
     device: str,
     out_type: str | None,
     sidecar: Path | None,
+    save_adapter: Path | None,
     threads: int | None,
 ) -> None:
     """Train a cut model towards the uncut one.
@@ -109,9 +115,11 @@ def distil(
     Example:
       ggsurgery distil --text training.txt in-F16.gguf healed.gguf distilled.gguf
     """
-    check_early((base, cut), out, options, sidecar, spared=(text,))
     settings = Settings(tokens, ctx, epochs, trainable, lr, batch, seed, parse_special)
     settings.check()
+    if save_adapter is not None and not settings.rank:
+        raise click.UsageError("--save-adapter needs --trainable lora:RANK")
+    check_early((base, cut), out, options, sidecar, save_adapter, spared=(text,))
     words = read_corpus(text)
     warn(*cautions.of_context(cut, ctx))
     state = checkpoint_path(out)
@@ -135,6 +143,8 @@ def distil(
         raise
     if sidecar is not None:
         found.sidecar.save(sidecar, inputs=(base, cut, text), force=options.force)
+    if save_adapter is not None:
+        found.save_adapter(save_adapter, inputs=(base, cut, text), force=options.force)
     if not options.as_json:
         _show(found)
     operate(

@@ -26,7 +26,7 @@ MMPROJ = Purpose(
 )
 LORA = Purpose(
     "a LoRA adapter",
-    "Merge it into its base model with llama.cpp's llama-export-lora, then operate on the result.",
+    "Merge it into its base model with `ggsurgery lora merge`, then operate on the result.",
 )
 CONTROL_VECTOR = Purpose(
     "a control vector", "llama.cpp applies it to a model with --control-vector."

@@ -125,7 +125,28 @@ class Drop:
         return _json(self)
 
 
-ModelEdit = Mask | BlendShell | Drop
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """The updates of a LoRA adapter are added to the tensors.
+
+    Args:
+        adapter: its file.
+        checksum: of the file.
+        scale: the updates are multiplied by it.
+        layers: for each layer of the stack the one whose updates it takes; None: its own.
+    """
+
+    kind: ClassVar[str] = "lora"
+    adapter: str
+    checksum: str
+    scale: float = 1.0
+    layers: tuple[int, ...] | None = None
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+ModelEdit = Mask | BlendShell | Drop | Lora
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +176,7 @@ class Unset:
 MetadataEdit = Set | Unset
 
 
-def _json(edit: BlockEdit | Mask | Drop | MetadataEdit) -> dict[str, Any]:
+def _json(edit: BlockEdit | Mask | Drop | Lora | MetadataEdit) -> dict[str, Any]:
     values = {f.name: getattr(edit, f.name) for f in fields(edit)}
     tensors: Iterable[str] = values.pop("tensors", ())
     found = {k: v for k, v in values.items() if v is not None}

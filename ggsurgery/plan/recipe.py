@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import FormatError, PlanError, did_you_mean, json_text
 from . import ops
 from .distil import distil
-from .edits import Drop, Mask
+from .edits import Drop, Lora, Mask
 from .heal import heal
 from .recipe_arguments import STEPS, whole
 from .text import parse_layers, parse_pair, parse_stack
@@ -86,7 +86,7 @@ HEADER_STEPS = ("set", "unset")
 PLAIN_STEPS = (*HEADER_STEPS, "drop_tensor")
 
 #: Arguments that name a file, by operation.
-FILE_ARGUMENTS = {"prune": "imatrix"}
+FILE_ARGUMENTS = {"prune": "imatrix", "lora": "adapter"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ class Recipe:
 
 
 #: Edits that name tensors of the finished stack, by what a message calls them.
-_OF_THE_FINISHED_STACK = {Mask: "a prune works", Drop: "drop_tensor works"}
+_OF_THE_FINISHED_STACK = {Mask: "a prune works", Drop: "drop_tensor works", Lora: "lora works"}
 
 
 def _behind_no_edit(before: Plan, after: Plan) -> Plan:

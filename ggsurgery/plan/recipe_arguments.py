@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import PlanError
 from . import blend_ops, ops
+from .lora import merge_lora
 from .text import parse_layers, parse_pair
 
 _TENSOR = re.compile(r"[A-Za-z0-9_.]+")
@@ -126,6 +127,11 @@ def experts_by_layer(value: Any) -> dict[int, tuple[int, ...]]:
 #: name → function, readers of the arguments, required arguments
 STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], tuple[str, ...]]] = {
     "keep_experts": (ops.keep_experts, {"experts": experts_by_layer}, ("experts",)),
+    "lora": (
+        merge_lora,
+        {"adapter": str, "checksum": str, "scale": number, "layers": parse_layers},
+        ("adapter", "checksum"),
+    ),
     "merge": (
         blend_ops.merge,
         {"layers": parse_layers, "method": str, "factor": number, "parts": str},

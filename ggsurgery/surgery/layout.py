@@ -6,7 +6,7 @@ consumes: metadata, and for each tensor its place and the job that makes its byt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ..errors import FormatError, GGSurgeryError, PlanError
 from ..ggufio.constants import GGUF_VERSION, GGUFValueType, Keys
 from ..ggufio.types import ByteOrder, Header, TensorInfo, Value, block_size, tensor_nbytes
 from ..ggufio.writer import TENSOR_ALIGNMENT, padded
-from ..plan.edits import BlendShell, Mask
+from ..plan.edits import BlendShell, Lora, Mask
 from ..plan.types import Block, BlockRef, Edited, Plan, Take, references
 from ..tensors.expr import Expr, Read, Slice, reads
 from .aligned_header import aligned_header
@@ -144,7 +144,7 @@ def pieces_of(
     for index, block in enumerate(plan.stack):
         pieces += _block_pieces(index, block, headers, change, chooser)
     try:
-        pieces = _masked(plan, _kept(plan, pieces, shell), headers, chooser)
+        pieces = _edited(plan, _kept(plan, pieces, shell), headers, chooser)
     except GGSurgeryError as error:
         raise error.at(file=shell.path) from error
     _check_reads(pieces, headers)
@@ -315,18 +315,35 @@ def _check_reads(pieces: Sequence[Piece], headers: Sequence[Header]) -> None:
         check_readable(headers[read.source], read.tensor)
 
 
-def _masked(
+def _edited(
     plan: Plan, pieces: list[Piece], headers: Sequence[Header], chooser: TypeChooser
 ) -> list[Piece]:
-    """The pieces behind the plan's masks. A weight that is masked takes its scale up."""
-    masks = tuple(e for e in plan.edits if isinstance(e, Mask))
-    if not masks:
-        return pieces
-    from .model_edits import check_imatrices, masked
+    """The pieces behind the plan's adapters, and then its masks.
 
-    check_imatrices(masks, headers)
-    exprs = {p.info.name: _expression(p) for p in pieces}
-    changed = masked(masks, exprs)
+    A weight that changes takes its scale up.
+    """
+    masks = tuple(e for e in plan.edits if isinstance(e, Mask))
+    adapters = [e for e in plan.edits if isinstance(e, Lora)]
+    if not masks and not adapters:
+        return pieces
+    from .lora import adapted
+    from .model_edits import check_imatrices, masked, with_folded_scales
+
+    for edit in adapters:
+        exprs = {p.info.name: _expression(p) for p in pieces}
+        changed = with_folded_scales(adapted(edit, exprs), exprs)
+        pieces = _changed(pieces, changed, chooser)
+    if masks:
+        check_imatrices(masks, headers)
+        exprs = {p.info.name: _expression(p) for p in pieces}
+        pieces = _changed(pieces, masked(masks, exprs), chooser)
+    return pieces
+
+
+def _changed(
+    pieces: Sequence[Piece], changed: Mapping[str, Expr | None], chooser: TypeChooser
+) -> list[Piece]:
+    """The pieces with some computed otherwise, and without those that are None."""
     out = []
     for piece in pieces:
         if (name := piece.info.name) not in changed:

@@ -40,14 +40,25 @@ def masked(masks: Sequence[Mask], tensors: Mapping[str, Expr]) -> dict[str, Expr
         after = _mask_all(masks, name, shape_of(before), before)
         if after is not before:
             changed[name] = after
+    return with_folded_scales(changed, tensors)
+
+
+def with_folded_scales(
+    changed: Mapping[str, Expr | None], tensors: Mapping[str, Expr]
+) -> dict[str, Expr | None]:
+    """The changes, and what follows where a changed weight takes up its separate scale.
+
+    The scale leaves, and what else it multiplied is multiplied too.
+    """
+    get, found = tensors.get, dict(changed)
     folded = {_stem(name) for name in changed if scale_of(get, name) is not None}
     for name in tensors:
-        if _stem(name) in folded and name not in changed:
+        if _stem(name) in folded and name not in found:
             if belongs_to_weight(get, name):
-                changed[name] = None
+                found[name] = None
             elif scale_of(get, name) is not None:
-                changed[name] = effective(get, name)
-    return changed
+                found[name] = effective(get, name)
+    return found
 
 
 def _indices(expr: Expr) -> bool:

@@ -25,6 +25,7 @@ from ..ggufio.types import Header, TensorInfo, type_name
 from . import finite, kernels, mapped_pages, methods
 from .expr import Apply, Combine, Effective, Expr, Given, Read, Slice, describe
 from .kernels import Raw, Values
+from .lora import LORA, update_rows
 from .shape import n_rows, shape_of
 from .wanda import IMATRIX, input_norms
 
@@ -175,6 +176,8 @@ class RowReader:
             at, view = at + got, view[got:]
 
     def _given_rows(self, expr: Given, rows: Rows) -> Values:
+        if expr.key.startswith(LORA):
+            return update_rows(expr.key, expr.shape[0], rows)
         table = self._array(expr).reshape(-1, expr.shape[0])
         return np.concatenate([table[a:b].reshape(-1) for a, b in rows])
 

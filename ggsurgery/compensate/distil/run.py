@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from ... import host
 from ...errors import EngineError, PlanError
+from ...ggufio.lora import write_adapter
 from ...ggufio.reader import Source
 from ...ggufio.types import Header, type_name
 from ...measure.windows import Windows
@@ -51,6 +53,32 @@ class Distilled:
     sidecar: Sidecar
     trained: Trained
     adapters: dict[str, tuple[F32, F32]]
+    architecture: str
+
+    def save_adapter(
+        self, path: str | Path, *, inputs: Sequence[Path] = (), force: bool = False
+    ) -> None:
+        """Write the low-rank updates as an adapter for the cut model.
+
+        Args:
+            inputs: files whose tighter rights it gets.
+
+        Raises:
+            PlanError: the training had no low-rank updates.
+            OutputError: the file exists (without `force`) or cannot be written.
+        """
+        if not self.adapters:
+            raise PlanError("no low-rank updates to save", expected="trainable lora:RANK")
+        rank = len(next(iter(self.adapters.values()))[0])
+        write_adapter(
+            path,
+            self.architecture,
+            self.adapters,
+            alpha=float(rank),
+            name=Path(path).stem,
+            inputs=inputs,
+            force=force,
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -177,7 +205,9 @@ class Distillation:
             "arrays": {key: sidecar.checksum(key) for key in sidecar},
         }
         recipe = Recipe((step("distil", fit=fit),))
-        return Distilled(recipe, sidecar, trained, parameters.adapters())
+        return Distilled(
+            recipe, sidecar, trained, parameters.adapters(), self._networks[1].form.architecture
+        )
 
 
 def check_pair(base: Header, cut: Header) -> None:

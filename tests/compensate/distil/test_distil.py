@@ -25,6 +25,7 @@ from tests._needs import needs_torch
 from tests._scales import with_scales_of
 from tests._small_models import write_small_model
 from tests._tiny import MODEL, REPORT_TEXT, SEARCH_TEXT
+from tests.fixtures import llama
 
 from ._task import base_and_cut, distilled, task, written
 
@@ -277,3 +278,25 @@ def test_without_pytorch(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     failed = call("distil", *COMMAND, base, cut, tmp_path / "out.gguf", code=1)
     assert "training needs PyTorch. pip install 'ggsurgery[train]'" in failed.err
+
+
+@pytest.mark.slow
+def test_a_saved_adapter_is_what_llama_cpp_loads(tmp_path):
+    """The cut model with the adapter computes what the distilled file does."""
+    base, cut = base_and_cut(tmp_path)
+    out, adapter = tmp_path / "out.gguf", tmp_path / "adapter.gguf"
+    low = ("--trainable", "lora:3", "--save-adapter", adapter)
+    call("distil", *COMMAND, *low, base, cut, out)
+    tokens = [5, 99, 300, 7, 812, 64]
+    (trained,) = llama.in_child(llama.all_logits, [str(out)], tokens)
+    pairs = [(str(adapter), 1.0)]
+    (applied,) = llama.in_child(llama.all_logits, [str(cut)], tokens, 0, False, pairs)
+    (plain,) = llama.in_child(llama.all_logits, [str(cut)], tokens)
+    assert np.abs(trained - applied).max() < 0.01 * np.abs(trained - plain).max()
+    merged = tmp_path / "merged.gguf"
+    call("lora", "merge", cut, adapter, merged)
+    expected = tensors(out)
+    for name, value in tensors(merged).items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-6)
+    failed = call("distil", *COMMAND, "--save-adapter", adapter, base, cut, out, code=2)
+    assert "--save-adapter needs --trainable lora:RANK" in failed.err
