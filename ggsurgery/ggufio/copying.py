@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 #: File systems that share extents do so in blocks of this size.
 SHARE_BLOCK = 4096
 
 _CHUNK = 1 << 20  # for the portable way; larger blocks fall out of the processor's cache
+#: Ranges below this size are read together with their neighbours: one call for each takes longer.
+_GATHERED_BELOW = 1 << 16
 _UNSUPPORTED = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
 
 
@@ -37,6 +39,55 @@ def copy_range(source: int, target: int, nbytes: int, at: int, to: int) -> None:
         for start, stop in _data(source, at, end):
             _copy(source, target, stop - start, start, to + start - at)
     _check_inside(source, end)  # what lay behind a new end looked like a hole
+
+
+def copy_parts(
+    source: int, target: int, parts: Sequence[tuple[int, int]], size: int, at: int, to: int
+) -> None:
+    """Copy half-open ranges of items one behind the other.
+
+    Args:
+        parts: the ranges, such as the rows that stay of an embedding.
+        size: bytes of an item.
+        at: offset of item 0 in `source`.
+        to: offset of the first copied item in `target`.
+
+    Raises:
+        ReadFailed: the source cannot be read, or became shorter.
+        OSError: as from the operating system, of the target.
+    """
+    near: list[tuple[int, int]] = []  # small ranges, ascending, that one block of a read holds
+    for first, last in parts:
+        start, stop = at + first * size, at + last * size
+        small = stop - start < _GATHERED_BELOW
+        if near and not (small and near[-1][1] <= start and stop - near[0][0] <= _CHUNK):
+            to += _gather(source, target, near, to)
+            near = []
+        if small:
+            near.append((start, stop))
+        else:
+            copy_range(source, target, stop - start, start, to)
+            to += stop - start
+    if near:
+        _gather(source, target, near, to)
+
+
+def _gather(source: int, target: int, ranges: Sequence[tuple[int, int]], to: int) -> int:
+    """Copy ascending ranges by one read over all of them; returns the bytes written."""
+    begin, end = ranges[0][0], ranges[-1][1]
+    block = bytearray()
+    while len(block) < end - begin:
+        try:
+            read = os.pread(source, end - begin - len(block), begin + len(block))
+        except OSError as error:
+            raise ReadFailed(error.errno, error.strerror) from error
+        if not read:
+            raise ReadFailed(errno.EIO, "the source became shorter while it was read")
+        block += read
+    view = memoryview(block)
+    data = b"".join([view[start - begin : stop - begin] for start, stop in ranges])
+    write_all(target, data, to)
+    return len(data)
 
 
 def _check_inside(source: int, end: int) -> None:

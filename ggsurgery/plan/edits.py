@@ -1,5 +1,5 @@
 """Edits: changes to a layer (Damp, Scale, Add, KeepExperts), to the whole model (Mask,
-BlendShell, Drop) and to single metadata entries (Set, Unset).
+BlendShell, Drop, TrimVocab) and to single metadata entries (Set, Unset).
 
 `to_json` of each is what a plan's digest is made of, so it must not change.
 """
@@ -146,7 +146,24 @@ class Lora:
         return _json(self)
 
 
-ModelEdit = Mask | BlendShell | Drop | Lora
+@dataclass(frozen=True, slots=True)
+class TrimVocab:
+    """The model keeps some tokens, in their order.
+
+    Args:
+        map: the file that lists them (`surgery.vocab_map`).
+        sha256: of their list.
+    """
+
+    kind: ClassVar[str] = "trim_vocab"
+    map: str
+    sha256: str
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+ModelEdit = Mask | BlendShell | Drop | Lora | TrimVocab
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +193,7 @@ class Unset:
 MetadataEdit = Set | Unset
 
 
-def _json(edit: BlockEdit | Mask | Drop | Lora | MetadataEdit) -> dict[str, Any]:
+def _json(edit: BlockEdit | Mask | Drop | Lora | TrimVocab | MetadataEdit) -> dict[str, Any]:
     values = {f.name: getattr(edit, f.name) for f in fields(edit)}
     tensors: Iterable[str] = values.pop("tensors", ())
     found = {k: v for k, v in values.items() if v is not None}

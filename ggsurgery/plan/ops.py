@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import PlanError
-from .edits import Drop, KeepExperts, Set, Unset
+from .edits import Drop, KeepExperts, Set, TrimVocab, Unset
 from .text import format_layers
 from .types import Block, BlockRef, Edited, Plan, Take
 
@@ -189,6 +189,32 @@ def unset_metadata(plan: Plan, key: str) -> Plan:
 def drop_tensor(plan: Plan, tensor: str) -> Plan:
     """Leave tensors out of the output: one by its name, or all that a pattern matches."""
     return replace(plan, edits=(*plan.edits, Drop(tensor)))
+
+
+def trim_vocab(plan: Plan, map: str, ids: Mapping[str, Any]) -> Plan:
+    """Keep the tokens that a file lists.
+
+    Args:
+        map: the file.
+        ids: `sha256` of the list, and how many tokens there were and are.
+
+    Raises:
+        PlanError: a second trim, or no checksum.
+    """
+    if any(isinstance(e, TrimVocab) for e in plan.edits):
+        raise PlanError(
+            "the vocabulary is trimmed twice",
+            expected="one trim_vocab step a recipe",
+            hint="Trim the result of the first recipe.",
+        )
+    if not isinstance(ids.get("sha256"), str):
+        raise PlanError(
+            "trim_vocab: the list of tokens has no checksum",
+            expected="ids: {sha256: …}",
+            found="none",
+            hint="`ggsurgery vocab trim` writes the list and such a step.",
+        )
+    return replace(plan, edits=(*plan.edits, TrimVocab(map, ids["sha256"])))
 
 
 def keep_experts(plan: Plan, experts: Mapping[int, Sequence[int]]) -> Plan:

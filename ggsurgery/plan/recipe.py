@@ -74,6 +74,7 @@ OPERATIONS: dict[str, Operation] = {
     "set": Operation(ops.set_metadata, {"key": str, "value": _same, "type": str}, ("key", "value")),
     "unset": Operation(ops.unset_metadata, {"key": str}, ("key",)),
     "drop_tensor": Operation(ops.drop_tensor, {"tensor": str}, ("tensor",)),
+    "trim_vocab": Operation(ops.trim_vocab, {"map": str, "ids": _mapping}, ("map", "ids")),
     **{name: Operation(*parts) for name, parts in STEPS.items()},
     "heal": Operation(heal, {"layer": parse_layers, "fit": _mapping}, ("fit",)),
     "distil": Operation(distil, {"fit": _mapping}, ("fit",)),
@@ -86,7 +87,7 @@ HEADER_STEPS = ("set", "unset")
 PLAIN_STEPS = (*HEADER_STEPS, "drop_tensor")
 
 #: Arguments that name a file, by operation.
-FILE_ARGUMENTS = {"prune": "imatrix", "lora": "adapter"}
+FILE_ARGUMENTS = {"prune": "imatrix", "lora": "adapter", "trim_vocab": "map"}
 
 
 @dataclass(frozen=True, slots=True)

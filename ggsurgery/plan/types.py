@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .edits import BlockEdit, Drop, MetadataEdit, ModelEdit, Params
+from .edits import BlockEdit, Drop, MetadataEdit, ModelEdit, Params, TrimVocab
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Plan:
     @property
     def computes(self) -> bool:
         """Whether any tensor has to be computed (not only copied)."""
-        edited = any(not isinstance(e, Drop) for e in self.edits)
+        edited = any(not isinstance(e, Drop | TrimVocab) for e in self.edits)
         return edited or any(not isinstance(b, Take) for b in self.stack)
 
     def to_json(self) -> dict[str, Any]:

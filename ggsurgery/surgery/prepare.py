@@ -23,6 +23,7 @@ from ..ggufio.new_value import new_value
 from ..ggufio.reader import Source
 from ..ggufio.split import KEYS as SPLIT_KEYS
 from ..ggufio.types import Header, TensorInfo, Value, type_id
+from ..plan.edits import TrimVocab
 from ..plan.ops import drop_tail
 from ..plan.recipe import HEADER_STEPS, PLAIN_STEPS, Recipe
 from ..plan.types import Plan
@@ -51,7 +52,8 @@ def prepare(
     """Open the inputs, apply the recipe and decide the whole output, without writing.
 
     Args:
-        given: arrays that the recipe names (those of `heal`).
+        given: arrays that the recipe names (those of `heal`), and the map of a trimmed
+            vocabulary that is not in its file yet.
 
     Raises:
         FormatError: an input is damaged.
@@ -114,6 +116,7 @@ def _prepare(
     with ExitStack() as opened:
         sources = [opened.enter_context(Source(path, alone=alone)) for path in inputs]
         headers = [source.header for source in sources]
+        gone: tuple[str, ...] = ()
         # Entries and the list of tensors change, and nothing else: any GGUF file will do.
         plain = bool(recipe.steps) and all(s.operation in PLAIN_STEPS for s in recipe.steps)
         if plain and len(headers) == 1 and not options.keys() & _OF_LAYERS:
@@ -131,7 +134,11 @@ def _prepare(
             asked = options.get("out_type")
             kind = None if asked is None else type_id(asked)
             pieces = pieces_of(plan, headers, change, out_type=kind)
+            for edit in plan.edits:
+                if isinstance(edit, TrimVocab):
+                    pieces, gone = _trimmed(edit, headers[plan.shell], pieces, change, given)
         metadata = _without_own(headers[plan.shell].metadata) | change.set
+        metadata = {k: v for k, v in metadata.items() if k not in gone}
         metadata |= _identity(metadata, headers, plan, pieces, recipe)
         metadata, notes = edited(headers[plan.shell], metadata, plan.metadata)
         told = recipe.without_folders()
@@ -143,6 +150,23 @@ def _prepare(
         layout = lay_out(pieces, metadata, headers, plan.shell)
         opened.pop_all()
     return PreparedSurgery(recipe, tuple(sources), names, rules, before, plan, layout, given)
+
+
+def _trimmed(
+    edit: TrimVocab,
+    header: Header,
+    pieces: Pieces,
+    change: MetadataChange,
+    given: Mapping[str, Any] | None,
+) -> tuple[Pieces, tuple[str, ...]]:
+    """The tensors of the tokens that stay, and the entries that leave; `change` gets the rest."""
+    from .trim_vocab import rewrite, trimmed
+    from .vocab_map import map_of
+
+    kept = map_of(edit, (given or {}).get(edit.map))
+    entries, gone = rewrite(header, kept)
+    change.set |= entries
+    return trimmed(pieces, kept), gone
 
 
 def _check_inputs(headers: Sequence[Header], plan: Plan) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import OutputError
 from ..files.atomic import atomic_path, check_output
 from ..files.system_errors import read_error
-from ..ggufio.copying import ReadFailed, copy_range, write_all
+from ..ggufio.copying import ReadFailed, copy_parts, copy_range, write_all
 from ..ggufio.header import read_shard
 from ..ggufio.reader import Source
 from ..host import n_threads
@@ -208,10 +208,10 @@ def _write(
             descriptor, at = source.descriptor(tensor.shard), source.position(tensor)
             size = tensor.nbytes if parts is None else tensor.nbytes // tensor.shape[-1]
             try:
-                for first, last in ((0, 1),) if parts is None else parts:
-                    nbytes = (last - first) * size
-                    copy_range(descriptor, target, nbytes, at + first * size, to)
-                    to += nbytes
+                if parts is None:
+                    copy_range(descriptor, target, size, at, to)
+                else:
+                    copy_parts(descriptor, target, parts, size, at, to)
             except ReadFailed as error:
                 source.check_unchanged()
                 path = source.header.paths[tensor.shard]

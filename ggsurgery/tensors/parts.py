@@ -52,6 +52,12 @@ _EXPERTS: Final = re.compile(
     r"|ffn_(gate|up|down|gate_up)_exps\.(weight|bias|scale|input_scale|weight_scale))"
 )
 
+#: Tensors with one part a token along their outermost axis.
+_TOKENS: Final = re.compile(
+    r"(token_embd\.weight|output\.(weight|bias)|per_layer_token_embd\.weight"
+    r"|blk\.[0-9]+\.(nextn\.(embed_tokens|shared_head_head)\.weight|ffn_gate_tid2eid\.weight))"
+)
+
 _INTEGERS: Final = frozenset(
     int(GGMLQuantizationType[n])
     for n in ("I8", "I16", "I32", "I64")
@@ -102,6 +108,11 @@ def scales_all(has: Has) -> bool:
 def counts_experts(suffix: str) -> bool:
     """Whether the outermost axis of a layer's tensor counts the layer's experts."""
     return _EXPERTS.fullmatch(suffix) is not None
+
+
+def counts_tokens(name: str) -> bool:
+    """Whether the outermost axis of a tensor counts the tokens of the vocabulary."""
+    return _TOKENS.fullmatch(name) is not None
 
 
 def is_integer(kind: int) -> bool:

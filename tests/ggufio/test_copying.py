@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggsurgery.ggufio import copying
-from ggsurgery.ggufio.copying import copy_range
+from ggsurgery.ggufio.copying import ReadFailed, copy_parts, copy_range
 from ggsurgery.plan.recipe import step
 
 from .._gguf import big_llama
@@ -34,6 +34,30 @@ def test_any_range(tmp_path_factory, at, nbytes, to):
     (folder / "a").write_bytes(data)
     expected = bytes(to) + data[at : at + nbytes]
     assert copied(folder / "a", folder / "b", nbytes, at, to) == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 60)), max_size=30),
+    st.sampled_from([1, 7, 1000, 70_000]),
+)
+def test_any_parts(tmp_path_factory, drawn, size):
+    """Small and large ranges, in any order, with gaps and overlaps."""
+    folder = tmp_path_factory.mktemp("parts")
+    data = bytes(range(251)) * (470 * min(size, 1000) // 251 + 1)
+    n_items = len(data) // size
+    parts = [(a % n_items, min(a % n_items + n, n_items)) for a, n in drawn]
+    (folder / "a").write_bytes(b"head" + data)
+    with (folder / "a").open("rb") as a, (folder / "b").open("w+b") as b:
+        copy_parts(a.fileno(), b.fileno(), parts, size, 4, 3)
+    expected = b"".join(data[i * size : j * size] for i, j in parts)
+    assert (folder / "b").read_bytes()[3:] == expected
+
+
+def test_parts_of_a_shortened_source(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(1000))
+    source, target = (tmp_path / "a").open("rb"), (tmp_path / "b").open("w+b")
+    with source, target, pytest.raises(ReadFailed):
+        copy_parts(source.fileno(), target.fileno(), [(0, 2), (90, 120)], 10, 0, 0)
 
 
 @pytest.mark.parametrize("way", ["kernel", "refused", "absent", "says zero"])
