@@ -215,8 +215,8 @@ class QuantizeRequest(QuantizeOptions, frozen=True, kw_only=True):
             raise RequestError("`types` needs `out_dir` and no OUT")
         if not several and self.out_dir is not None:
             raise RequestError("`out_dir` goes with `types`")
-        if self.split_bytes is not None and several:
-            raise RequestError("`split_max_size` goes with one type and OUT")
+        if self.split_max_size is not None:
+            size_in_bytes("split_max_size", self.split_max_size)
         if self.target_size is not None:
             size_in_bytes("target_size", self.target_size)
         if self._is_target and (self.tensor_types or self.pure or self.leave_output):
@@ -264,7 +264,8 @@ class QuantizeRequest(QuantizeOptions, frozen=True, kw_only=True):
         decision = rungs = planned = None
         if self.types:
             assert self.out_dir is not None
-            rungs = ladder(self.file, list(self.types), self.out_dir, pin=self.pin, **options)
+            options |= {"pin": self.pin, "split_max_size": self.split_bytes}
+            rungs = ladder(self.file, list(self.types), self.out_dir, **options)
             there = [r.path.name for r in rungs.rungs if r.there]
             if there and not self.force:
                 notes.append(f"up to date, skipped: {', '.join(there)}")

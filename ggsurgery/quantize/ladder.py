@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from ..runtime.filetypes import file_type
 from ..runtime.quantize import Planned, plan
 from ..runtime.quantize_plan import QuantizeResult, as_written
 from ..surgery.layout import Compute
+from ..surgery.shards import file_numbers
 from .like import with_pins
+from .split import make_split
 
 #: The ladder of the published tiny models, from near lossless to small.
 DEFAULT = ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -39,7 +42,11 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 @dataclass(frozen=True)
 class Rung:
-    """One file of the ladder; `there` if it need not be made again."""
+    """One file of the ladder; `there` if it need not be made again.
+
+    Args:
+        path: the file; of a split one that is `there` its first part.
+    """
 
     path: Path
     planned: Planned
@@ -49,6 +56,11 @@ class Rung:
     def result(self) -> QuantizeResult:
         return self.planned.result
 
+    @property
+    def out(self) -> Path:
+        """The name to write; numbers are put into that of a split file."""
+        return self.path.with_name(f"{_SHARD.sub('', self.path.stem)}.gguf")
+
 
 @dataclass(frozen=True)
 class Ladder:
@@ -57,6 +69,7 @@ class Ladder:
     src: Path
     rungs: tuple[Rung, ...]
     inputs: tuple[Path, ...] = ()
+    split_max_size: int | None = None
 
     @property
     def bytes_to_write(self) -> int:
@@ -87,7 +100,11 @@ class Ladder:
                 if progress is not None:
                     progress(name, done, total)
 
-            yield rung.planned.make(rung.path, force=force, progress=report)
+            if self.split_max_size is None:
+                yield rung.planned.make(rung.path, force=force, progress=report)
+            else:
+                size = self.split_max_size
+                yield make_split(rung.planned, rung.out, size, force=force, progress=report)
 
     def _check_disk(self, force: bool) -> None:
         missing = [r for r in self.rungs if force or not r.there]
@@ -99,7 +116,9 @@ class Ladder:
         for rung in missing:
             if rung.path.parent.exists():
                 inputs = (*rung.planned.header.paths, *self.inputs)
-                check_output(rung.path, inputs, force=force)
+                split = self.split_max_size is not None
+                for path in _first_files(rung.out) if split else [rung.path]:
+                    check_output(path, inputs, force=force)
         needed = sum(r.result.n_bytes for r in missing)
         free = shutil.disk_usage(folder).free
         if needed > free:
@@ -118,6 +137,7 @@ def ladder(
     out_dir: str | Path,
     *,
     pin: str | Path | None = None,
+    split_max_size: int | None = None,
     **options: Any,
 ) -> Ladder:
     """Plan a ladder.
@@ -126,6 +146,7 @@ def ladder(
         types: file types, largest first or in any order; the files follow this order.
         out_dir: the folder, made if it is not there; files are named `NAME-TYPE.gguf`.
         pin: the uncut model whose types the layers keep; see `like.pinned`.
+        split_max_size: write each as several files with tensors of at most so many bytes.
         options: as of `runtime.quantize.plan`.
 
     Raises:
@@ -151,8 +172,11 @@ def ladder(
         ]
     for planned in planned_files:
         path = folder / f"{base_name(src)}-{planned.result.ftype}.gguf"
-        rungs.append(Rung(path, planned, _is_there(path, planned, inputs)))
-    return Ladder(src, tuple(rungs), (*inputs, *([] if pin is None else [Path(pin)])))
+        made = [path] if split_max_size is None else _first_files(path)
+        whole = [p for p in made if _is_there(p, planned, inputs, split_max_size)]
+        rungs.append(Rung(whole[0] if whole else path, planned, bool(whole)))
+    others = [] if pin is None else [Path(pin)]
+    return Ladder(src, tuple(rungs), (*inputs, *others), split_max_size)
 
 
 def base_name(src: Path) -> str:
@@ -165,18 +189,25 @@ def base_name(src: Path) -> str:
     return fitting(_FLOAT_SUFFIX.sub("", _SHARD.sub("", src.stem)) or src.stem)
 
 
-def _is_there(path: Path, planned: Planned, inputs: Sequence[Path]) -> bool:
-    if not path.is_file():
-        return False
-    made = path.stat()
-    if made.st_size != planned.result.n_bytes:
-        return False
-    if any(made.st_mtime_ns < p.stat().st_mtime_ns for p in inputs):
+def _first_files(path: Path) -> list[Path]:
+    """The first files of all split models that are named `path`."""
+    return sorted(path.parent.glob(f"{escape(path.stem)}-00001-of-?????.gguf"))
+
+
+def _is_there(path: Path, planned: Planned, inputs: Sequence[Path], max_bytes: int | None) -> bool:
+    if not path.is_file() or (max_bytes is None and path.stat().st_size != planned.result.n_bytes):
         return False
     try:
         header = read_header(path)
     except FormatError:
         return False
+    times = [p.stat().st_mtime_ns for p in inputs]
+    if any(made.stat().st_mtime_ns < max(times) for made in header.paths):
+        return False
+    if max_bytes is not None:
+        sizes = [t.nbytes for t in header.tensors]
+        if [t.shard for t in header.tensors] != file_numbers(sizes, header.alignment, max_bytes):
+            return False
     types = {t.name: t.new for t in planned.result.tensors}
     if {t.name: t.type_name for t in header.tensors} != types:
         return False

@@ -10,7 +10,7 @@ file of its own. Metadata does not count (gguf-split.cpp, split_strategy).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,15 +30,10 @@ def split_layout(layout: FileLayout, max_bytes: int) -> tuple[FileLayout, ...]:
     Raises:
         OutputError: more files than the format can count.
     """
-    groups: list[list[Piece]] = [[]]
-    used = 0
-    for piece in layout.pieces:
-        size = padded(piece.info.nbytes, layout.alignment)
-        if groups[-1] and used + size > max_bytes:
-            groups.append([])
-            used = 0
-        groups[-1].append(piece)
-        used += size
+    numbers = file_numbers([p.info.nbytes for p in layout.pieces], layout.alignment, max_bytes)
+    groups: list[list[Piece]] = [[] for _ in range(max(numbers, default=0) + 1)]
+    for piece, number in zip(layout.pieces, numbers, strict=True):
+        groups[number].append(piece)
     if len(groups) > MAX_FILES:
         raise OutputError(
             "too many files",
@@ -47,6 +42,18 @@ def split_layout(layout: FileLayout, max_bytes: int) -> tuple[FileLayout, ...]:
             hint="Give a larger --split-max-size.",
         )
     return tuple(_file(layout, group, number, len(groups)) for number, group in enumerate(groups))
+
+
+def file_numbers(sizes: Iterable[int], alignment: int, max_bytes: int) -> list[int]:
+    """The file, from 0, that each tensor goes to."""
+    found: list[int] = []
+    used = number = 0
+    for size in (padded(n, alignment) for n in sizes):
+        if used and used + size > max_bytes:
+            number, used = number + 1, 0
+        found.append(number)
+        used += size
+    return found
 
 
 def _file(layout: FileLayout, pieces: Sequence[Piece], number: int, count: int) -> FileLayout:

@@ -132,6 +132,31 @@ def test_quantize_splits_what_llama_cpp_wrote(tmp_path: Path) -> None:
     assert refusal(files[0]) == ""
 
 
+def test_a_ladder_splits_each_file_and_skips_those_that_are_there(tmp_path: Path) -> None:
+    source = write_shapes(tmp_path / "in.gguf", small("Small", 4), tokens=BYTES, seed=1)
+    folder = tmp_path / "ladder"
+    command = ("quantize", source, "--types", "Q8_0,Q4_0", "--out-dir", folder)
+    call(*command)
+    whole = {name: folder / f"in-{name}.gguf" for name in ("Q8_0", "Q4_0")}
+    split = (*command, "--split-max-size", "300KB")
+    made = call(*split, "--json").json
+    for name, found in zip(whole, made, strict=True):
+        files = parts(folder, f"in-{name}")
+        assert found["file"] == str(files[0]) and len(files) > 1
+        assert tensors_of(files) == peer_tensors(whole[name])
+        assert refusal(files[0]) == ""
+    times = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    said = call(*split).err
+    assert "up to date, skipped: in-Q8_0-00001-of-" in said
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == times
+    files[-1].unlink()  # a part is missing: nobody knows what the others are
+    assert f"{files[0].name}: the output exists" in call(*split, code=1).err
+    call(*split, "--force")
+    assert parts(folder, "in-Q4_0") == files
+    other = (*command, "--split-max-size", "200KB")
+    assert "the output exists" in call(*other, code=1).err  # parts of another size are in the way
+
+
 def test_a_split_output_is_replayed_file_by_file(tmp_path: Path, model: Path) -> None:
     size = ("--split-max-size", f"{SIZE}B")
     call("delete", "--layer", "1", *size, model, tmp_path / "out.gguf")
