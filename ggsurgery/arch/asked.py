@@ -1,7 +1,7 @@
 """The tensors that llama.cpp's loader asks for, architecture by architecture.
 
-The data come from the loader itself: see data/_tensors.toml, data/_layers.toml and
-tests/fixtures/survey.py.
+The data come from the loader itself: see data/_tensors.toml, data/_layers.toml,
+data/_scales.toml and tests/fixtures/survey.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
+
+from ..ggufio.types import Header
 
 _LAYER = re.compile(r"((?:enc\.|dec\.)?blk)\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
 
@@ -98,6 +100,22 @@ def layer_kinds(arch: str) -> tuple[frozenset[str], ...]:
     every = frozenset(table["every"].split())
     kinds = (every | frozenset(kind.split()) for kind in table.get("kinds", [""]))
     return tuple(frozenset(f"blk.{{}}.{name}" for name in kind) for kind in kinds)
+
+
+def ignored_scales(header: Header) -> frozenset[str]:
+    """The separate scales (`blk.0.ffn_up.scale`) that llama.cpp reads and its graph leaves out."""
+    return frozenset(
+        t.name
+        for t in header.tensors
+        if t.layer is not None
+        and t.name.endswith(".scale")
+        and header.architecture in _without_scale(t.name.split(".", 2)[2].removesuffix(".scale"))
+    )
+
+
+@cache
+def _without_scale(matrix: str) -> frozenset[str]:
+    return frozenset(_data("_scales").get(matrix, "").split())
 
 
 _Row = tuple[str, dict[str, frozenset[str]], frozenset[str], frozenset[str], frozenset[str]]

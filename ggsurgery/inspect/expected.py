@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ..arch import Finding, LayerKind
-from ..arch.asked import alternatives, asked, knows, layer_kinds, pattern_of
+from ..arch.asked import alternatives, asked, ignored_scales, knows, layer_kinds, pattern_of
 from ..ggufio.constants import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES
 from ..ggufio.types import Header
 from ..plan.text import format_layers
@@ -128,6 +128,17 @@ def foreign_tensors(header: Header, n_tail: int) -> Iterator[Finding]:
             foreign[0] + _more(foreign),
             f"neither llama.cpp nor the package gguf has such a tensor in {header.architecture}",
             "llama.cpp refuses files with tensors that it does not use.",
+        )
+
+
+def scale_findings(header: Header) -> Iterator[Finding]:
+    """Separate scales that a converter wrote and llama.cpp does not apply."""
+    if names := sorted(ignored_scales(header)):
+        yield Finding(
+            "warning",
+            names[0] + _more(names),
+            f"llama.cpp reads this scale, and its graph of {header.architecture} leaves it out",
+            "What computes with the weight, as `merge` or `quantize --type BF16`, applies it.",
         )
 
 

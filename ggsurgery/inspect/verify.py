@@ -17,7 +17,7 @@ from ..ggufio.purpose import MODEL, OTHER, VOCABULARY, purpose
 from ..ggufio.types import Header
 from .counts import count_findings
 from .entry_types import entry_type_findings
-from .expected import foreign_tensors, missing_tensors
+from .expected import foreign_tensors, missing_tensors, scale_findings
 from .format import format_findings
 from .names import name_findings, split_findings
 from .shapes import shape_findings
@@ -78,6 +78,7 @@ def _layers(header: Header, rules: ArchRules | None) -> Iterator[Finding]:
         )
     try:
         yield from foreign_tensors(header, rules.n_tail(header))
+        yield from scale_findings(header)
         yield from count_findings(header)
         yield from shape_findings(header)
         yield from check(rules, header)

@@ -64,12 +64,13 @@ def of_loss(before: float, after: float, where: str = "on the calibration text "
     ]
 
 
-def of_lacking_entries(result: QuantizeResult) -> list[str]:
-    """Of tensors that the importance matrix has no entry for."""
+def of_quantized(result: QuantizeResult) -> list[str]:
+    """Of tensors without an entry in the importance matrix, and of separate scales."""
     lacking = [n for n in result.without_imatrix if n.startswith("blk.")]
     if not lacking:
-        return []
-    return [f"{len(lacking)} tensors have no entry in the imatrix: {', '.join(lacking[:5])} …"]
+        return list(result.warnings)
+    names = ", ".join(lacking[:5])
+    return [f"{len(lacking)} tensors have no entry in the imatrix: {names} …", *result.warnings]
 
 
 def of_fallbacks(result: QuantizeResult) -> list[str]:

@@ -131,7 +131,7 @@ class QuantizePlan:
             tuple(results),
             source.path,
             source.n_bytes,
-            tuple(text for r in results for text in cautions.of_lacking_entries(r)),
+            tuple(text for r in results for text in cautions.of_quantized(r)),
             tuple(text for r in results for text in cautions.of_types(r)),
             self.decision,
         )

@@ -248,7 +248,7 @@ def plan(
         planned, folded = planned_result(header, None, name, told, one), None
         if scaled and name in FLOAT_NAMES:
             folded = folded_layout(header, told.types, number)
-            planned = folded_result(planned, folded)
+            planned = folded_result(planned, folded, header)
         if not trial:
             check_scales(planned)
             if matrix is not None:

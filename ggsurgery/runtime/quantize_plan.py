@@ -15,6 +15,7 @@ from ..ggufio.constants import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFVal
 from ..ggufio.imatrix import Imatrix
 from ..ggufio.types import Header, TensorInfo, Value, tensor_nbytes, type_id
 from ..ggufio.writer import encode_header, padded
+from ..surgery.fold_scales import applied_first
 from ..surgery.layout import FileLayout
 from .imatrix_need import tensor_needs_imatrix
 from .quantize_call import Call, Told
@@ -46,6 +47,7 @@ class QuantizeResult:
         requantized: how many tensors were already quantized and lose a second time.
         without_imatrix: quantized tensors that the imatrix has no entry for.
         folded_scales: how many separate scales are multiplied into their weights.
+        warnings: of those scales.
     """
 
     src: Path
@@ -57,6 +59,7 @@ class QuantizeResult:
     requantized: int
     without_imatrix: tuple[str, ...] = ()
     folded_scales: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def fallbacks(self) -> tuple[QuantizedTensor, ...]:
@@ -122,13 +125,20 @@ def requantized_warning(result: QuantizeResult, name: str) -> str | None:
     )
 
 
-def folded_result(planned: QuantizeResult, layout: FileLayout) -> QuantizeResult:
+def folded_result(planned: QuantizeResult, layout: FileLayout, header: Header) -> QuantizeResult:
     """The result of a layout into whose weights the scales of `planned` are multiplied."""
     sizes = {p.info.name: p.info.nbytes for p in layout.pieces}
     tensors = tuple(t for t in planned.tensors if t.name in sizes)
     bpw = 8 * sum(sizes.values()) / max(1, layout.n_parameters)
     folded = sum(t.name not in sizes and t.name.endswith(".scale") for t in planned.tensors)
-    return replace(planned, n_bytes=layout.n_bytes, bpw=bpw, tensors=tensors, folded_scales=folded)
+    return replace(
+        planned,
+        n_bytes=layout.n_bytes,
+        bpw=bpw,
+        tensors=tensors,
+        folded_scales=folded,
+        warnings=tuple(applied_first(layout.pieces, [header])),
+    )
 
 
 def check_scales(planned: QuantizeResult) -> None:
@@ -287,4 +297,5 @@ def written_result(planned: QuantizeResult, made: Header, out: Path, told: Told)
         planned.requantized,
         told.without_imatrix,
         planned.folded_scales,
+        planned.warnings,
     )

@@ -6,13 +6,14 @@ it (see `blend.scales`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from ..arch.asked import ignored_scales
 from ..ggufio.constants import GGML_QUANT_VERSION, GGUFValueType, Keys
 from ..ggufio.types import Header, Value, tensor_nbytes, type_id
 from ..ggufio.writer import TENSOR_ALIGNMENT, encode_header
-from ..tensors.expr import Expr, Read
+from ..tensors.expr import Expr, Read, reads
 from ..tensors.scales import belongs_to_weight, effective
 from .layout import Compute, Copy, FileLayout, Piece, place
 
@@ -23,6 +24,30 @@ def has_scales(header: Header) -> bool:
     """Whether any weight of the file has a scale beside it."""
     get = _tensors(header).get
     return any(belongs_to_weight(get, t.name) for t in header.tensors)
+
+
+def applied_first(pieces: Iterable[Piece], headers: Sequence[Header]) -> list[str]:
+    """A warning of scales that llama.cpp leaves out of the input and the output contains.
+
+    Args:
+        headers: of the inputs that the pieces are computed from.
+    """
+    ignored = [ignored_scales(header) for header in headers]
+    names = {
+        read.tensor.name: headers[read.source].architecture
+        for piece in pieces
+        if isinstance(piece.job, Compute)
+        for read in reads(piece.job.expr)
+        if read.tensor.name in ignored[read.source]
+    }
+    if not names:
+        return []
+    first, arch = min(names.items())
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [
+        f"{first}{more}: multiplied into the computed weights. llama.cpp's graph of {arch} leaves "
+        "these scales out, so there the output computes with numbers that the input lacks"
+    ]
 
 
 def folded_layout(header: Header, types: Mapping[str, str], file_type: int) -> FileLayout:

@@ -17,6 +17,7 @@ from ..inspect.verify import verify
 from ..plan.recipe import Recipe
 from ..plan.types import Plan
 from .describe import layer_map
+from .fold_scales import applied_first
 from .layout import Compute, FileLayout
 from .write import Stages, execute, unseen
 
@@ -173,7 +174,7 @@ class PreparedSurgery:
             found.append("--drop-mtp: the file has no layers behind the trunk")
         if "out_type" in options and not self.layout.computes:
             found.append("--out-type: nothing is computed; the tensors keep their types")
-        return found + self.faults
+        return found + applied_first(self.layout.pieces, self.headers) + self.faults
 
     def write(
         self,
