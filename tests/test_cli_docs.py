@@ -174,7 +174,9 @@ def test_the_documentation_knows_no_other_command():
 def test_links_between_pages_lead_somewhere(page: Path):
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
-        if "://" not in target and not target.startswith(("reference/cli", "reference/library")):
+        if "://" not in target and not target.removeprefix("../").startswith(
+            ("reference/cli", "reference/library", "reference/recipe")
+        ):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 

