@@ -6,6 +6,7 @@ are in backquotes; a command shows them as flags, `run` as keys of the recipe.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,16 @@ def of_imatrix(matrix: Imatrix) -> list[str]:
     """Of experts that the text did not reach."""
     unseen = sum(int((e.counts == 0).sum()) for e in matrix.entries.values())
     return [f"{unseen} expert matrices saw no token; use a longer text"] if unseen else []
+
+
+def of_rounding(types: Sequence[str]) -> list[str]:
+    """Of trained tensors that are stored in few bits."""
+    if not types:
+        return []
+    return [
+        f"trained tensors are rounded to {', '.join(types)} again, which takes back most of the "
+        "training below 8 bits: train an F16 file and quantize the result, or set `out_type` to f16"
+    ]
 
 
 def of_bundle(bundle: Bundle) -> list[str]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ...errors import PlanError
 from .network import Network, Tensor, load_torch
-from .settings import Settings
+from .settings import Settings, is_trained
 
 F32 = NDArray[np.float32]
 
@@ -26,9 +26,9 @@ class Parameters:
         torch = load_torch()
         self.network = network
         self._rank = settings.rank
-        self.names = [n for n, w in network.weights.items() if _trained(n, w, settings.kind)]
+        self.names = [n for n, w in network.weights.items() if is_trained(n, w.ndim, settings.kind)]
         if not self.names:
-            raise PlanError(f"the model has nothing to train with --trainable {settings.trainable}")
+            raise PlanError(f"the model has nothing to train with `trainable` {settings.trainable}")
         self._start = {n: network.weights[n] for n in self.names}
         self.tensors: list[Tensor] = []
         random = torch.Generator().manual_seed(settings.seed)
@@ -71,21 +71,6 @@ class Parameters:
             if self._rank:
                 return {n: _array(b @ a) for n, (a, b) in self.network.adapters.items()}
             return {n: _array(self.network.weights[n] - self._start[n]) for n in self.names}
-
-
-def _trained(name: str, weight: Tensor, kind: str) -> bool:
-    """Whether a part of the model, as `Settings.trainable` names it, has a tensor."""
-    if not name.startswith("blk."):
-        return False
-    tensor = name.split(".")[2]
-    match kind:
-        case "norms":
-            return "norm" in tensor
-        case "down":
-            return tensor in ("ffn_down", "ffn_down_exps") and name.endswith(".weight")
-        case "lora":
-            return weight.ndim == 2 and tensor != "ffn_gate_inp"
-    return True
 
 
 def _array(tensor: Tensor) -> F32:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,8 +31,8 @@ from ..sidecar import Sidecar
 from .estimate import Estimate, free_memory, memory
 from .form import form_of
 from .network import Network, load_torch
-from .settings import Settings
-from .train import Progress, Trained, Trainer, device_of
+from .settings import Settings, is_trained
+from .train import PacedProgress, Trained, Trainer, device_of
 
 F32 = NDArray[np.float32]
 
@@ -68,7 +67,7 @@ class Distilled:
             OutputError: the file exists (without `force`) or cannot be written.
         """
         if not self.adapters:
-            raise PlanError("no low-rank updates to save", expected="trainable lora:RANK")
+            raise PlanError("no low-rank updates to save", expected="`trainable` lora:RANK")
         rank = len(next(iter(self.adapters.values()))[0])
         write_adapter(
             path,
@@ -123,7 +122,6 @@ class Distillation:
         with Source(base) as teacher, Source(cut) as student:
             check_pair(teacher.header, student.header)
             checksums = [teacher.checksum(), student.checksum()]
-            self._types = {t.name: t.type for t in student.header.tensors}
         windows = worker.run(_windows, cut, text, settings)
         self.settings, self.device = settings, device_of(device)
         torch.set_num_threads(n_threads or host.n_threads())
@@ -148,11 +146,6 @@ class Distillation:
             state=state,
             key=hashlib.sha256(facts.encode()).hexdigest(),
         )
-
-    def rounded(self) -> dict[str, int]:
-        """How many trained tensors the file stores in each quantized type."""
-        types = [self._types[name] for name in self._trainer.parameters.names]
-        return dict(Counter(type_name(t) for t in types if t not in FLOAT_SIZES))
 
     def estimate(self) -> Estimate:
         """Memory by counting and time by one measured window.
@@ -188,7 +181,7 @@ class Distillation:
             torch.set_num_threads(count)
         return min(seconds, alone)
 
-    def run(self, progress: Progress | None = None) -> Distilled:
+    def run(self, progress: PacedProgress | None = None) -> Distilled:
         """Train; Ctrl-C saves the state, from which the same call continues.
 
         Raises:
@@ -233,6 +226,14 @@ def check_pair(base: Header, cut: Header) -> None:
         )
 
 
+def rounded(cut: Header, settings: Settings) -> list[str]:
+    """The quantized types among the tensors that are trained."""
+    types = {t.type for t in cut.tensors if is_trained(t.name, len(t.shape), settings.kind)} - set(
+        FLOAT_SIZES
+    )
+    return sorted(map(type_name, types))
+
+
 def _windows(path: str | Path, text: str, settings: Settings) -> Windows:
     with VocabularyFile(path) as vocabulary:
         count = settings.tokens // settings.ctx
@@ -246,7 +247,7 @@ def _windows(path: str | Path, text: str, settings: Settings) -> Windows:
             file=path,
             expected=f"{2 * settings.ctx} tokens or more",
             found=f"fewer than {2 * settings.ctx}",
-            hint="Give a longer text or a smaller --ctx.",
+            hint="Give a longer text or a smaller `ctx`.",
         )
     return windows
 

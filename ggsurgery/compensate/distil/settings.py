@@ -61,20 +61,20 @@ class Settings:
         whole = rank.isascii() and rank.isdecimal() and 0 < int(rank) <= 4096
         if kind not in RATES or whole != (kind == "lora") or (colon and not rank):
             raise PlanError(
-                "unknown --trainable",
+                "unknown `trainable`",
                 expected="all, norms, down or lora:RANK",
                 found=self.trainable,
                 hint=did_you_mean(self.trainable, RATES),
             )
         if not 0 < self.learning_rate < math.inf:
-            raise PlanError("impossible --lr", expected="more than 0", found=self.rate)
+            raise PlanError("impossible `lr`", expected="more than 0", found=self.rate)
         for option in ("epochs", "batch"):
             if getattr(self, option) < 1:
-                raise PlanError(f"impossible --{option}", expected="1 or more")
+                raise PlanError(f"impossible `{option}`", expected="1 or more")
         if self.tokens < 2 * self.ctx:
             raise PlanError(
                 "too few tokens: one window trains, another one is held out",
-                expected=f"--tokens of {2 * self.ctx} or more (two windows of --ctx {self.ctx})",
+                expected=f"`tokens` of {2 * self.ctx} or more (two windows of `ctx` {self.ctx})",
                 found=self.tokens,
             )
 
@@ -82,3 +82,18 @@ class Settings:
 def held_out(n_windows: int) -> int:
     """How many windows at the end of the text are not trained on: an eighth, eight at most."""
     return min(8, max(1, n_windows // 8))
+
+
+def is_trained(name: str, n_dims: int, kind: str) -> bool:
+    """Whether a part of the model, as `Settings.kind` names it, has a tensor."""
+    if not name.startswith("blk."):
+        return False
+    tensor = name.split(".")[2]
+    match kind:
+        case "norms":
+            return "norm" in tensor
+        case "down":
+            return tensor in ("ffn_down", "ffn_down_exps") and name.endswith(".weight")
+        case "lora":
+            return n_dims == 2 and tensor != "ffn_gate_inp"
+    return True

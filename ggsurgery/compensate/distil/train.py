@@ -44,7 +44,7 @@ class Pace:
 
 
 #: Called with the windows done, the windows of the whole run, and the pace.
-Progress = Callable[[int, int, Pace], object]
+PacedProgress = Callable[[int, int, Pace], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Trainer:
                 break  # a first call also sets up threads and buffers: seconds at most
         return seconds
 
-    def run(self, progress: Progress | None = None) -> Trained:
+    def run(self, progress: PacedProgress | None = None) -> Trained:
         """Train, and leave the network with the best weights on the held-out windows.
 
         On Ctrl-C the state is saved first, if there is a place for it.
@@ -147,7 +147,7 @@ class Trainer:
                 "no step of the training lowered the loss on the held-out windows",
                 expected=f"less than {result.before:.4f}",
                 found=f"{min(loss for step, loss in self.history if step):.4f}",
-                hint="Try a lower --lr or more --tokens.",
+                hint="Try a lower `lr` or more `tokens`.",
             )
         assert self._best is not None
         self.parameters.set(self._best)
@@ -174,7 +174,7 @@ class Trainer:
         self.step, self._best = found["step"], found["best"]
         self.history = [(int(step), float(loss)) for step, loss in found["history"]]
 
-    def _train(self, progress: Progress | None) -> None:
+    def _train(self, progress: PacedProgress | None) -> None:
         every = max(1, self.steps // EVALUATIONS)
         total = self.settings.epochs * len(self.windows)
         done, seen, began = self._before(self.step), 0, time.monotonic()
@@ -203,7 +203,7 @@ class Trainer:
             raise EngineError(
                 f"the loss of step {self.step + 1} is not a number",
                 found=loss,
-                hint="Try a lower --lr.",
+                hint="Try a lower `lr`.",
             )
         with checkpoint.uninterrupted():
             rise = min(1.0, (self.step + 1) / max(1, self.steps // 10))
@@ -247,7 +247,7 @@ class Trainer:
             raise EngineError(
                 "the loss on the held-out windows is not a number",
                 found=loss,
-                hint="Try a lower --lr; `ggsurgery verify` checks the weights of a file.",
+                hint="Try a lower `lr`; `ggsurgery verify` checks the weights of a file.",
             )
         if self.history and loss < min(one for _, one in self.history):
             self._best = self.parameters.copy()
@@ -269,6 +269,6 @@ def device_of(name: str) -> str:
     cuda = torch.cuda.is_available()
     if name == "cuda" and not cuda:
         raise EngineError(
-            "PyTorch sees no CUDA GPU", hint="Use --device cpu, or install a CUDA build of torch."
+            "PyTorch sees no CUDA GPU", hint="Use `device` cpu, or install a CUDA build of torch."
         )
     return "cuda" if cuda and name != "cpu" else "cpu"

@@ -18,6 +18,7 @@ from ggsurgery.compensate.fit import heal
 from ggsurgery.compensate.sidecar import Sidecar
 from ggsurgery.errors import EngineError, FormatError, PlanError
 from ggsurgery.files.text import read_corpus
+from ggsurgery.jobs.distil import DistilRequest
 from ggsurgery.measure.metrics.perplexity import perplexity_of_file
 from ggsurgery.plan.recipe import Recipe, step
 from tests._command import call
@@ -201,14 +202,14 @@ def test_another_vocabulary_is_refused(tmp_path):
 
 @pytest.mark.parametrize("part", ["al", "lora", "lora:0", "lora:x", "all:3", "norms:"])
 def test_unknown_parts_are_refused(part):
-    with pytest.raises(PlanError, match="unknown --trainable"):
+    with pytest.raises(PlanError, match="unknown `trainable`"):
         Settings(trainable=part).check()
 
 
 def test_settings_that_cannot_be():
     with pytest.raises(PlanError, match="too few tokens"):
         Settings(tokens=900).check()
-    with pytest.raises(PlanError, match="--lr"):
+    with pytest.raises(PlanError, match="`lr`"):
         Settings(rate=float("nan")).check()
 
 
@@ -261,7 +262,7 @@ def test_quantized_files_are_warned_of(tmp_path):
     small = tmp_path / "q4.gguf"
     call("quantize", cut, small, "--type", "Q4_0")
     done = call("distil", *COMMAND, "--dry-run", base, small, tmp_path / "out.gguf")
-    assert "rounded to q4_0" in done.err and "--out-type f16" in done.err
+    assert "rounded to q4_0" in done.err and "set --out-type to f16" in done.err
 
 
 def test_without_pytorch(tmp_path, monkeypatch):
@@ -300,3 +301,28 @@ def test_a_saved_adapter_is_what_llama_cpp_loads(tmp_path):
         np.testing.assert_allclose(value, expected[name], atol=1e-6)
     failed = call("distil", *COMMAND, "--save-adapter", adapter, base, cut, out, code=2)
     assert "--save-adapter needs --trainable lora:RANK" in failed.err
+
+
+def test_messages_name_the_flags(tmp_path):
+    base, cut = base_and_cut(tmp_path)
+    out = tmp_path / "out.gguf"
+    failed = call("distil", *COMMAND, "--trainable", "nrms", base, cut, out, code=1)
+    assert "unknown --trainable: expected all, norms, down or lora:RANK, found nrms" in failed.err
+    assert "Did you mean norms?" in failed.err
+    failed = call("distil", *COMMAND, "--lr", 3, base, cut, out, code=1)
+    assert "Try a lower --lr or more --tokens." in failed.err
+    assert not out.exists()
+
+
+def test_the_request_trains_as_the_command_does(tmp_path):
+    base, cut = base_and_cut(tmp_path)
+    numbers = {"tokens": 384, "ctx": 32, "batch": 2, "threads": 1}
+    request = DistilRequest(base=base, cut=cut, text=SEARCH_TEXT, **numbers)
+    assert request.check() == []
+    ticks: list[tuple[int, int]] = []
+    found = request.run(lambda done, total: ticks.append((done, total)))
+    assert ticks[-1] == (11, 11)
+    out = tmp_path / "out.gguf"
+    call("distil", *COMMAND, base, cut, out)
+    ours = written(found.recipe, cut, tmp_path / "ours.gguf", found.sidecar)
+    assert ours.read_bytes() == out.read_bytes()
