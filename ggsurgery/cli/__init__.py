@@ -68,6 +68,7 @@ COMMANDS: dict[str, str] = {
     "template": "template:template",
     "tokenizer": "tokenizer:tokenizer",
     "verify": "inspect:verify",
+    "vocab": "vocab:vocab",
 }
 
 

@@ -48,6 +48,7 @@ SHORT_HELP: dict[str, str] = {
     "template": "Show, change, try and check the chat template.",
     "tokenizer": "Check a file's tokenizer.",
     "verify": "Check a file: structure, layers, per-layer arrays, tokenizer.",
+    "vocab": "Vocabularies: count the tokens that texts use, remove the others.",
 }
 
 #: Sections of the overview, in the order of the work.
@@ -56,6 +57,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Operate": ("delete", "swap", "move", "duplicate", "keep", "apply", "replay", "repair"),
     "Blend": ("merge", "interpolate", "bridge", "blend", "lora", "prune"),
     "Experts": ("experts",),
+    "Vocabulary": ("vocab",),
     "Find the operation": ("influence", "scan", "prune-depth", "laco", "search"),
     "Compensate": ("heal", "distil"),
     "Quantize": ("imatrix", "quantize"),

@@ -19,8 +19,10 @@ from typing import Any
 from ..errors import FormatError, PlanError
 from ..files.atomic import atomic_path
 from ..files.fields import FieldError, Fields, list_of, read_json, text, whole
+from ..ggufio.header import read_header
 from ..plan.edits import TrimVocab
 from ..plan.recipe import Step, step
+from .provenance import read_provenance
 
 KIND = "vocab"
 
@@ -119,6 +121,30 @@ def map_of(edit: TrimVocab, given: VocabMap | None = None) -> VocabMap:
     """
     found = VocabMap.load(edit.map) if given is None else given
     _check_sum(found, edit.sha256, edit.map)
+    return found
+
+
+def map_of_file(file: Path, map_file: Path | None = None) -> VocabMap:
+    """The map of a trimmed file, checked against its header.
+
+    Args:
+        map_file: None takes the file that the header names, beside `file`.
+
+    Raises:
+        PlanError: the file was not trimmed, or the map is another file's.
+    """
+    header = read_header(file)
+    steps = [s for s in read_provenance(header).recipe.steps if s.operation == "trim_vocab"]
+    if not steps:
+        raise PlanError(
+            "the vocabulary of this file was not trimmed",
+            file=file,
+            hint="`ggsurgery vocab trim` trims one.",
+        )
+    arguments = dict(steps[0].arguments)
+    path = map_file or file.parent / str(arguments["map"])
+    found = VocabMap.load(path)
+    _check_sum(found, str(arguments["ids"].get("sha256")), path)
     return found
 
 
