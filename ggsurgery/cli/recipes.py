@@ -109,7 +109,8 @@ def replay(
     A file made from several inputs needs all of them, in the same order. A file made by
     `heal` needs the calibration text too (its checksum stands in the header), or the
     sidecar with the fitted arrays; one made by `distil` needs its sidecar. The imatrix of a
-    prune is looked for in the current folder, beside OUT and beside IN.
+    prune and the map of a trimmed vocabulary are looked for in the current folder, beside OUT
+    and beside IN.
 
     \b
     Example:
