@@ -71,7 +71,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
             f"{c.other:.4f}",
             f"{c.difference:+.4f}",
             "–" if c.interval is None else str(c.interval),
-            f"{c.p_value:.4f}",
+            "–" if c.p_value is None else f"{c.p_value:.4f}",
             c.test,
             c.verdict,
         )

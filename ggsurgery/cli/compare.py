@@ -53,7 +53,7 @@ def compare(results: tuple[Path, ...], as_json: bool) -> None:
         return
     for name, pairs in found:
         echo(f"{name}\n\n{comparison_table(pairs)}\n")
-    tests = [c.p_value for _, pairs in found for c in pairs]
+    tests = [c.p_value for _, pairs in found for c in pairs if c.p_value is not None]
     lost = sum(p < 0.05 <= q for p, q in zip(tests, holm(tests), strict=True))
     if lost:
         note(

@@ -230,7 +230,7 @@ def test_perplexities_of_other_texts_are_not_compared(folder, tmp_path):
     said = error_line("compare", tmp_path / "a.json", tmp_path / "b.json")
     assert "perplexity: the two runs differ in text: text.txt and other.txt" in said
     report = ("report", tmp_path / "a.json", tmp_path / "b.json", "-o", tmp_path / "r.md")
-    assert "perplexity was measured twice, with another text" in error_line(*report)
+    assert "two results of perplexity differ in text" in error_line(*report)
 
 
 def test_compare_needs_a_metric_in_common(folder, tmp_path):
@@ -251,3 +251,44 @@ def test_a_model_with_nan_weights_is_named_with_its_node(folder, tmp_path):
         "kl", folder / "base.gguf", broken, "--text", folder / "text.txt", "--ctx", 64
     )
     assert "logits are not numbers" in said and "-2" in said and "broken.gguf" in said
+
+
+def of_harness(path: Path, value: float, stderr: float | str, *, told: bool) -> Path:
+    """A result file as lm-evaluation-harness writes it for wikitext."""
+    row = {"alias": "wikitext"}
+    for name, one in (("word", value), ("byte", 1 + value / 100)):
+        row |= {f"{name}_perplexity,none": one, f"{name}_perplexity_stderr,none": stderr}
+    row |= {"bits_per_byte,none": value / 50, "bits_per_byte_stderr,none": stderr}
+    document = {
+        "results": {"wikitext": row},
+        "n-samples": {"wikitext": {"original": 62, "effective": 62}},
+        "model_name": path.stem,
+    }
+    if told:
+        names = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+        document["higher_is_better"] = {"wikitext": dict.fromkeys(names, False)}
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_more_perplexity_a_word_is_worse(tmp_path, told):
+    low = of_harness(tmp_path / "low.json", 20.0, 0.001, told=told)
+    high = of_harness(tmp_path / "high.json", 35.0, 0.001, told=told)
+    for base, other, verdict in ((low, high, "worse"), (high, low, "better")):
+        (found,) = call("compare", base, other, "--json").json
+        assert [m["verdict"] for m in found["metrics"]] == [verdict] * 3
+        assert {m["direction"] for m in found["metrics"]} == {"lower"}
+        call("report", base, other, "-o", tmp_path / "r.md", "--force")
+        report = (tmp_path / "r.md").read_text()
+        assert report.count("(less is better)") == 3
+        assert report.count(f"; {verdict})") == 3 and "kept" not in report.split("Base:")[0]
+
+
+def test_without_a_standard_error_nothing_is_tested(tmp_path):
+    low, high = (of_harness(tmp_path / f"{v}.json", v, "N/A", told=True) for v in (20.0, 35.0))
+    (found,) = call("compare", low, high, "--json").json
+    for metric in found["metrics"]:
+        assert (metric["p_value"], metric["test"]) == (None, "none")
+        assert metric["verdict"] == "not tested: a result has no standard error"
+    assert " –  none  not tested" in call("compare", low, high).out.replace("    ", " ")

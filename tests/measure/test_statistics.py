@@ -177,7 +177,7 @@ def test_without_items_the_errors_decide_and_the_test_says_so():
     a, b = Score("acc", 0.50, 0.02, 600), Score("acc", 0.60, 0.02, 600)
     assert compare(a, b).test == "normal, unpaired"
     assert compare(a, b).p_value == pytest.approx(0.000407, rel=1e-2)  # z = 3.5355
-    assert compare(a, Score("acc", 0.9, None, 600)).verdict.startswith("not distinguishable")
+    assert compare(a, Score("acc", 0.9, None, 600)).verdict.startswith("not tested")
     assert [c.label for c in compare_all([a, Score("x", 1, None, 1)], [b])] == ["acc"]
     with pytest.raises(GGSurgeryError, match="two metrics"):
         compare(a, Score("acc_norm", 0.5, 0.1, 3))

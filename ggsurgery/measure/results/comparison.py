@@ -30,9 +30,9 @@ class Comparison:
         base, other: the two values, over the units that both have.
         difference: other − base, in the metric's unit.
         interval: 95 % interval of the difference (None: no per-unit values).
-        p_value: of the test named in `test`.
+        p_value: of the test named in `test`; None where an error that it needs is unknown.
         test: `McNemar (exact)`, `paired t`, `paired bootstrap` (of the suite, whose total is
-            no mean), `Fisher (exact), unpaired`, or `normal, unpaired`.
+            no mean), `Fisher (exact), unpaired`, `normal, unpaired`, or `none`.
         n: units compared.
         direction: which values are better, None if that is not known.
     """
@@ -42,14 +42,14 @@ class Comparison:
     other: float
     difference: float
     interval: statistics.Interval | None
-    p_value: float
+    p_value: float | None
     test: str
     n: int
     direction: Direction | None
 
     @property
     def distinguishable(self) -> bool:
-        return self.p_value < ALPHA
+        return self.p_value is not None and self.p_value < ALPHA
 
     @property
     def better(self) -> bool:
@@ -69,6 +69,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """`better`, `worse`, or why neither can be said."""
+        if self.p_value is None:
+            return "not tested: a result has no standard error"
         if not self.distinguishable:
             return f"not distinguishable at n = {self.n}"
         if self.direction is None:
@@ -238,11 +240,11 @@ def compare_all(base: Sequence[Score], other: Sequence[Score]) -> list[Compariso
     return [compare(score, theirs[score.label]) for score in base if score.label in theirs]
 
 
-def _unpaired(base: Score, other: Score) -> tuple[float, str]:
-    """Two-sided p of independent errors, and its test; 1 where an error is unknown."""
+def _unpaired(base: Score, other: Score) -> tuple[float | None, str]:
+    """Two-sided p of independent errors, and its test; None where an error is unknown."""
     test = "normal, unpaired"
     if base.stderr is None or other.stderr is None:
-        return 1.0, test
+        return None, "none"
     if base.is_share and other.is_share:
         a, b = (round(s.value * s.n) for s in (base, other))
         if min(a, base.n - a, b, other.n - b) < MIN_COUNT:

@@ -259,12 +259,13 @@ def _agree(old: Results, new: Results) -> None:
             continue
         unlike = ours.unlike(theirs, same_n=True)
         if unlike is None and not math.isclose(ours.value, theirs.value, rel_tol=1e-3):
-            unlike = f"the figure itself: {ours.value:.4f} and {theirs.value:.4f}"
+            unlike = f"figures: {ours.value:.4f} and {theirs.value:.4f}"
         if unlike is not None:
             raise FormatError(
-                f"{theirs.label} was measured twice, with another {unlike}",
+                f"two results of {theirs.label} differ in {unlike}",
                 file=old.model.file,
-                hint="Leave one of the two out, or rename the file that is another one.",
+                hint="Leave one of them out. Results of two models need two model names: the "
+                "model_name of an lm-evaluation-harness file, or model.name.",
             )
 
 
