@@ -48,4 +48,6 @@ def test_a_swept_cut_of_smollm2_has_the_prototypes_perplexity(tmp_path: Path) ->
     with prepare(found.recipe, [whole], given=found.sidecar) as operation:
         operation.write(out)
     result = perplexity_of_file(out, test, n_ctx=512, n_chunks=N_MEASURED, n_threads=1)
-    assert result.value == pytest.approx(expected, rel=0.01)  # llama.cpp rounds to F16 in places
+    assert result.value == pytest.approx(
+        expected, rel=0.005
+    )  # 51.86 there, 51.83 here: llama.cpp rounds to F16 in places
