@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggsurgery.cli.search import _write_recipes as write_recipes
 from ggsurgery.errors import InputError, OutputError
 from ggsurgery.find.search.run import Outcome, Row
 from ggsurgery.ggufio import copying
+from ggsurgery.jobs.search import SearchRequest
 from ggsurgery.measure.base_file import BaseFile
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.release import bundle as release_bundle
@@ -254,7 +254,7 @@ def test_recipes_of_a_search_on_a_full_disk(tmp_path):
         with pytest.raises(
             OutputError, match=r"01-dddddddd\.yaml: the disk ran full while writing"
         ):
-            write_recipes(found, disk, 5)
+            SearchRequest(file="m.gguf", study="s", objective="suite")._write(found, disk)
         assert [p.name for p in disk.iterdir()] == ["fill"]
 
 
