@@ -3,7 +3,8 @@
 All of them descend from `GGSurgeryError`. A message answers five questions, as
 far as they apply: which file, which tensor or key, what was expected, what was
 found, and what to do next. The command line prints the message as one line and
-exits with `exit_code`; a library caller catches the class.
+exits with `exit_code`; a library caller catches the class. Each class has a `code`, which stays
+the same where a message is reworded; `--json` and `--debug` print it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -84,6 +85,7 @@ class GGSurgeryError(Exception):
         'a.gguf: wrong magic: expected GGUF, found PK'
     """
 
+    code: ClassVar[str] = "error"
     exit_code = 1
 
     def __init__(
@@ -118,6 +120,12 @@ class GGSurgeryError(Exception):
             text += f". {self.hint}"
         return one_line(text)
 
+    def to_json(self) -> dict[str, str | None]:
+        """The code and the parts of the message; what does not apply is None."""
+        parts = {k: getattr(self, k) for k in ("file", "tensor", "problem", "expected", "found")}
+        texts = {k: None if v is None else str(v) for k, v in parts.items()}
+        return {"code": self.code, **texts, "hint": self.hint, "message": str(self)}
+
     def at(self, *, file: str | Path | None = None, tensor: str | None = None) -> GGSurgeryError:
         """The same error with its place, where the one who found it did not know it."""
         state = self.__dict__ | {
@@ -147,9 +155,13 @@ def _rebuild(kind: type[GGSurgeryError], state: dict[str, object]) -> GGSurgeryE
 class FormatError(GGSurgeryError):
     """A file is not the GGUF (JSONL, YAML, imatrix …) that it should be."""
 
+    code = "format"
+
 
 class InputError(GGSurgeryError):
     """An input cannot be read, or another program changed it meanwhile."""
+
+    code = "input"
 
 
 class RequestError(GGSurgeryError, ValueError):
@@ -158,18 +170,28 @@ class RequestError(GGSurgeryError, ValueError):
     Field names are in backquotes.
     """
 
+    code = "request"
+
 
 class PlanError(GGSurgeryError):
     """An operation that cannot be carried out on this stack of layers."""
+
+    code = "plan"
 
 
 class ArchitectureError(GGSurgeryError):
     """An operation after which layers would no longer mean what they meant."""
 
+    code = "architecture"
+
 
 class OutputError(GGSurgeryError):
     """The output cannot be written: it exists, is an input, or the disk is full."""
 
+    code = "output"
+
 
 class EngineError(GGSurgeryError):
     """llama.cpp refused, failed or crashed."""
+
+    code = "engine"

@@ -38,6 +38,8 @@ class TemplateError(FormatError):
     `refused` tells a template's own `raise_exception` from a fault of the template.
     """
 
+    code = "template"
+
     refused = False
 
 

@@ -2,7 +2,8 @@
 
 Every command parses its arguments, calls one library function and prints what came back.
 `main` is the one place where errors become exit codes: 1 for a `GGSurgeryError`, 2 for
-wrong usage, 130 after Ctrl-C, 143 after SIGTERM. A traceback appears only with `--debug`.
+wrong usage, 130 after Ctrl-C, 143 after SIGTERM. With `--json` the error is one line of JSON on
+standard error; a traceback appears only with `--debug`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NoReturn
 import click
 
 from .. import __version__
-from ..errors import GGSurgeryError, did_you_mean, printable
+from ..errors import GGSurgeryError, did_you_mean, json_text
 from ..files import temporary
 from ..files.system_errors import system_error
 from ..host import plain_terminal
@@ -150,19 +151,31 @@ def main(args: list[str] | None = None) -> NoReturn:
         sys.stderr.close()
         sys.exit(141)
     except Exception as error:
+        known = _known(error, command)
         if debug:
+            click.echo(f"ggsurgery: error code: {known.code}", err=True)
             raise
-        click.echo(f"ggsurgery: error: {_one_line(error, command)}", err=True)
-        sys.exit(error.exit_code if isinstance(error, GGSurgeryError) else 1)
+        if "--json" in arguments:
+            click.echo(json_text({"error": known.to_json()}), err=True)
+        else:
+            click.echo(f"ggsurgery: error: {known}", err=True)
+        sys.exit(known.exit_code)
 
 
-def _one_line(error: Exception, command: str) -> str:
+class UnexpectedError(GGSurgeryError):
+    """A fault of the program."""
+
+    code = "bug"
+
+
+def _known(error: Exception, command: str) -> GGSurgeryError:
+    """The error as one of ours."""
     if isinstance(error, GGSurgeryError):
-        return str(error)
+        return error
     if isinstance(error, OSError):
-        return str(system_error(error, f"`ggsurgery {command}`"))
-    text = " ".join(str(error).split())
-    return printable(
-        f"unexpected {type(error).__name__}: {text}. This is a bug, or a damaged file that got "
-        "too far: please report it with the traceback that ggsurgery --debug shows."
+        return system_error(error, f"`ggsurgery {command}`")
+    return UnexpectedError(
+        f"unexpected {type(error).__name__}: {error}",
+        hint="This is a bug, or a damaged file that got too far: please report it with the "
+        "traceback that ggsurgery --debug shows.",
     )

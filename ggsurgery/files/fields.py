@@ -32,6 +32,8 @@ FINITE = 1e100
 class FieldError(FormatError):
     """A field is missing or of the wrong type; `path` leads to it."""
 
+    code = "field"
+
     def __init__(self, expected: str, found: str, path: str = "") -> None:
         self.path = path
         where = f"field {path}" if path else "the document"

@@ -91,6 +91,8 @@ def require(module: str, extra: str, what: str, package: str | None = None) -> A
 class MissingExtraError(GGSurgeryError):
     """An optional package is needed; the message names the extra to install."""
 
+    code = "missing-extra"
+
     def __init__(self, package: str, extra: str, what: str) -> None:
         super().__init__(
             f"{what} needs the package {package}, which is not installed",

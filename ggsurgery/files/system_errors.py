@@ -80,6 +80,12 @@ def _problem(error: OSError, doing: str) -> str:
     return f"{text[:1].lower()}{text[1:]} {doing}"
 
 
+class SystemCallError(GGSurgeryError):
+    """The operating system refused a call."""
+
+    code = "system"
+
+
 def system_error(error: OSError, step: str | None = None) -> GGSurgeryError:
     """The error of a call whose file is not known any more, but by the error itself.
 
@@ -95,7 +101,7 @@ def system_error(error: OSError, step: str | None = None) -> GGSurgeryError:
     problem = error.strerror or str(error)
     if file is None and step is not None:
         problem = _problem(error, f"in {step}")
-    return GGSurgeryError(problem, file=file, hint=hint)
+    return SystemCallError(problem, file=file, hint=hint)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from ..files.text import MAX_SMALL, read_text
 class PushError(GGSurgeryError):
     """The hub refused, or could not be reached."""
 
+    code = "push"
+
 
 @dataclass(frozen=True)
 class Pushed:

@@ -53,6 +53,8 @@ class Call:
 class InvalidDataError(EngineError):
     """Data with NaN or infinity, before or after quantizing; `tensor` names where."""
 
+    code = "not-finite"
+
 
 @dataclass
 class Told:
