@@ -95,7 +95,7 @@ class Bench:
             ]
             kept.write_text(json.dumps(found), encoding="utf-8")
         perplexity, scores = json.loads(kept.read_text(encoding="utf-8"))
-        accuracy = {s["metric"]: s for s in scores}["acc_norm"]
+        accuracy = {s["metric"]: s for s in scores["scores"]}["acc_norm"]
         digits = 1 if perplexity["value"] < 1000 else 0
         return (
             f"{perplexity['value']:,.{digits}f} ± {perplexity['stderr']:,.{digits}f}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..jobs.choices import ChoicesRequest
+from ..jobs.measured import document_of
 from ..measure.results.score import Score
 from ._evaluate import note_file
 from ._output import echo, json_option, print_json, table
@@ -32,7 +33,7 @@ def choices(request: ChoicesRequest, as_json: bool) -> None:
     note_file(request.out)
     scores = found.scores
     if as_json:
-        print_json([s.to_json() for s in scores])
+        print_json(document_of("choices", request, found.results))
         return
     echo(table(map(_row, scores), ("metric", "value", "error", "95 % interval")))
     asked = f"style {found.style}, {request.shots} shots, chance {found.chance:.4f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..jobs.evaluate import EvaluateRequest, EvaluateResult
+from ..jobs.measured import document_of
 from ._evaluate import comparison_table, control_table, note_file, suite_table
 from ._output import echo, json_option, print_json
 from ._progress import progress_bar
@@ -35,7 +36,7 @@ def evaluate(request: EvaluateRequest, suite: str, as_json: bool) -> None:
         found = request.run(progress, None if as_json else lambda part: _show(request, part))
     note_file(request.out)
     if as_json:
-        print_json(found.results.to_json())
+        print_json(document_of("evaluate", request, found.results))
 
 
 def _show(request: EvaluateRequest, found: EvaluateResult) -> None:

@@ -8,6 +8,7 @@ import click
 
 from ..compensate.fit import Healed, check_wins
 from ..jobs.heal import HealRequest
+from ..jobs.measured import envelope_of
 from ._files import FILE
 from ._output import echo, note, table
 from ._requests import Maker, perform, request_options
@@ -62,6 +63,7 @@ def heal(
         check_wins(found)
     if sidecar is not None and not options.dry_run:
         found.sidecar.save(sidecar, inputs=(source, *request.inputs), force=options.force)
+    figures = envelope_of("heal", request) if options.as_json else {}
     operate(
         options.recipe(found.recipe.steps, out_type=request.out_type),
         (source,),
@@ -69,7 +71,7 @@ def heal(
         options,
         found.sidecar,
         spared=request.inputs,
-        figures={"heal": found.to_json()},
+        figures=figures | {"heal": found.to_json()},
     )
 
 

@@ -11,6 +11,7 @@ from ..ggufio.header import read_header
 from ..ggufio.imatrix import read_imatrix, write_imatrix
 from ..ggufio.reader import Source
 from ..jobs.imatrix import ImatrixRequest
+from ..measure.results.envelope import envelope
 from ..plan.recipe import load_recipe
 from ..plan.types import Plan
 from ..quantize.imatrix_stats import layer_statistics, tensor_statistics
@@ -123,7 +124,8 @@ def show(file: Path, layers: bool, top: int, as_json: bool) -> None:
     ranked = sorted(layer_statistics(tensors), key=lambda s: -s.total)
     if as_json:
         print_json(
-            {
+            envelope("imatrix show", None, {})
+            | {
                 "file": str(file),
                 "datasets": list(matrix.datasets),
                 "chunks": matrix.n_chunks,

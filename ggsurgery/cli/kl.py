@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..jobs.kl import KlBaseRequest, KlOfBaseRequest, KlRequest
+from ..jobs.measured import document_of
 from ..measure.registry import METRICS
 from ..measure.results.score import Score
 from ..present.numbers import error_in_words, human_bytes
@@ -41,16 +42,16 @@ def kl(files: tuple[Path, ...], make: Maker, as_json: bool) -> None:
         out = perform(make(KlBaseRequest, "--save-base stops there", base=files[0]), "kl", "window")
         note(f"{out}: {human_bytes(out.stat().st_size)}")
         return
+    request: KlOfBaseRequest | KlRequest
     if stored:
         why = "--base-file holds its own text and context"
-        found = perform(make(KlOfBaseRequest, why, file=files[0]), "kl", "window")
+        request = make(KlOfBaseRequest, why, file=files[0])
     else:
-        found = perform(
-            make(KlRequest, "two files are compared", base=files[0], file=files[1]), "kl", "window"
-        )
+        request = make(KlRequest, "two files are compared", base=files[0], file=files[1])
+    found = perform(request, "kl", "window")
     scores = found.scores
     if as_json:
-        print_json([s.to_json() for s in scores])
+        print_json(document_of("kl", request, found.results))
         return
     echo(table(map(_row, scores), ("", "value", "error", "")))
     lower = "; a lower bound (top-k base file)" if scores[0].provenance.get("lower_bound") else ""

@@ -12,6 +12,7 @@ from ..errors import PlanError
 from ..files.atomic import atomic_path
 from ..find.laco import Attempt, Result
 from ..jobs.laco import LacoRequest
+from ..jobs.measured import envelope_of
 from ._files import FILE
 from ._output import echo, print_json, table
 from ._requests import Maker, perform, request_options
@@ -46,7 +47,8 @@ def laco(options: Options, make: Maker, source: Path, out: Path, log: Path | Non
     inputs = (source, Path(request.text))
     check_early((source,), out, options, log, spared=inputs[1:])
     result = perform(request, "laco", "attempt").laco
-    figures = {"laco": result.to_json()}
+    figures = envelope_of("laco", request) if options.as_json else {}
+    figures["laco"] = result.to_json()
     if log is not None and not options.dry_run:
         with atomic_path(log, inputs=inputs, force=options.force) as temporary:
             temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")

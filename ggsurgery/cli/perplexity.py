@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..jobs.measured import envelope_of
 from ..jobs.perplexity import PerplexityRequest, PerplexityResult
 from ._output import echo, json_option, print_json, table
 from ._requests import perform, request_options
@@ -30,7 +31,10 @@ def perplexity(requests: list[PerplexityRequest], as_json: bool) -> None:
         raise click.UsageError("--out takes the results of one FILE")
     found = [perform(r, Path(r.file).name, "window") for r in requests]
     if as_json:
-        results = [result.to_json() for result in found]
+        results = [
+            result.to_json() | envelope_of("perplexity", request)
+            for request, result in zip(requests, found, strict=True)
+        ]
         print_json(results[0] if len(results) == 1 else results)
         return
     echo(_table(found))

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..find.prune_depth import Choice
+from ..jobs.candidates import envelope_of
 from ..jobs.prune_depth import PruneDepthRequest
 from ..plan.text import format_layers
 from ._output import echo, note, table
@@ -35,7 +36,10 @@ def prune_depth(options: Options, make: Maker, source: Path, out: Path) -> None:
     choice = perform(request, f"prune-depth by {request.by}", "candidate").choice
     if not options.as_json:
         _show(choice, request.metric)
-    recipe, figures = options.recipe(choice.recipe.steps), {"choice": choice.to_json()}
+    recipe, figures = options.recipe(choice.recipe.steps), {}
+    if options.as_json:
+        figures = envelope_of("prune-depth", request.setup(request.metric))
+    figures["choice"] = choice.to_json()
     operate(recipe, (source,), out, options, spared=request.inputs, figures=figures)
 
 

@@ -18,7 +18,7 @@ from ..measure.results.result_files import Results
 from ..runtime import worker
 from . import cautions
 from .fields import Force, LimitSeed, Model, ResultFile, Threads
-from .measured import Measured, write_text
+from .measured import Measured, envelope_of, write_text
 from .request import FilePath, Settings, Texts, option
 
 
@@ -103,9 +103,12 @@ class BenchRequest(BenchSettings, frozen=True, kw_only=True):
             n_threads=self.threads,
             progress=progress,
         )
+        facts = envelope_of("bench", self)
+        document = {**found.document, **facts}  # the harness's versions are of its tasks
+        document["versions"] = {**found.document.get("versions", {}), **facts["versions"]}
         if self.out is not None:
-            text = json.dumps(found.document, indent=1, ensure_ascii=False) + "\n"
+            text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
             write_text(Path(self.out), text, force=self.force, inputs=[Path(self.file)])
         results = Results(model_facts(Path(self.file)), tuple(found.scores))
         warnings = cautions.of_truncated(found.n_truncated, self.ctx)
-        return BenchResult(results, tuple(warnings), document=found.document)
+        return BenchResult(results, tuple(warnings), document=document)

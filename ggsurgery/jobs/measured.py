@@ -6,11 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..files.atomic import atomic_path
+from ..measure.results.envelope import digest_of, envelope
 from ..measure.results.facts import model_facts
 from ..measure.results.result_files import Results
 from ..measure.results.score import Score
+from .request import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,32 @@ def of_text(scores: list[Score], text: Path, file: Path) -> Results:
     """Scores of a text as results, with the text's name."""
     named = (replace(s, provenance={**s.provenance, "text": text.name}) for s in scores)
     return Results(model_facts(file), tuple(named))
+
+
+#: Fields of requests that no figure depends on, and the model and the text themselves.
+_NO_SETTINGS = {"file", "text", "out", "force", "threads"}
+#: Large files beside the model; only their names are recorded.
+_MODELS = {"base", "baseline", "base_file", "cut"}
+
+
+def envelope_of(kind: str, request: Settings) -> dict[str, Any]:
+    """What a result says of itself, for `--json`: see `measure.results.envelope`."""
+    values = request.values()
+    text = values.get("text")
+    settings = {k: _plain(k, v) for k, v in values.items() if k not in _NO_SETTINGS}
+    return envelope(kind, Path(values["file"]), settings, None if text is None else Path(text))
+
+
+def document_of(kind: str, request: Settings, results: Results) -> dict[str, Any]:
+    """Results as `--json` prints them."""
+    return results.to_json() | envelope_of(kind, request)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A setting as JSON; files count by their content."""
+    if not isinstance(value, Path):
+        return value
+    return {"file": value.name} | ({} if name in _MODELS else digest_of(value))
 
 
 def write_text(out: Path, text: str, *, force: bool, inputs: Sequence[Path] = ()) -> None:

@@ -35,10 +35,9 @@ class PerplexityResult(Measured):
         return self.perplexity.value
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, with the text's name."""
+        """The figures, with the text's name in the provenance."""
         (score,) = self.results.scores
-        text = score.provenance["text"]
-        return {**self.perplexity.to_json(), "provenance": dict(score.provenance), "text": text}
+        return {**self.perplexity.to_json(), "provenance": dict(score.provenance)}
 
 
 class PerplexityRequest(PerplexitySettings, frozen=True, kw_only=True):

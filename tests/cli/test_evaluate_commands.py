@@ -45,14 +45,14 @@ def run_json(*arguments: object):
 def test_kl_between_two_files_and_from_a_base_file(folder):
     options = ("--text", folder / "text.txt", "--ctx", 64, "--chunks", 3)
     both = run_json("kl", folder / "base.gguf", folder / "cut.gguf", *options)
-    figures = {s["metric"]: s for s in both}
+    figures = {s["metric"]: s for s in both["scores"]}
     assert figures["kl_mean"]["value"] > 0.01
     assert figures["kl_mean"]["n"] == 3 * 31
     call("kl", folder / "base.gguf", *options, "--save-base", folder / "b.kl")
     assert (folder / "b.kl").stat().st_size > 3 * 31 * 256 * 8
-    bound = run_json("kl", folder / "cut.gguf", "--base-file", folder / "b.kl")
-    assert 0 < bound[0]["value"] <= figures["kl_mean"]["value"] + 1e-6
-    assert bound[0]["provenance"]["lower_bound"] is True
+    (bound, *_) = run_json("kl", folder / "cut.gguf", "--base-file", folder / "b.kl")["scores"]
+    assert 0 < bound["value"] <= figures["kl_mean"]["value"] + 1e-6
+    assert bound["provenance"]["lower_bound"] is True
     again = error_line("kl", folder / "base.gguf", *options, "--save-base", folder / "b.kl")
     assert "exists" in again
     for wrong in ((folder / "base.gguf",), (folder / "base.gguf", folder / "cut.gguf")):
@@ -107,7 +107,7 @@ def test_choices_file_and_table(folder):
         "--from",
         folder / "q.jsonl",
     )
-    assert shots[0]["provenance"]["shots"] == 2
+    assert shots["scores"][0]["provenance"]["shots"] == 2
     call("choices", folder / "base.gguf", "--data", folder / "q.jsonl", "--shots", 2, code=2)
 
 
@@ -199,7 +199,7 @@ def test_controls_that_cannot_be_chosen_are_told_before_the_work(folder, monkeyp
     def refuse(*_, **__):
         raise EngineError("no controls of this")
 
-    monkeypatch.setattr("ggsurgery.jobs.evaluate.alternatives", refuse)
+    monkeypatch.setattr("ggsurgery.jobs.evaluate.controls_of", refuse)
     monkeypatch.setattr(
         "ggsurgery.jobs.evaluate.worker.run", lambda *_, **__: pytest.fail("worked")
     )

@@ -94,14 +94,14 @@ def test_the_imatrix_is_llama_imatrixs(model: Path, text: Path, tmp_path: Path) 
 
 def test_kl_of_both_ways(model: Path, text: Path, tmp_path: Path) -> None:
     def positions(*arguments: object) -> int:
-        return int(printed("kl", *arguments)[0]["n"])
+        return int(printed("kl", *arguments)["scores"][0]["n"])
 
     base = tmp_path / "base.kl"
     call("kl", model, "-f", text, "-c", 32, "--parse-special", "--save-base", base)
     special = positions(model, model, "-f", text, "-c", 32, "--parse-special")
     assert positions(model, "--base-file", base) == special
     assert special < positions(model, model, "-f", text, "-c", 32)
-    found = printed("kl", model, "--base-file", base)[0]["provenance"]
+    found = printed("kl", model, "--base-file", base)["scores"][0]["provenance"]
     assert found["parse_special"] is True
     refused = call("kl", model, "--base-file", base, "--parse-special", code=2)
     assert "--base-file holds its own text and context" in refused.err

@@ -18,7 +18,7 @@ VERSION = 1
 
 def envelope(
     kind: str,
-    model: Path,
+    model: Path | None,
     settings: Mapping[str, Any],
     text: Path | None = None,
     source: Source | None = None,
@@ -27,18 +27,27 @@ def envelope(
 
     Args:
         kind: the command.
+        model: None of a result that is of no model file.
         settings: those that change the figures; None is left out.
         source: the model, where it is open already; its header is not read again.
 
     Raises:
         FormatError: the text cannot be read.
     """
-    digest = None if text is None else hashlib.sha256(read_bytes(text)).hexdigest()
     return {
         "ggsurgery": kind,
         "version": VERSION,
-        "model": asdict(model_facts(model, source=source)),
-        "text": None if text is None else {"file": text.name, "sha256": digest},
+        "model": None if model is None else asdict(model_facts(model, source=source)),
+        "text": None if text is None else {"file": text.name, **digest_of(text)},
         "settings": {k: v for k, v in settings.items() if v is not None},
         "versions": versions(),
     }
+
+
+def digest_of(path: Path) -> dict[str, str]:
+    """sha256 of a text or a file of questions; nothing of a folder.
+
+    Raises:
+        FormatError: the file cannot be read.
+    """
+    return {} if path.is_dir() else {"sha256": hashlib.sha256(read_bytes(path)).hexdigest()}

@@ -33,6 +33,8 @@ from .facts import ModelFacts
 from .score import FACTS, Score
 
 FORMAT = "results"
+#: Commands whose `--json` holds scores in the same way.
+KINDS = (FORMAT, "kl", "choices", "evaluate")
 VERSION = 1
 
 
@@ -85,9 +87,14 @@ def load_results(path: str | Path) -> list[Results]:
     document = read_json(path)
     if isinstance(document, list):
         return merge_results([_own(item, path) for item in document])
-    if isinstance(document, dict) and "results" in document and "ggsurgery" not in document:
+    if isinstance(document, dict) and "results" in document and _by_harness(document):
         return [_lm_eval(document, path)]
     return [_own(document, path)]
+
+
+def _by_harness(document: Mapping[str, Any]) -> bool:
+    """Whether lm-evaluation-harness wrote it, by itself or for `bench`."""
+    return str(document.get("ggsurgery", "bench")) == "bench"
 
 
 def load_with_base(path: str | Path) -> list[Results]:
@@ -105,7 +112,7 @@ def _own(document: Any, path: str | Path) -> Results:
         except FieldError as error:
             raise error.at(file=path) from None
         return Results(_facts(score, path), (score,))
-    if not isinstance(document, dict) or document.get("ggsurgery") != FORMAT:
+    if not isinstance(document, dict) or document.get("ggsurgery") not in KINDS:
         raise FormatError(
             "not a result file",
             file=path,
