@@ -21,6 +21,11 @@ class Places:
         return self.folder / f"{self.name}.gguf"
 
     @property
+    def untrained(self) -> Path:
+        """The cut before a training, whose result is `cut`."""
+        return self.folder / f"{self.name}-untrained.gguf"
+
+    @property
     def imatrix(self) -> Path:
         return self.folder / f"{self.name}.imatrix.gguf"
 

@@ -31,6 +31,7 @@ from .paths import Places
 from .source import find_source
 from .state import State, locked
 from .tasks import Task, quantize_options, recipe_of, tasks_of
+from .training import most_bytes
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ class Pipeline:
         """
         found = []
         file = self.document.file
-        for name, section in (("laco", file.laco), ("imatrix", file.imatrix)):
+        sections = (("laco", file.laco), ("distil", file.distil), ("imatrix", file.imatrix))
+        for name, section in sections:
             if section is not None:
                 texts = cautions.of_context(self.source, section.ctx)
                 found += [rename(text, names_of(type(section), name)) for text in texts]
@@ -129,12 +131,17 @@ class Pipeline:
         unknown = any(t.kind == "laco" and t.name not in done for t in self.tasks)
         recipe = self.document.recipe if unknown else recipe_of(self.document, self.places)
         sizes = self._sizes(recipe)
-        return [Planned(t, t.name in done, sizes.get(t.name), unknown) for t in self.tasks]
+        trained = self.document.file.distil is not None
+        return [
+            Planned(t, t.name in done, sizes.get(t.name), unknown or (trained and t.kind != "cut"))
+            for t in self.tasks
+        ]
 
     @property
     def files(self) -> dict[str, Path]:
         """The models of the run: `source`, `cut` and each type."""
-        made = {t.subject or "cut": t.files[0] for t in self.tasks if t.kind in ("cut", "quantize")}
+        kinds = ("cut", "distil", "quantize")  # the trained model takes the cut's place
+        made = {t.subject or "cut": t.files[0] for t in self.tasks if t.kind in kinds}
         return {"source": self.source, **made}
 
     def results(self, file: str) -> Results | None:
@@ -151,7 +158,10 @@ class Pipeline:
         types = [t.subject for t in self.tasks if t.kind == "quantize"]
         with prepare(recipe, [self.source]) as operation:
             layout = operation.layout
-            sizes = {"cut": layout.n_bytes}
+            sizes, more = {"cut": layout.n_bytes}, 0
+            if self.document.file.distil is not None:
+                sizes["distil"] = most_bytes(self.document, layout)
+                more = sizes["distil"] - layout.n_bytes
             if not types:
                 return sizes
             with temporary.Folder("sizes") as folder:
@@ -159,7 +169,8 @@ class Pipeline:
                 with writing(model), model.open("wb") as stream:
                     write_all(stream.fileno(), layout.header, 0)
                     os.ftruncate(stream.fileno(), layout.n_bytes)
-                sizes |= self._quantized_sizes(model, types)
+                quantized = self._quantized_sizes(model, types)
+                sizes |= {name: size + more for name, size in quantized.items()}
         return sizes
 
     def _quantized_sizes(self, model: Path, types: list[str]) -> dict[str, int]:

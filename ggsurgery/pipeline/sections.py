@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from ..jobs.bench import BenchSettings
 from ..jobs.choices import ChoicesSettings
+from ..jobs.distil import DistilSettings
 from ..jobs.evaluate import SuiteSettings
 from ..jobs.fields import TextSettings
 from ..jobs.imatrix import ImatrixSettings
@@ -57,6 +58,9 @@ class RecipeFile(Settings, frozen=True, kw_only=True):
     operations: Annotated[Any, option("Steps, as `ggsurgery apply` reads them.")] = None
     options: Annotated[Any, option("Options of all steps: drop_mtp, out_type …")] = None
     laco: Annotated[LacoSettings | None, option("Let LaCo find the operations.")] = None
+    distil: Annotated[DistilSettings | None, option("Train the cut model towards the source.")] = (
+        None
+    )
     header: Annotated[Any, option("Entries to set; null takes one away.")] = None
     template: Template | None = None
     imatrix: ImatrixSettings | None = None

@@ -1,7 +1,8 @@
 """The steps of a recipe as tasks: what each depends on, makes, and how.
 
-source ─ [laco] ─ cut ─┬─ imatrix ─┐
-                       └───────────┴─ quantize TYPE … ─ MEASUREMENT FILE … ─ [say] ─ release
+source ─ [laco] ─ cut ─ [distil] ─┬─ imatrix ─┐
+                                  └───────────┴─ quantize TYPE …
+         ─ MEASUREMENT FILE … ─ [say] ─ release
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ from .document import Document
 from .evaluation import Measurement, measurements, sha256_of
 from .paths import Places
 from .state import key_of
+from .training import train
 
 #: What a step does.
-Kind = Literal["laco", "cut", "imatrix", "quantize", "measure", "say", "release"]
+Kind = Literal["laco", "cut", "distil", "imatrix", "quantize", "measure", "say", "release"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
     if document.file.laco is not None:
         tasks.append(_laco(document, source, places, checksum, n_layers))
     tasks.append(_cut(document, source, places, [checksum, *(t.key for t in tasks)]))
+    if document.file.distil is not None:
+        what, key, make = train(document, source, places, [tasks[-1].key])
+        tasks.append(Task("distil", what, key, (places.cut,), make))
     cut = tasks[-1].key
     base = [cut]
     if document.file.imatrix is not None:
@@ -180,6 +185,8 @@ def recipe_of(document: Document, places: Places) -> Recipe:
 
 
 def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) -> Task:
+    out = places.cut if document.file.distil is None else places.untrained
+
     def make(progress: Progress) -> Any:
         recipe = recipe_of(document, places)
 
@@ -196,7 +203,7 @@ def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) ->
 
         with prepare(recipe, [source]) as prepared:
             warnings = prepared.warnings
-            warnings += prepared.write(places.cut, force=True, stages=stages).warnings
+            warnings += prepared.write(out, force=True, stages=stages).warnings
             if document.file.template is not None:
                 text = str(prepared.layout.metadata["tokenizer.chat_template"].value)
                 warnings += cautions.of_template(text, prepared.shell)
@@ -213,7 +220,7 @@ def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) ->
     if document.file.laco is not None:
         what = "the merges that LaCo kept"
     key = key_of("cut", document.recipe.to_json(), on)
-    return Task("cut", what, key, (places.cut,), make)
+    return Task("cut", what, key, (out,), make)
 
 
 def _short(text: str, width: int = 100) -> str:

@@ -29,6 +29,7 @@ from .types import Plan
 PIPELINE_KEYS: tuple[str, ...] = (
     "source",
     "laco",
+    "distil",
     "header",
     "template",
     "imatrix",

@@ -7,22 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from ggsurgery.cli import cli
+from ggsurgery.ggufio.lora import write_adapter
 from ggsurgery.jobs import cautions
 from ggsurgery.surgery.prepared import PreparedSurgery
 
 from .._command import call
 from .._gguf import tiny_llama
+from .._needs import needs_torch
+from .._small_models import write_small_model
 from .._tiny import MODEL, SEARCH_TEXT
 from ..fixtures import base, make
 
 FAULT = "blk.0: what verify would call an error"
 
 
-#: A command line of every command that writes a model; `quantize`, whose files llama.cpp writes,
-#: is not among them.
+#: A command line of every command that writes a model, without `quantize`, whose files llama.cpp
+#: writes, and `distil`, which has a test of its own.
 WRITING = {
     "delete": "--layer 1 in.gguf out.gguf",
     "swap": "--layers 0,1 in.gguf out.gguf",
@@ -34,6 +38,8 @@ WRITING = {
     "bridge": "--layer 1 --at 3 in.gguf out.gguf",
     "blend": "in.gguf in.gguf out.gguf",
     "prune": "--sparsity 0.3 in.gguf out.gguf",
+    "lora merge": "in.gguf adapter.gguf out.gguf",
+    "experts delete": "--used 1 experts.gguf out.gguf",
     "meta set": "general.license mit in.gguf out.gguf",
     "meta unset": "general.name in.gguf out.gguf",
     "meta drop-tensor": "output_norm.weight in.gguf out.gguf",
@@ -59,7 +65,7 @@ def writing_commands(group: click.Group, before: str = "") -> Iterator[str]:
 
 
 def test_every_writing_command_has_a_line_here():
-    assert {*writing_commands(cli)} == {*WRITING, "quantize"}
+    assert {*writing_commands(cli)} == {*WRITING, "quantize", "distil"}
 
 
 @pytest.fixture
@@ -70,6 +76,10 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_pruned(tmp_path / "wrong.gguf")
     (tmp_path / "text.txt").write_text(SEARCH_TEXT.read_text(encoding="utf-8")[:3000])
     call("delete", "--layer", "1", model, tmp_path / "made.gguf")
+    write_small_model(tmp_path / "experts.gguf", width=64, n_layers=2, n_experts=4)
+    halves = tuple(np.ones(shape, np.float32) for shape in ((1, 64), (64, 1)))
+    update = {"blk.1.attn_q.weight": halves}
+    write_adapter(tmp_path / "adapter.gguf", "llama", update, alpha=1.0, name="a")
     (tmp_path / "apply.yaml").write_text("operations: [{delete: {layer: '1'}}]\n")
     (tmp_path / "run.yaml").write_text(
         f"name: x\nsource: {{file: {model}}}\noperations: [{{delete: {{layer: '1'}}}}]\n"
@@ -93,6 +103,16 @@ def test_faults_of_an_output_are_warned_of(faulty, command):
     for dry_run in ([], ["--dry-run"]):
         said = call(*words, *dry_run, *(["--force"] if dry_run else [])).err
         assert said.count(f"warning: {FAULT}") == 1
+
+
+def test_faults_of_a_distilled_output_are_warned_of(faulty):
+    """Its dry run ends before there is anything to write."""
+    needs_torch()
+    call("delete", "--layer", "9", "tiny.gguf", "cut.gguf")
+    numbers = ("--tokens", 256, "--ctx", 32, "--trainable", "down", "--threads", 1)
+    files = ("tiny.gguf", "cut.gguf", "out.gguf")
+    said = call("distil", "--text", "text.txt", *numbers, *files).err
+    assert said.count(f"warning: {FAULT}") == 1
 
 
 def test_run_warns_of_faults_of_the_cut_model(faulty):
