@@ -40,6 +40,7 @@ WRITING = {
     "prune": "--sparsity 0.3 in.gguf out.gguf",
     "lora merge": "in.gguf adapter.gguf out.gguf",
     "experts delete": "--used 1 experts.gguf out.gguf",
+    "vocab trim": "--keep 900 --text text.txt tiny.gguf out.gguf",
     "meta set": "general.license mit in.gguf out.gguf",
     "meta unset": "general.name in.gguf out.gguf",
     "meta drop-tensor": "output_norm.weight in.gguf out.gguf",
@@ -109,7 +110,7 @@ def test_faults_of_a_distilled_output_are_warned_of(faulty):
     """Its dry run ends before there is anything to write."""
     needs_torch()
     call("delete", "--layer", "9", "tiny.gguf", "cut.gguf")
-    numbers = ("--tokens", 256, "--ctx", 32, "--trainable", "down", "--threads", 1)
+    numbers = ("--tokens", 256, "--ctx", 32, "--trainable", "down", "--lr", 1e-5)
     files = ("tiny.gguf", "cut.gguf", "out.gguf")
     said = call("distil", "--text", "text.txt", *numbers, *files).err
     assert said.count(f"warning: {FAULT}") == 1
