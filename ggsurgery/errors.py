@@ -10,7 +10,8 @@ the same where a message is reworded; `--json` and `--debug` print it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,6 +55,16 @@ def json_text(value: Any, **options: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, **options)
     hidden = {c for c in set(text) if not c.isprintable()} - {"\n"}
     return text.translate({ord(c): json.dumps(c)[1:-1] for c in hidden})
+
+
+def rename(text: str, names: Mapping[str, str]) -> str:
+    """A message about fields, in backquotes, with the names that its reader uses.
+
+    Example:
+        >>> rename("`ctx` 8 is too small", {"ctx": "--ctx"})
+        '--ctx 8 is too small'
+    """
+    return re.sub(r"`(\w+(?:: false)?)`", lambda match: names.get(match[1], match[0]), text)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> str | None:

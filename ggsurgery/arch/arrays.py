@@ -84,7 +84,7 @@ def check_unknown(header: Header) -> None:
             file=header.path,
             tensor=name,
             found=f"{header.n_layers} layers and {len(header.metadata[name])} entries",
-            hint="--allow-unknown-arch moves its entries along with the layers.",
+            hint="`allow_unknown_arch` moves its entries along with the layers.",
         )
 
 

@@ -110,7 +110,7 @@ def _tail(header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
                 "error",
                 f"blk.{i}",
                 f"has the tensors of an MTP layer, but {key} does not count it",
-                "Every MTP layer stands behind the trunk and is counted.",
+                "Every MTP layer follows the trunk and is counted.",
             )
 
 

@@ -17,7 +17,7 @@ from . import arrays, properties
 from .rulefile import RuleFile, keys
 
 UNKNOWN = RuleFile(architectures=(), version="", source=())
-HINT = "--allow-unknown-arch lets it through; check the output's perplexity then."
+HINT = "`allow_unknown_arch` lets it through; check the output's perplexity then."
 
 
 def check_unknown(

@@ -125,7 +125,7 @@ FORMULAS: dict[str, Callable[[Header, int], Value]] = {
 
 
 def implied(rules: RuleFile, header: Header, n_trunk: int) -> dict[str, Value]:
-    """Scalars that the loader would derive anew from another layer count, written out."""
+    """Scalars that the loader would derive from another layer count, written out."""
     old = header.n_layers - n_tail(header)
     return {
         properties.full_key(header, rule.key): FORMULAS[rule.formula](header, old)
@@ -213,7 +213,7 @@ def shared_kv(
     if sharing != list(range(start, len(wanted))):
         own = [i for i in range(start, len(wanted)) if i not in sharing]
         raise ArchitectureError(
-            "layers with keys of their own may not stand behind layers that share them",
+            "layers with keys of their own must not follow layers that share them",
             file=header.path,
             found=f"source layers {format_layers([refs[i].index for i in own])}",
             hint=f"Layers from {kv_start(rules, header)} on share; keep them at the end.",

@@ -19,7 +19,7 @@ Changes = dict[str, Value]
 
 
 def full_key(header: Header, key: str) -> str:
-    """A key with the architecture in front, as it stands in the file."""
+    """A key with the architecture in front, as it is in the file."""
     return f"{header.architecture}.{key}"
 
 

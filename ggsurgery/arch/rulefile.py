@@ -188,7 +188,7 @@ def parse(text: str, file: str) -> RuleFile:
     """Read one rule file.
 
     Raises:
-        ArchitectureError: it is no TOML, or says something that no rule has.
+        ArchitectureError: it is not TOML, or says something that no rule has.
     """
     try:
         table = tomllib.loads(text)

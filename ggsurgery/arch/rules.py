@@ -134,7 +134,7 @@ class ArchRules:
                         file=headers[ref.source].path,
                         expected=first.label,
                         found=other.label,
-                        hint="`ggsurgery inspect` shows the kinds; --force-kinds overrides.",
+                        hint="`ggsurgery inspect` shows the kinds; `force_kinds` overrides.",
                     )
 
     # -- steps of rewrite ------------------------------------------------------------
@@ -283,7 +283,7 @@ def _check_references(headers: Sequence[Header], plan: Plan) -> None:
                     f"layer {ref.index} is a{'n MTP' if not in_tail else ' trunk'} layer and must "
                     f"stay {'behind' if not in_tail else 'in'} the trunk",
                     file=header.path,
-                    hint="MTP layers move only together with the tail; --drop-mtp leaves them out.",
+                    hint="MTP layers move only together with the tail; `drop_mtp` leaves them out.",
                 )
 
 

@@ -32,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings about a template, and what the trials told of it.
+    """All findings about a template, and what its trials show.
 
     Args:
         prompts: what the template printed; None where it failed or refused.
@@ -195,7 +195,7 @@ def _tokens(prompts: dict[str, str | None], vocabulary: Vocabulary) -> Iterator[
                 continue
             if mark.startswith(("<|", "<｜")):
                 yield Finding(
-                    "error", "special tokens", f"{mark} is no token of this vocabulary", id
+                    "error", "special tokens", f"{mark} is not a token of this vocabulary", id
                 )
             elif mark not in vocabulary.ids:
                 plain.setdefault(mark, id)

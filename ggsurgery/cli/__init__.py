@@ -21,6 +21,7 @@ from ..errors import GGSurgeryError, did_you_mean, json_text
 from ..files import temporary
 from ..files.system_errors import system_error
 from ..host import plain_terminal
+from ._flags import with_flags
 from ._overview import SECTIONS, SHORT_HELP
 from ._signals import Stopped, ignore_signals, stop_like_ctrl_c
 
@@ -151,7 +152,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         sys.stderr.close()
         sys.exit(141)
     except Exception as error:
-        known = _known(error, command)
+        known = _known(error, command).reworded(lambda text: with_flags(text, command))
         if debug:
             click.echo(f"ggsurgery: error code: {known.code}", err=True)
             raise

@@ -17,6 +17,7 @@ import click
 
 from ..errors import OutputError, json_text, printable
 from ..present.table import Table
+from ._flags import with_flags
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,13 +89,15 @@ def _finite(value: Any) -> Any:
 def note(*texts: str) -> None:
     """Remarks to the user, on standard error so that figures stay alone on standard output."""
     for text in texts:
-        click.echo(printable(text, _LAYOUT), err=True)
+        click.echo(printable(with_flags(text), _LAYOUT), err=True)
 
 
 def warn(*texts: str) -> None:
     """Warnings, each on a line of its own."""
     for text in texts:
-        click.echo(click.style("warning: ", fg="yellow") + printable(text, _LAYOUT), err=True)
+        click.echo(
+            click.style("warning: ", fg="yellow") + printable(with_flags(text), _LAYOUT), err=True
+        )
 
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> str:

@@ -12,9 +12,9 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from ..errors import GGSurgeryError, RequestError
+from ..errors import GGSurgeryError, RequestError, rename
 from ..jobs.faults import plain_type
-from ..jobs.request import Job, Settings, field_metadata, rename
+from ..jobs.request import Job, Settings, field_metadata
 from ._files import FILE
 from ._output import warn
 from ._progress import progress_bar

@@ -44,10 +44,10 @@ def check_output(
     if out.is_dir():
         raise OutputError("the output is a folder", file=out, expected="a file name")
     if out.exists() and not out.is_file():
-        raise OutputError("the output is no regular file", file=out, hint="Name another output.")
+        raise OutputError("the output is not a regular file", file=out, hint="Name another output.")
     if (out.exists() or out.is_symlink()) and not force:
         raise OutputError(
-            "the output exists", file=out, hint="Name another file, or replace it with --force."
+            "the output exists", file=out, hint="Name another file, or replace it with `force`."
         )
     folder = out.parent
     if not folder.is_dir():
@@ -142,7 +142,7 @@ def _rename(temporary: Path, out: Path, force: bool) -> None:
         raise OutputError(
             "the output has appeared while it was being made",
             file=out,
-            hint="Replace it with --force.",
+            hint="Replace it with `force`.",
         ) from None
     except OSError:  # a file system without hard links
         if out.exists():

@@ -6,7 +6,7 @@ lives. So it goes away however the process ends:
 normal end, error     the `with` block that made it removes it
 signal                between any two instructions: `remove_all`, also at exit
 crash of a worker     the worker has announced it; the parent removes it
-SIGKILL, power cut    `sweep`, in the next command, removes what nobody holds a lock on
+SIGKILL, power cut    `sweep`, in the next command, removes what no process holds a lock on
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def _join(shards: list[Header]) -> Header:
         for t in shard.tensors:
             if t.name in seen:
                 raise FormatError(
-                    "tensor stands in two shards",
+                    "tensor is in two shards",
                     file=shard.path,
                     tensor=t.name,
                     found=f"also in {seen[t.name].name}",

@@ -77,7 +77,7 @@ def read_imatrix(path: str | Path) -> Imatrix:
     """Read either form.
 
     Raises:
-        FormatError: it is no imatrix, or it is damaged.
+        FormatError: it is not an imatrix, or it is damaged.
     """
     path = Path(path)
     try:

@@ -84,7 +84,7 @@ def read_adapter(path: str | Path) -> Adapter:
     """Read the header of an adapter.
 
     Raises:
-        FormatError: it is no LoRA adapter, one of two matrices is missing, a name has another
+        FormatError: it is not a LoRA adapter, one of two matrices is missing, a name has another
             ending, or the adapter works from some tokens on only.
     """
     header = read_header(path)

@@ -157,7 +157,7 @@ def _chosen(value: Any) -> Kind:
             raise PlanError("an array of arrays", hint="GGUF readers know flat arrays only.")
         common = _common(value)
         if common not in _USUAL:
-            raise PlanError("items of several types", hint="Name the type with --type array[…].")
+            raise PlanError("items of several types", hint="Name the type with `type`: array[…].")
         return GGUFValueType.ARRAY, _item(value, _USUAL[common])
     if type(value) not in _USUAL:
         raise PlanError(f"no GGUF type for {type(value).__name__}")
@@ -171,7 +171,7 @@ def _note(key: str, value: Any, header: Header, chosen: str) -> str:
     if hint := did_you_mean(key, names, cutoff=0.9):
         return f"{text}. {hint}"
     looks = isinstance(value, str) and [k for k, form in _LOOKS.items() if form.fullmatch(value)]
-    return f"{text}; --type {looks[0] if looks else 'TYPE'} sets another type"
+    return f"{text}; `type` {looks[0] if looks else 'TYPE'} sets another type"
 
 
 def _in_range(values: Sequence[Any], kind: GGUFValueType) -> bool:

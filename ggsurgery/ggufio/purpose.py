@@ -32,7 +32,7 @@ CONTROL_VECTOR = Purpose(
     "a control vector", "llama.cpp applies it to a model with --control-vector."
 )
 IMATRIX = Purpose(
-    "an importance matrix", "Pass it as --imatrix; `ggsurgery imatrix show` prints what it holds."
+    "an importance matrix", "Pass it as `imatrix`; `ggsurgery imatrix show` prints what it holds."
 )
 VOCABULARY = Purpose("a vocabulary without weights", "Name the model's own file.")
 OTHER = Purpose(

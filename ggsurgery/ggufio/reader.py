@@ -88,7 +88,7 @@ class Source:
         return self._descriptors[shard]
 
     def position(self, tensor: TensorInfo) -> int:
-        """Where the tensor's first byte stands in its shard's file."""
+        """The position of the tensor's first byte in its shard's file."""
         return self.header.data_offset[tensor.shard] + tensor.offset
 
     def data(self, tensor: TensorInfo) -> memoryview:

@@ -114,20 +114,20 @@ def tensor_nbytes(shape: tuple[int, ...], kind: int) -> int | None:
     """Bytes of a tensor of `shape` (ggml order, row length first); None for an unknown type.
 
     Raises:
-        ValueError: the row length is no multiple of the type's block.
+        ValueError: the row length is not a multiple of the type's block.
     """
     sizes = block_size(kind)
     if sizes is None:
         return None
     block, size = sizes
     if shape[0] % block:
-        raise ValueError(f"rows of {shape[0]} are no multiple of the block size {block}")
+        raise ValueError(f"rows of {shape[0]} are not a multiple of the block size {block}")
     return prod(shape) // block * size
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One metadata value, kept as the bytes that stand in the file.
+    """One metadata value, kept as the bytes that are in the file.
 
     `raw` is the encoded payload behind the type tag; of an array it starts with the
     item type (u32) and the count (u64). Untouched values are written back as these
@@ -158,7 +158,7 @@ class Value:
 
     @property
     def value(self) -> Any:
-        """The value in Python's types; strings that are no UTF-8 keep their bytes as surrogates."""
+        """The value in Python's types; bytes that are not UTF-8 become surrogates."""
         if self.type == GGUFValueType.STRING:
             return self.raw[8:].decode("utf-8", "surrogateescape")
         if self.type == GGUFValueType.ARRAY:

@@ -51,7 +51,7 @@ def encode_header(
 
 
 def encoded(text: str) -> bytes:
-    """The bytes of a name or key as they stand in the file; see `Cursor.string`."""
+    """The bytes of a name or key as they are in the file; see `Cursor.string`."""
     return text.encode("utf-8", "surrogateescape")
 
 

@@ -25,12 +25,12 @@ _SINGLE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 def missing_tensors(
     header: Header, kinds: Sequence[LayerKind], n_tail: int, *, certain: bool
 ) -> Iterator[Finding]:
-    """Tensors that llama.cpp will look for in vain.
+    """Tensors that llama.cpp needs and the file lacks.
 
     Args:
         n_tail: layers at the end (MTP), of which less is known.
         certain: the kinds come from the architecture's rules; without them, layers that
-            differ may be of kinds that nobody here knows.
+            differ may be of kinds that the rules do not know.
     """
     yield from _missing_in_every_layer(header, header.n_layers - n_tail, certain)
     known = asked(header.architecture)

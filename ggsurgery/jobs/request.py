@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import (
@@ -164,13 +163,3 @@ def path_hook(folder: Path | None = None) -> Callable[[type, Any], Any]:
         raise TypeError(f"Expected `path`, got `{type(value).__name__}`")
 
     return hook
-
-
-def rename(text: str, names: Mapping[str, str]) -> str:
-    """A message about fields, in backquotes, with the names that its reader uses.
-
-    Example:
-        >>> rename("`ctx` 8 is too small", {"ctx": "--ctx"})
-        '--ctx 8 is too small'
-    """
-    return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), text)

@@ -27,10 +27,10 @@ from typing import Any, get_args, get_origin
 import msgspec
 import yaml
 
-from ..errors import FormatError, RequestError, did_you_mean
+from ..errors import FormatError, RequestError, did_you_mean, rename
 from ..files.text import MAX_SMALL, read_text
 from ..jobs.faults import Fault, fault_of, plain_type, type_at
-from ..jobs.request import Settings, field_metadata, path_hook, rename
+from ..jobs.request import Settings, field_metadata, path_hook
 from ..plan.recipe import Recipe, Step
 from ..plan.yamlfile import load
 from .sections import RecipeFile, Template

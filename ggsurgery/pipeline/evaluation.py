@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError
+from ..errors import FormatError, rename
 from ..files.names import fitting
 from ..files.progress import Progress
 from ..files.text import read_bytes
@@ -26,7 +26,7 @@ from ..jobs.fields import TextSettings
 from ..jobs.kl import KlRequest
 from ..jobs.measured import Measured
 from ..jobs.perplexity import PerplexityRequest
-from ..jobs.request import Job, Settings, rename
+from ..jobs.request import Job, Settings
 from ..measure.controls import N_RANDOM
 from ..measure.results.result_files import Results, load_results, merge_results
 from ..measure.suite.result import compare_surgery

@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import OutputError
+from ..errors import OutputError, rename
 from ..files import temporary
 from ..files.system_errors import writing
 from ..ggufio.copying import write_all
 from ..ggufio.imatrix import Entry, Imatrix, write_imatrix
 from ..jobs import cautions
-from ..jobs.request import rename
 from ..measure.results.result_files import Results
 from ..plan.recipe import Recipe
 from ..release.request import safe_name

@@ -241,7 +241,7 @@ def _normalized(weights: Sequence[float]) -> list[float]:
         raise PlanError(
             "the weights add up to 0, so they cannot be normalized",
             found=", ".join(f"{w:g}" for w in weights),
-            hint="Use them as they are with --no-normalize (in a recipe: normalize: false).",
+            hint="Use them as they are with `normalize: false`.",
         )
     return [w / total for w in weights]
 
@@ -291,7 +291,7 @@ def parse_pattern(text: str) -> tuple[int, int]:
     """N and M of `2:4`: of every M neighbours in a row N stay.
 
     Raises:
-        PlanError: it is no such pattern.
+        PlanError: it is not such a pattern.
     """
     n, _, m = text.partition(":")
     if not (n.isdigit() and m.isdigit() and 0 < int(n) < int(m) <= 1024):

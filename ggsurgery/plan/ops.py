@@ -45,7 +45,7 @@ def check_layers(plan: Plan, layers: Sequence[int], *, unique: bool = True) -> N
             raise PlanError(
                 f"layer {layer} is a tail (MTP) layer, which stays behind the trunk",
                 expected=f"0 to {count - 1}",
-                hint="Remove the whole tail with --drop-mtp.",
+                hint="Remove the whole tail with `drop_mtp`.",
             )
         if not 0 <= layer < count:
             raise PlanError(f"layer {layer} does not exist", expected=f"0 to {count - 1}")

@@ -5,7 +5,7 @@
       - delete: {layer: "10"}
       - swap: {layers: "11,12"}      # numbers as they stand after the step before
 
-The same document, as JSON, stands in the header of every file made here.
+The same document, as JSON, is in the header of every file made here.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Recipe:
         return document
 
     def dumps(self) -> str:
-        """The recipe as it stands in a header: one line of JSON."""
+        """The recipe as a header stores it: one line of JSON."""
         return json_text(self.to_json(), separators=(",", ":"))
 
     @classmethod
@@ -203,7 +203,7 @@ class Recipe:
         """Read a document that `to_json` wrote or a person did.
 
         Raises:
-            FormatError: it is no recipe; the message names the entry.
+            FormatError: it is not a recipe; the message names the entry.
         """
         if isinstance(document, list):
             document = {"operations": document}
@@ -293,10 +293,10 @@ def _step(entry: Any, number: int, where: str | Path) -> Step:
             )
         arguments = {required[0]: arguments}  # `- delete: 10`
     try:
-        json.dumps(arguments)  # it will stand in a header
+        json.dumps(arguments)  # a header stores it
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(
-            f"operation {number} ({operation}): an argument is no plain value",
+            f"operation {number} ({operation}): an argument is not a plain value",
             file=where,
             expected="numbers, text, lists; put dates into quotes",
             found=str(error),

@@ -18,7 +18,7 @@ def number(value: Any) -> float:
     """A number, also written as text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"expected a number, found {value!r}")
@@ -32,7 +32,7 @@ def whole(value: Any) -> int:
     """A whole number, also written as text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"expected a whole number, found {value!r}")
@@ -76,7 +76,7 @@ def quoted(value: Any) -> str:
     """Text that YAML takes for a number where it stands without quotes: 2:4 is 124.
 
     Raises:
-        ValueError: it is no text.
+        ValueError: it is not a text.
     """
     if not isinstance(value, str):
         raise ValueError(f'expected text in quotes, such as "2:4", found {value!r}')

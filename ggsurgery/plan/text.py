@@ -17,7 +17,7 @@ def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
     """The layer numbers of a list, in its order, repeats kept.
 
     Raises:
-        PlanError: the text is no list of layers.
+        PlanError: the text is not a list of layers.
 
     Example:
         >>> parse_layers("0-2,5,4")

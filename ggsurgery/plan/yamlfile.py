@@ -35,7 +35,7 @@ def load(path: str | Path) -> tuple[Any, yaml.Node | None]:
     """A YAML document (JSON is YAML too): its values, and the tree with their lines.
 
     Raises:
-        FormatError: the file cannot be read, is longer than 1 MiB, is no YAML, nests too deep,
+        FormatError: the file cannot be read, is longer than 1 MiB, is not YAML, nests too deep,
             has too many values, or names a key twice.
     """
     return parse(read_text(path, MAX_SMALL), path)

@@ -70,7 +70,7 @@ def build_bundle(
 
     Raises:
         OutputError: the folder is there, or holds something else.
-        FormatError: the files are no release; see `release_files`, `check_origin`, `chat_of`.
+        FormatError: the files are not a release; see `release_files`, `check_origin`, `chat_of`.
         MissingExtraError: huggingface_hub is not installed.
     """
     check_origin(request.base_model, request.repo, request.relation)
@@ -144,7 +144,7 @@ def _findings(report: TokenizerReport | None) -> tuple[list[str], list[str]]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Bytes of a header that are no UTF-8 are escaped."""
+    """Bytes of a header that are not UTF-8 are escaped."""
     path.write_bytes(text.encode(errors="backslashreplace"))
 
 
@@ -248,7 +248,7 @@ def check_folder(out: Path, force: bool) -> None:
     """Refuse to build a bundle where something else is.
 
     Raises:
-        OutputError: the folder is there (without `force`), or holds what is no bundle's.
+        OutputError: the folder is there (without `force`), or holds what is not a bundle's.
     """
     if not out.exists():
         return
@@ -258,7 +258,7 @@ def check_folder(out: Path, force: bool) -> None:
         return
     if not force:
         raise OutputError(
-            "the folder exists", file=out, hint="Name another one, or replace it with --force."
+            "the folder exists", file=out, hint="Name another one, or replace it with `force`."
         )
     try:
         ours = Fields(read_json(out / MARK)).get("ggsurgery", text) == "bundle"
@@ -266,7 +266,7 @@ def check_folder(out: Path, force: bool) -> None:
         ours = False
     if not ours:
         raise OutputError(
-            "the folder is no bundle made here and is not replaced",
+            "the folder is not a bundle of ggsurgery and is not replaced",
             file=out,
             expected=f"a {MARK} of ggsurgery",
             hint="Name another folder.",
@@ -316,21 +316,21 @@ def _checksums(folder: Path, progress: Progress | None) -> dict[str, str]:
     for path in paths:
         start = before
 
-        def told(n: int, start: int = start) -> None:
+        def report(n: int, start: int = start) -> None:
             if progress is not None:
                 progress(start + n, total)
 
-        sums[path.name] = _sha256(path, told)
+        sums[path.name] = _sha256(path, report)
         before += path.stat().st_size
     return sums
 
 
-def _sha256(path: Path, told: Callable[[int], None] | None = None) -> str:
+def _sha256(path: Path, report: Callable[[int], None] | None = None) -> str:
     digest, done = hashlib.sha256(), 0
     with reading(path), path.open("rb") as stream:
         while block := stream.read(1 << 22):
             digest.update(block)
             done += len(block)
-            if told is not None:
-                told(done)
+            if report is not None:
+                report(done)
     return digest.hexdigest()

@@ -150,7 +150,7 @@ def _said(request: Request) -> list[str]:
         "",
         f"> {answer}",
         "",
-        "The likeliest token each time; one answer is no measurement.",
+        "The likeliest token each time; a single answer is not a measurement.",
     ]
 
 

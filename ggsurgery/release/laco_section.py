@@ -1,7 +1,7 @@
 """The card's sections on LaCo: settings, statistics, similarity, as the published card has them.
 
 They come from the document that `laco --log` and `run` write (`find.laco.Result.to_json`),
-which has to be about the files of the release: its merges stand in their headers.
+which has to be about the files of the release: their headers list its merges.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ SAMPLING = {
     "min_p": "min_p",
     "penalty_repeat": "repeat_penalty",
 }
-#: `num_ctx` where the model was trained with more and nobody asks for it: Ollama reserves the
+#: `num_ctx` where the model was trained with more and no other value is given: Ollama reserves the
 #: cache of every token of it when the model is loaded.
 DEFAULT_CONTEXT = 8192
 
@@ -175,7 +175,7 @@ def parameters_of(
     """The sampling parameters: those given, else the header's, else the family's.
 
     Raises:
-        FormatError: a parameter that Ollama does not know, or that is no number.
+        FormatError: a parameter that Ollama does not know, or that is not a number.
     """
     found: dict[str, float] = {}
     context = _trained_context(header)
@@ -193,7 +193,7 @@ def check_parameters(given: Mapping[str, float]) -> None:
     """Refuse what Ollama would not take behind PARAMETER.
 
     Raises:
-        FormatError: a parameter that Ollama does not know, or that is no number.
+        FormatError: a parameter that Ollama does not know, or that is not a number.
     """
     for name, value in given.items():
         if name not in PARAMETERS:

@@ -36,14 +36,14 @@ def made_by(header: Header) -> list[str]:
     steps = [s for s in known.recipe.steps if s.operation not in ("set", "unset")]
     lines = ["## How it was made", ""]
     if steps:
-        lines += ["Layers are numbered from 0, as they stand after the step before.", ""]
+        lines += ["Layers are numbered from 0, as they are after the previous step.", ""]
         lines += [f"{n}. {plain(step.describe())}" for n, step in enumerate(steps, 1)]
     else:
         lines.append("No layer was changed; header and file type only.")
     lines += [
         "",
         f"Source: {', '.join(map(code, known.sources))}. The recipe, the "
-        "sources' checksums and the tool's version stand in the header "
+        "sources' checksums and the tool's version are in the header "
         f"(`ggsurgery.*`, version {plain(known.version)}).",
     ]
     return lines

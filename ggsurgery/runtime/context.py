@@ -163,7 +163,7 @@ class Context(Vocabulary):
                 file=self.path,
                 expected=f"at most {self.n_ctx} tokens",
                 found=int(positions.max()) + 1,
-                hint="Open it with a larger context (--ctx).",
+                hint="Open it with a larger context (`ctx`).",
             )
         if status != 0:
             raise EngineError(

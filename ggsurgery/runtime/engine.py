@@ -78,7 +78,7 @@ class Engine(Context):
                 file=path,
                 expected=f"{max(1, n_seq)} tokens or more",
                 found=room,
-                hint="Ask for a larger context (--ctx) or fewer sequences at once.",
+                hint="Ask for a larger context (`ctx`) or fewer sequences at once.",
             )
         if extra_buffers is None:
             extra_buffers = probe.extra_buffers_survive()
@@ -185,7 +185,7 @@ class Engine(Context):
                 file=self.path,
                 expected=f"at most {self.n_ctx} tokens",
                 found=first + n,
-                hint="Open it with a larger context (--ctx).",
+                hint="Open it with a larger context (`ctx`).",
             )
         wanted = np.zeros(n, np.int8)
         if isinstance(logits, slice):

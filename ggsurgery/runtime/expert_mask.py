@@ -15,7 +15,7 @@ import numpy as np
 from . import binding
 from .observe import read_bytes
 
-#: Scores of experts, [n_experts, tokens], wherever the graph computes them anew.
+#: Scores of experts, [n_experts, tokens], wherever the graph computes them again.
 NODES = ("ffn_moe_logits", "ffn_moe_logits_biased", "ffn_moe_probs_biased")
 
 

@@ -92,7 +92,7 @@ class ExpertHook:
 
 
 _WANTED = ("ffn_moe_topk", "ffn_moe_weights", "ffn_moe_down")
-#: Sums over a token's experts, which are no gates.
+#: Sums over a token's experts, which are not gates.
 _PASSED_OVER = ("ffn_moe_weights_sum", "ffn_moe_weights_sum_clamped")
 
 

@@ -156,7 +156,7 @@ def collect(
                 file=path,
                 expected=f"at least {2 * n_ctx} tokens",
                 found=len(tokens),
-                hint="Use a longer text or a smaller context (--ctx).",
+                hint="Use a longer text or a smaller context (`ctx`).",
             )
         total = len(tokens) // n_ctx
         total = total if n_chunks is None else min(total, n_chunks)

@@ -79,7 +79,7 @@ def result(again: bool = False) -> Probe:
     """What the probe found, from the cache file if it knows this CPU and version.
 
     Args:
-        again: probe anew and remember the new answer.
+        again: probe again and store the new answer.
     """
     key = f"{machine.cpu_digest()}-{binding.installed_version()}"
     known = _read()

@@ -31,7 +31,7 @@ from ..surgery.imatrix_lineage import check_fits
 from ..surgery.layout import FileLayout
 from ..tensors.expr import Read
 from .filetypes import file_type
-from .quantize_call import Call, InvalidDataError, Told, dry_runs, run
+from .quantize_call import Call, InvalidDataError, LogFacts, dry_runs, run
 from .quantize_plan import (
     QuantizeResult,
     check,
@@ -80,14 +80,14 @@ class Planned:
             atomic_path(out, inputs=inputs, force=force) as temporary,
         ):
             try:
-                told = run(replace(self.call, dst=str(temporary), dry_run=False), progress)
+                facts = run(replace(self.call, dst=str(temporary), dry_run=False), progress)
                 made = read_header(temporary)
             except InvalidDataError as error:
                 raise self._too_large(str(error.tensor)) from error
             except (EngineError, FormatError) as error:
                 raise _write_failure(error, temporary, out, self.result.n_bytes) from error
             source.check_unchanged()
-        return written_result(self.result, made, out, told)
+        return written_result(self.result, made, out, facts)
 
     def _too_large(self, name: str) -> EngineError:
         """The error for a tensor that its new type cannot hold.
@@ -129,7 +129,7 @@ class Planned:
 
         with Source(self.header.path) as source:
             execute(layout, [source], out, force=force, threads=self.call.n_threads, stages=stages)
-        return written_result(self.result, read_header(out), out, Told())
+        return written_result(self.result, read_header(out), out, LogFacts())
 
 
 def _write_failure(
@@ -244,17 +244,17 @@ def plan(
         check_overrides(name, overrides, header)
     result = []
     scaled = has_scales(header)
-    for (name, number), one, told in zip(known, calls, dry_runs(calls), strict=True):
-        planned, folded = planned_result(header, None, name, told, one), None
+    for (name, number), one, facts in zip(known, calls, dry_runs(calls), strict=True):
+        planned, folded = planned_result(header, None, name, facts, one), None
         if scaled and name in FLOAT_NAMES:
-            folded = folded_layout(header, told.types, number)
+            folded = folded_layout(header, facts.types, number)
             planned = folded_result(planned, folded, header)
         if not trial:
             check_scales(planned)
             if matrix is not None:
                 lacking = lacking_entries(planned, matrix)
                 planned = replace(planned, without_imatrix=lacking)
-            check(planned, header, matrix, allow_requantize, told.needs_imatrix)
+            check(planned, header, matrix, allow_requantize, facts.needs_imatrix)
         result.append(Planned(header, one, planned, folded))
     return result
 
@@ -273,7 +273,7 @@ def parse_tensor_types(texts: Iterable[str | tuple[str, str]]) -> tuple[tuple[st
             raise EngineError(
                 f"malformed tensor type {text!r}",
                 expected="REGEX=TYPE",
-                hint="Example: --tensor-type 'attn_v=q6_k'",
+                hint="Example: `tensor_types` 'attn_v=q6_k'",
             )
         regular_expression(pattern)
         number = type_id(kind)
@@ -293,7 +293,7 @@ def check_overrides(ftype: str, overrides: tuple[tuple[str, int], ...], header: 
         raise EngineError(
             f"tensor types have no effect with the file type {ftype}",
             hint="llama.cpp applies them only to quantized file types: use Q8_0 with "
-            "--tensor-type '.*=f16' and name the others first.",
+            "`tensor_types` '.*=f16' and name the others first.",
         )
     for pattern, _ in overrides:
         if not any(map(regular_expression(pattern).search, header.by_name)):

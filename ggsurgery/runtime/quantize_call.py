@@ -57,8 +57,8 @@ class InvalidDataError(EngineError):
 
 
 @dataclass
-class Told:
-    """What the log told: new type by tensor, wanted type and columns of those that fell back."""
+class LogFacts:
+    """What the log states: new type by tensor, wanted type and columns of those that fell back."""
 
     types: dict[str, str] = field(default_factory=dict)
     fallback: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Told:
     without_imatrix: tuple[str, ...] = ()
 
 
-def run(call: Call, progress: Callable[[int, int], None] | None = None) -> Told:
+def run(call: Call, progress: Callable[[int, int], None] | None = None) -> LogFacts:
     """Carry the call out in a child process.
 
     Args:
@@ -78,16 +78,16 @@ def run(call: Call, progress: Callable[[int, int], None] | None = None) -> Told:
     return worker.run(_call, call, progress=progress, file=call.src)
 
 
-def dry_runs(calls: list[Call]) -> list[Told]:
+def dry_runs(calls: list[Call]) -> list[LogFacts]:
     """The dry runs of several calls on one source, in one child process."""
     return worker.run(_calls, calls, file=calls[0].src)
 
 
-def _calls(calls: list[Call]) -> list[Told]:
+def _calls(calls: list[Call]) -> list[LogFacts]:
     return [_call(call) for call in calls]
 
 
-def _call(call: Call, progress: Callable[[int, int], None] | None = None) -> Told:
+def _call(call: Call, progress: Callable[[int, int], None] | None = None) -> LogFacts:
     llama = binding.llama()
     p, keep = _parameters(call)
     seen = ""
@@ -166,12 +166,12 @@ def _parameters(call: Call) -> tuple[Any, list[Any]]:
     return p, keep
 
 
-def _read_log(text: str) -> Told:
-    told = Told()
+def _read_log(text: str) -> LogFacts:
+    facts = LogFacts()
     for match in _FALLBACK.finditer(text):
-        told.fallback[match["name"]] = (match["wanted"], int(match["columns"]))
+        facts.fallback[match["name"]] = (match["wanted"], int(match["columns"]))
     for match in _TENSOR.finditer(text):
-        told.types[match["name"]] = match["new"] or match["dry"] or match["old"]
-    told.needs_imatrix = "will require an imatrix" in text
-    told.without_imatrix = tuple(re.findall(r"did not find weights for (\S+)", text))
-    return told
+        facts.types[match["name"]] = match["new"] or match["dry"] or match["old"]
+    facts.needs_imatrix = "will require an imatrix" in text
+    facts.without_imatrix = tuple(re.findall(r"did not find weights for (\S+)", text))
+    return facts

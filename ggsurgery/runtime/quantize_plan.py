@@ -18,7 +18,7 @@ from ..ggufio.writer import encode_header, padded
 from ..surgery.fold_scales import applied_first
 from ..surgery.layout import FileLayout
 from .imatrix_need import tensor_needs_imatrix
-from .quantize_call import Call, Told
+from .quantize_call import Call, LogFacts
 
 ALIGNMENT = 32  # llama.cpp's output always uses the default
 FLOATS = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
@@ -81,13 +81,13 @@ class QuantizeResult:
 
 
 def planned_result(
-    header: Header, path: Path | None, ftype: str, told: Told, call: Call
+    header: Header, path: Path | None, ftype: str, facts: LogFacts, call: Call
 ) -> QuantizeResult:
     tensors = []
     for tensor in header.tensors:
-        new = type_id(told.types.get(tensor.name, tensor.type_name))
+        new = type_id(facts.types.get(tensor.name, tensor.type_name))
         size = tensor_nbytes(tensor.shape, new)
-        wanted = told.fallback.get(tensor.name)
+        wanted = facts.fallback.get(tensor.name)
         tensors.append(
             QuantizedTensor(
                 tensor.name,
@@ -278,8 +278,10 @@ def lacking_entries(planned: QuantizeResult, matrix: Imatrix) -> tuple[str, ...]
     return tuple(name for name in changed if name not in matrix.entries)
 
 
-def written_result(planned: QuantizeResult, made: Header, out: Path, told: Told) -> QuantizeResult:
-    """The planned result with what stands in the file: the file is right if they differ."""
+def written_result(
+    planned: QuantizeResult, made: Header, out: Path, facts: LogFacts
+) -> QuantizeResult:
+    """The planned result with what is in the file: the file is right if they differ."""
     by_name = {t.name: t for t in planned.tensors}
     tensors = tuple(
         QuantizedTensor(
@@ -295,7 +297,7 @@ def written_result(planned: QuantizeResult, made: Header, out: Path, told: Told)
         8 * made.n_bytes / max(1, made.n_parameters),
         tensors,
         planned.requantized,
-        told.without_imatrix,
+        facts.without_imatrix,
         planned.folded_scales,
         planned.warnings,
     )

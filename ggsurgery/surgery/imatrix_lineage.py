@@ -140,7 +140,7 @@ def followed(matrix: Imatrix, header: Header, of: Of | None = None) -> Operation
         f"the importance matrix {_name(matrix)} may be of {name} or of the model before "
         f"{in_words(after)}: both have {n} layers, in another order",
         file=header.path,
-        hint="Say which: --imatrix-of base or --imatrix-of this (imatrix_of in a recipe).",
+        hint="State the matrix's model: `imatrix_of` base or `imatrix_of` this.",
     )
 
 

@@ -84,7 +84,7 @@ def fit_of(path: str | Path, model: Header, uncut: str | Path | None = None) -> 
         uncut: the model that the adapter was made for, if layers of it were cut or moved since.
 
     Raises:
-        FormatError: it is no adapter, or the model does not say how it was made from `uncut`.
+        FormatError: it is not an adapter, or the model does not say how it was made from `uncut`.
         PlanError: the model was not made from `uncut`, a layer of it is made of several, or the
             adapter is for layers that are gone.
     """
@@ -115,7 +115,7 @@ def _layers(
             f"the adapter changes layer {max(concerned)}, the model has {model.n_layers} "
             f"layers{lost}",
             file=adapter.path,
-            hint="An adapter of the uncut model follows the layers with --uncut UNCUT.",
+            hint="An adapter of the uncut model follows the layers with `uncut`.",
         )
     return None, ()
 

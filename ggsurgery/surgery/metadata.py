@@ -16,7 +16,7 @@ from ..plan.edits import Drop, MetadataEdit, ModelEdit, Set, Unset
 
 #: Entries that say how the rest of the file is to be read.
 _STRUCTURE = re.compile(r"^(general\.(alignment|architecture)|split\..*|.*\.block_count)$")
-#: Entries that every surgery writes anew, so that setting them would have no effect.
+#: Entries that every surgery rewrites, so that setting them would have no effect.
 _OWN = re.compile(r"^ggsurgery\.(version|recipe|sources|checksums|digest|history|padding)$")
 
 

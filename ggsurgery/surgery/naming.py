@@ -1,4 +1,4 @@
-"""What a model says of itself: its name, size label and file type, told anew after surgery."""
+"""What a model says of itself: its name, size label and file type, updated after surgery."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def new_identity(
 def new_file_type(
     metadata: Mapping[str, Value], before: Sequence[TensorInfo], after: Sequence[TensorInfo]
 ) -> dict[str, Value]:
-    """The file type anew where most weights have another tensor type than before.
+    """The new file type where most weights have another tensor type than before.
 
     A file type names the type of most weights; a missing one is not added, and one that says
     more than that (Q4_K_M) stays as long as the weights do.

@@ -141,11 +141,11 @@ def _prepare(
         metadata = {k: v for k, v in metadata.items() if k not in gone}
         metadata |= _identity(metadata, headers, plan, pieces, recipe)
         metadata, notes = edited(headers[plan.shell], metadata, plan.metadata)
-        told = recipe.without_folders()
-        known = plan if told == recipe else _planned(told, before, headers[0])
+        recorded = recipe.without_folders()
+        known = plan if recorded == recipe else _planned(recorded, before, headers[0])
         sums = [source.checksum(full=options.get("full_checksum", False)) for source in sources]
         names = names or tuple(printable(h.path.name) for h in headers)
-        metadata |= entries(known, told, names, headers, sums, version)
+        metadata |= entries(known, recorded, names, headers, sums, version)
         pieces = replace(pieces, warnings=(*dict.fromkeys((*pieces.warnings, *notes)),))
         layout = lay_out(pieces, metadata, headers, plan.shell)
         opened.pop_all()
@@ -191,12 +191,12 @@ def _identity(
     recipe: Recipe,
 ) -> dict[str, Value]:
     """Name, size label, file type and quantization version of the output."""
-    shell, told = headers[plan.shell], recipe.without_folders()
+    shell, recorded = headers[plan.shell], recipe.without_folders()
     if not plan.stack:
         name = Keys.General.NAME
-        return {} if told.name is None else {name: new_value(name, told.name, shell)[0]}
-    done = "; ".join(s.describe() for s in told.steps if s.operation not in PLAIN_STEPS)
-    found = new_identity(metadata, _label(shell, pieces.infos), done, told.name)
+        return {} if recorded.name is None else {name: new_value(name, recorded.name, shell)[0]}
+    done = "; ".join(s.describe() for s in recorded.steps if s.operation not in PLAIN_STEPS)
+    found = new_identity(metadata, _label(shell, pieces.infos), done, recorded.name)
     computed = [p.info for p in pieces.items if isinstance(p.job, Compute)]
     if computed or len(headers) > 1:
         found |= new_file_type(metadata, shell.tensors, pieces.infos)
@@ -233,10 +233,10 @@ def _layers_of(header: Header) -> tuple[ArchRules | None, Plan]:
 
 
 def _check_text(recipe: Recipe) -> None:
-    """Refuse new text that is no Unicode; entries and tensors of any name can be removed."""
-    told = [a for s in recipe.steps if s.operation not in HEADER_STEPS for a in s.arguments]
+    """Refuse new text that is not Unicode; entries and tensors of any name can be removed."""
+    recorded = [a for s in recipe.steps if s.operation not in HEADER_STEPS for a in s.arguments]
     try:
-        json.dumps([recipe.name, told], ensure_ascii=False).encode()
+        json.dumps([recipe.name, recorded], ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         found = repr(error.object[max(0, error.start - 20) : error.end])
         raise PlanError("a name or argument is not valid Unicode", found=found) from None

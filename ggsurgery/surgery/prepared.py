@@ -171,9 +171,9 @@ class PreparedSurgery:
         """What to know before the file is written."""
         found, options = list(self.layout.warnings), dict(self.recipe.options)
         if options.get("drop_mtp") and not self.before.tail:
-            found.append("--drop-mtp: the file has no layers behind the trunk")
+            found.append("`drop_mtp`: the file has no layers behind the trunk")
         if "out_type" in options and not self.layout.computes:
-            found.append("--out-type: nothing is computed; the tensors keep their types")
+            found.append("`out_type`: nothing is computed; the tensors keep their types")
         return found + applied_first(self.layout.pieces, self.headers) + self.faults
 
     def write(

@@ -95,7 +95,7 @@ def read_provenance(header: Header) -> Provenance:
     missing = [PREFIX + k for k in _OWN if PREFIX + k not in header.metadata]
     if missing:
         raise FormatError(
-            "the file does not tell how it was made",
+            "no ggsurgery provenance in this file",
             file=header.path,
             tensor=missing[0],
             expected="entries written by ggsurgery",

@@ -39,7 +39,7 @@ def split_layout(layout: FileLayout, max_bytes: int) -> tuple[FileLayout, ...]:
             "too many files",
             expected=f"at most {MAX_FILES}",
             found=len(groups),
-            hint="Give a larger --split-max-size.",
+            hint="Give a larger `split_max_size`.",
         )
     return tuple(_file(layout, group, number, len(groups)) for number, group in enumerate(groups))
 

@@ -47,7 +47,7 @@ class TypeChooser:
         """What was not written as wanted, one line a reason."""
         said = [
             f"{type_name(t)} cannot be written without an importance matrix or a separate "
-            "scale: computed tensors of that type become f32; choose another type with --out-type"
+            "scale: computed tensors of that type become f32; choose another type with `out_type`"
             for t in sorted(self._unwritable)
         ]
         for (wanted, columns), names in self._too_long.items():

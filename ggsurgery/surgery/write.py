@@ -31,7 +31,7 @@ Stages = Callable[[str, int], AbstractContextManager[Progress]]
 
 @contextmanager
 def unseen(_name: str, _n_bytes: int) -> Iterator[Progress]:
-    """The stages of a run whose progress nobody watches."""
+    """The stages of a run whose progress is not shown."""
     yield lambda _n: None
 
 

@@ -83,7 +83,7 @@ def measured_sparsity(recipe: Recipe, zeros: Sequence[Zeros]) -> list[str]:
         return []
     return [
         f"asked for {asked:.4g}, but {inexact} has few exact zeros: measured "
-        f"{n_zero / n_weights:.4g} after encoding; --out-type f16 keeps them all"
+        f"{n_zero / n_weights:.4g} after encoding; `out_type` f16 keeps them all"
     ]
 
 

@@ -85,7 +85,7 @@ class _BlockEncoder:
         self._width = shape_of(expr)[0]
 
     def encode(self, rows: Rows) -> Raw | None:
-        """The rows as bytes; None where a value is no number or too large for the type."""
+        """The rows as bytes; None where a value is not a number or too large for the type."""
         match self._expr:
             case Read(_, tensor) if tensor.type == self._type:
                 return self._reader.raw(self._expr, rows)

@@ -43,7 +43,7 @@ def values_finite(values: Values) -> bool:
 
 
 def check_source(values: Values, header: Header, tensor: TensorInfo) -> None:
-    """Refuse values of a source that are no numbers.
+    """Refuse values of a source that are not numbers.
 
     Raises:
         FormatError: naming file and tensor.
@@ -63,7 +63,7 @@ def nonfinite_source(header: Header, tensor: TensorInfo) -> FormatError:
 
 
 def encode(kind: int, values: Values, row_length: int) -> Raw | None:
-    """As `kernels.encode`; None where a value is no number or too large for the type.
+    """As `kernels.encode`; None where a value is not a number or too large for the type.
 
     Block types store their scales as F16, so large values overflow there too.
     """
@@ -88,8 +88,7 @@ def too_large(kind: int, largest: float) -> PlanError:
         f"the computed values are too large for {type_name(kind)}",
         expected=None if limit is None else f"at most {limit:.6g}",
         found=f"{largest:.6g}" if isfinite(largest) else "NaN or infinity",
-        hint="Choose bf16 or f32 with --out-type (in a recipe: out_type), or convert the source "
-        "to one of them."
+        hint="Choose bf16 or f32 with `out_type`, or convert the source to one of them."
         if wide
         else "Choose a smaller factor.",
     )

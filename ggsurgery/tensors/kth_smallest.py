@@ -77,7 +77,7 @@ class _Tally:
 
 @cache
 def key_table(kind: int) -> npt.NDArray[np.uint32]:
-    """float32 key of every key of a float type that is no NaN, ascending (F16, BF16)."""
+    """float32 key of every key of a float type that is not NaN, ascending (F16, BF16)."""
     own = np.arange(NAN_KEY[kind], dtype=np.uint16)
     return backend().decode(kind, own.view(np.uint8)).view(np.uint32)
 
@@ -100,7 +100,7 @@ def kth_smallest(
         sample: magnitudes picked at random from each tensor; they only make it faster.
 
     Raises:
-        PlanError: there are fewer than `k` weights that are no NaN.
+        PlanError: there are fewer than `k` weights that are not NaN.
     """
     lo, hi = _bracket(sample, k, pieces)
     seen_below = 0  # known number of keys below `lo`, once a pass has counted them
@@ -144,7 +144,7 @@ def _bracket(
     """Keys between which the threshold most likely lies: three standard errors to each side.
 
     The error is estimated between the pieces of a tensor, since neighbours are alike; that
-    tensors differ is no error, as each is sampled by its share of the weights.
+    tensors differ is not an error, as each is sampled by its share of the weights.
     """
     everything = (0, NAN_KEY[F32])
     if not sample:

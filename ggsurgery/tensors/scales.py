@@ -3,7 +3,7 @@
 llama.cpp multiplies the product of `X.weight` with the scale: one value a tensor, or one an
 expert (`build_lora_mm`, `build_lora_mm_id` in llama-graph.cpp). In a dense feed-forward
 network the bias has been added by then and is multiplied too (`build_ffn`). `X.input_scale`
-holds how NVFP4 kernels round activations; it is no factor of the weight, and means nothing
+holds how NVFP4 kernels round activations; it is not a factor of the weight, and means nothing
 beside a weight that is not the stored one.
 """
 

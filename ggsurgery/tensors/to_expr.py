@@ -239,7 +239,7 @@ def _damped(suffix: str, get: Get, factor: float) -> Expr | None:
         raise ArchitectureError(
             "a copy of this layer cannot be damped: it scales its whole output",
             tensor="layer_output_scale.weight",
-            hint="Leave --scale out.",
+            hint="Leave out `scale`.",
         )
     untouched = suffix.endswith(".input_scale") or scale_of(get, suffix) is not None
     if expr is None or untouched or not damps(suffix, has):

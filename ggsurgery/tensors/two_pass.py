@@ -271,7 +271,7 @@ def slerp_weights(ab: float, aa: float, bb: float, weight: float) -> tuple[float
     """The two factors of a slerp from the moments; those of lerp where it is undefined."""
     length = math.sqrt(aa) * math.sqrt(bb)
     cosine = ab / length if length > 0 and math.isfinite(length) else 1.0
-    if not abs(cosine) < PARALLEL:  # also where it is no number
+    if not abs(cosine) < PARALLEL:  # also where it is not a number
         return 1 - weight, weight
     angle = math.acos(cosine)
     return math.sin((1 - weight) * angle) / math.sin(angle), math.sin(weight * angle) / math.sin(

@@ -42,7 +42,7 @@ def input_norms(key: str, width: int, slabs: int) -> Values:
             "the imatrix does not know the tensor",
             file=path,
             tensor=name,
-            hint="Make it on this very model, or leave the tensor out with --only.",
+            hint="Make it on this very model, or leave the tensor out with `only`.",
         )
     means = entry.means()
     if means.size not in (width, width * slabs):

@@ -43,10 +43,10 @@ def check_bpe(vocabulary: Vocabulary) -> Iterator[Finding]:
         yield Finding(
             "error",
             "merges",
-            f"{len(lost)} of {len(merges)} have a piece that is no token: {lost[0]!r} …",
+            f"{len(lost)} of {len(merges)} contain a piece that is not a token: {lost[0]!r} …",
         )
     if len(set(merges)) < len(merges):
-        yield Finding("warning", "merges", f"{len(merges) - len(set(merges))} stand there twice")
+        yield Finding("warning", "merges", f"{len(merges) - len(set(merges))} duplicate(s)")
     never = {0xC0, 0xC1, *range(0xF5, 0x100)}  # bytes that no UTF-8 text has
     bytes_missing = [b for b, c in byte_alphabet().items() if c not in known and b not in never]
     if bytes_missing:

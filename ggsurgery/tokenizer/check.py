@@ -133,7 +133,7 @@ def check_tokenizer(
 def _check_lists(vocabulary: Vocabulary) -> Iterator[Finding]:
     twice = [t for t, n in Counter(vocabulary.tokens).items() if n > 1]
     if twice:
-        yield Finding("warning", "tokens", f"{len(twice)} stand there twice: {twice[0]!r} …")
+        yield Finding("warning", "tokens", f"{len(twice)} occur more than once: {twice[0]!r} …")
     header = vocabulary.header
     rows = (
         header.by_name["token_embd.weight"].shape[-1]

@@ -99,7 +99,7 @@ def test_tail_stays_behind_and_can_be_dropped() -> None:
     assert [k.mtp for k in rules_for(source).kinds(source)] == [False] * 4 + [True]
     assert rewrite(source, plan(0, 1, 3, tail=(4,))) == {"block_count": 4}
     assert rewrite(source, plan(0, 1, 3)) == {"block_count": 3, "nextn_predict_layers": 0}
-    with pytest.raises(ArchitectureError, match="--drop-mtp"):
+    with pytest.raises(ArchitectureError, match="`drop_mtp`"):
         rewrite(source, plan(0, 4, 1))
 
 

@@ -53,7 +53,7 @@ def test_a_template_that_fails_names_the_conversation() -> None:
 def test_marks_that_the_vocabulary_lacks(vocabulary: Vocabulary) -> None:
     assert "special tokens" not in found(lint(CHATML, vocabulary), "error")
     llama = found(lint(family("llama3").jinja, vocabulary), "error")
-    assert "is no token of this vocabulary" in llama["special tokens"]
+    assert "is not a token of this vocabulary" in llama["special tokens"]
     qwen3 = found(lint(family("qwen3").jinja, vocabulary), "note")
     assert "not tokens: <tools>" in qwen3["special tokens"]
 

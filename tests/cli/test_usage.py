@@ -155,7 +155,7 @@ def test_every_command_has_help(name):
         (["delete", "--layer", "1", "BROKEN", "OUT"], "x: tensor reaches over the end"),
         (["apply", "NONE", "IN", "OUT"], "No such file"),
         (["apply", "IN", "IN", "OUT"], "not a UTF-8 text"),
-        (["replay", "IN", "IN", "OUT"], "the file does not tell how it was made"),
+        (["replay", "IN", "IN", "OUT"], "no ggsurgery provenance in this file"),
         (["inspect", "BROKEN"], "reaches over the end"),
         (["verify", "NONE"], "No such file"),
         (["diff", "IN", "NONE"], "No such file"),

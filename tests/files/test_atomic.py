@@ -135,9 +135,9 @@ def test_outputs_that_cannot_be(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken link").symlink_to("none")
     cases = {
-        "broken link": r"broken link: the output exists\. .*--force",
-        "old": r"old: the output exists\. .*--force",
-        "pipe": "pipe: the output is no regular file",
+        "broken link": r"broken link: the output exists\. .*`force`",
+        "old": r"old: the output exists\. .*`force`",
+        "pipe": "pipe: the output is not a regular file",
         "none/out": r"none: the output's folder does not exist\. Create it with: mkdir -p",
         ".": "the output is a folder",
     }

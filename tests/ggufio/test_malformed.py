@@ -107,7 +107,7 @@ BROKEN: dict[str, tuple[Raw, str]] = {
     "a dimension of 2**63": (Raw(tensors=[tensor("a", (2**63,))]), r"impossible shape"),
     "rows that hold no whole blocks": (
         Raw(tensors=[tensor("a", (33,), T.Q8_0)]),
-        r"a: impossible shape for q8_0.*rows of 33 are no multiple of the block size 32",
+        r"a: impossible shape for q8_0.*rows of 33 are not a multiple of the block size 32",
     ),
     "offset not aligned": (Raw(tensors=[tensor("a", (8,), offset=4)]), r"a: tensor not aligned"),
     "offset over the end": (

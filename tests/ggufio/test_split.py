@@ -87,7 +87,7 @@ def _shard(number: int, count: int, names: list[str], total: int | None = None) 
 def test_a_tensor_in_two_shards(tmp_path):
     for n, names in enumerate((["a", "b"], ["b"])):
         _shard(n, 2, names).write(tmp_path / f"x-{n + 1:05d}-of-00002.gguf")
-    with pytest.raises(FormatError, match=r"x-00002.*: b: tensor stands in two shards"):
+    with pytest.raises(FormatError, match=r"x-00002.*: b: tensor is in two shards"):
         read_header(tmp_path / "x-00001-of-00002.gguf")
 
 

@@ -16,7 +16,7 @@ PLAN = Plan.identity(8, 2)  # trunk 0-5, tail 6-7
     [
         (lambda: ops.delete(PLAN, [8]), r"^layer 8 does not exist: expected 0 to 5$"),
         (lambda: ops.delete(PLAN, [-1]), r"^layer -1 does not exist: expected 0 to 5$"),
-        (lambda: ops.delete(PLAN, [6]), r"layer 6 is a tail \(MTP\) layer.*--drop-mtp"),
+        (lambda: ops.delete(PLAN, [6]), r"layer 6 is a tail \(MTP\) layer.*`drop_mtp`"),
         (lambda: ops.delete(PLAN, [1, 2, 1]), r"^layer 1 is named twice$"),
         (lambda: ops.delete(PLAN, range(6)), r"no layer would be left.*all 6 deleted"),
         (lambda: ops.keep(PLAN, []), r"no layer would be left"),

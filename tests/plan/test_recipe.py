@@ -76,7 +76,10 @@ def test_the_failing_step_is_named():
         ("- delete: 1\n  swap: 2", "operation 1 is not one operation with its arguments"),
         ("- 10", "operation 1 is not one operation"),
         ("- delete: 1\n- move: 3", r"operation 2 \(move\) needs its arguments by name"),
-        ("- set: {key: a, value: 2024-01-01}", "an argument is no plain value.*dates into quotes"),
+        (
+            "- set: {key: a, value: 2024-01-01}",
+            "an argument is not a plain value.*dates into quotes",
+        ),
         ("- delete: &a [*a]", r"line 1: \*a holds itself"),
         ("a: [b", "no valid YAML"),
         ("\x07", "no valid YAML"),

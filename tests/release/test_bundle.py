@@ -320,7 +320,7 @@ def test_a_folder_of_somebody_else_stays(files: dict[str, Path], tmp_path: Path)
     assert [p.name for p in theirs.iterdir()] == ["thesis.txt"]
     ours = tmp_path / "ours"
     build_bundle(request, ours)
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="`force`"):
         build_bundle(request, ours)
     build_bundle(replace(request, name="Another"), ours, force=True)
     assert (ours / "Another-Q8_0.gguf").is_file()

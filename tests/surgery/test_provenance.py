@@ -117,7 +117,7 @@ def test_replay_on_another_file_is_refused(tmp_path, model):
         prepare_replay(out, [other])
     with pytest.raises(PlanError, match=r"another number of inputs.*expected in\.gguf, found 2"):
         prepare_replay(out, [model, other])
-    with pytest.raises(FormatError, match="does not tell how it was made"):
+    with pytest.raises(FormatError, match="no ggsurgery provenance in this file"):
         prepare_replay(model, [model])
 
 

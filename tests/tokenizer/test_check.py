@@ -150,8 +150,8 @@ def test_a_merge_of_unknown_pieces(model: Path, tmp_path: Path) -> None:
     found = [f"{f.level}: {f.message}" for f in check_bpe(vocabulary)]
     assert found == [
         "error: 1 are not two pieces: 'broken' …",
-        "error: 1 of 4 have a piece that is no token: 'b zz' …",
-        "warning: 1 stand there twice",
+        "error: 1 of 4 contain a piece that is not a token: 'b zz' …",
+        "warning: 1 duplicate(s)",
     ]
 
 

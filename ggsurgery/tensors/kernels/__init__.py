@@ -75,7 +75,7 @@ def row_bytes(kind: int, row_length: int) -> int:
     """Bytes of a row of `row_length` values.
 
     Raises:
-        EngineError: the row is no multiple of the type's block.
+        EngineError: the row is not a multiple of the type's block.
     """
     known = GGMLQuantizationType(kind)
     block, size = GGML_QUANT_SIZES[known]
@@ -118,7 +118,7 @@ def encode(kind: int, values: Values, row_length: int) -> Raw:
     if not can_encode(kind):
         raise EngineError(
             f"{known.name.lower()} cannot be encoded without an importance matrix",
-            hint="Choose another type with --out-type",
+            hint="Choose another type with `out_type`",
         )
     size = row_bytes(kind, row_length)
     lib = ggml.load()

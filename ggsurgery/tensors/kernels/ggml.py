@@ -144,7 +144,7 @@ class Ggml:
         if not np.isfinite(values).all():
             raise EngineError(
                 f"NaN or infinity cannot be encoded as {GGMLQuantizationType(kind).name.lower()}",
-                hint="Write these tensors as f32, f16 or bf16 (--out-type)",
+                hint="Write these tensors as f32, f16 or bf16 (`out_type`)",
             )
         rows = values.size // row_length
         weights = None if imatrix is None else _address(imatrix)
