@@ -168,7 +168,7 @@ def test_prune_by_wanda_refuses_what_would_have_to_follow(
     swapped = operated(model, tmp_path, *LINEAGES["swap"][0])
     out, moved = tmp_path / "p.gguf", tmp_path / "moved.gguf"
     command = ("prune", "--sparsity", ".5", "--scope", "row", "--score", "wanda", "--imatrix")
-    for matrix, message in ((ours, f"imatrix remap {ours.name}"), (foreign, "imatrix-of")):
+    for matrix, message in ((ours, f"imatrix remap {ours.name}"), (foreign, "imatrix_of")):
         refused = run(*command, matrix, swapped, out)
         assert isinstance(refused.exception, PlanError) and message in str(refused.exception)
         assert not out.exists()

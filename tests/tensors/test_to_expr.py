@@ -185,7 +185,9 @@ def test_a_layer_that_scales_what_it_got_cannot_be_damped(tmp_path: Path) -> Non
     tensors = {f"blk.0.{n}": (weights((64,), 1), F32) for n in names}
     with write_file(tmp_path / "m.gguf", tensors) as source:
         block = Edited(take(0), (Damp(0.5),))
-        with pytest.raises(ArchitectureError, match=r"it scales its whole output\. Leave --scale"):
+        with pytest.raises(
+            ArchitectureError, match=r"it scales its whole output\. Leave out `scale`"
+        ):
             expression(source, block, "ffn_down.weight")
 
 
