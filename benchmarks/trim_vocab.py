@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from _inputs import data, smollm2
-
+from benchmarks._inputs import data, smollm2
 from ggsurgery.jobs.speed import SpeedRequest
 from ggsurgery.jobs.vocab import TrimVocabRequest
 from ggsurgery.plan.recipe import Recipe

@@ -48,7 +48,7 @@ def distil(
 
     CUT learns the next-token distribution of BASE on the text (KL divergence over the whole
     vocabulary, AdamW). The last windows of the text are held out: OUT gets the weights that do
-    best on them. Needs PyTorch: pip install 'ggsurgery[train]'.
+    best on them. Needs the extra: pip install '.[train]'.
 
     Ctrl-C keeps the state in OUT.checkpoint, and the same command continues. --dry-run says
     how long the training takes.

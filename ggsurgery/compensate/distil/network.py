@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import GGSurgeryError
+from ...files.installation import require
 from ...ggufio.reader import Source
 from ...tensors.expr import Read
 from ...tensors.read_rows import RowReader
@@ -30,15 +30,9 @@ def load_torch() -> Any:
     """The module torch.
 
     Raises:
-        GGSurgeryError: it is not installed.
+        MissingExtraError: it is not installed.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise GGSurgeryError(
-            "training needs PyTorch", hint="pip install 'ggsurgery[train]'"
-        ) from error
-    return torch
+    return require("torch", "train", "training")
 
 
 class Network:

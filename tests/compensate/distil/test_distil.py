@@ -266,19 +266,13 @@ def test_quantized_files_are_warned_of(tmp_path):
 
 
 def test_without_pytorch(tmp_path, monkeypatch):
-    import builtins
-
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name == "torch":
-            raise ImportError(name)
-        return real(name, *rest)
+    def absent(name):
+        raise ImportError(name)
 
     base, cut = base_and_cut(tmp_path)
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr("ggsurgery.files.installation.import_module", absent)
     failed = call("distil", *COMMAND, base, cut, tmp_path / "out.gguf", code=1)
-    assert "training needs PyTorch. pip install 'ggsurgery[train]'" in failed.err
+    assert "training needs the package torch, which is not installed" in failed.err
 
 
 @pytest.mark.slow
