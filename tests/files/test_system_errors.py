@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -115,13 +116,13 @@ def test_which_file_the_kernel_could_not_copy(tmp_path, monkeypatch, model):
 @pytest.mark.parametrize(
     "words",
     [
-        ["perplexity", "{in}", "--text", "{bad}"],
+        ["perplexity", "{in}", "--text", "{bad}", "--ctx", "64"],
         ["kl", "{in}", "{in}", "--text", "{bad}", "--ctx", "64"],
-        ["imatrix", "{in}", "i.gguf", "--text", "{bad}"],
-        ["heal", "--layer", "1", "{in}", "o.gguf", "--text", "{bad}"],
-        ["laco", "{in}", "o.gguf", "--text", "{bad}", "--highest", "3"],
+        ["imatrix", "{in}", "i.gguf", "--text", "{bad}", "--ctx", "64"],
+        ["heal", "--layer", "1", "{in}", "o.gguf", "--text", "{bad}", "--ctx", "64"],
+        ["laco", "{in}", "o.gguf", "--text", "{bad}", "--highest", "3", "--ctx", "64"],
         ["scan", "{in}", "--text", "{bad}", "--ctx", "64"],
-        ["influence", "{in}", "--text", "{bad}"],
+        ["influence", "{in}", "--text", "{bad}", "--ctx", "64"],
         ["choices", "{in}", "--data", "{bad}"],
         ["apply", "{bad}", "{in}", "o.gguf"],
         ["template", "set", "--from", "{bad}", "{in}", "o.gguf"],
@@ -205,10 +206,13 @@ def test_a_full_disk_behind_standard_output(model):
                 check=False,
             )
         assert done.returncode == 1
-        assert done.stderr.splitlines() == [
-            "ggsurgery: error: standard output: cannot print: No space left on device. Check the "
-            "disk that it is redirected to."
-        ]
+        message = (
+            "standard output: cannot print: No space left on device. Check the disk that it is "
+            "redirected to."
+        )
+        (line,) = done.stderr.splitlines()
+        error = json.loads(line)["error"]["message"] if more else line
+        assert error.removeprefix("ggsurgery: error: ") == message
 
 
 def test_a_base_file_that_cannot_be_read(tmp_path, monkeypatch):
@@ -297,7 +301,8 @@ def test_what_is_measured_of_a_private_model_is_private(tmp_path):
         "imatrix": ("imatrix", source, tmp_path / "imatrix", "-f", text, "-c", "64"),
         "side": (
             *("heal", source, tmp_path / "out.gguf", "--layer", "1", "-f", text, "-c", "64"),
-            *("--tokens", "256", "--few-tokens", "--sidecar", tmp_path / "side"),
+            *("--tokens", "256", "--few-tokens", "--force"),
+            *("--sidecar", tmp_path / "side"),
         ),
     }
     for private in (source, text):

@@ -159,7 +159,20 @@ def test_laco_compares_the_states_of_the_special_tokens(model: Path, text: Path)
 def test_a_cut_is_healed_on_the_special_tokens_and_replayed(
     model: Path, text: Path, tmp_path: Path
 ) -> None:
-    common = ("heal", model, "--layer", 1, "-f", text, "-c", 32, "--tokens", 64, "--few-tokens")
+    common = (
+        "heal",
+        model,
+        "--layer",
+        1,
+        "-f",
+        text,
+        "-c",
+        32,
+        "--tokens",
+        64,
+        "--few-tokens",
+        "--force",
+    )
     plain, special = tmp_path / "plain.gguf", tmp_path / "special.gguf"
     call(*common, plain)
     call(*common, "--parse-special", special)
