@@ -27,7 +27,8 @@ def orthogonalize(g: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalized. Parameters are matrices; equal shapes go together."""
+    """Momentum, orthogonalized. Parameters are matrices or stacks [n, rows, columns] of them;
+    equal shapes go together."""
 
     def __init__(self, params: Iterable[torch.Tensor], momentum: float = 0.95) -> None:
         super().__init__(list(params), {"lr": 0.0, "momentum": momentum})
@@ -44,6 +45,8 @@ class Muon(torch.optim.Optimizer):
                     state = self.state[p].setdefault("m", torch.zeros_like(p))
                     state.mul_(group["momentum"]).add_(p.grad)
                     moved.append(p.grad + group["momentum"] * state)
-                size = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                for p, update in zip(members, orthogonalize(torch.stack(moved)), strict=True):
+                rows, columns = shape[-2:]
+                size = group["lr"] * max(1.0, rows / columns) ** 0.5
+                updates = orthogonalize(torch.stack(moved).view(-1, rows, columns))
+                for p, update in zip(members, updates.view(-1, *shape), strict=True):
                     p.sub_(size * update)
