@@ -98,7 +98,7 @@ def test_fewer_layers_at_the_end_of_the_stack() -> None:
         lambda plan: seen.append(len(plan.blocks)) or [1.0],
     )  # type: ignore[func-returns-value]
     assert seen[0] == 3
-    with pytest.raises(PlanError, match="--highest"):
+    with pytest.raises(PlanError, match="`highest`"):
         collapse(Plan.identity(6), settings, lambda plan: [1.0])
 
 
