@@ -191,6 +191,9 @@ NEEDS = {
     "release push": "the hub",
     "evaluate out.gguf --baseline in.gguf -o verdict.json": "minutes; the guide's own is run",
     "experts": "a mixture of experts",
+    "schema recipe": "the shell's redirection; tests/pipeline/test_schema.py runs it",
+    "tokenizer check trimmed.gguf": "the file that vocab trim wrote",
+    "vocab": "thousands of tokens; tests/jobs/test_vocab.py runs the commands",
     "run models/demo.yaml": "SmolLM2; `make demo` and tests/pipeline run it",
     "run models/qwen3-tiny-v1.yaml": "Qwen3-1.7B",
 }
