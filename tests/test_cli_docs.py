@@ -7,6 +7,7 @@ import inspect
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from ggsurgery.cli._overview import SECTIONS, SHORT_HELP
 from ._command import call, environment
 from ._needs import ROOT, needs_package, needs_smollm2
 from ._shapes import BYTES, small, write_shapes
+from ._small_models import write_small_model
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -123,7 +125,7 @@ except SystemExit:
         [sys.executable, "-c", code], env=environment(), check=True, capture_output=True, text=True
     )
     names = ast.literal_eval(done.stdout.splitlines()[-1])
-    assert set(names) == {f"ggsurgery.cli._{n}" for n in ("flags", "overview", "signals")}
+    assert set(names) == {"ggsurgery.cli._overview", "ggsurgery.cli._signals"}
     click_alone = min(seconds("-c", "import click") for _ in range(5))
     overview = min(seconds("-m", "ggsurgery", "--help") for _ in range(5))
     assert overview <= 2.5 * click_alone, (overview, click_alone)
@@ -190,10 +192,6 @@ NEEDS = {
     "lora": "an adapter; tests/surgery/test_lora.py merges some",
     "release push": "the hub",
     "evaluate out.gguf --baseline in.gguf -o verdict.json": "minutes; the guide's own is run",
-    "experts": "a mixture of experts",
-    "schema recipe": "the shell's redirection; tests/pipeline/test_schema.py runs it",
-    "tokenizer check trimmed.gguf": "the file that vocab trim wrote",
-    "vocab": "thousands of tokens; tests/jobs/test_vocab.py runs the commands",
     "run models/demo.yaml": "SmolLM2; `make demo` and tests/pipeline run it",
     "run models/qwen3-tiny-v1.yaml": "Qwen3-1.7B",
 }
@@ -222,9 +220,19 @@ QUICK = {
 }
 
 
-def shown_commands() -> Iterator[tuple[list[str], int]]:
-    """The command lines in their order, with the exit code that their output implies."""
-    text = documentation()
+#: Pages about models that the example folder does not hold; each is pasted with one of its own.
+OWN_MODEL = ("experts.md", "vocabulary.md")
+
+
+def shown_commands(page: str | None = None) -> Iterator[tuple[list[str], int]]:
+    """The command lines in their order, with the exit code that their output implies.
+
+    Args:
+        page: one of `OWN_MODEL`; None gives those of all other pages.
+    """
+    own = [p for p in PAGES if Path(p).name in OWN_MODEL]
+    pages = [p for p in PAGES if p not in own] if page is None else [p for p in own if page in p]
+    text = "\n".join((ROOT / p).read_text(encoding="utf-8") for p in pages)
     for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         prompt = {"sh": "ggsurgery ", "console": "$ ggsurgery "}.get(kind)
         if prompt is None:
@@ -252,20 +260,25 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "demo"
 
 
-def paste(names: set[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
+def paste(
+    names: set[str], monkeypatch: pytest.MonkeyPatch, folder: Path, page: str | None = None
+) -> int:
     """Run the documentation's commands of these names in their order."""
     monkeypatch.chdir(folder)
     ran = 0
-    for arguments, code in shown_commands():
+    for arguments, code in shown_commands(page):
         line = shlex.join(arguments)
         if arguments[0] not in names or any(line.startswith(n) for n in NEEDS):
             continue
         if arguments[0] in LONG and "--limit" not in arguments:
             arguments += ["--limit", "2"]
+        target = arguments[-1] if arguments[-2:-1] == [">"] else None
         try:
-            call(*arguments, code=code)
+            printed = call(*arguments[: -2 if target else None], code=code).out
         except AssertionError as error:
             raise AssertionError(f"ggsurgery {line}: {error}") from None
+        if target is not None:  # what the shell does
+            Path(target).write_text(printed, encoding="utf-8")
         ran += 1
     return ran
 
@@ -290,6 +303,28 @@ def test_all_of_the_documentation_can_be_pasted(tmp_path, example_folder, monkey
     call("example", folder, "--model", example_folder / "in.gguf")
     rest = set(COMMANDS) - {"example", "template"}  # lint finds what a random vocabulary lacks
     assert paste(rest, monkeypatch, folder) >= 45
+
+
+@pytest.mark.slow
+def test_the_guide_to_experts_can_be_pasted(tmp_path, monkeypatch):
+    write_small_model(
+        tmp_path / "moe.gguf",
+        width=64,
+        n_layers=2,
+        n_experts=128,
+        vocabulary_of=ROOT / "models/tiny-qwen3/tiny-qwen3.gguf",
+    )
+    texts = {"code": "heldout_search", "german": "heldout_report", "test": "heldout_report"}
+    for name, source in texts.items():
+        shutil.copy(ROOT / f"models/tiny-qwen3/{source}.txt", tmp_path / f"{name}.txt")
+    assert paste({"experts"}, monkeypatch, tmp_path, "experts.md") == 6
+
+
+@pytest.mark.slow
+def test_the_guide_to_vocabularies_can_be_pasted(tmp_path, monkeypatch):
+    folder = tmp_path / "demo"
+    call("example", folder, "--model", needs_smollm2())
+    assert paste({"vocab", "tokenizer"}, monkeypatch, folder, "vocabulary.md") == 7
 
 
 def test_an_example_is_completed_and_replaces_nothing(tmp_path, example_folder):

@@ -21,7 +21,6 @@ from ..errors import GGSurgeryError, did_you_mean, json_text
 from ..files import temporary
 from ..files.system_errors import system_error
 from ..host import plain_terminal
-from ._flags import with_flags
 from ._overview import SECTIONS, SHORT_HELP
 from ._signals import Stopped, ignore_signals, stop_like_ctrl_c
 
@@ -152,6 +151,8 @@ def main(args: list[str] | None = None) -> NoReturn:
         sys.stderr.close()
         sys.exit(141)
     except Exception as error:
+        from ._flags import with_flags
+
         known = _known(error, command).reworded(lambda text: with_flags(text, command))
         if debug:
             click.echo(f"ggsurgery: error code: {known.code}", err=True)

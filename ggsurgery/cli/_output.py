@@ -17,7 +17,6 @@ import click
 
 from ..errors import OutputError, json_text, printable
 from ..present.table import Table
-from ._flags import with_flags
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,15 +88,22 @@ def _finite(value: Any) -> Any:
 def note(*texts: str) -> None:
     """Remarks to the user, on standard error so that figures stay alone on standard output."""
     for text in texts:
-        click.echo(printable(with_flags(text), _LAYOUT), err=True)
+        click.echo(_remark(text), err=True)
 
 
 def warn(*texts: str) -> None:
     """Warnings, each on a line of its own."""
     for text in texts:
-        click.echo(
-            click.style("warning: ", fg="yellow") + printable(with_flags(text), _LAYOUT), err=True
-        )
+        click.echo(click.style("warning: ", fg="yellow") + _remark(text), err=True)
+
+
+def _remark(text: str) -> str:
+    """The text with flags in place of the fields that it names in backquotes."""
+    if "`" in text:
+        from ._flags import with_flags
+
+        text = with_flags(text)
+    return printable(text, _LAYOUT)
 
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> str:

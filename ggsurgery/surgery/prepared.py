@@ -17,7 +17,6 @@ from ..inspect.verify import verify
 from ..plan.recipe import Recipe
 from ..plan.types import Plan
 from .describe import layer_map
-from .fold_scales import applied_first
 from .layout import Compute, FileLayout
 from .write import Stages, execute, unseen
 
@@ -174,7 +173,11 @@ class PreparedSurgery:
             found.append("`drop_mtp`: the file has no layers behind the trunk")
         if "out_type" in options and not self.layout.computes:
             found.append("`out_type`: nothing is computed; the tensors keep their types")
-        return found + applied_first(self.layout.pieces, self.headers) + self.faults
+        if self.layout.computes:
+            from .fold_scales import applied_first  # arithmetic, which a plain copy does not load
+
+            found += applied_first(self.layout.pieces, self.headers)
+        return found + self.faults
 
     def write(
         self,
