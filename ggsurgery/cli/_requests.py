@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import click
 import msgspec
@@ -139,7 +139,7 @@ def request_options(
                 _attach(command, option_of(cls, field, required=name in needed))
         for name in reversed((*arguments, *filter(None, (many, several)))):
             command = _argument(*fields[name], several=name in (many, several))(command)
-        return command  # type: ignore[no-any-return]
+        return cast(F, command)
 
     return add
 

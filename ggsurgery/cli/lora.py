@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -110,12 +111,12 @@ def merge(
 
 def _row(fit: Fit) -> tuple[object, ...]:
     facts = _facts(fit)
-    ranks = ", ".join(map(str, facts["ranks"]))  # type: ignore[call-overload]
+    ranks = ", ".join(map(str, facts["ranks"]))
     misfits = len(fit.misfits) or "none"
     return (fit.adapter.path.name, facts["tensors"], ranks, facts["alpha"], misfits)
 
 
-def _facts(fit: Fit) -> dict[str, object]:
+def _facts(fit: Fit) -> dict[str, Any]:
     return {
         "adapter": fit.adapter.path.name,
         "tensors": len(fit.adapter.pairs),

@@ -247,7 +247,7 @@ class Chain:
     def _put(self, position: int, block: Block, key: str, delta: NDArray[np.float64]) -> None:
         plan = self.at.plan
         blocks = (*plan.blocks[:position], block, *plan.blocks[position + 1 :])
-        self.session.given[key] = np.ascontiguousarray(delta, np.float32)  # type: ignore[index]
+        self.session.given[key] = np.ascontiguousarray(delta, np.float32)
         self.at = replace(self.at, plan=replace(plan, blocks=blocks))
 
     def _around(self, place: Place, tensor: str) -> Iterator[tuple[dict[str, F32], F32]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import FormatError, PlanError
+from ..files.digest import sha256_of_text
 from ..files.fields import FieldError, Fields, dict_of, flag, list_of, mapping, number, whole
 from ..files.fields import text as text_field
 from ..ggufio.types import type_id
@@ -15,7 +16,6 @@ from ..plan.text import parse_layers
 from .fit import heal
 from .settings import METHODS, Chosen, Method, Settings
 from .sidecar import Sidecar
-from .step import sha256_of
 
 #: Steps that name arrays which are too large for a recipe.
 WITH_ARRAYS = ("heal", "distil")
@@ -37,11 +37,11 @@ def heal_again(
     done = [one.operation for one in recipe.steps]
     if fit is None or done[-1] != "heal" or [o for o in done if o in WITH_ARRAYS] != ["heal"]:
         raise PlanError("only a recipe whose last step is `heal` can be fitted again")
-    if sha256_of(text) != fit.get("text"):
+    if sha256_of_text(text) != fit.get("text"):
         raise PlanError(
             "not the text that the cut was healed on",
             expected=f"sha256 {fit.get('text')}",
-            found=sha256_of(text),
+            found=sha256_of_text(text),
         )
     settings, chosen = _asked(fit, path)
     *before, last = recipe.steps

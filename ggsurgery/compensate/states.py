@@ -26,7 +26,7 @@ class States(Sequence[F32]):
     def __init__(self, lengths: Sequence[int], width: int) -> None:
         self._lengths, self._width = list(lengths), width
         self._starts = 4 * width * np.concatenate([[0], np.cumsum(self._lengths)])
-        self._file = tempfile.TemporaryFile(prefix="ggsurgery-states-")  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(prefix="ggsurgery-states-")  # noqa: SIM115 - see `close`
 
     def put(self, index: int, rows: F32) -> None:
         """Keep the states of a window.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..files.digest import sha256_of_text
 from ..plan.recipe import Step, step
 from ..plan.text import format_layers
 from .settings import Chosen, Settings
@@ -29,7 +29,7 @@ def heal_step(
         **({"parse_special": True} if settings.parse_special else {}),
         **({"attention": True} if settings.attention else {}),
         **chosen.to_json(),
-        "text": sha256_of(text),
+        "text": sha256_of_text(text),
     }
     if scales:
         fit["scales"] = {str(number): factor for number, factor in scales.items()}
@@ -37,7 +37,3 @@ def heal_step(
         fit["arrays"] = {key: sidecar.checksum(key) for key in sidecar}
     cut = format_layers(sorted(set(layers))) if layers else None
     return step("heal", layer=cut, fit=fit)
-
-
-def sha256_of(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, cast
 
 from ..errors import GGSurgeryError, RequestError
 from ..files.text import read_corpus
@@ -109,7 +109,7 @@ def corpus(path: str | Path) -> str:
 def read_once(read: Callable[[Path], T], path: Path) -> T:
     """What a reader makes of a file; of a pipe it is kept, which cannot be read twice."""
     if path.exists() and not path.is_file():
-        return _piped(read, path)  # type: ignore[return-value]
+        return cast(T, _piped(read, path))
     return read(path)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import GGSurgeryError
-from ..files.text import read_bytes, read_corpus
+from ..files.digest import sha256_of_file
+from ..files.text import read_corpus
 from ..runtime.vocab_only import VocabularyFile
 from .draw import SEED
 from .registry import METRICS, Metric, chosen
@@ -93,8 +93,10 @@ class Setup:
         row = self.asked
         return {
             "metric": row.name,
-            "text": _content(self.text) if self.needs_text and self.text is not None else None,
-            "questions": None if self.data is None else _content(self.data),
+            "text": "sha256:" + sha256_of_file(self.text)
+            if self.needs_text and self.text is not None
+            else None,
+            "questions": None if self.data is None else "sha256:" + sha256_of_file(self.data),
             "n_ctx": self.n_ctx,
             "n_windows": self.n_windows,
             "limit": self.limit,
@@ -119,7 +121,3 @@ class Setup:
                 self.n_windows,
                 parse_special=self.parse_special,
             )
-
-
-def _content(path: Path) -> str:
-    return "sha256:" + hashlib.sha256(read_bytes(path)).hexdigest()

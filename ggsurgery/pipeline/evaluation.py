@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, rename
+from ..files.digest import sha256_of_file
 from ..files.names import fitting
 from ..files.progress import Progress
-from ..files.text import read_bytes
 from ..jobs.bench import BenchRequest
 from ..jobs.choices import ChoicesRequest
 from ..jobs.evaluate import EvaluateRequest
@@ -105,7 +105,7 @@ def measurements(document: Document, source: Path) -> list[Measurement]:
         name = f"choices-{fitting(files[0].stem)}"
         if name in {m.name for m in found}:
             raise FormatError(f"evaluate.choices asks {written['data']} twice", file=document.path)
-        key = {**written, **_drawn(questions), "sha256": [sha256_of(f) for f in files]}
+        key = {**written, **_drawn(questions), "sha256": [sha256_of_file(f) for f in files]}
         add(name, key, ChoicesRequest, questions)
     if (bench := asked.bench) is not None:
         folders = {"data": bench.data, "include": bench.include_path}
@@ -152,7 +152,7 @@ def text_key(text: Any) -> dict[str, Any]:
         key["parse_special"] = True
     if getattr(text, "bos", None) is not None:
         key["bos"] = text.bos
-    return key | {"sha256": sha256_of(Path(text.text))}
+    return key | {"sha256": sha256_of_file(Path(text.text))}
 
 
 def _drawn(asked: Any) -> dict[str, Any]:
@@ -160,14 +160,9 @@ def _drawn(asked: Any) -> dict[str, Any]:
     return {} if asked.limit is None else {"limit_seed": asked.limit_seed}
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a text or a file of questions, hex."""
-    return hashlib.sha256(read_bytes(path)).hexdigest()
-
-
 def _contents(folder: Path) -> str:
     """One sum for all files of a folder that hold questions or tasks."""
     kinds = (".jsonl", ".json", ".yaml", ".yml", ".py")
     files = sorted(p for p in folder.rglob("*") if p.suffix in kinds and p.is_file())
-    facts = "".join(f"{p.relative_to(folder)} {sha256_of(p)}\n" for p in files)
+    facts = "".join(f"{p.relative_to(folder)} {sha256_of_file(p)}\n" for p in files)
     return hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from ..errors import EngineError, PlanError
 from ..files.atomic import atomic_path
+from ..files.digest import sha256_of_file
 from ..files.fields import FieldError, Fields, mapping, read_json
 from ..files.progress import Progress
 from ..ggufio.reader import Source
@@ -34,7 +35,7 @@ from ..runtime.imatrix_need import file_needs_imatrix
 from ..surgery.prepare import prepare
 from .bundle_inputs import bundle_request, check_release, licence
 from .document import Document
-from .evaluation import Measurement, measurements, sha256_of
+from .evaluation import Measurement, measurements
 from .paths import Places
 from .state import key_of
 from .training import train
@@ -147,7 +148,7 @@ def _laco(document: Document, source: Path, places: Places, checksum: str, n_lay
     text = Path(section.text)
     key = key_of(
         "laco",
-        {**document.section("laco"), "text": sha256_of(text)},
+        {**document.section("laco"), "text": sha256_of_file(text)},
         [checksum],
         llama_cpp=installed_version(),
     )
@@ -244,7 +245,7 @@ def _imatrix(document: Document, places: Places, cut: str) -> Task:
             "warnings": list(found.warnings),
         }
 
-    key = {"n_ctx": section.ctx, "n_chunks": section.windows, "text": sha256_of(text)}
+    key = {"n_ctx": section.ctx, "n_chunks": section.windows, "text": sha256_of_file(text)}
     for name in ("parse_special", "process_output"):  # only then: the keys of earlier runs stay
         key |= {name: True} if getattr(section, name) else {}
     on = key_of("imatrix", key, [cut], llama_cpp=installed_version())
@@ -375,8 +376,8 @@ def _release(
     settings = {
         "section": document.section("release"),
         "name": document.name,
-        "files": [sha256_of(file) for file in given],
-        "recipe": sha256_of(document.path),  # the manifest holds it
+        "files": [sha256_of_file(file) for file in given],
+        "recipe": sha256_of_file(document.path),  # the manifest holds it
     }
     key = key_of("release", settings, on)
     stem = safe_name(document.name)

@@ -9,13 +9,13 @@ from typing import Any
 
 from ..compensate.distil.checkpoint import checkpoint_path
 from ..compensate.distil.settings import is_trained
+from ..files.digest import sha256_of_file
 from ..files.progress import Progress
 from ..jobs.distil import DistilRequest
 from ..plan.distil import key_of as array_key
 from ..surgery.layout import FileLayout
 from ..surgery.prepare import prepare
 from .document import Document
-from .evaluation import sha256_of
 from .paths import Places
 from .state import key_of
 
@@ -61,7 +61,7 @@ def train(
         }
 
     text = Path(request.text)
-    settings = {**document.section("distil"), "text": sha256_of(text)}
+    settings = {**document.section("distil"), "text": sha256_of_file(text)}
     return f"on {text.name}", key_of("distil", settings, on), make
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import network as net
 import numpy as np
@@ -30,7 +31,7 @@ TEMPLATE = (
 )
 
 
-def write(model: net.Network, tokenizer: dict[str, object], out: Path) -> None:
+def write(model: net.Network, tokenizer: dict[str, Any], out: Path) -> None:
     writer = GGUFWriter(out, "qwen3moe")
     writer.add_name("tiny-moe")
     writer.add_description("Sixteen experts trained on six domains; for tests")
@@ -61,12 +62,12 @@ def write(model: net.Network, tokenizer: dict[str, object], out: Path) -> None:
     writer.close()
 
 
-def add_vocabulary(writer: GGUFWriter, tokenizer: dict[str, object]) -> None:
+def add_vocabulary(writer: GGUFWriter, tokenizer: dict[str, Any]) -> None:
     bpe = tokenizer["model"]
-    ids: dict[str, int] = bpe["vocab"]  # type: ignore[index]
+    ids: dict[str, int] = bpe["vocab"]
     tokens = sorted(ids, key=ids.__getitem__)
     assert len(tokens) == VOCABULARY
-    merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]  # type: ignore[index]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)

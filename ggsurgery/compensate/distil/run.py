@@ -6,7 +6,6 @@ ordinary writing path encodes the sums.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from ... import host
 from ...errors import EngineError, PlanError
+from ...files.digest import sha256_of_text
 from ...ggufio.lora import write_adapter
 from ...ggufio.reader import Source
 from ...ggufio.types import Header, type_name
@@ -132,7 +132,7 @@ class Distillation:
             "device": self.device,
             "torch": str(torch.__version__),
             "base": {"name": Path(base).name, "checksum": checksums[0]},
-            "text": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+            "text": sha256_of_text(text),
         }
         facts = json.dumps([self._facts, checksums[1]], sort_keys=True)
         uncut, trained = (Network.load(path, self.device) for path in (base, cut))
@@ -144,7 +144,7 @@ class Distillation:
             [torch.from_numpy(w.astype(np.int64)).to(self.device) for w in windows.inputs],
             settings,
             state=state,
-            key=hashlib.sha256(facts.encode()).hexdigest(),
+            key=sha256_of_text(facts),
         )
 
     def estimate(self) -> Estimate:

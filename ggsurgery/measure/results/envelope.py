@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...files.text import read_bytes
+from ...files.digest import sha256_of_file
 from ...ggufio.reader import Source
 from .facts import model_facts
 from .score import versions
@@ -50,4 +49,4 @@ def digest_of(path: Path) -> dict[str, str]:
     Raises:
         FormatError: the file cannot be read.
     """
-    return {} if path.is_dir() else {"sha256": hashlib.sha256(read_bytes(path)).hexdigest()}
+    return {} if path.is_dir() else {"sha256": sha256_of_file(path)}

@@ -8,7 +8,7 @@ live     a model in memory whose weights are overwritten; deleted layers are byp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -73,14 +73,15 @@ class Candidates(ExitStack):
         route: Route = "auto",
         n_threads: int | None = None,
         allow_unknown_arch: bool = False,
-        given: Mapping[str, Any] | None = None,
+        given: dict[str, Any] | None = None,
         out_type: int | None = None,
     ) -> None:
         super().__init__()
         if route not in get_args(Route):
             raise GGSurgeryError("unknown route", expected=get_args(Route), found=route)
         self.path, self.windows, self.route = Path(path), windows, route
-        self.n_threads, self.cache_bytes, self.given = n_threads, cache_bytes, given
+        self.n_threads, self.cache_bytes = n_threads, cache_bytes
+        self.given: dict[str, Any] = {} if given is None else given
         self.source = self.enter_context(Source(path))
         self.out_type = out_type
         header = self.source.header
