@@ -113,10 +113,8 @@ def big_llama(path: Path, layers: int, nbytes: int, *, sparse: bool = False) -> 
     width = nbytes // 4
     infos = [tensor(f"blk.{i}.ffn_up.weight", (width,), T.F32, i * nbytes) for i in range(layers)]
     end = layers * nbytes
-    infos += [  # what `verify` asks of a llama model
-        tensor("token_embd.weight", (WIDTH,), T.F32, end),
-        tensor("output_norm.weight", (WIDTH,), T.F32, end + 4 * WIDTH),
-    ]
+    small = [n for n in shapes(layers) if "ffn_up" not in n]  # what `verify` asks of a llama model
+    infos += [tensor(n, (WIDTH,), T.F32, end + 4 * WIDTH * i) for i, n in enumerate(small)]
     head = Raw(kvs, infos, b"").build()
     with path.open("wb") as file:
         file.write(head)
@@ -126,7 +124,7 @@ def big_llama(path: Path, layers: int, nbytes: int, *, sparse: bool = False) -> 
                 block = rng.bytes(1 << 20)
                 for at in range(0, nbytes, len(block)):
                     file.write(block[: nbytes - at])
-        file.truncate(len(head) + end + 8 * WIDTH)
+        file.truncate(len(head) + end + 4 * WIDTH * len(small))
     return path
 
 

@@ -272,6 +272,8 @@ def paste(
             continue
         if arguments[0] in LONG and "--limit" not in arguments:
             arguments += ["--limit", "2"]
+        if arguments[0] == "heal" and "--force" not in arguments:
+            arguments += ["--force"]  # of random layers nothing can be learnt, which is an error
         target = arguments[-1] if arguments[-2:-1] == [">"] else None
         try:
             printed = call(*arguments[: -2 if target else None], code=code).out

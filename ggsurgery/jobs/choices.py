@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,17 +72,18 @@ class ChoicesRequest(ChoicesSettings, frozen=True, kw_only=True):
     force: Force = False
 
     def check(self) -> list[str]:
-        """Refuse an output in the way and damaged questions."""
+        """Refuse an output in the way and damaged questions; returns warnings."""
         if self.out is not None:
             files = [Path(f) for f in (self.file, self.data, self.examples) if f is not None]
             check_output(Path(self.out), files, force=self.force)
-        self._asked()
-        return []
+        _longest.cache_clear()
+        return cautions.of_prompts(Path(self.file), *_longest(self))
 
     def run(self, progress: Progress | None = None) -> ChoicesResult:
         """Ask in a child process."""
         prompted, facts = self._asked()
-        longest, trained = worker.run(runs.longest_of_file, self.file, prompted)
+        longest, _ = _longest(self)
+        _longest.cache_clear()
         scores = worker.run(
             runs.choices_of_file,
             self.file,
@@ -94,8 +96,7 @@ class ChoicesRequest(ChoicesSettings, frozen=True, kw_only=True):
         )
         results = Results(model_facts(Path(self.file)), scores)
         write_results(self.out, results, force=self.force)
-        warnings = cautions.of_prompts(Path(self.file), longest, trained)
-        return ChoicesResult(results, tuple(warnings), style=facts["style"], chance=facts["chance"])
+        return ChoicesResult(results, style=facts["style"], chance=facts["chance"])
 
     def _asked(self) -> tuple[list[Prompted], dict[str, Any]]:
         """The questions as prompts, and what their scores record."""
@@ -112,3 +113,13 @@ class ChoicesRequest(ChoicesSettings, frozen=True, kw_only=True):
             "chance": sum(1 / len(q.choices) for q in questions) / len(questions),
         }
         return list(prompts(questions, style, shots=self.shots, examples=examples)), facts
+
+
+@lru_cache(1)
+def _longest(request: ChoicesRequest) -> tuple[int, int]:
+    """Tokens of the longest prompt, and of the context that the model was trained with.
+
+    Kept from `check` to `run`, which needs them too.
+    """
+    prompted, _ = request._asked()
+    return worker.run(runs.longest_of_file, request.file, prompted)

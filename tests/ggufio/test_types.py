@@ -105,7 +105,7 @@ def test_an_empty_array_is_an_entry():
 def test_sizes_and_names():
     assert tensor_nbytes((256, 3), type_id("q4_k")) == 3 * 144
     assert tensor_nbytes((256, 3), 999) is None
-    with pytest.raises(ValueError, match="no multiple of the block size 256"):
+    with pytest.raises(ValueError, match="are not a multiple of the block size 256"):
         tensor_nbytes((288,), type_id("Q4_K"))
     with pytest.raises(FormatError, match="unknown tensor type 'q9'"):
         type_id("q9")

@@ -33,7 +33,7 @@ def test_perplexity(small: Path, text: Path, capsys: pytest.CaptureFixture[str])
     shown = json.loads(capsys.readouterr().out)
     expected = perplexity_of_file(small, WORDS, n_ctx=64, n_chunks=3)
     assert shown["value"] == pytest.approx(expected.value, rel=1e-9)
-    assert (shown["n"], shown["n_chunks"], shown["text"]) == (93, 3, "words.txt")
+    assert (shown["n"], shown["n_chunks"], shown["text"]["file"]) == (93, 3, "words.txt")
     assert len(shown["items"]) == 3
     run("perplexity", small, small, "--text", text, "--ctx", 64, "--chunks", 2)
     table = capsys.readouterr().out
@@ -114,7 +114,7 @@ def test_imatrix(
 ) -> None:
     out, cut, remapped = tmp_path / "im.gguf", tmp_path / "cut.gguf", tmp_path / "cut-im.gguf"
     run("imatrix", small, out, "--text", text, "--ctx", 64, "--chunks", 3)
-    assert "21 tensors over 3 chunks of 64 tokens" in capsys.readouterr().err
+    assert "21 tensors over 3 windows of 64 tokens" in capsys.readouterr().err
     assert read_imatrix(out).datasets == ("words.txt",)  # no folder of this machine
     run("delete", "--layer", 1, small, cut)
     run("imatrix", "remap", out, remapped, "--cut", cut, "--uncut", small)
