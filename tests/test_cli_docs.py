@@ -272,8 +272,9 @@ def paste(
             continue
         if arguments[0] in LONG and "--limit" not in arguments:
             arguments += ["--limit", "2"]
-        if arguments[0] == "heal" and "--force" not in arguments:
-            arguments += ["--force"]  # of random layers nothing can be learnt, which is an error
+        if arguments[0] == "heal":  # of random layers nothing can be learnt, which is an error
+            assert not Path(arguments[-1]).exists(), f"ggsurgery {line}: the output exists"
+            arguments += ["--force"]
         target = arguments[-1] if arguments[-2:-1] == [">"] else None
         try:
             printed = call(*arguments[: -2 if target else None], code=code).out

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import PlanError
-from ..files.atomic import atomic_path
 from ..find.laco import Attempt, Result
 from ..jobs.laco import LacoRequest
-from ..jobs.measured import envelope_of
+from ..jobs.measured import envelope_of, write_json
 from ._files import FILE
 from ._output import echo, print_json, table
 from ._requests import Maker, perform, request_options
@@ -50,8 +48,7 @@ def laco(options: Options, make: Maker, source: Path, out: Path, log: Path | Non
     figures = envelope_of("laco", request) if options.as_json else {}
     figures["laco"] = result.to_json()
     if log is not None and not options.dry_run:
-        with atomic_path(log, inputs=inputs, force=options.force) as temporary:
-            temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_json(log, result.to_json(), force=options.force, inputs=inputs)
     if not options.as_json:
         _show(result)
     elif not result.steps:

@@ -1,6 +1,6 @@
 """The model healed so far beside the uncut one, both advanced layer by layer.
 
-    uncut   tokens ─▶ … ─▶ state behind the layers that a place stands for = what is wanted
+    uncut   tokens ─▶ … ─▶ state behind the layers that a place replaces = what is wanted
     now     tokens ─▶ … ─▶ input of the layer that is fitted ─▶ its features
 
 Each step feeds the kept states to a model of the next few layers alone, and keeps what comes

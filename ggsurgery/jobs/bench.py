@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..measure.results.result_files import Results
 from ..runtime import worker
 from . import cautions
 from .fields import Force, LimitSeed, Model, ResultFile, Threads
-from .measured import Measured, envelope_of, write_text
+from .measured import Measured, envelope_of, write_json
 from .request import FilePath, Settings, Texts, option
 
 
@@ -106,9 +105,7 @@ class BenchRequest(BenchSettings, frozen=True, kw_only=True):
         facts = envelope_of("bench", self)
         document = {**found.document, **facts}  # the harness's versions are of its tasks
         document["versions"] = {**found.document.get("versions", {}), **facts["versions"]}
-        if self.out is not None:
-            text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-            write_text(Path(self.out), text, force=self.force, inputs=[Path(self.file)])
+        write_json(self.out, document, force=self.force, inputs=[Path(self.file)])
         results = Results(model_facts(Path(self.file)), tuple(found.scores))
         warnings = cautions.of_truncated(found.n_truncated, self.ctx)
         return BenchResult(results, tuple(warnings), document=document)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from ..plan.text import format_layers
 from ..runtime import worker
 from . import cautions
 from .fields import Ctx, Force, Model, ParseSpecial, ResultFile, TextSettings, Threads, corpus
-from .measured import write_text
+from .measured import write_json
 from .request import FilePath, FilePaths, Settings, option
 from .request import Texts as Names
 
@@ -114,9 +113,7 @@ class RankExpertsRequest(RankingSettings, frozen=True, kw_only=True):
             "parse_special": self.parse_special or None,
         }
         document = envelope(KIND, Path(self.file), settings) | found.to_json(self.method)
-        if self.out is not None:
-            text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-            write_text(Path(self.out), text + "\n", force=self.force, inputs=self._inputs)
+        write_json(self.out, document, force=self.force, inputs=self._inputs)
         return RankingResult(found, document, tuple(cautions_of(found)))
 
     @property
@@ -325,9 +322,7 @@ class SweepExpertsRequest(TextSettings, frozen=True, kw_only=True):
             "base": base.to_json(),
             "candidates": [row.to_json(base) for row in rows],
         }
-        if self.out is not None:
-            text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-            write_text(Path(self.out), text + "\n", force=self.force, inputs=self._inputs)
+        write_json(self.out, document, force=self.force, inputs=self._inputs)
         return SweepResult(base, tuple(rows), document)
 
     @property

@@ -63,7 +63,7 @@ class HealSettings(Settings, frozen=True, kw_only=True):
     ] = DEFAULT.first
 
     def agree(self) -> None:
-        """Refuse a sweep or a ridge that is no number, and attention without a refit."""
+        """Refuse an impossible sweep or ridge, and attention without a refit."""
         self.numbers.check()
 
     @property

@@ -75,8 +75,19 @@ def write_text(out: Path, text: str, *, force: bool, inputs: Sequence[Path] = ()
         temporary.write_bytes(text.encode(errors="backslashreplace"))  # names not in UTF-8
 
 
+def write_json(
+    out: str | Path | None, document: Any, *, force: bool, inputs: Sequence[Path] = ()
+) -> None:
+    """Write a JSON document, if a file is wanted.
+
+    Raises:
+        OutputError: it exists (without `force`) or its folder is missing.
+    """
+    if out is not None:
+        text = json.dumps(document, indent=1, ensure_ascii=False)
+        write_text(Path(out), text + "\n", force=force, inputs=inputs)
+
+
 def write_results(out: str | Path | None, results: Results, *, force: bool) -> None:
     """Write a result file, if one is wanted."""
-    if out is not None:
-        document = json.dumps(results.to_json(), indent=1, ensure_ascii=False)
-        write_text(Path(out), document + "\n", force=force, inputs=[Path(results.model.file)])
+    write_json(out, results.to_json(), force=force, inputs=[Path(results.model.file)])

@@ -192,7 +192,7 @@ class SearchRequest(CandidateRequest, frozen=True, kw_only=True):
             save_plot(figures, Path(self.plot), force=self.force)
         warning: tuple[str, ...] = ()
         if verdict is None and reporting is not None:
-            warning = ("no configuration could be measured: there is no winner to report on",)
+            warning = ("no configuration could be measured, so the report has no winner",)
         elif verdict is None:
             warning = (
                 "these figures are of the text that the winner was chosen on; `report_text` "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from ..measure.results.facts import model_facts
 from ..measure.results.result_files import Results
 from ..runtime import worker
 from .fields import Force, ResultFile, Threads
-from .measured import write_text
+from .measured import write_json
 from .request import FilePaths, Settings, option
 
 
@@ -71,8 +70,6 @@ class SpeedRequest(Settings, frozen=True, kw_only=True):
         )
         results = tuple(Results(model_facts(s.file), tuple(s.scores)) for s in speeds)
         found = SpeedResult(tuple(speeds), results)
-        if self.out is not None:
-            text = json.dumps(found.to_json(), indent=1, ensure_ascii=False)
-            inputs = tuple(map(Path, self.files))
-            write_text(Path(self.out), text + "\n", force=self.force, inputs=inputs)
+        inputs = tuple(map(Path, self.files))
+        write_json(self.out, found.to_json(), force=self.force, inputs=inputs)
         return found

@@ -238,7 +238,7 @@ def _header_steps(sections: Mapping[str, Any], template: Template | None, path: 
             json.dumps(value)  # it will stand in the file's recipe
         except (TypeError, ValueError, RecursionError) as error:
             raise FormatError(
-                f"header.{key} is no plain value",
+                f"header.{key} is not a plain value",
                 file=path,
                 found=str(error),
                 expected="numbers, text, lists; put dates into quotes",

@@ -26,10 +26,10 @@ _KEY = re.compile(rf"heal\.blk\.(\d+)\.({re.escape(PROJECTION)}|{re.escape(ATTEN
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Layer `position` of a plan ends what stands for the uncut layers `first` … `last`.
+    """Layer `position` of a plan is the last of those that replace the uncut layers first … last.
 
     Attributes:
-        begin: the first layer of the plan that stands for them; mostly `position` itself.
+        begin: the first of the layers that replace them; mostly `position` itself.
         seam: whether they are anything else than that one uncut layer as it was.
         removed: those of them that the plan lacks.
     """
@@ -42,7 +42,7 @@ class Place:
     removed: tuple[int, ...] = ()
 
     def describe(self) -> str:
-        """The layers that the place stands for, and how the plan changed them."""
+        """The uncut layers, and how the plan changed them."""
         if self.removed:
             return f"{format_layers(self.removed)} removed"
         if not self.seam:

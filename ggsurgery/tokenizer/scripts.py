@@ -40,7 +40,7 @@ def scripts_of(text: str) -> frozenset[str]:
 
 
 def token_text(token: str, alphabet: dict[str, int] | None) -> str:
-    """What a token stands for; of a part of a character nothing.
+    """The text of a token; empty for a part of a character.
 
     Args:
         alphabet: character → byte of a byte-level vocabulary; None for others.

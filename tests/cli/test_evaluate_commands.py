@@ -195,7 +195,7 @@ def test_inputs_survive_force(folder):
     assert {p: p.read_bytes() for p in before} == before
 
 
-def test_controls_that_cannot_be_chosen_are_told_before_the_work(folder, monkeypatch):
+def test_controls_that_cannot_be_chosen_are_named_before_the_work(folder, monkeypatch):
     def refuse(*_, **__):
         raise EngineError("no controls of this")
 
@@ -253,7 +253,7 @@ def test_a_model_with_nan_weights_is_named_with_its_node(folder, tmp_path):
     assert "logits are not numbers" in said and "-2" in said and "broken.gguf" in said
 
 
-def of_harness(path: Path, value: float, stderr: float | str, *, told: bool) -> Path:
+def of_harness(path: Path, value: float, stderr: float | str, *, stated: bool) -> Path:
     """A result file as lm-evaluation-harness writes it for wikitext."""
     row = {"alias": "wikitext"}
     for name, one in (("word", value), ("byte", 1 + value / 100)):
@@ -264,17 +264,17 @@ def of_harness(path: Path, value: float, stderr: float | str, *, told: bool) -> 
         "n-samples": {"wikitext": {"original": 62, "effective": 62}},
         "model_name": path.stem,
     }
-    if told:
+    if stated:
         names = ("word_perplexity", "byte_perplexity", "bits_per_byte")
         document["higher_is_better"] = {"wikitext": dict.fromkeys(names, False)}
     path.write_text(json.dumps(document))
     return path
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_more_perplexity_a_word_is_worse(tmp_path, told):
-    low = of_harness(tmp_path / "low.json", 20.0, 0.001, told=told)
-    high = of_harness(tmp_path / "high.json", 35.0, 0.001, told=told)
+@pytest.mark.parametrize("stated", [True, False])
+def test_more_perplexity_a_word_is_worse(tmp_path, stated):
+    low = of_harness(tmp_path / "low.json", 20.0, 0.001, stated=stated)
+    high = of_harness(tmp_path / "high.json", 35.0, 0.001, stated=stated)
     for base, other, verdict in ((low, high, "worse"), (high, low, "better")):
         (found,) = call("compare", base, other, "--json").json
         assert [m["verdict"] for m in found["metrics"]] == [verdict] * 3
@@ -286,7 +286,7 @@ def test_more_perplexity_a_word_is_worse(tmp_path, told):
 
 
 def test_without_a_standard_error_nothing_is_tested(tmp_path):
-    low, high = (of_harness(tmp_path / f"{v}.json", v, "N/A", told=True) for v in (20.0, 35.0))
+    low, high = (of_harness(tmp_path / f"{v}.json", v, "N/A", stated=True) for v in (20.0, 35.0))
     (found,) = call("compare", low, high, "--json").json
     for metric in found["metrics"]:
         assert (metric["p_value"], metric["test"]) == (None, "none")
