@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -76,24 +77,17 @@ def trim(options: Options, make: Maker, source: Path, out: Path, map_file: Path 
     if not options.as_json:
         _tell(found)
     step = found.kept.step(target)
-    given = {str(target): found.kept}
-    if options.dry_run:
-        operate(options.recipe((step,)), (source,), out, options, given, figures=found.to_json())
-        return
-    found.kept.save(target, inputs=inputs, force=options.force)
-    try:
+    saving = found.kept.saving(target, inputs=inputs, force=options.force)
+    with nullcontext() if options.dry_run else saving:
         operate(
             options.recipe((step,)),
             (source,),
             out,
             options,
-            given,
+            {str(target): found.kept},
             spared=(*inputs[1:], target),
             figures=found.to_json(),
         )
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
 
 
 @vocab.command("map")

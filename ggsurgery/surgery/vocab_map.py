@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -84,8 +85,17 @@ class VocabMap:
         Raises:
             OutputError: it exists (without `force`), is an input, or its folder is missing.
         """
+        with self.saving(path, inputs=inputs, force=force):
+            pass
+
+    @contextmanager
+    def saving(
+        self, path: str | Path, *, inputs: Sequence[Path] = (), force: bool = False
+    ) -> Iterator[None]:
+        """As `save`; the file gets its name when the block, which writes the model, ends well."""
         with atomic_path(Path(path), inputs=inputs, force=force) as temporary:
             temporary.write_text(json.dumps(self.to_json(), separators=(",", ":")) + "\n")
+            yield
 
     @classmethod
     def load(cls, path: str | Path) -> VocabMap:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ggsurgery.errors import OutputError
 from ggsurgery.files.text import read_corpus
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.jobs.vocab import CountVocabRequest, TrimVocabRequest
@@ -42,6 +43,19 @@ def test_counts_are_those_of_llama_cpp() -> None:
     assert "latin" in shown.out
     document = json.loads(call("vocab", "count", MODEL, "--text", SEARCH_TEXT, "--json").out)
     assert document["vocabulary"] == 1024
+
+
+def test_a_failure_leaves_the_earlier_model_and_its_map(tmp_path: Path, monkeypatch) -> None:
+    out, words = tmp_path / "out.gguf", ("vocab", "trim", "--text", SEARCH_TEXT)
+    call(*words, "--keep", 640, MODEL, out)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fails(*_: object, **__: object) -> None:
+        raise OutputError("the disk ran full", file=out)
+
+    monkeypatch.setattr("ggsurgery.cli.vocab.operate", fails)
+    call(*words, "--keep", 704, "--force", MODEL, out, code=1)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_trimmed_file(trimmed: Path) -> None:
