@@ -79,6 +79,34 @@ class ReleaseSettings(Settings, frozen=True, kw_only=True):
         bool, option("Run `tokenizer check` on the recommended file; an error gives exit code 1.")
     ] = True
 
+    def bundle(
+        self, files: Iterable[Path], name: str | None, licence: Path | str | None, **more: Any
+    ) -> Request:
+        """What `release.build_bundle` takes.
+
+        Args:
+            licence: a file, or an identifier.
+            more: further fields of `Request`.
+        """
+        return Request(
+            files=tuple(files),
+            name=name,
+            family=self.family,
+            base_model=self.base_model,
+            license=licence if isinstance(licence, Path) else None,
+            license_id=licence if isinstance(licence, str) else None,
+            system=self.system,
+            recommended=self.recommended,
+            languages=tuple(self.languages),
+            tags=tuple(self.tags),
+            parameters=self.parameters,
+            repo=self.repo,
+            relation=self.relation,
+            quantized_by=self.quantized_by,
+            check_tokenizer=self.check_tokenizer,
+            **more,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ReleaseResult:
@@ -114,26 +142,14 @@ class ReleaseRequest(ReleaseSettings, frozen=True, kw_only=True):
         named = None if self.license is None else licence_of(self.license, Path(self.license))
         laco, measured = _sorted(map(Path, self.results))
         files = tuple(map(Path, self.files))
-        request = Request(
-            files=files,
-            name=self.name,
-            family=self.family,
-            base_model=self.base_model,
-            license=named if isinstance(named, Path) else None,
-            license_id=named if isinstance(named, str) else None,
-            system=self.system,
-            recommended=self.recommended,
-            languages=tuple(self.languages),
-            tags=tuple(self.tags),
-            parameters=self.parameters,
+        request = self.bundle(
+            files,
+            self.name,
+            named,
             original=_original(list(map(Path, self.original))),
             results=measured,
             laco=laco,
             memory=memory_of(files) if self.memory else {},
-            repo=self.repo,
-            relation=self.relation,
-            quantized_by=self.quantized_by,
-            check_tokenizer=self.check_tokenizer,
         )
         made = build_bundle(request, Path(self.out), force=self.force, progress=progress)
         return ReleaseResult(made, (*made.errors, *cautions.of_bundle(made)))

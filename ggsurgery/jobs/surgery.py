@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +14,7 @@ from ..files.progress import Progress
 from ..plan.recipe import Recipe, load_recipe
 from ..surgery.prepare import prepare
 from ..surgery.prepared import Summary
+from ..surgery.write import stages_of
 from .fields import AllowUnknownArch, Force, SplitMaxSize, Threads, size_in_bytes
 from .request import FilePath, FilePaths, Settings, option
 
@@ -93,19 +92,6 @@ class SurgeryRequest(Settings, frozen=True, kw_only=True):
 
     def run(self, progress: Progress | None = None) -> SurgeryResult:
         """Write the model."""
-
-        @contextmanager
-        def stages(_name: str, total: int) -> Iterator[Callable[[int], None]]:
-            done = 0
-
-            def tick(n: int) -> None:
-                nonlocal done
-                done += n
-                if progress is not None:
-                    progress(done, total)
-
-            yield tick
-
         size = self.split_max_size
         with prepare(self.to_recipe(), [Path(file) for file in self.files]) as prepared:
             written = prepared.write(
@@ -114,7 +100,7 @@ class SurgeryRequest(Settings, frozen=True, kw_only=True):
                 sync=self.sync,
                 threads=self.threads,
                 split_max_size=None if size is None else size_in_bytes("split_max_size", size),
-                stages=stages,
+                stages=stages_of(progress),
             )
             warnings = (*prepared.warnings, *written.warnings)
             return SurgeryResult(written.files, prepared.summary, warnings)

@@ -89,28 +89,15 @@ def bundle_request(
     released = {n: p for n, p in files.items() if n != "cut"} or dict(files)
     results = [results_of(places.results(name, asked), original) for name in released]
     memory = memory_of(released.values()) if section.memory else {}
-    named = licence(document)
     said = read_said(places.said) if places.said.is_file() else None
-    return Request(
-        files=tuple(released.values()),
-        name=document.name,
-        family=section.family,
-        base_model=section.base_model,
-        license=named if isinstance(named, Path) else None,
-        license_id=named if isinstance(named, str) else None,
-        system=section.system,
-        recommended=section.recommended,
-        languages=tuple(section.languages),
-        tags=tuple(section.tags),
-        parameters=section.parameters,
+    return section.bundle(
+        released.values(),
+        document.name,
+        licence(document),
         original=original,
         results=(*(r for r in results if r is not None), *(r for r in given if r not in of_source)),
         laco=read_json(places.laco) if document.file.laco is not None else None,
         said=said,
         memory=memory,
         recipe=read_text(document.path, MAX_SMALL),
-        repo=section.repo,
-        relation=section.relation,
-        quantized_by=section.quantized_by,
-        check_tokenizer=section.check_tokenizer,
     )

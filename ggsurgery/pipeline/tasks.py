@@ -8,8 +8,7 @@ source ─ [laco] ─ cut ─ [distil] ─┬─ imatrix ─┐
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,7 @@ from ..runtime.binding import installed_version
 from ..runtime.filetypes import file_type
 from ..runtime.imatrix_need import file_needs_imatrix
 from ..surgery.prepare import prepare
+from ..surgery.write import stages_of
 from .bundle_inputs import bundle_request, check_release, licence
 from .document import Document
 from .evaluation import Measurement, measurements
@@ -191,20 +191,9 @@ def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) ->
     def make(progress: Progress) -> Any:
         recipe = recipe_of(document, places)
 
-        @contextmanager
-        def stages(_name: str, total: int) -> Iterator[Callable[[int], None]]:
-            done = 0
-
-            def tick(n: int) -> None:
-                nonlocal done
-                done += n
-                progress(done, total)
-
-            yield tick
-
         with prepare(recipe, [source]) as prepared:
             warnings = prepared.warnings
-            warnings += prepared.write(out, force=True, stages=stages).warnings
+            warnings += prepared.write(out, force=True, stages=stages_of(progress)).warnings
             if document.file.template is not None:
                 text = str(prepared.layout.metadata["tokenizer.chat_template"].value)
                 warnings += cautions.of_template(text, prepared.shell)

@@ -35,6 +35,24 @@ def unseen(_name: str, _n_bytes: int) -> Iterator[Progress]:
     yield lambda _n: None
 
 
+def stages_of(progress: Callable[[int, int], object] | None) -> Stages:
+    """Stages that report (bytes done, bytes in all) of each to one function."""
+
+    @contextmanager
+    def stages(_name: str, total: int) -> Iterator[Progress]:
+        done = 0
+
+        def tick(n: int) -> None:
+            nonlocal done
+            done += n
+            if progress is not None:
+                progress(done, total)
+
+        yield tick
+
+    return stages
+
+
 def unsettled_bytes(layout: FileLayout) -> int:
     """How much `settle` would have to read at least; 0 where nothing is to be found."""
     exprs = [p.job.expr for p in layout.pieces if isinstance(p.job, Compute)]
