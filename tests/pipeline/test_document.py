@@ -68,7 +68,7 @@ def write(folder: Path, text: str) -> Path:
         ("template: {family: qwen-3}\n", "Did you mean qwen3"),
         ("template: {file: missing.jinja}\n", "missing.jinja: cannot be read"),
         ("header: [a]\n", "header holds keys"),
-        ("header: {general.date: 2024-01-02}\n", r"header\.general\.date is no plain.*quotes"),
+        ("header: {general.date: 2024-01-02}\n", r"header\.general\.date is not a plain.*quotes"),
         ("name: 2024-13-45\n", "no valid YAML"),
         ("operations: [{delete: {layer: 0,\n    layer: 2}}]\n", "line 2: duplicate key .layer."),
         ("- delete: 3\n", "not a recipe"),
