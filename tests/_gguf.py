@@ -113,8 +113,9 @@ def big_llama(path: Path, layers: int, nbytes: int, *, sparse: bool = False) -> 
     width = nbytes // 4
     infos = [tensor(f"blk.{i}.ffn_up.weight", (width,), T.F32, i * nbytes) for i in range(layers)]
     end = layers * nbytes
-    small = [n for n in shapes(layers) if "ffn_up" not in n]  # what `verify` asks of a llama model
-    infos += [tensor(n, (WIDTH,), T.F32, end + 4 * WIDTH * i) for i, n in enumerate(small)]
+    # what `verify` asks of a llama model besides; a block each, so that big tensors stay in theirs
+    small = [n for n in shapes(layers) if "ffn_up" not in n]
+    infos += [tensor(n, (1024,), T.F32, end + 4096 * i) for i, n in enumerate(small)]
     head = Raw(kvs, infos, b"").build()
     with path.open("wb") as file:
         file.write(head)
@@ -124,7 +125,7 @@ def big_llama(path: Path, layers: int, nbytes: int, *, sparse: bool = False) -> 
                 block = rng.bytes(1 << 20)
                 for at in range(0, nbytes, len(block)):
                     file.write(block[: nbytes - at])
-        file.truncate(len(head) + end + 4 * WIDTH * len(small))
+        file.truncate(len(head) + end + 4096 * len(small))
     return path
 
 
