@@ -52,6 +52,9 @@ if TYPE_CHECKING:  # what a type checker sees; `_HOMES` is what Python imports
     from .jobs.quantize import QuantizeRequest as QuantizeRequest
     from .jobs.release import ReleaseRequest as ReleaseRequest
     from .jobs.release import ReleaseResult as ReleaseResult
+    from .jobs.repair import RepairRequest as RepairRequest
+    from .jobs.replay import ReplayRequest as ReplayRequest
+    from .jobs.replay import ReplayResult as ReplayResult
     from .jobs.scan import ScanRequest as ScanRequest
     from .jobs.scan import ScanResult as ScanResult
     from .jobs.search import SearchRequest as SearchRequest
@@ -107,6 +110,9 @@ _HOMES: dict[str, str] = {
     "Recipe": "plan.recipe",
     "ReleaseRequest": "jobs.release",
     "ReleaseResult": "jobs.release",
+    "RepairRequest": "jobs.repair",
+    "ReplayRequest": "jobs.replay",
+    "ReplayResult": "jobs.replay",
     "RequestError": "errors",
     "ScanRequest": "jobs.scan",
     "ScanResult": "jobs.scan",

@@ -63,10 +63,10 @@ class Maker:
         self.values = values
 
     def __call__(self, cls: type[S], why: str = "", **more: Any) -> S:
-        """A request with these values and more; options that it has no field for are refused.
+        """A request with these values and more.
 
         Args:
-            why: such an option has no effect.
+            why: refuses options that it has no field for, which have no effect.
 
         Raises:
             UsageError: a required option is missing, or one has no effect.
@@ -75,7 +75,7 @@ class Maker:
         fields = {f.name: f for f in msgspec.structs.fields(cls)}
         known = {name: value for name, value in self.values.items() if name in fields}
         context = click.get_current_context()
-        for option in context.command.params:
+        for option in context.command.params if why else ():
             name = str(option.name)
             if name in self.values and name not in fields and is_given(name):
                 used = ", ".join(o for o in option.opts if o.startswith("--"))
@@ -88,6 +88,7 @@ class Maker:
 
 def request_options(
     *classes: type[Settings],
+    beside: tuple[type[Settings], ...] = (),
     arguments: tuple[str, ...] = (),
     many: str | None = None,
     several: str | None = None,
@@ -99,14 +100,17 @@ def request_options(
     classes a `make: Maker`.
 
     Args:
+        classes: alternatives; an option that all of them need is required.
+        beside: further requests that the command makes, whatever it was called with.
         arguments: fields that are positional, in their order.
         many: a positional field that takes several values; each makes a request of its own.
         several: a positional field that takes several values, all of one request.
         skip: fields that the command fills in itself.
     """
+    all_classes = (*classes, *beside)
     fields = {
         f.name: (cls, f)
-        for cls in reversed(classes)
+        for cls in reversed(all_classes)
         for f in msgspec.structs.fields(cls)
         if f.name not in (skip or ())
     }
@@ -122,15 +126,15 @@ def request_options(
                 if many is not None:
                     files = make.values[many]
                     values["requests"] = [make(classes[0], **{many: one}) for one in files]
-                elif skip is not None or len(classes) > 1:
+                elif skip is not None or len(all_classes) > 1:
                     values["make"] = make
                 else:
                     values["request"] = make(classes[0])
                 return function(*args, **values)
             except RequestError as error:
-                raise click.UsageError(str(error.reworded(flags_of(*classes)))) from None
+                raise click.UsageError(str(error.reworded(flags_of(*all_classes)))) from error
             except GGSurgeryError as error:
-                raise error.reworded(flags_of(*classes)) from None
+                raise error.reworded(flags_of(*all_classes)) from error
 
         command: Any = wrapped
         ordered = sorted(fields.items(), key=lambda item: item[0] not in needed)

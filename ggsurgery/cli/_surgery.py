@@ -16,79 +16,83 @@ from ..errors import OutputError, printable
 from ..files.atomic import check_output
 from ..ggufio.changes import short
 from ..ggufio.types import Value
-from ..plan.recipe import PLAIN_STEPS, Recipe, Step
+from ..jobs import surgery as job
+from ..jobs.request import Settings
+from ..plan.recipe import PLAIN_STEPS, Step
 from ..plan.text import format_layers
 from ..plan.types import references
 from ..present.numbers import human_bytes, human_count
-from ..surgery.prepare import prepare
 from ..surgery.prepared import PreparedSurgery, Written
 from ..surgery.provenance import PREFIX
-from ._files import FILE, split_option
-from ._output import echo, note, print_json, table, warn
+from ._files import FILE
+from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import bytes_bar
+from ._requests import request_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-
-_OPTIONS = (
-    click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing."),
-    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-    click.option("--force", is_flag=True, help="Replace an existing output."),
-    click.option("--name", help="The new model's general.name."),
-    click.option("--sync", is_flag=True, help="Wait until the data is on the disk."),
-    split_option,
-    click.option("--drop-mtp", is_flag=True, help="Leave out the layers behind the trunk (MTP)."),
-    click.option(
-        "--full-checksum",
-        is_flag=True,
-        help="Record the sha256 of the whole input (slower than the surgery).",
-    ),
-    click.option(
-        "--allow-unknown-arch",
-        is_flag=True,
-        help="Operate on an architecture without a rule file; check the result well.",
-    ),
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show what would be done; write nothing."
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """The options of all surgery commands; `repair` and `replay` have the first five."""
+class Surgery:
+    """What a command that writes a model was asked for, besides the operation itself.
 
+    Args:
+        settings: a request with the fields of `jobs.surgery.write`.
+    """
+
+    settings: Settings
     dry_run: bool
     as_json: bool
-    force: bool
-    sync: bool
-    split_max_size: int | None
-    name: str | None = None
-    drop_mtp: bool = False
-    full_checksum: bool = False
-    allow_unknown_arch: bool = False
 
-    def recipe(self, steps: tuple[Step, ...], **more: Any) -> Recipe:
-        """A recipe of these steps with the options that change the bytes."""
-        chosen = {
-            "drop_mtp": self.drop_mtp or None,
-            "full_checksum": self.full_checksum or None,
-            "allow_unknown_arch": self.allow_unknown_arch or None,
-            **more,
-        }
-        return Recipe(steps, self.name, tuple((k, v) for k, v in chosen.items() if v is not None))
+    @property
+    def force(self) -> bool:
+        return bool(self.settings.values()["force"])
+
+    def request(
+        self, steps: Sequence[Step], files: Sequence[Path], out: Path
+    ) -> job.SurgeryRequest:
+        """A request for these steps with the options that were given."""
+        operations = [one.to_json() for one in steps]
+        return self.settings.extend(
+            job.SurgeryRequest, files=tuple(files), out=out, operations=operations
+        )
 
 
-def surgery_options(function: F) -> F:
-    """Add the shared options; the command receives them as one `options: Options`."""
+def surgery_options(
+    *classes: type[Settings], also: tuple[str, ...] = (), skip: tuple[str, ...] = ()
+) -> Callable[[F], F]:
+    """Add the options that all surgery commands share; the command receives `surgery: Surgery`.
 
-    @wraps(function)
-    def wrapped(**values: Any) -> Any:
-        shared = {name: values.pop(name) for name in Options.__dataclass_fields__}
-        return function(options=Options(**shared), **values)
+    Args:
+        classes: further requests of the command, which then receives `make: Maker` too.
+        also: of the options for computed tensors those that the command has: `out_type` …
+        skip: fields of the further requests that the command fills in itself.
+    """
+    hidden = {"out_type", "force_kinds"} - {*also}
 
-    command: Any = wrapped
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command  # type: ignore[no-any-return]
+    def add(function: F) -> F:
+        @wraps(function)
+        def wrapped(*, make: Any, dry_run: bool, as_json: bool, **values: Any) -> Any:
+            surgery = Surgery(make(job.SurgerySettings), dry_run, as_json)
+            values |= {"make": make} if classes else {}
+            return function(surgery=surgery, **values)
 
+        options = request_options(*classes, beside=(job.SurgerySettings,), skip=(*hidden, *skip))
+        return dry_run_option(json_option(options(wrapped)))  # type: ignore[return-value]
+
+    return add
+
+
+scale_tensors_option = click.option(
+    "--scale-tensors",
+    multiple=True,
+    metavar="NAME,…=F",
+    help="Multiply these tensors of the copies (weight and bias): attn_q,attn_k=0.7.",
+)
 
 #: Both names work wherever a list of layers is taken; the first is the argument's.
 LIST_NAMES = {
@@ -122,51 +126,62 @@ def in_out(function: F) -> F:
 
 
 def operate(
-    recipe: Recipe,
-    inputs: Sequence[Path],
+    surgery: Surgery,
+    steps: Sequence[Step],
+    files: Sequence[Path],
     out: Path,
-    options: Options,
-    given: Mapping[str, Any] | None = None,
     *,
+    given: Mapping[str, Any] | None = None,
     spared: Sequence[Path | None] = (),
-    figures: Mapping[str, Any] | None = None,
+    figures: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Prepare, then show or write, and say what was done.
+    """Apply steps: prepare, then show or write, and say what was done.
 
     Args:
-        given: arrays that the recipe names.
+        given: arrays that the steps name.
         spared: further files that the output must not replace.
-        figures: of the method that proposed the recipe; they join the JSON.
+        figures: of the method that proposed the steps; they join the JSON.
     """
-    others = [p for p in spared if p is not None]
-    if options.full_checksum:  # before a checksum over all bytes
-        check_early(inputs, out, options, spared=others)
-    with prepare(recipe, inputs, given=given) as prepared:
-        found = figures or {}
+    others = [path for path in spared if path is not None]
+    perform_surgery(surgery, surgery.request(steps, files, out), given, others, figures)
+
+
+def perform_surgery(
+    surgery: Surgery,
+    request: job.SurgeryRequest,
+    given: Mapping[str, Any] | None = None,
+    spared: Sequence[Path] = (),
+    figures: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """The same for a request, such as one of a recipe file."""
+    out, others = Path(request.out), [*request.spared, *spared]
+    if request.full_checksum:  # before a checksum over all bytes
+        check_early([*map(Path, request.files)], out, surgery, spared=others)
+    with request.prepare(given) as prepared:
         written = write(
             prepared,
             out,
-            options,
+            surgery,
             spared=others,
-            dry_run=lambda: show(prepared, out, options, found),
+            dry_run=lambda: show(prepared, out, surgery, figures),
         )
         if written is not None:
-            _tell(prepared, written, options, found)
+            _tell(prepared, written, surgery, figures)
 
 
 def check_early(
     inputs: Sequence[Path],
     out: Path,
-    options: Options,
+    surgery: Surgery,
     *more: Path | None,
     spared: Sequence[Path] = (),
 ) -> None:
     """Refuse outputs before long work for them; `more` are files written beside `out`."""
-    if options.dry_run:
+    if surgery.dry_run:
         return
     seen: set[Path] = set()
     for path in (out, *(p for p in more if p is not None)):
-        check_output(path, [*inputs, *spared], force=options.force)
+        check_output(path, [*inputs, *spared], force=surgery.force)
         if path.absolute() in seen:
             raise OutputError(
                 "two outputs have the same name", file=path, hint="Name another file."
@@ -177,7 +192,7 @@ def check_early(
 def write(
     prepared: PreparedSurgery,
     out: Path,
-    options: Options,
+    surgery: Surgery,
     *,
     spared: Sequence[Path] = (),
     dry_run: Callable[[], object] | None = None,
@@ -192,17 +207,10 @@ def write(
         What was written; None after a dry run.
     """
     warn(*prepared.warnings)
-    if options.dry_run:
-        (dry_run or (lambda: show(prepared, out, options)))()
+    if surgery.dry_run:
+        (dry_run or (lambda: show(prepared, out, surgery)))()
         return None
-    written = prepared.write(
-        out,
-        force=options.force,
-        sync=options.sync,
-        split_max_size=options.split_max_size,
-        spared=spared,
-        stages=stages,
-    )
+    written = job.write(surgery.settings, prepared, out, spared=spared, stages=stages)
     warn(*written.warnings)
     return written
 
@@ -215,14 +223,14 @@ def stages(name: str, n_bytes: int) -> Iterator[Callable[[int], object]]:
 
 
 def _tell(
-    prepared: PreparedSurgery, written: Written, options: Options, figures: Mapping[str, Any]
+    prepared: PreparedSurgery, written: Written, surgery: Surgery, figures: Mapping[str, Any]
 ) -> None:
     """Say what was written."""
     facts, out = prepared.summary, written.path
     header_only = prepared.plan.stack == prepared.before.stack and all(
         s.operation in PLAIN_STEPS for s in prepared.recipe.steps
     )
-    if options.as_json:
+    if surgery.as_json:
         more: dict[str, Any] = {"sparsity": written.sparsity} if written.zeros else {}
         if header_only:
             more |= {
@@ -268,11 +276,11 @@ def _said(value: Value | None) -> str:
     return "–" if value is None else short(value, 40) or '""'
 
 
-def warn_of_refusal(prepared: PreparedSurgery, out: Path, options: Options) -> list[str]:
+def warn_of_refusal(prepared: PreparedSurgery, out: Path, surgery: Surgery) -> list[str]:
     """Of a dry run: that the output could not be written so. Returns what was said."""
     inputs = [path for header in prepared.headers for path in header.paths]
     try:
-        check_output(out, inputs, force=options.force, nbytes=prepared.layout.n_bytes)
+        check_output(out, inputs, force=surgery.force, nbytes=prepared.layout.n_bytes)
     except OutputError as error:
         warn(f"without --dry-run this is refused: {error}")
         return [str(error)]
@@ -282,13 +290,13 @@ def warn_of_refusal(prepared: PreparedSurgery, out: Path, options: Options) -> l
 def show(
     prepared: PreparedSurgery,
     out: Path,
-    options: Options,
+    surgery: Surgery,
     figures: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """The dry run: layer map, counts and changed metadata."""
     facts, altered = prepared.summary, prepared.changes
-    refused = warn_of_refusal(prepared, out, options)
-    if options.as_json:
+    refused = warn_of_refusal(prepared, out, surgery)
+    if surgery.as_json:
         found = facts.to_json() | dict(figures) | {"metadata": [c.to_json() for c in altered]}
         more = {"out": None} if figures else {}
         print_json(found | {"warnings": [*facts.warnings, *refused]} | more)

@@ -10,9 +10,8 @@ from ..errors import PlanError
 from ..plan.blend_ops import BASED, MODEL_METHODS
 from ..plan.recipe import step
 from ..plan.recipe_arguments import numbers
-from ._blend import force_kinds_option, out_type_option
 from ._files import FILE
-from ._surgery import Options, list_option, operate, surgery_options
+from ._surgery import Surgery, list_option, operate, surgery_options
 
 
 @click.command()
@@ -36,12 +35,10 @@ from ._surgery import Options, list_option, operate, surgery_options
     help="linear: take the weights as they are; otherwise they are divided by their sum.",
 )
 @list_option("layers", "LIST", "Blend only these; all else comes from A.", required=False)
-@out_type_option
-@force_kinds_option
-@surgery_options
+@surgery_options(also=("out_type", "force_kinds"))
 @click.argument("models", nargs=-1, required=True, type=FILE, metavar="A B … OUT")
 def blend(
-    options: Options,
+    surgery: Surgery,
     method: str,
     base: Path | None,
     weights: str | None,
@@ -50,8 +47,6 @@ def blend(
     seed: int | None,
     no_normalize: bool,
     layers: str | None,
-    out_type: str | None,
-    force_kinds: bool | None,
     models: tuple[Path, ...],
 ) -> None:
     """Blend models of one shape, tensor by tensor.
@@ -95,5 +90,4 @@ def blend(
         layers=layers,
         normalize=False if no_normalize else None,
     )
-    recipe = options.recipe((one,), out_type=out_type, force_kinds=force_kinds)
-    operate(recipe, sources, out, options)
+    operate(surgery, [one], sources, out)

@@ -13,18 +13,15 @@ from ..compensate.distil.run import Distilled
 from ..compensate.distil.train import Pace
 from ..jobs.distil import DistilRequest
 from ..present.numbers import human_bytes, human_count
-from ._blend import out_type_option
 from ._files import FILE
 from ._output import echo, note, print_json, table, warn
 from ._progress import for_people, progress_bar
-from ._requests import Maker, request_options, warn_of
-from ._surgery import Options, check_early, operate, surgery_options
+from ._requests import Maker, warn_of
+from ._surgery import Surgery, check_early, operate, surgery_options
 
 
 @click.command()
-@surgery_options
-@request_options(DistilRequest, skip=("base", "cut", "checkpoint", "out_type"))
-@out_type_option
+@surgery_options(DistilRequest, also=("out_type",), skip=("base", "cut", "checkpoint"))
 @click.option("--sidecar", type=FILE, help="Write what training changed here too (.npz).")
 @click.option(
     "--save-adapter",
@@ -35,12 +32,11 @@ from ._surgery import Options, check_early, operate, surgery_options
 @click.argument("cut", metavar="CUT", type=FILE)
 @click.argument("out", metavar="OUT", type=FILE)
 def distil(
-    options: Options,
+    surgery: Surgery,
     make: Maker,
     base: Path,
     cut: Path,
     out: Path,
-    out_type: str | None,
     sidecar: Path | None,
     save_adapter: Path | None,
 ) -> None:
@@ -58,16 +54,16 @@ def distil(
       ggsurgery distil --text training.txt in-F16.gguf healed.gguf distilled.gguf
     """
     state = checkpoint_path(out)
-    request = make(DistilRequest, base=base, cut=cut, checkpoint=state, out_type=out_type)
+    request = make(DistilRequest, base=base, cut=cut, checkpoint=state)
     if save_adapter is not None and not request.numbers.kind == "lora":
         raise click.UsageError("--save-adapter needs --trainable lora:RANK")
     inputs = (base, cut, Path(request.text))
-    check_early((base, cut), out, options, sidecar, save_adapter, spared=inputs[2:])
+    check_early((base, cut), out, surgery, sidecar, save_adapter, spared=inputs[2:])
     warn_of(request, request.check())
     task = request.prepare()
     estimate = task.estimate()
-    if options.dry_run:
-        _plan(estimate, options)
+    if surgery.dry_run:
+        _plan(estimate, surgery)
         return
     note(_estimated(estimate))
     try:
@@ -77,14 +73,20 @@ def distil(
         note(f"{state}: the training so far; the same command continues")
         raise
     if sidecar is not None:
-        found.sidecar.save(sidecar, inputs=inputs, force=options.force)
+        found.sidecar.save(sidecar, inputs=inputs, force=surgery.force)
     if save_adapter is not None:
-        found.save_adapter(save_adapter, inputs=inputs, force=options.force)
-    if not options.as_json:
+        found.save_adapter(save_adapter, inputs=inputs, force=surgery.force)
+    if not surgery.as_json:
         _show(found)
-    recipe, figures = options.recipe(found.recipe.steps, out_type=out_type), found.to_json()
-    spared = (base, *inputs[2:])
-    operate(recipe, (cut,), out, options, found.sidecar, spared=spared, figures={"distil": figures})
+    operate(
+        surgery,
+        found.recipe.steps,
+        [cut],
+        out,
+        given=found.sidecar,
+        spared=(base, *inputs[2:]),
+        figures={"distil": found.to_json()},
+    )
     state.unlink(missing_ok=True)
 
 
@@ -107,8 +109,8 @@ def _estimated(estimate: Estimate) -> str:
     )
 
 
-def _plan(estimate: Estimate, options: Options) -> None:
-    if options.as_json:
+def _plan(estimate: Estimate, surgery: Surgery) -> None:
+    if surgery.as_json:
         print_json(estimate.to_json())
     else:
         echo(_estimated(estimate))

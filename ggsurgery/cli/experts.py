@@ -14,7 +14,7 @@ from ..plan.text import format_layers
 from ..present.numbers import human_count
 from ._output import echo, json_option, note, print_json, table
 from ._requests import Maker, perform, request_options
-from ._surgery import Options, check_early, in_out, operate, surgery_options
+from ._surgery import Surgery, check_early, in_out, operate, surgery_options
 
 #: Shades of the heat map, from the least needed expert of a layer to the most needed.
 SHADES = " ░▒▓█"
@@ -54,10 +54,9 @@ def rank(request: RankExpertsRequest, as_json: bool) -> None:
 
 
 @experts.command()
-@request_options(ChooseExpertsRequest, skip=("file",))
-@surgery_options
+@surgery_options(ChooseExpertsRequest, skip=("file",))
 @in_out
-def delete(options: Options, make: Maker, source: Path, out: Path) -> None:
+def delete(surgery: Surgery, make: Maker, source: Path, out: Path) -> None:
     """Delete the experts that are needed least, the same number in every layer.
 
     Rows of the router, selection biases, scales and the experts' matrices leave together, as
@@ -70,9 +69,9 @@ def delete(options: Options, make: Maker, source: Path, out: Path) -> None:
       ggsurgery experts delete --drop 25% --text calibration.txt in.gguf out.gguf
       ggsurgery experts delete --used 6 in.gguf out.gguf
     """
-    check_early((source,), out, options)
+    check_early((source,), out, surgery)
     found = perform(make(ChooseExpertsRequest, file=source), source.name, "window")
-    operate(options.recipe(found.steps), (source,), out, options)
+    operate(surgery, found.steps, [source], out)
 
 
 @experts.command()

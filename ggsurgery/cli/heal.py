@@ -11,19 +11,18 @@ from ..jobs.heal import HealRequest
 from ..jobs.measured import envelope_of
 from ._files import FILE
 from ._output import echo, note, table
-from ._requests import Maker, perform, request_options
-from ._surgery import Options, check_early, list_option, operate, surgery_options
+from ._requests import Maker, perform
+from ._surgery import Surgery, check_early, list_option, operate, surgery_options
 
 
 @click.command()
-@surgery_options
 @list_option("layer", "LIST", "Layers to cut: 12-16 or 5,12-14.", required=False)
-@request_options(HealRequest, skip=("file", "layer", "cut", "allow_unknown_arch", "any_cut"))
+@surgery_options(HealRequest, also=("out_type",), skip=("file", "layer", "cut", "any_cut"))
 @click.option("--sidecar", type=FILE, help="Write the fitted arrays here too (.npz).")
 @click.argument("files", metavar="IN [CUT]", nargs=-1, required=True, type=FILE)
 @click.argument("out", metavar="OUT", type=FILE)
 def heal(
-    options: Options,
+    surgery: Surgery,
     make: Maker,
     files: tuple[Path, ...],
     out: Path,
@@ -47,29 +46,22 @@ def heal(
     if len(files) > 2:
         raise click.UsageError(f"IN, at most one CUT, and OUT are expected: {len(files) + 1} files")
     source, cut = files[0], files[1] if len(files) == 2 else None
-    request = make(
-        HealRequest,
-        file=source,
-        cut=cut,
-        layer=layer,
-        allow_unknown_arch=options.allow_unknown_arch,
-        any_cut=options.force,
-    )
-    check_early((source,), out, options, sidecar, spared=request.inputs)
+    request = make(HealRequest, file=source, cut=cut, layer=layer, any_cut=surgery.force)
+    check_early((source,), out, surgery, sidecar, spared=request.inputs)
     found = perform(request, "heal", "window").healed
-    if not options.as_json:
+    if not surgery.as_json:
         _show(found)
-    if not options.force:
+    if not surgery.force:
         check_wins(found)
-    if sidecar is not None and not options.dry_run:
-        found.sidecar.save(sidecar, inputs=(source, *request.inputs), force=options.force)
-    figures = envelope_of("heal", request) if options.as_json else {}
+    if sidecar is not None and not surgery.dry_run:
+        found.sidecar.save(sidecar, inputs=(source, *request.inputs), force=surgery.force)
+    figures = envelope_of("heal", request) if surgery.as_json else {}
     operate(
-        options.recipe(found.recipe.steps, out_type=request.out_type),
-        (source,),
+        surgery,
+        found.recipe.steps,
+        [source],
         out,
-        options,
-        found.sidecar,
+        given=found.sidecar,
         spared=request.inputs,
         figures=figures | {"heal": found.to_json()},
     )

@@ -13,13 +13,12 @@ from ..jobs.laco import LacoRequest
 from ..jobs.measured import envelope_of, write_json
 from ._files import FILE
 from ._output import echo, print_json, table
-from ._requests import Maker, perform, request_options
-from ._surgery import Options, check_early, in_out, operate, surgery_options
+from ._requests import Maker, perform
+from ._surgery import Surgery, check_early, in_out, operate, surgery_options
 
 
 @click.command()
-@surgery_options
-@request_options(LacoRequest, skip=("file", "allow_unknown_arch"))
+@surgery_options(LacoRequest, skip=("file",))
 @click.option(
     "-o",
     "--log",
@@ -27,7 +26,7 @@ from ._surgery import Options, check_early, in_out, operate, surgery_options
     help="Write settings, attempts and statistics as JSON, as `release` puts them on a card.",
 )
 @in_out
-def laco(options: Options, make: Maker, source: Path, out: Path, log: Path | None) -> None:
+def laco(surgery: Surgery, make: Maker, source: Path, out: Path, log: Path | None) -> None:
     """Collapse layers step by step (LaCo), as long as the output stays similar.
 
     Every attempt is shown: base layer, layers merged into it, cosine of the last hidden
@@ -41,15 +40,15 @@ def laco(options: Options, make: Maker, source: Path, out: Path, log: Path | Non
       ggsurgery laco in.gguf out.gguf --text calibration.txt --highest 28 --variant reference
       ggsurgery laco in.gguf out.gguf --text calibration.txt --threshold 0.7 --log laco.json
     """
-    request = make(LacoRequest, file=source, allow_unknown_arch=options.allow_unknown_arch)
+    request = make(LacoRequest, file=source)
     inputs = (source, Path(request.text))
-    check_early((source,), out, options, log, spared=inputs[1:])
+    check_early((source,), out, surgery, log, spared=inputs[1:])
     result = perform(request, "laco", "attempt").laco
-    figures = envelope_of("laco", request) if options.as_json else {}
+    figures = envelope_of("laco", request) if surgery.as_json else {}
     figures["laco"] = result.to_json()
-    if log is not None and not options.dry_run:
-        write_json(log, result.to_json(), force=options.force, inputs=inputs)
-    if not options.as_json:
+    if log is not None and not surgery.dry_run:
+        write_json(log, result.to_json(), force=surgery.force, inputs=inputs)
+    if not surgery.as_json:
         _show(result)
     elif not result.steps:
         print_json(figures | {"out": None})
@@ -58,8 +57,7 @@ def laco(options: Options, make: Maker, source: Path, out: Path, log: Path | Non
         if all(a.similarity is None for a in result.attempts):
             advice = "No merge was possible: the attempts name the reason."
         raise PlanError("no merge was kept, so nothing was written", file=source, hint=advice)
-    recipe = options.recipe(result.recipe.steps)
-    operate(recipe, (source,), out, options, spared=inputs[1:], figures=figures)
+    operate(surgery, result.recipe.steps, [source], out, spared=inputs[1:], figures=figures)
 
 
 def _show(result: Result) -> None:

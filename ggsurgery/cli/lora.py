@@ -12,10 +12,9 @@ import click
 from ..ggufio.header import read_header
 from ..plan.text import format_layers
 from ..surgery.lora import Fit, fit_of
-from ._blend import out_type_option
 from ._files import FILE
 from ._output import echo, json_option, note, print_json, table, warn
-from ._surgery import Options, check_early, operate, surgery_options
+from ._surgery import Surgery, check_early, operate, surgery_options
 
 uncut_option = click.option(
     "--uncut",
@@ -72,19 +71,17 @@ def check(source: Path, adapters: tuple[Path, ...], uncut: Path | None, as_json:
     help="Factor of the updates, one for all adapters or one each; default: 1.",
 )
 @uncut_option
-@out_type_option
-@surgery_options
+@surgery_options(also=("out_type",))
 @click.argument("source", metavar="IN", type=FILE)
 @click.argument("adapters", metavar="ADAPTER…", nargs=-1, required=True, type=FILE)
 @click.argument("out", metavar="OUT", type=FILE)
 def merge(
-    options: Options,
+    surgery: Surgery,
     source: Path,
     adapters: tuple[Path, ...],
     out: Path,
     scale: tuple[float, ...],
     uncut: Path | None,
-    out_type: str | None,
 ) -> None:
     """Fold adapters into the weights of a model of any type.
 
@@ -96,7 +93,7 @@ def merge(
       ggsurgery lora merge in.gguf adapter.gguf out.gguf
       ggsurgery lora merge in.gguf a.gguf b.gguf out.gguf --scale 0.5 --scale 1
     """
-    check_early((source, *adapters), out, options)
+    check_early((source, *adapters), out, surgery)
     factors = scale or (1.0,)
     if len(factors) not in (1, len(adapters)):
         raise click.UsageError(f"--scale is needed once, or once for each of {len(adapters)}")
@@ -104,9 +101,8 @@ def merge(
     fits = [fit_of(path, header, uncut) for path in adapters]
     _warn_of(fits)
     pairs = zip(fits, adapters, factors * (len(adapters) // len(factors)), strict=True)
-    steps = tuple(fit.to_step(path, factor) for fit, path, factor in pairs)
-    recipe = options.recipe(steps, out_type=out_type)
-    operate(recipe, (source,), out, options, spared=adapters)
+    steps = [fit.to_step(path, factor) for fit, path, factor in pairs]
+    operate(surgery, steps, [source], out, spared=adapters)
 
 
 def _row(fit: Fit) -> tuple[object, ...]:

@@ -8,8 +8,7 @@ import click
 
 from ..plan.blend_ops import INTERPOLATIONS, MERGES, PARTS
 from ..plan.recipe import step
-from ._blend import force_kinds_option, out_type_option, scale_tensors_option
-from ._surgery import Options, in_out, list_option, operate, surgery_options
+from ._surgery import Surgery, in_out, list_option, operate, scale_tensors_option, surgery_options
 
 SCALE_HELP = (
     "Damp the copy: scale what it adds to the residual stream (attn_output and ffn_down, or the "
@@ -32,18 +31,14 @@ SCALE_HELP = (
     show_default=True,
     help="Merge the attention or the feed-forward half only; the other half stays A's.",
 )
-@out_type_option
-@force_kinds_option
-@surgery_options
+@surgery_options(also=("out_type", "force_kinds"))
 @in_out
 def merge(
-    options: Options,
+    surgery: Surgery,
     layers: str,
     method: str,
     factor: float | None,
     parts: str,
-    out_type: str | None,
-    force_kinds: bool | None,
     source: Path,
     out: Path,
 ) -> None:
@@ -71,8 +66,7 @@ def merge(
         factor=factor,
         parts=None if parts == "all" else parts,
     )
-    recipe = options.recipe((one,), out_type=out_type, force_kinds=force_kinds)
-    operate(recipe, (source,), out, options)
+    operate(surgery, [one], [source], out)
 
 
 @click.command()
@@ -94,18 +88,14 @@ def merge(
 @click.option(
     "--at", type=int, metavar="N", help="Number of the new layer; default: right behind A."
 )
-@out_type_option
-@force_kinds_option
-@surgery_options
+@surgery_options(also=("out_type", "force_kinds"))
 @in_out
 def interpolate(
-    options: Options,
+    surgery: Surgery,
     layers: str,
     weight: float,
     method: str,
     at: int | None,
-    out_type: str | None,
-    force_kinds: bool | None,
     source: Path,
     out: Path,
 ) -> None:
@@ -117,8 +107,7 @@ def interpolate(
       ggsurgery interpolate --layers 20,22 --weight 0.25 --method slerp --at 21 in.gguf out.gguf
     """
     one = step("interpolate", layers=layers, weight=weight, method=method, at=at)
-    recipe = options.recipe((one,), out_type=out_type, force_kinds=force_kinds)
-    operate(recipe, (source,), out, options)
+    operate(surgery, [one], [source], out)
 
 
 @click.command()
@@ -128,16 +117,14 @@ def interpolate(
 @click.option("--at", required=True, type=int, metavar="N", help="The number that the copy gets.")
 @click.option("--scale", type=float, metavar="S", help=SCALE_HELP)
 @scale_tensors_option
-@out_type_option
-@surgery_options
+@surgery_options(also=("out_type",))
 @in_out
 def bridge(
-    options: Options,
+    surgery: Surgery,
     layer: int,
     at: int,
     scale: float | None,
     scale_tensors: tuple[str, ...],
-    out_type: str | None,
     source: Path,
     out: Path,
 ) -> None:
@@ -149,5 +136,4 @@ def bridge(
       ggsurgery bridge --layer 5 --at 21 --scale 0.5 in.gguf out.gguf
     """
     one = step("bridge", layer=layer, at=at, scale=scale, scale_tensors=list(scale_tensors) or None)
-    recipe = options.recipe((one,), out_type=out_type)
-    operate(recipe, (source,), out, options)
+    operate(surgery, [one], [source], out)

@@ -17,7 +17,7 @@ from ..ggufio.key_types import type_text
 from ..plan.recipe import step
 from ._files import FILE
 from ._output import echo, echo_exact, json_option, print_json, table
-from ._surgery import Options, in_out, operate, surgery_options
+from ._surgery import Surgery, in_out, operate, surgery_options
 
 _NEGATIVE = re.compile(r"-[\d.]|-inf\b")
 
@@ -101,10 +101,10 @@ class _Signed(click.Command):
     is_flag=True,
     help="VALUE is JSON, for arrays: '[1, 2, 3]'; @FILE or - reads it from a file.",
 )
-@surgery_options
+@surgery_options()
 @in_out
 def set_(
-    options: Options,
+    surgery: Surgery,
     key: str,
     value: str,
     kind: str | None,
@@ -123,32 +123,32 @@ def set_(
       ggsurgery meta set general.tags '["pruned", "27 layers"]' --as-json in.gguf out.gguf
       ggsurgery meta set qwen3.rope.freq_base 5e6 in.gguf out.gguf
     """
-    if key == "general.name" and options.name is not None:
+    if key == "general.name" and surgery.settings.values()["name"] is not None:
         raise click.UsageError("The name is given twice: as VALUE and with --name.")
     given = _value(value, value_is_json)
     one = step("set", key=key, value=given, type=kind)
-    operate(options.recipe((one,)), (source,), out, options)
+    operate(surgery, [one], [source], out)
 
 
 @meta.command()
 @click.argument("key", metavar="KEY")
-@surgery_options
+@surgery_options()
 @in_out
-def unset(options: Options, key: str, source: Path, out: Path) -> None:
+def unset(surgery: Surgery, key: str, source: Path, out: Path) -> None:
     """Write a copy without one entry.
 
     \b
     Example:
       ggsurgery meta unset tokenizer.chat_template in.gguf out.gguf
     """
-    operate(options.recipe((step("unset", key=key),)), (source,), out, options)
+    operate(surgery, [step("unset", key=key)], [source], out)
 
 
 @meta.command("drop-tensor")
 @click.argument("tensor", metavar="NAME")
-@surgery_options
+@surgery_options()
 @in_out
-def drop_tensor(options: Options, tensor: str, source: Path, out: Path) -> None:
+def drop_tensor(surgery: Surgery, tensor: str, source: Path, out: Path) -> None:
     """Write a copy without one tensor, or without all that a pattern such as '*.scale' matches.
 
     `verify` tells whether llama.cpp needs a tensor; the command warns of what it would call an
@@ -159,7 +159,7 @@ def drop_tensor(options: Options, tensor: str, source: Path, out: Path) -> None:
       ggsurgery meta drop-tensor rope_freqs.weight in.gguf out.gguf
       ggsurgery meta drop-tensor 'blk.*.attn_q.bias' in.gguf out.gguf
     """
-    operate(options.recipe((step("drop_tensor", tensor=tensor),)), (source,), out, options)
+    operate(surgery, [step("drop_tensor", tensor=tensor)], [source], out)
 
 
 def _value(text: str, is_json: bool) -> Any:

@@ -12,13 +12,11 @@ import click
 from ..plan.blend_ops import SCOPES, SCORES
 from ..plan.recipe import step
 from ..present.numbers import human_bytes
-from ..surgery.prepare import prepare
 from ..surgery.prepared import PreparedSurgery, Written
 from ..surgery.zeros import Zeros, masked
-from ._blend import out_type_option
 from ._files import FILE
 from ._output import echo, note, print_json, table
-from ._surgery import Options, in_out, surgery_options, write
+from ._surgery import Surgery, in_out, surgery_options, write
 
 
 @click.command()
@@ -49,11 +47,10 @@ from ._surgery import Options, in_out, surgery_options, write
 )
 @click.option("--only", metavar="REGEX", help="Tensors to prune; default: the layers' matrices.")
 @click.option("--list", "each", is_flag=True, help="Show every tensor, not only every kind.")
-@out_type_option
-@surgery_options
+@surgery_options(also=("out_type",))
 @in_out
 def prune(
-    options: Options,
+    surgery: Surgery,
     sparsity: float | None,
     pattern: str | None,
     scope: str,
@@ -63,7 +60,6 @@ def prune(
     imatrix_of: str | None,
     only: str | None,
     each: bool,
-    out_type: str | None,
     source: Path,
     out: Path,
 ) -> None:
@@ -90,11 +86,11 @@ def prune(
         imatrix=None if imatrix is None else str(imatrix),
         imatrix_of=imatrix_of,
     )
-    with prepare(options.recipe((one,), out_type=out_type), (source,)) as prepared:
+    with surgery.request([one], [source], out).prepare() as prepared:
         spared = () if imatrix is None else (imatrix,)
-        written = write(prepared, out, options, spared=spared)
+        written = write(prepared, out, surgery, spared=spared)
         if written is not None:
-            _report(prepared, written, options.as_json, each)
+            _report(prepared, written, surgery.as_json, each)
 
 
 def _report(prepared: PreparedSurgery, written: Written, as_json: bool, each: bool) -> None:

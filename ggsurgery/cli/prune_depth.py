@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,15 +12,14 @@ from ..jobs.candidates import envelope_of
 from ..jobs.prune_depth import PruneDepthRequest
 from ..plan.text import format_layers
 from ._output import echo, note, table
-from ._requests import Maker, perform, request_options
-from ._surgery import Options, check_early, in_out, operate, surgery_options
+from ._requests import Maker, perform
+from ._surgery import Surgery, check_early, in_out, operate, surgery_options
 
 
 @click.command("prune-depth")
-@surgery_options
-@request_options(PruneDepthRequest, skip=("file", "allow_unknown_arch"))
+@surgery_options(PruneDepthRequest, skip=("file",))
 @in_out
-def prune_depth(options: Options, make: Maker, source: Path, out: Path) -> None:
+def prune_depth(surgery: Surgery, make: Maker, source: Path, out: Path) -> None:
     """Cut whole layers, chosen by measurement.
 
     A quarter of the layers costs every model a lot, and a lower quantization of the whole
@@ -31,16 +31,16 @@ def prune_depth(options: Options, make: Maker, source: Path, out: Path) -> None:
       ggsurgery prune-depth --layers 4 --by influence --text calibration.txt in.gguf out.gguf
       ggsurgery prune-depth --layers 8 --by angular --keep 11 --text cal.txt in.gguf out.gguf
     """
-    request = make(PruneDepthRequest, file=source, allow_unknown_arch=options.allow_unknown_arch)
-    check_early((source,), out, options, spared=request.inputs)
+    request = make(PruneDepthRequest, file=source)
+    check_early((source,), out, surgery, spared=request.inputs)
     choice = perform(request, f"prune-depth by {request.by}", "candidate").choice
-    if not options.as_json:
+    if not surgery.as_json:
         _show(choice, request.metric)
-    recipe, figures = options.recipe(choice.recipe.steps), {}
-    if options.as_json:
+    figures: dict[str, Any] = {}
+    if surgery.as_json:
         figures = envelope_of("prune-depth", request.setup(request.metric))
     figures["choice"] = choice.to_json()
-    operate(recipe, (source,), out, options, spared=request.inputs, figures=figures)
+    operate(surgery, choice.recipe.steps, [source], out, spared=request.inputs, figures=figures)
 
 
 def _show(choice: Choice, metric: str) -> None:

@@ -7,18 +7,17 @@ from pathlib import Path
 import click
 
 from ..plan.recipe import step
-from ._blend import out_type_option, scale_tensors_option
 from ._files import FILE
-from ._surgery import Options, in_out, list_option, operate, surgery_options
+from ._surgery import Surgery, in_out, list_option, operate, scale_tensors_option, surgery_options
 
 LAYER_HELP = "Layers as in the file, from 0: 3, 3-5 or 0-9,11,13."
 
 
 @click.command()
 @list_option("layer", "LIST", LAYER_HELP)
-@surgery_options
+@surgery_options()
 @in_out
-def delete(options: Options, layer: str, source: Path, out: Path) -> None:
+def delete(surgery: Surgery, layer: str, source: Path, out: Path) -> None:
     """Remove layers.
 
     \b
@@ -26,21 +25,21 @@ def delete(options: Options, layer: str, source: Path, out: Path) -> None:
       ggsurgery delete --layer 10 in.gguf out.gguf
       ggsurgery delete --layer 20-24,27 --dry-run in.gguf out.gguf
     """
-    operate(options.recipe((step("delete", layer=layer),)), (source,), out, options)
+    operate(surgery, [step("delete", layer=layer)], [source], out)
 
 
 @click.command()
 @list_option("layers", "A,B", "The two layers to exchange.")
-@surgery_options
+@surgery_options()
 @in_out
-def swap(options: Options, layers: str, source: Path, out: Path) -> None:
+def swap(surgery: Surgery, layers: str, source: Path, out: Path) -> None:
     """Exchange two layers.
 
     \b
     Example:
       ggsurgery swap --layers 11,12 in.gguf out.gguf
     """
-    operate(options.recipe((step("swap", layers=layers),)), (source,), out, options)
+    operate(surgery, [step("swap", layers=layers)], [source], out)
 
 
 @click.command()
@@ -48,24 +47,24 @@ def swap(options: Options, layers: str, source: Path, out: Path) -> None:
 @click.option(
     "--to", required=True, type=int, metavar="N", help="The number that the first moved layer gets."
 )
-@surgery_options
+@surgery_options()
 @in_out
-def move(options: Options, layer: str, to: int, source: Path, out: Path) -> None:
+def move(surgery: Surgery, layer: str, to: int, source: Path, out: Path) -> None:
     """Take layers out and put them back elsewhere.
 
     \b
     Example:
       ggsurgery move --layer 3 --to 20 in.gguf out.gguf
     """
-    operate(options.recipe((step("move", layer=layer, to=to),)), (source,), out, options)
+    operate(surgery, [step("move", layer=layer, to=to)], [source], out)
 
 
 @click.command()
 @list_option("layers", "LIST", "The new stack: any order, repeats allowed; all others leave.")
-@surgery_options
+@surgery_options()
 @click.argument("sources", metavar="IN…", nargs=-1, required=True, type=FILE)
 @click.argument("out", metavar="OUT", type=FILE)
-def keep(options: Options, layers: str, sources: tuple[Path, ...], out: Path) -> None:
+def keep(surgery: Surgery, layers: str, sources: tuple[Path, ...], out: Path) -> None:
     """Build the stack that the list says: depth cuts and frankenmerges.
 
     Over several models of one shape and vocabulary, a letter names the input (a the
@@ -77,7 +76,7 @@ def keep(options: Options, layers: str, sources: tuple[Path, ...], out: Path) ->
       ggsurgery keep --layers 0-15,8-15,16-29 in.gguf frankenmerge.gguf
       ggsurgery keep --layers a:0-15,b:8-23 one.gguf other.gguf stacked.gguf
     """
-    operate(options.recipe((step("keep", layers=layers),)), sources, out, options)
+    operate(surgery, [step("keep", layers=layers)], sources, out)
 
 
 @click.command()
@@ -98,17 +97,15 @@ def keep(options: Options, layers: str, sources: tuple[Path, ...], out: Path) ->
 )
 @click.option("--scale", type=float, metavar="S", help="Damp the copies: they add S times as much.")
 @scale_tensors_option
-@out_type_option
-@surgery_options
+@surgery_options(also=("out_type",))
 @in_out
 def duplicate(
-    options: Options,
+    surgery: Surgery,
     layer: str,
     to: int | None,
     times: int,
     scale: float | None,
     scale_tensors: tuple[str, ...],
-    out_type: str | None,
     source: Path,
     out: Path,
 ) -> None:
@@ -127,4 +124,4 @@ def duplicate(
         scale=scale,
         scale_tensors=list(scale_tensors) or None,
     )
-    operate(options.recipe((one,), out_type=out_type), (source,), out, options)
+    operate(surgery, [one], [source], out)

@@ -22,7 +22,7 @@ from ..jobs import cautions
 from ..plan.recipe import step
 from ._files import FILE
 from ._output import echo, echo_exact, json_option, note, print_json, table, warn
-from ._surgery import Options, in_out, operate, surgery_options
+from ._surgery import Surgery, in_out, operate, surgery_options
 
 KEY = "tokenizer.chat_template"
 
@@ -61,10 +61,10 @@ def show(file: Path, name: str | None) -> None:
     "--from", "source_file", type=FILE, metavar="FILE", help="A file with the Jinja text."
 )
 @click.option("--family", "family_name", metavar="NAME", help="A built-in family; see `families`.")
-@surgery_options
+@surgery_options()
 @in_out
 def set_(
-    options: Options, source_file: Path | None, family_name: str | None, source: Path, out: Path
+    surgery: Surgery, source_file: Path | None, family_name: str | None, source: Path, out: Path
 ) -> None:
     """Write a copy with another template. It must compile; `lint` says whether it fits.
 
@@ -80,7 +80,7 @@ def set_(
         compile_template(text)
     warn(*cautions.of_template(text, read_header(source)))
     one = step("set", key=KEY, value=text, type="string")
-    operate(options.recipe((one,)), (source,), out, options, spared=(source_file,))
+    operate(surgery, [one], [source], out, spared=(source_file,))
 
 
 @template.command("families")

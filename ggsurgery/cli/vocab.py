@@ -16,7 +16,7 @@ from ..surgery.vocab_map import map_of_file
 from ._files import FILE
 from ._output import echo, json_option, note, print_json, table
 from ._requests import Maker, perform, request_options
-from ._surgery import Options, check_early, in_out, operate, surgery_options
+from ._surgery import Surgery, check_early, in_out, operate, surgery_options
 
 
 @click.group()
@@ -51,11 +51,10 @@ def count(request: CountVocabRequest, as_json: bool) -> None:
 
 
 @vocab.command()
-@request_options(TrimVocabRequest, skip=("file",))
 @click.option("--map", "map_file", type=FILE, help="Write the map here; default: OUT.vocab.json.")
-@surgery_options
+@surgery_options(TrimVocabRequest, skip=("file",))
 @in_out
-def trim(options: Options, make: Maker, source: Path, out: Path, map_file: Path | None) -> None:
+def trim(surgery: Surgery, make: Maker, source: Path, out: Path, map_file: Path | None) -> None:
     """Remove the tokens that some texts use least.
 
     Rows of the embedding and the output leave as bytes, with scores, types, merges and ids.
@@ -72,19 +71,19 @@ def trim(options: Options, make: Maker, source: Path, out: Path, map_file: Path 
     request = make(TrimVocabRequest, file=source)
     inputs = [source, *map(Path, request.text)]
     inputs += [] if request.always is None else [Path(request.always)]
-    check_early(inputs, out, options, target)
+    check_early(inputs, out, surgery, target)
     found = perform(request, source.name, "text")
-    if not options.as_json:
+    if not surgery.as_json:
         _tell(found)
     step = found.kept.step(target)
-    saving = found.kept.saving(target, inputs=inputs, force=options.force)
-    with nullcontext() if options.dry_run else saving:
+    saving = found.kept.saving(target, inputs=inputs, force=surgery.force)
+    with nullcontext() if surgery.dry_run else saving:
         operate(
-            options.recipe((step,)),
-            (source,),
+            surgery,
+            [step],
+            [source],
             out,
-            options,
-            {str(target): found.kept},
+            given={str(target): found.kept},
             spared=(*inputs[1:], target),
             figures=found.to_json(),
         )

@@ -11,14 +11,11 @@ from ..files.digest import sha256_of_text
 from ..files.fields import FieldError, Fields, dict_of, flag, list_of, mapping, number, whole
 from ..files.fields import text as text_field
 from ..ggufio.types import type_id
-from ..plan.recipe import Recipe
+from ..plan.recipe import WITH_ARRAYS, Recipe
 from ..plan.text import parse_layers
 from .fit import heal
 from .settings import METHODS, Chosen, Method, Settings
 from .sidecar import Sidecar
-
-#: Steps that name arrays which are too large for a recipe.
-WITH_ARRAYS = ("heal", "distil")
 
 
 def heal_again(
@@ -26,6 +23,8 @@ def heal_again(
     path: str | Path,
     text: str,
     progress: Callable[[int, int], object] | None = None,
+    *,
+    n_threads: int | None = None,
 ) -> Sidecar:
     """The arrays of a recipe, fitted once more from the text that they came from.
 
@@ -53,6 +52,7 @@ def heal_again(
         text,
         settings,
         recipe=Recipe(tuple(before)) if layers is None else None,
+        n_threads=n_threads,
         allow_unknown_arch=bool(options.get("allow_unknown_arch")),
         out_type=None if options.get("out_type") is None else type_id(options["out_type"]),
         cut_again=True,

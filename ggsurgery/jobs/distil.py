@@ -12,7 +12,7 @@ from ..compensate.distil.train import Pace
 from ..files.progress import Progress
 from ..ggufio.header import read_header
 from . import cautions
-from .fields import Ctx, Model, ParseSpecial, Threads, corpus
+from .fields import Ctx, Model, OutType, ParseSpecial, Threads, corpus
 from .request import FilePath, Settings, option
 
 DEFAULT = Numbers()
@@ -80,7 +80,7 @@ class DistilRequest(DistilSettings, frozen=True, kw_only=True):
     checkpoint: Annotated[
         FilePath | None, option("Keep the state of an interrupted training here.", role="output")
     ] = None
-    out_type: str | None = None
+    out_type: OutType = None
 
     def check(self) -> list[str]:
         """Refuse models and numbers that cannot be trained with; returns warnings."""

@@ -68,7 +68,20 @@ SplitMaxSize = (
     ]
     | None
 )
+Sync = Annotated[bool, option("Wait until the data is on the disk.")]
 Force = Annotated[bool, option("Replace an existing output.")]
+OutType = Annotated[
+    str | None,
+    option(
+        "Type of the computed matrices: f16, bf16, f32, q8_0, q4_k …; default: the source's, or "
+        "f32 where that needs an importance matrix.",
+        metavar="TYPE",
+    ),
+]
+Sidecar = Annotated[
+    FilePath | None,
+    option("The arrays that `heal --sidecar` or `distil --sidecar` wrote.", metavar="NPZ"),
+]
 
 
 class TextSettings(Settings, frozen=True, kw_only=True):

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from ..errors import RequestError
 from ..files.atomic import check_output
 from ..files.progress import Progress
-from ..plan.recipe import Recipe, load_recipe
+from ..plan.recipe import WITH_ARRAYS, Recipe, read_document
 from ..surgery.prepare import prepare
-from ..surgery.prepared import Summary
-from ..surgery.write import stages_of
-from .fields import AllowUnknownArch, Force, SplitMaxSize, Threads, size_in_bytes
+from ..surgery.prepared import PreparedSurgery, Summary, Written
+from ..surgery.write import Stages, stages_of, unseen
+from .fields import (
+    AllowUnknownArch,
+    Force,
+    OutType,
+    Sidecar,
+    SplitMaxSize,
+    Sync,
+    Threads,
+    read_once,
+    size_in_bytes,
+)
 from .request import FilePath, FilePaths, Settings, option
 
 
@@ -36,7 +47,41 @@ class SurgeryResult:
         return self.files[0]
 
 
-class SurgeryRequest(Settings, frozen=True, kw_only=True):
+class RecipeOptions(Settings, frozen=True, kw_only=True):
+    """Options of all steps of a recipe; they change the bytes of the output."""
+
+    drop_mtp: Annotated[bool, option("Leave out the layers behind the trunk (MTP).")] = False
+    full_checksum: Annotated[
+        bool, option("Record the sha256 of the whole input (slower than the surgery).")
+    ] = False
+    allow_unknown_arch: AllowUnknownArch = False
+    out_type: OutType = None
+    force_kinds: Annotated[
+        bool, option("Blend layers of unlike kinds (windowed with full attention …) all the same.")
+    ] = False
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The options that are not as by default, as a recipe holds them."""
+        fields = msgspec.structs.fields(RecipeOptions)
+        values = ((f.name, getattr(self, f.name), f.default) for f in fields)
+        return {name: value for name, value, default in values if value != default}
+
+
+class SurgerySettings(RecipeOptions, frozen=True, kw_only=True):
+    """What every operation on models takes."""
+
+    name: Annotated[str | None, option("The new model's general.name.")] = None
+    sync: Sync = False
+    split_max_size: SplitMaxSize = None
+    threads: Threads = None
+    force: Force = False
+
+    def agree(self) -> None:
+        split_size(self.split_max_size)
+
+
+class SurgeryRequest(SurgerySettings, frozen=True, kw_only=True):
     """Apply operations to models and write one model.
 
     Example:
@@ -51,22 +96,17 @@ class SurgeryRequest(Settings, frozen=True, kw_only=True):
         list[dict[str, object]], option('As in a recipe: {"delete": {"layer": "10"}}.')
     ] = msgspec.field(default_factory=list)
     recipe: Annotated[FilePath | None, option("Or a recipe file.")] = None
-    name: Annotated[str | None, option("The new model's general.name.")] = None
-    drop_mtp: Annotated[bool, option("Leave out the layers behind the trunk (MTP).")] = False
-    full_checksum: Annotated[
-        bool, option("Record the sha256 of the whole input (slower than the surgery).")
-    ] = False
-    allow_unknown_arch: AllowUnknownArch = False
-    sync: Annotated[bool, option("Wait until the data is on the disk.")] = False
-    split_max_size: SplitMaxSize = None
-    threads: Threads = None
-    force: Force = False
+    sidecar: Sidecar = None
 
     def agree(self) -> None:
+        SurgerySettings.agree(self)
         if bool(self.operations) == (self.recipe is not None):
             raise RequestError("either `operations` or a `recipe` is needed")
-        if self.split_max_size is not None:
-            size_in_bytes("split_max_size", self.split_max_size)
+
+    @property
+    def spared(self) -> list[Path]:
+        """Files beside the models that the output must not replace."""
+        return [Path(path) for path in (self.recipe, self.sidecar) if path is not None]
 
     def to_recipe(self) -> Recipe:
         """The operations with the options that change the bytes.
@@ -74,33 +114,90 @@ class SurgeryRequest(Settings, frozen=True, kw_only=True):
         Raises:
             FormatError: an unknown operation, or a damaged recipe file.
         """
-        if self.recipe is not None:
-            found = load_recipe(self.recipe)
-        else:
-            found = Recipe.from_json({"operations": self.operations})
-        names = ("drop_mtp", "full_checksum", "allow_unknown_arch")
-        chosen = {name: True for name in names if getattr(self, name)}
-        options = tuple((dict(found.options) | chosen).items())
-        return Recipe(found.steps, self.name or found.name, options)
+        document = self._document()
+        read = Recipe.from_json(document, "recipe" if self.recipe is None else self.recipe)
+        options = tuple((dict(read.options) | self.chosen).items())
+        return Recipe(read.steps, self.name or read.name, options)
+
+    def _document(self) -> Any:
+        if self.recipe is None:
+            return {"operations": self.operations}
+        return read_once(read_document, Path(self.recipe))
+
+    @property
+    def ignored(self) -> list[str]:
+        """A warning of the recipe's parts that only `ggsurgery run` does."""
+        document = self._document()
+        left = [k for k in ("header", "template") if isinstance(document, dict) and document.get(k)]
+        if not left:
+            return []
+        parts = " and ".join(left)
+        return [f"{self.recipe}: {parts}: for `ggsurgery run`; apply does the operations only"]
+
+    def prepare(self, given: Mapping[str, Any] | None = None) -> PreparedSurgery:
+        """Open the models and decide the whole output, without writing.
+
+        Args:
+            given: arrays that the operations name; None reads the sidecar.
+        """
+        recipe = self.to_recipe()
+        if given is None and any(one.operation in WITH_ARRAYS for one in recipe.steps):
+            from .arrays import arrays_of  # numpy, which a plain cut does not need
+
+            named = self.recipe or self.files[0]
+            given = arrays_of(recipe, self.files[0], sidecar=self.sidecar, named=named)
+        return prepare(recipe, [Path(file) for file in self.files], given=given)
 
     def check(self) -> list[str]:
         """Refuse an output in the way and operations that cannot be done; returns warnings."""
-        inputs = [Path(file) for file in self.files]
+        inputs = [*map(Path, self.files), *self.spared]
         check_output(Path(self.out), inputs, force=self.force)
-        with prepare(self.to_recipe(), inputs) as prepared:
-            return prepared.warnings
+        with self.prepare() as prepared:
+            return self.ignored + prepared.warnings
 
     def run(self, progress: Progress | None = None) -> SurgeryResult:
         """Write the model."""
-        size = self.split_max_size
-        with prepare(self.to_recipe(), [Path(file) for file in self.files]) as prepared:
-            written = prepared.write(
-                Path(self.out),
-                force=self.force,
-                sync=self.sync,
-                threads=self.threads,
-                split_max_size=None if size is None else size_in_bytes("split_max_size", size),
-                stages=stages_of(progress),
+        with self.prepare() as prepared:
+            written = write(
+                self, prepared, Path(self.out), spared=self.spared, stages=stages_of(progress)
             )
-            warnings = (*prepared.warnings, *written.warnings)
-            return SurgeryResult(written.files, prepared.summary, warnings)
+            return result_of(prepared, written)
+
+
+def split_size(value: int | str | None) -> int | None:
+    """The size of `split_max_size` in bytes.
+
+    Raises:
+        RequestError: it is not one.
+    """
+    return None if value is None else size_in_bytes("split_max_size", value)
+
+
+def write(
+    request: Settings,
+    prepared: PreparedSurgery,
+    out: Path,
+    *,
+    spared: Sequence[Path] = (),
+    stages: Stages = unseen,
+) -> Written:
+    """Write a prepared surgery as a request asks for it.
+
+    Args:
+        request: with the fields `force`, `sync`, `threads` and `split_max_size`.
+        spared: further files that the output must not replace.
+        stages: shows the progress of each stage.
+    """
+    values = request.values()
+    return prepared.write(
+        out,
+        **{name: values[name] for name in ("force", "sync", "threads")},
+        split_max_size=split_size(values["split_max_size"]),
+        spared=spared,
+        stages=stages,
+    )
+
+
+def result_of(prepared: PreparedSurgery, written: Written) -> SurgeryResult:
+    """What a request returns of a surgery."""
+    return SurgeryResult(written.files, prepared.summary, (*prepared.warnings, *written.warnings))

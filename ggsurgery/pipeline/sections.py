@@ -16,6 +16,7 @@ from ..jobs.quantize import QuantizeSettings
 from ..jobs.release import ReleaseSettings
 from ..jobs.request import FilePath, Settings, option
 from ..jobs.say import SaySettings
+from ..jobs.surgery import RecipeOptions
 
 
 class Source(Settings, frozen=True, kw_only=True):
@@ -56,7 +57,7 @@ class RecipeFile(Settings, frozen=True, kw_only=True):
     description: Annotated[str | None, option("For people.")] = None
     source: Source | None = None
     operations: Annotated[Any, option("Steps, as `ggsurgery apply` reads them.")] = None
-    options: Annotated[Any, option("Options of all steps: drop_mtp, out_type …")] = None
+    options: Annotated[RecipeOptions | None, option("Options of all steps.")] = None
     laco: Annotated[LacoSettings | None, option("Let LaCo find the operations.")] = None
     distil: Annotated[DistilSettings | None, option("Train the cut model towards the source.")] = (
         None

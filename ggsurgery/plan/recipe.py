@@ -87,6 +87,9 @@ HEADER_STEPS = ("set", "unset")
 #: Steps that leave every layer and value as it is, so that they work on any GGUF file.
 PLAIN_STEPS = (*HEADER_STEPS, "drop_tensor")
 
+#: Steps that name arrays which are too large for a recipe.
+WITH_ARRAYS = ("heal", "distil")
+
 #: Arguments that name a file, by operation.
 FILE_ARGUMENTS = {"prune": "imatrix", "lora": "adapter", "trim_vocab": "map"}
 
@@ -120,6 +123,10 @@ class Step:
             except (ValueError, TypeError) as error:
                 raise PlanError(f"{self.operation}: argument {name!r}: {error}") from None
         return found.apply(plan, **read)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a recipe lists it: `{"delete": {"layer": "10"}}`."""
+        return {self.operation: dict(self.arguments)}
 
     def describe(self) -> str:
         """As a person would say it: `delete 10`. Mappings, which are bookkeeping, stay out."""
@@ -189,7 +196,7 @@ class Recipe:
         document: dict[str, Any] = {}
         if self.name is not None:
             document["name"] = self.name
-        document["operations"] = [{s.operation: dict(s.arguments)} for s in self.steps]
+        document["operations"] = [one.to_json() for one in self.steps]
         if self.options:
             document["options"] = dict(self.options)
         return document

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 import ggsurgery
-from ggsurgery import PerplexityRequest, RequestError, SurgeryRequest
+from ggsurgery import PerplexityRequest, RepairRequest, ReplayRequest, RequestError, SurgeryRequest
+from ggsurgery.errors import OutputError, PlanError
+from ggsurgery.jobs.surgery import RecipeOptions
+from ggsurgery.surgery.prepare import OPTIONS
 
 from .._command import call
 from .._needs import ROOT
@@ -102,3 +105,25 @@ def test_a_surgery_needs_operations(tmp_path: Path) -> None:
         SurgeryRequest(files=["a.gguf"], out="b.gguf")
     with pytest.raises(RequestError, match=r"`files`: expected a list, found 'a\.gguf'"):
         SurgeryRequest(files="a.gguf", out="b.gguf", operations=[{"delete": 1}])  # type: ignore[arg-type]
+
+
+def test_a_recipe_and_a_surgery_have_the_same_options() -> None:
+    assert set(RecipeOptions.__struct_fields__) == set(OPTIONS)
+    request = SurgeryRequest(
+        files=["a"], out="b", operations=[{"delete": 1}], out_type="f16", drop_mtp=True, name="n"
+    )
+    recipe = request.to_recipe()
+    assert recipe.name == "n"
+    assert dict(recipe.options) == {"drop_mtp": True, "out_type": "f16"}
+
+
+def test_repair_and_replay(tmp_path: Path) -> None:
+    made, again = tmp_path / "out.gguf", tmp_path / "again.gguf"
+    SurgeryRequest(files=[MODEL], out=made, operations=[{"delete": {"layer": "2"}}]).run()
+    request = ReplayRequest(made=made, files=[MODEL], out=again, threads=1)
+    assert request.check() == []
+    assert request.run().identical
+    with pytest.raises(OutputError):
+        request.check()
+    with pytest.raises(PlanError, match="nothing to mend"):
+        RepairRequest(file=made, out=tmp_path / "mended.gguf", removed="2").run()

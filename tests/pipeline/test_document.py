@@ -68,6 +68,8 @@ def write(folder: Path, text: str) -> Path:
         ("template: {family: qwen-3}\n", "Did you mean qwen3"),
         ("template: {file: missing.jinja}\n", "missing.jinja: cannot be read"),
         ("header: [a]\n", "header holds keys"),
+        ("options: {drop_mpt: true}\n", r"line 1: unknown key options\.drop_mpt.*mean drop_mtp"),
+        ("options: {force_kinds: 1}\n", r"line 1: options\.force_kinds: expected true or false"),
         ("header: {general.date: 2024-01-02}\n", r"header\.general\.date is not a plain.*quotes"),
         ("name: 2024-13-45\n", "no valid YAML"),
         ("operations: [{delete: {layer: 0,\n    layer: 2}}]\n", "line 2: duplicate key .layer."),
