@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .errors import EngineError
 
@@ -24,6 +26,24 @@ def n_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def use_threads(count: int | None) -> Iterator[None]:
+    """Let this process and its children use so many threads, as `GGSURGERY_THREADS` does.
+
+    Args:
+        count: None changes nothing.
+    """
+    before = os.environ.get(THREADS)
+    if count is not None:
+        os.environ[THREADS] = str(count)
+    try:
+        yield
+    finally:
+        if count is not None:
+            os.environ.pop(THREADS, None)
+            os.environ.update({} if before is None else {THREADS: before})
 
 
 def plain_terminal() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from ggsurgery.runtime import binding, machine
 from ggsurgery.runtime.filetypes import file_types
 from ggsurgery.runtime.imatrix_need import FILE_TYPES, file_needs_imatrix, tensor_needs_imatrix
 from ggsurgery.runtime.quantize_call import Call, dry_runs
-from ggsurgery.surgery import write, zeros
+from ggsurgery.surgery import prepared, write, zeros
 from ggsurgery.tensors import evaluate
 from ggsurgery.tensors.parallel import in_order
 
@@ -45,10 +46,29 @@ def test_computing_commands_take_the_threads_asked_for(tmp_path, monkeypatch, na
         monkeypatch.setenv("GGSURGERY_THREADS", number)
         call(name, *words, tmp_path / f"{number}.gguf")
         assert set(seen) == {int(number)}
+    seen.clear()
+    call(name, *words, tmp_path / "2.gguf", "--threads", 2)
+    assert set(seen) == {2}
+    assert os.environ["GGSURGERY_THREADS"] == "1"
     monkeypatch.setenv("GGSURGERY_THREADS", "many")
     said = call(name, *words, tmp_path / "out.gguf", code=1).err
     assert "GGSURGERY_THREADS must be a positive integer: found many" in said
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_run_takes_the_threads_asked_for(tmp_path, monkeypatch):
+    """Every step of it, those of child processes too."""
+    seen: list[str | None] = []
+    monkeypatch.delenv("GGSURGERY_THREADS", raising=False)
+    monkeypatch.setattr(
+        prepared, "execute", lambda *_, **__: seen.append(os.environ.get("GGSURGERY_THREADS")) or 1
+    )
+    source = tiny_llama(tmp_path / "in.gguf", 4)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"source: {{file: {source}}}\noperations: [{{delete: 1}}]\n")
+    call("run", recipe, "--out", tmp_path / "out", "-t", 3, code=1)
+    assert seen == ["3"]
+    assert "GGSURGERY_THREADS" not in os.environ
 
 
 def test_the_threads_are_counted_in_one_place():

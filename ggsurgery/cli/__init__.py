@@ -68,7 +68,7 @@ COMMANDS: dict[str, str] = {
     "swap": "surgery:swap",
     "template": "template:template",
     "tokenizer": "tokenizer:tokenizer",
-    "verify": "inspect:verify",
+    "verify": "verify:verify",
     "vocab": "vocab:vocab",
 }
 

@@ -13,6 +13,7 @@ import msgspec
 from click.core import ParameterSource
 
 from ..errors import GGSurgeryError, RequestError, rename
+from ..host import use_threads
 from ..jobs.faults import plain_type
 from ..jobs.request import Job, Settings, field_metadata
 from ._files import FILE
@@ -130,7 +131,8 @@ def request_options(
                     values["make"] = make
                 else:
                     values["request"] = make(classes[0])
-                return function(*args, **values)
+                with use_threads(make.values.get("threads")):
+                    return function(*args, **values)
             except RequestError as error:
                 raise click.UsageError(str(error.reworded(flags_of(*all_classes)))) from error
             except GGSurgeryError as error:
@@ -144,6 +146,17 @@ def request_options(
         for name in reversed((*arguments, *filter(None, (many, several)))):
             command = _argument(*fields[name], several=name in (many, several))(command)
         return cast(F, command)
+
+    return add
+
+
+def field_option(cls: type[Settings], name: str) -> Callable[[F], F]:
+    """Add the option of one field to a command that makes no request."""
+    (field,) = (f for f in msgspec.structs.fields(cls) if f.name == name)
+
+    def add(function: F) -> F:
+        _attach(function, option_of(cls, field, required=False))
+        return function
 
     return add
 

@@ -12,6 +12,7 @@ from ..errors import GGSurgeryError
 from ..ggufio.header import read_header
 from ..jobs import cautions
 from ..jobs.say import read_said
+from ..jobs.surgery import SurgerySettings
 from ..measure.results.result_files import Results
 from ..measure.results.score import Score
 from ..pipeline.run import Event, Pipeline, Planned
@@ -19,6 +20,7 @@ from ..present.numbers import human_bytes
 from ._files import FILE
 from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import Bar
+from ._requests import field_option
 
 
 @click.command()
@@ -26,6 +28,7 @@ from ._progress import Bar
 @click.option("--source", type=FILE, help="The file to start from, instead of the recipe's.")
 @click.option("--out", type=FILE, help="Folder for everything; default: named like the recipe.")
 @click.option("--dry-run", is_flag=True, help="Show the steps and what they write; write nothing.")
+@field_option(SurgerySettings, "threads")
 @json_option
 @click.pass_context
 def run(
@@ -34,6 +37,7 @@ def run(
     source: Path | None,
     out: Path | None,
     dry_run: bool,
+    threads: int | None,
     as_json: bool,
 ) -> None:
     """Run a recipe: surgery, header, template, quantization, evaluation, release bundle.
@@ -62,7 +66,7 @@ def run(
       ggsurgery run models/demo.yaml
       ggsurgery run models/qwen3-tiny-v1.yaml --source Qwen3-1.7B-BF16.gguf --dry-run
     """
-    pipeline = Pipeline(recipe, out or Path(recipe.stem), source=source)
+    pipeline = Pipeline(recipe, out or Path(recipe.stem), source=source, threads=threads)
     warn(*pipeline.cautions)
     if dry_run:
         _show_plan(pipeline, as_json)

@@ -20,6 +20,7 @@ from ..release.request import Request
 from ..runtime import worker
 from ..runtime.memory import peak_memory
 from . import cautions
+from .fields import Threads
 from .request import FilePath, FilePaths, Settings, Texts, option
 
 #: `release.origin.RELATIONS`.
@@ -127,6 +128,7 @@ class ReleaseRequest(ReleaseSettings, frozen=True, kw_only=True):
     out: Annotated[FilePath, option("The folder to make.", role="output")]
     name: Annotated[str | None, option("The model's name; default: general.name.")] = None
     original: Annotated[FilePaths, option("Results of the model before surgery.")] = ()
+    threads: Threads = None
     force: Annotated[bool, option("Replace a bundle that is there.")] = False
 
     def check(self) -> list[str]:
@@ -149,7 +151,7 @@ class ReleaseRequest(ReleaseSettings, frozen=True, kw_only=True):
             original=_original(list(map(Path, self.original))),
             results=measured,
             laco=laco,
-            memory=memory_of(files) if self.memory else {},
+            memory=memory_of(files, self.threads) if self.memory else {},
         )
         made = build_bundle(request, Path(self.out), force=self.force, progress=progress)
         return ReleaseResult(made, (*made.errors, *cautions.of_bundle(made)))
@@ -181,6 +183,6 @@ def _original(paths: Sequence[Path]) -> Results | None:
     return found[0] if found else None
 
 
-def memory_of(files: Iterable[Path]) -> dict[str, dict[str, int]]:
-    """The peak memory of loading each file, in a child process each."""
-    return {file.name: worker.run(peak_memory, file) for file in files}
+def memory_of(files: Iterable[Path], threads: int | None = None) -> dict[str, dict[str, int]]:
+    """The peak memory of running each file, in a child process each."""
+    return {file.name: worker.run(peak_memory, file, n_threads=threads) for file in files}

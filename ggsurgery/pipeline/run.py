@@ -17,6 +17,7 @@ from ..files import temporary
 from ..files.system_errors import writing
 from ..ggufio.copying import write_all
 from ..ggufio.imatrix import Entry, Imatrix, write_imatrix
+from ..host import use_threads
 from ..jobs import cautions
 from ..measure.results.result_files import Results
 from ..plan.recipe import Recipe
@@ -82,9 +83,17 @@ class Pipeline:
     """
 
     def __init__(
-        self, recipe: str | Path | Document, out: str | Path, *, source: str | Path | None = None
+        self,
+        recipe: str | Path | Document,
+        out: str | Path,
+        *,
+        source: str | Path | None = None,
+        threads: int | None = None,
     ) -> None:
         """Read and check everything that can be checked before the work.
+
+        Args:
+            threads: for every step; None takes `host.n_threads`.
 
         Raises:
             FormatError: the recipe or the source is not what it should be.
@@ -94,6 +103,7 @@ class Pipeline:
         self.document = recipe if isinstance(recipe, Document) else load_document(recipe)
         self.source = find_source(self.document, None if source is None else Path(source))
         self.folder = Path(out)
+        self.threads = threads
         self.places = Places(self.folder, safe_name(self.document.name))
         self.tasks = tasks_of(self.document, self.source, self.places)
         #: What a user is warned of before the work.
@@ -223,7 +233,8 @@ class Pipeline:
                 def told(done: int, total: int, at: Event = at) -> None:
                     tell(replace(at, kind="progress", done=done, total=total))
 
-                result = task.make(told)
+                with use_threads(self.threads):
+                    result = task.make(told)
                 state.record(task.name, task.key, task.files, result)
                 results[task.name] = result
                 seconds = time.monotonic() - began

@@ -8,7 +8,9 @@ from ..errors import EngineError
 from .engine import Engine
 
 
-def peak_memory(path: str | Path, n_ctx: int = 2048) -> dict[str, int]:
+def peak_memory(
+    path: str | Path, n_ctx: int = 2048, n_threads: int | None = None
+) -> dict[str, int]:
     """Load a file, read a prompt of 512 tokens, and tell what it took at the most.
 
     Made to be run by `runtime.worker.run`, so that the process holds nothing else.
@@ -21,7 +23,7 @@ def peak_memory(path: str | Path, n_ctx: int = 2048) -> dict[str, int]:
         EngineError: the machine tells no memory figures (it has no /proc).
     """
     before = _resident("VmRSS")
-    with Engine.open(path, n_ctx=n_ctx) as engine:
+    with Engine.open(path, n_ctx=n_ctx, n_threads=n_threads) as engine:
         engine.head_seen = True  # embedding models take memory, too
         token = engine.bos if engine.bos is not None else 0
         engine.decode([token] * min(512, n_ctx // 2), logits="last")
