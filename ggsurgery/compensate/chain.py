@@ -200,7 +200,7 @@ class Chain:
                 f"layer {main_reference(block).index} cannot take over: the states around it are "
                 "zero or not numbers",
                 file=session.path,
-                hint="`delete` without healing, or another --layer.",
+                hint="Cut without healing, or cut other layers.",
             )
         asked = ridge or self.settings.ridge
         chosen = asked or (sums.best_ridge(kept, RIDGES) if kept else RIDGE)

@@ -33,7 +33,7 @@ from ..measure.windows import Windows
 from ..plan.edits import Add, Drop
 from ..plan.heal import ATTENTION, PROJECTION, Place, check_cut, places
 from ..plan.ops import delete
-from ..plan.recipe import Recipe
+from ..plan.recipe import PLAIN_STEPS, Recipe, Step
 from ..plan.text import format_layers
 from ..plan.types import Edited, Plan, references
 from ..runtime.vocab_only import VocabularyFile
@@ -167,14 +167,7 @@ def heal(
         out_type=out_type,
         allow_unknown_arch=allow_unknown_arch,
     ) as session:
-        plan, numbers = _cut(session, layers, recipe)
-        runs = runs_of(places(plan, len(session.identity.blocks)))
-        if not runs:
-            raise PlanError(
-                "nothing to heal: the plan leaves every layer in its place",
-                file=path,
-                hint="Name what to cut: --layer, --recipe, or the cut file.",
-            )
+        plan, numbers, runs = plan_to_heal(session.identity, layers, recipe, path)
         _check(
             session, plan, runs, settings, sum(len(w) for w in windows.inputs[:n_fit]), few_tokens
         )
@@ -193,7 +186,7 @@ def heal(
     used = Chosen(swept.sweeps, ridges, n_fit)
     last = heal_step(layers, settings, used, text, sidecar, dict(swept.scales))
     before = Recipe(()) if recipe is None else recipe
-    made = Recipe((*before.steps, last), before.name, before.options)
+    made = replace(before, steps=_with_step(before.steps, last))
     seams = tuple(run[0] for run in runs)
     counts = (n_fit, len(windows) - n_fit)
     return Healed(made, made.apply(session.identity), sidecar, swept, seams, settings, counts)
@@ -236,15 +229,40 @@ def _windows(
     return windows, n - held_out
 
 
-def _cut(
-    session: Candidates, layers: Sequence[int], recipe: Recipe | None
-) -> tuple[Plan, tuple[int, ...]]:
-    """The plan to heal, and how the recipe numbers its layers."""
-    identity = session.identity
+def _with_step(steps: Sequence[Step], last: Step) -> tuple[Step, ...]:
+    """The steps with one more behind those that change layers, in front of edits of the header."""
+    n = len(steps)
+    while n and steps[n - 1].operation in PLAIN_STEPS:
+        n -= 1
+    return (*steps[:n], last, *steps[n:])
+
+
+def plan_to_heal(
+    identity: Plan, layers: Sequence[int], recipe: Recipe | None, path: str | Path
+) -> tuple[Plan, tuple[int, ...], list[list[Place]]]:
+    """The plan to heal, how the recipe numbers its layers, and its seams (see `runs_of`).
+
+    Raises:
+        PlanError: a plan that cannot be healed, or one without a seam.
+    """
     if recipe is None:
         check_cut(layers, len(identity.blocks))
-        kept = tuple(i for i in range(len(identity.blocks)) if i not in set(layers))
-        return (delete(identity, sorted(set(layers))) if layers else identity), kept
+        numbers = tuple(i for i in range(len(identity.blocks)) if i not in set(layers))
+        plan = delete(identity, sorted(set(layers))) if layers else identity
+    else:
+        plan = _plan_of(recipe, identity)
+        numbers = tuple(range(len(plan.blocks)))
+    runs = runs_of(places(plan, len(identity.blocks)))
+    if not runs:
+        raise PlanError(
+            "nothing to heal: the plan leaves every layer in its place",
+            file=path,
+            hint="Name what to cut: layers, a recipe of operations, or a cut file.",
+        )
+    return plan, numbers, runs
+
+
+def _plan_of(recipe: Recipe, identity: Plan) -> Plan:
     plan = recipe.apply(identity)
     edited = [b for b in plan.blocks if isinstance(b, Edited)]
     if any(isinstance(e, Add) for b in edited for e in b.edits):
@@ -255,7 +273,7 @@ def _cut(
             found=recipe.describe(),
             hint="Take the steps that change weights after healing.",
         )
-    return plan, tuple(range(len(plan.blocks)))
+    return plan
 
 
 def check_uncut(header: Header) -> None:
@@ -272,7 +290,7 @@ def check_uncut(header: Header) -> None:
             expected="the uncut model, and all layers to cut from it",
             found=f"a file after: {in_words(done)}",
             hint="Give the uncut model and this file: ggsurgery heal UNCUT CUT OUT; or heal a "
-            "further cut of this file with --cut-again.",
+            "further cut of this file with `cut_again`.",
         )
 
 
@@ -303,8 +321,8 @@ def _check(
                 file=session.path,
                 expected=f"{least:,} or more",
                 found=f"{n_tokens:,}",
-                hint=f"Give a longer text and --tokens {least} or more, --method tw (fewer "
-                "features) or scale (none), or --few-tokens.",
+                hint=f"Give a longer text and `tokens` {least} or more, `method` tw (fewer "
+                "features) or scale (none), or `few_tokens`.",
             )
 
 
@@ -333,7 +351,7 @@ def _check_sink(session: Candidates, runs: Sequence[Sequence[Place]]) -> None:
         expected=f"a cut that leaves layer {sink}",
         found=f"{format_layers(seam.removed)} removed",
         hint=f"Cut {' or '.join(format_layers(s) for s in free) or 'other layers'} instead; "
-        "--force heals this cut as it is.",
+        "`any_cut` heals this cut as it is.",
     )
 
 
@@ -375,5 +393,5 @@ def check_wins(healed: Healed) -> None:
             "healing does not help: the corrections make the held-out text worse than the bare cut",
             expected=f"a loss below {healed.losses.bare:.4f} nats a token",
             found=f"{healed.losses.healed:.4f}",
-            hint="Give more text and --tokens, or another cut; --force writes it as it is.",
+            hint="Give more text and `tokens`, or another cut; `any_cut` writes it as it is.",
         )

@@ -11,7 +11,7 @@ from ..files.digest import sha256_of_text
 from ..files.fields import FieldError, Fields, dict_of, flag, list_of, mapping, number, whole
 from ..files.fields import text as text_field
 from ..ggufio.types import type_id
-from ..plan.recipe import WITH_ARRAYS, Recipe
+from ..plan.recipe import PLAIN_STEPS, WITH_ARRAYS, Recipe
 from ..plan.text import parse_layers
 from .fit import heal
 from .settings import METHODS, Chosen, Method, Settings
@@ -33,7 +33,8 @@ def heal_again(
         FormatError: this machine's arithmetic gives other last digits.
     """
     fit = fit_of(recipe)
-    done = [one.operation for one in recipe.steps]
+    edits = [one for one in recipe.steps if one.operation not in PLAIN_STEPS]
+    done = [one.operation for one in edits]
     if fit is None or done[-1] != "heal" or [o for o in done if o in WITH_ARRAYS] != ["heal"]:
         raise PlanError("only a recipe whose last step is `heal` can be fitted again")
     if sha256_of_text(text) != fit.get("text"):
@@ -43,7 +44,7 @@ def heal_again(
             found=sha256_of_text(text),
         )
     settings, chosen = _asked(fit, path)
-    *before, last = recipe.steps
+    *before, last = edits
     layers = dict(last.arguments).get("layer")
     options = dict(recipe.options)
     found = heal(

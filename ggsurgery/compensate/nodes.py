@@ -79,7 +79,7 @@ def check_sum(session: Candidates, layer: int, seen: Seen) -> None:
             f"the output of layer {layer} is not ffn_inp + ffn_out, so its projection cannot "
             "take over",
             file=session.path,
-            hint="`heal --method scale` works on any layer; `delete` cuts without healing.",
+            hint="`method` scale works on any layer.",
         )
 
 
@@ -101,7 +101,7 @@ def check_layer(session: Candidates, block: Block, tensor: str) -> None:
             expected=f"a plain {tensor.removesuffix('.weight')} whose output goes straight to the "
             "residual",
             found=bad[0] if bad else "experts" if experts else "no such tensor",
-            hint="Choose a cut behind a dense layer, or --method scale, which works on any layer.",
+            hint="Choose a cut behind a dense layer, or `method` scale, which works on any layer.",
         )
 
 

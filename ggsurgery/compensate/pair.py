@@ -13,7 +13,8 @@ from ..plan.text import format_layers
 from ..plan.types import Plan, Take
 from ..surgery.imatrix_lineage import operations
 from ..surgery.lineage import plan_of
-from ..surgery.provenance import PREFIX
+from ..surgery.metadata import kept_tensors
+from ..surgery.provenance import PREFIX, lineage
 
 #: A tensor's type, shape and sha256.
 Content = tuple[int, tuple[int, ...], str]
@@ -28,7 +29,10 @@ def recipe_of_pair(base: str | Path, cut: str | Path) -> Recipe:
     with Source(base) as uncut, Source(cut) as made:
         if PREFIX + "recipe" in made.header.metadata:
             plan = plan_of(cut, uncut.header)
-            done = operations(made.header)[len(operations(uncut.header)) :]
+            before, after = lineage(uncut.header), lineage(made.header)
+            if after[: len(before)] != before:  # only the base's header was edited since
+                before, after = operations(uncut.header), operations(made.header)
+            done = after[len(before) :]
             found = Recipe(tuple(s for recipe, _ in done for s in recipe.steps))
         else:
             layers = _layers_of(uncut, made)
@@ -60,7 +64,10 @@ def _layers_of(uncut: Source, made: Source) -> list[int]:
 
 def _check(uncut: Source, made: Source, plan: Plan) -> None:
     """Refuse a file whose copied tensors are not the base's."""
-    pairs = [("", _shell(uncut.header), _shell(made.header))]
+    names = [t.name for t in uncut.header.shell]
+    kept = kept_tensors(names, plan.edits, uncut.header.path)
+    shell = {name: t for name, t in _shell(uncut.header).items() if name in kept}
+    pairs = [("", shell, _shell(made.header))]
     for position, block in enumerate(plan.stack):
         if isinstance(block, Take) and block.ref.source == 0:
             theirs = uncut.header.layer_tensors(block.ref.index)

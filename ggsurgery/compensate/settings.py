@@ -60,18 +60,16 @@ class Settings:
         if self.tokens < self.ctx:
             raise PlanError(
                 "fewer tokens than one window",
-                expected=f"--ctx ({self.ctx}) or more --tokens",
+                expected=f"`ctx` ({self.ctx}) or more `tokens`",
                 found=self.tokens,
             )
-        for name, value in (("--ridge", self.ridge), ("--first", self.first)):
+        for name, value in (("ridge", self.ridge), ("first", self.first)):
             if value is not None and not 0 < value < math.inf:
                 raise PlanError(
-                    f"impossible {name}", expected="more than 0, and finite", found=value
+                    f"impossible `{name}`", expected="more than 0, and finite", found=value
                 )
         if self.method != "refit" and self.attention:
-            raise PlanError(
-                "--also attention needs --method refit", found=f"--method {self.method}"
-            )
+            raise PlanError("`also` attention needs `method` refit", found=self.method)
 
 
 DEFAULT = Settings()

@@ -13,7 +13,7 @@ from ..files.progress import Progress
 from ..ggufio.header import read_header
 from . import cautions
 from .fields import Ctx, Model, OutType, ParseSpecial, Threads, corpus
-from .request import FilePath, Settings, option
+from .request import FilePath, Settings, agreeing, option
 
 DEFAULT = Numbers()
 
@@ -53,6 +53,10 @@ class DistilSettings(Settings, frozen=True, kw_only=True):
     ] = "auto"
     threads: Threads = None
 
+    def agree(self) -> None:
+        """Refuse numbers that cannot be trained with."""
+        agreeing(self.numbers.check)
+
     @property
     def numbers(self) -> Numbers:
         """The training's own settings."""
@@ -83,8 +87,7 @@ class DistilRequest(DistilSettings, frozen=True, kw_only=True):
     out_type: OutType = None
 
     def check(self) -> list[str]:
-        """Refuse models and numbers that cannot be trained with; returns warnings."""
-        self.numbers.check()
+        """Refuse models that cannot be trained; returns warnings."""
         cut = read_header(self.cut)
         check_pair(read_header(self.base), cut)
         types = rounded(cut, self.numbers) if self.out_type is None else []

@@ -19,7 +19,7 @@ from ..plan.text import parse_layers
 from ..runtime import worker
 from . import cautions
 from .fields import AllowUnknownArch, Model, ParseSpecial, Threads, corpus
-from .request import FilePath, Settings, option
+from .request import FilePath, Settings, agreeing, option
 
 
 class HealSettings(Settings, frozen=True, kw_only=True):
@@ -61,10 +61,33 @@ class HealSettings(Settings, frozen=True, kw_only=True):
         float,
         option("How many times the first position of a window counts (the attention sink).", gt=0),
     ] = DEFAULT.first
+    out_type: Annotated[
+        str | None,
+        option(
+            "Type of the refitted matrices: f16, bf16, f32, q8_0, q4_k …; default: each one's own.",
+            metavar="TYPE",
+        ),
+    ] = None
+    cut_again: Annotated[bool, option("Take a file that was cut before.")] = False
+    few_tokens: Annotated[bool, option("Fit even on too few tokens for the width.")] = False
+    any_cut: Annotated[
+        bool,
+        option(
+            "Heal even the cut of the layer that makes the attention sink, and keep corrections "
+            "that do not help on the held-out text.",
+            flag="force",
+        ),
+    ] = False
 
     def agree(self) -> None:
-        """Refuse an impossible sweep or ridge, and attention without a refit."""
-        self.numbers.check()
+        """Refuse an impossible sweep, ridge or type, and attention without a refit."""
+        agreeing(self.numbers.check)
+        agreeing(lambda: self.type_of_refitted)
+
+    @property
+    def type_of_refitted(self) -> int | None:
+        """ggml type of the refitted matrices; None: each keeps its own."""
+        return None if self.out_type is None else type_id(self.out_type)
 
     @property
     def numbers(self) -> Numbers:
@@ -125,18 +148,8 @@ class HealRequest(HealSettings, frozen=True, kw_only=True):
     recipe: Annotated[
         FilePath | None, option("Or a recipe of operations that cut, merge or repeat.")
     ] = None
-    out_type: Annotated[
-        str | None,
-        option(
-            "Type of the refitted matrices: f16, bf16, f32, q8_0, q4_k …; default: each one's own.",
-            metavar="TYPE",
-        ),
-    ] = None
-    cut_again: Annotated[bool, option("Take a file that was cut before.")] = False
-    few_tokens: Annotated[bool, option("Fit even on too few tokens for the width.")] = False
     threads: Threads = None
     allow_unknown_arch: AllowUnknownArch = False
-    any_cut: bool = False
 
     @property
     def inputs(self) -> list[Path]:
@@ -167,7 +180,7 @@ class HealRequest(HealSettings, frozen=True, kw_only=True):
             recipe=made,
             n_threads=self.threads,
             allow_unknown_arch=self.allow_unknown_arch,
-            out_type=None if self.out_type is None else type_id(self.out_type),
+            out_type=self.type_of_refitted,
             cut_again=self.cut_again,
             few_tokens=self.few_tokens,
             any_cut=self.any_cut,

@@ -20,7 +20,7 @@ from typing import (
 
 import msgspec
 
-from ..errors import RequestError
+from ..errors import GGSurgeryError, RequestError
 from ..files.progress import Progress
 from .faults import fault_of
 
@@ -118,6 +118,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def extend(self, kind: Callable[..., S], **more: Any) -> S:
         """A request of another class with these fields and more: the models, the outputs."""
         return kind(**self.values() | more)
+
+
+def agreeing(check: Callable[[], object]) -> None:
+    """Call a check of the library; its refusals become those of a request.
+
+    Raises:
+        RequestError: as the check raised it.
+    """
+    try:
+        check()
+    except RequestError:
+        raise
+    except GGSurgeryError as error:
+        raise RequestError(
+            error.problem, expected=error.expected, found=error.found, hint=error.hint
+        ) from None
 
 
 class Job(Protocol[R_co]):

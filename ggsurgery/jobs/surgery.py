@@ -128,10 +128,11 @@ class SurgeryRequest(SurgerySettings, frozen=True, kw_only=True):
     def ignored(self) -> list[str]:
         """A warning of the recipe's parts that only `ggsurgery run` does."""
         document = self._document()
-        left = [k for k in ("header", "template") if isinstance(document, dict) and document.get(k)]
+        sections = ("heal", "distil", "header", "template")
+        left = [k for k in sections if isinstance(document, dict) and document.get(k)]
         if not left:
             return []
-        parts = " and ".join(left)
+        parts = ", ".join(left)
         return [f"{self.recipe}: {parts}: for `ggsurgery run`; apply does the operations only"]
 
     def prepare(self, given: Mapping[str, Any] | None = None) -> PreparedSurgery:

@@ -4,7 +4,8 @@
     source:     {file: in.gguf}                       # or package: and file: within it
     operations: [{delete: {layer: "10"}}]             # as `ggsurgery apply` reads them
     laco:       {text: calibration.txt, highest: 28}  # instead of operations: find them
-    distil:     {text: calibration.txt}               # train the cut towards the source
+    heal:       {text: calibration.txt}               # refit the cut by least squares
+    distil:     {text: calibration.txt}               # train it towards the source
     header:     {general.license: apache-2.0}
     template:   {family: chatml}
     imatrix:    {text: calibration.txt, windows: 32}

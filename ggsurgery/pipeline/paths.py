@@ -5,25 +5,51 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from .evaluation import Measurement
+from .sections import RecipeFile
+
+Stage = Literal["cut", "heal", "distil"]
+#: What the model of a stage is called while others follow.
+STAGES: dict[Stage, str] = {"cut": "bare", "heal": "healed", "distil": "distilled"}
+
+
+def stages_of_file(file: RecipeFile) -> tuple[Stage, ...]:
+    """What makes the model of a recipe, in order."""
+    asked: dict[Stage, object] = {"cut": file, "heal": file.heal, "distil": file.distil}
+    return tuple(stage for stage, section in asked.items() if section is not None)
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a run keeps things below its folder."""
+    """Where a run keeps things below its folder.
+
+    Args:
+        stages: what makes the model, in order.
+    """
 
     folder: Path
     name: str
+    stages: tuple[Stage, ...] = ("cut",)
 
     @property
     def cut(self) -> Path:
         return self.folder / f"{self.name}.gguf"
 
-    @property
-    def untrained(self) -> Path:
-        """The cut before a training, whose result is `cut`."""
-        return self.folder / f"{self.name}-untrained.gguf"
+    def made(self, stage: Stage) -> Path:
+        """The model that a stage makes; that of the last one is `cut`."""
+        if stage == self.stages[-1]:
+            return self.cut
+        return self.folder / f"{self.name}-{STAGES[stage]}.gguf"
+
+    def before(self, stage: Stage) -> Path:
+        """The model that a stage starts from."""
+        return self.made(self.stages[self.stages.index(stage) - 1])
+
+    def sidecar(self, stage: Stage) -> Path:
+        """The arrays that a stage added."""
+        return self.folder / f"{self.name}.{stage}.npz"
 
     @property
     def imatrix(self) -> Path:

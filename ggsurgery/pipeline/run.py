@@ -27,11 +27,11 @@ from ..runtime.quantize_plan import check_requantized, requantized_warning
 from ..surgery.prepare import prepare
 from .document import Document, load_document, names_of
 from .evaluation import measurements, results_of
-from .paths import Places
+from .paths import Places, stages_of_file
+from .recovery import check_stages, most_bytes
 from .source import find_source
 from .state import State, locked
 from .tasks import Task, quantize_options, recipe_of, tasks_of
-from .training import most_bytes
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,10 @@ class Pipeline:
         self.source = find_source(self.document, None if source is None else Path(source))
         self.folder = Path(out)
         self.threads = threads
-        self.places = Places(self.folder, safe_name(self.document.name))
+        self.places = Places(
+            self.folder, safe_name(self.document.name), stages_of_file(self.document.file)
+        )
+        check_stages(self.document, self.source)
         self.tasks = tasks_of(self.document, self.source, self.places)
         #: What a user is warned of before the work.
         self.cautions = tuple(self._check())
@@ -119,7 +122,12 @@ class Pipeline:
         """
         found = []
         file = self.document.file
-        sections = (("laco", file.laco), ("distil", file.distil), ("imatrix", file.imatrix))
+        sections = (
+            ("laco", file.laco),
+            ("heal", file.heal),
+            ("distil", file.distil),
+            ("imatrix", file.imatrix),
+        )
         for name, section in sections:
             if section is not None:
                 texts = cautions.of_context(self.source, section.ctx)
@@ -140,16 +148,16 @@ class Pipeline:
         unknown = any(t.kind == "laco" and t.name not in done for t in self.tasks)
         recipe = self.document.recipe if unknown else recipe_of(self.document, self.places)
         sizes = self._sizes(recipe)
-        trained = self.document.file.distil is not None
+        more = len(self.places.stages) > 1  # their headers are not known to the byte
         return [
-            Planned(t, t.name in done, sizes.get(t.name), unknown or (trained and t.kind != "cut"))
+            Planned(t, t.name in done, sizes.get(t.name), unknown or (more and t.kind != "cut"))
             for t in self.tasks
         ]
 
     @property
     def files(self) -> dict[str, Path]:
         """The models of the run: `source`, `cut` and each type."""
-        kinds = ("cut", "distil", "quantize")  # the trained model takes the cut's place
+        kinds = (*self.places.stages, "quantize")  # the last stage's model takes the cut's place
         made = {t.subject or "cut": t.files[0] for t in self.tasks if t.kind in kinds}
         return {"source": self.source, **made}
 
@@ -167,10 +175,8 @@ class Pipeline:
         types = [t.subject for t in self.tasks if t.kind == "quantize"]
         with prepare(recipe, [self.source]) as operation:
             layout = operation.layout
-            sizes, more = {"cut": layout.n_bytes}, 0
-            if self.document.file.distil is not None:
-                sizes["distil"] = most_bytes(self.document, layout)
-                more = sizes["distil"] - layout.n_bytes
+            stages = most_bytes(self.document, layout, operation.shell)
+            sizes = {"cut": layout.n_bytes, **stages.steps}
             if not types:
                 return sizes
             with temporary.Folder("sizes") as folder:
@@ -179,7 +185,7 @@ class Pipeline:
                     write_all(stream.fileno(), layout.header, 0)
                     os.ftruncate(stream.fileno(), layout.n_bytes)
                 quantized = self._quantized_sizes(model, types)
-                sizes |= {name: size + more for name, size in quantized.items()}
+                sizes |= {name: size + stages.header for name, size in quantized.items()}
         return sizes
 
     def _quantized_sizes(self, model: Path, types: list[str]) -> dict[str, int]:

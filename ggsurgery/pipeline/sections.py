@@ -9,6 +9,7 @@ from ..jobs.choices import ChoicesSettings
 from ..jobs.distil import DistilSettings
 from ..jobs.evaluate import SuiteSettings
 from ..jobs.fields import TextSettings
+from ..jobs.heal import HealSettings
 from ..jobs.imatrix import ImatrixSettings
 from ..jobs.laco import LacoSettings
 from ..jobs.perplexity import PerplexitySettings
@@ -50,6 +51,26 @@ class Evaluate(Settings, frozen=True, kw_only=True):
     )
 
 
+class HealSection(HealSettings, frozen=True, kw_only=True):
+    """How the cut is healed, as `heal` does it."""
+
+    sidecar: Annotated[bool, option("Keep the fitted arrays as NAME.heal.npz, for `replay`.")] = (
+        True
+    )
+
+
+class DistilSection(DistilSettings, frozen=True, kw_only=True):
+    """How the cut is trained, as `distil` does it."""
+
+    sidecar: Annotated[
+        bool,
+        option(
+            "Keep what training changed as NAME.distil.npz, for `replay`: 4 bytes for each "
+            "trained number."
+        ),
+    ] = False
+
+
 class RecipeFile(Settings, frozen=True, kw_only=True):
     """A recipe of `ggsurgery run`; paths count from its folder."""
 
@@ -59,9 +80,10 @@ class RecipeFile(Settings, frozen=True, kw_only=True):
     operations: Annotated[Any, option("Steps, as `ggsurgery apply` reads them.")] = None
     options: Annotated[RecipeOptions | None, option("Options of all steps.")] = None
     laco: Annotated[LacoSettings | None, option("Let LaCo find the operations.")] = None
-    distil: Annotated[DistilSettings | None, option("Train the cut model towards the source.")] = (
-        None
-    )
+    heal: Annotated[HealSection | None, option("Refit the cut model by least squares.")] = None
+    distil: Annotated[
+        DistilSection | None, option("Train the cut (or healed) model towards the source.")
+    ] = None
     header: Annotated[Any, option("Entries to set; null takes one away.")] = None
     template: Template | None = None
     imatrix: ImatrixSettings | None = None

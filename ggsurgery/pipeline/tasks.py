@@ -1,7 +1,7 @@
 """The steps of a recipe as tasks: what each depends on, makes, and how.
 
-source ─ [laco] ─ cut ─ [distil] ─┬─ imatrix ─┐
-                                  └───────────┴─ quantize TYPE …
+source ─ [laco] ─ cut ─ [heal] ─ [distil] ─┬─ imatrix ─┐
+                                           └───────────┴─ quantize TYPE …
          ─ MEASUREMENT FILE … ─ [say] ─ release
 """
 
@@ -37,11 +37,11 @@ from .bundle_inputs import bundle_request, check_release, licence
 from .document import Document
 from .evaluation import Measurement, measurements
 from .paths import Places
+from .recovery import distil_step, heal_step
 from .state import key_of
-from .training import train
 
 #: What a step does.
-Kind = Literal["laco", "cut", "distil", "imatrix", "quantize", "measure", "say", "release"]
+Kind = Literal["laco", "cut", "heal", "distil", "imatrix", "quantize", "measure", "say", "release"]
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,10 @@ def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
     if document.file.laco is not None:
         tasks.append(_laco(document, source, places, checksum, n_layers))
     tasks.append(_cut(document, source, places, [checksum, *(t.key for t in tasks)]))
-    if document.file.distil is not None:
-        what, key, make = train(document, source, places, [tasks[-1].key])
-        tasks.append(Task("distil", what, key, (places.cut,), make))
+    for stage in places.stages[1:]:
+        step = heal_step if stage == "heal" else distil_step
+        made_by = step(document, source, places, [tasks[-1].key])
+        tasks.append(Task(stage, made_by.what, made_by.key, made_by.files, made_by.make))
     cut = tasks[-1].key
     base = [cut]
     if document.file.imatrix is not None:
@@ -186,7 +187,7 @@ def recipe_of(document: Document, places: Places) -> Recipe:
 
 
 def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) -> Task:
-    out = places.cut if document.file.distil is None else places.untrained
+    out = places.made("cut")
 
     def make(progress: Progress) -> Any:
         recipe = recipe_of(document, places)

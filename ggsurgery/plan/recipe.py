@@ -29,6 +29,7 @@ from .types import Plan
 PIPELINE_KEYS: tuple[str, ...] = (
     "source",
     "laco",
+    "heal",
     "distil",
     "header",
     "template",

@@ -241,11 +241,11 @@ def test_nothing_to_fit_is_said(method: Method, tmp_path: Path) -> None:
 
 
 def test_settings_that_cannot_be() -> None:
-    with pytest.raises(PlanError, match=r"--ctx \(512\) or more --tokens, found 256"):
+    with pytest.raises(PlanError, match=r"`ctx` \(512\) or more `tokens`, found 256"):
         heal(MODEL, [4], read_corpus(SEARCH_TEXT), Settings(tokens=256), n_threads=1)
     nan, inf = float("nan"), float("inf")
     for settings in (Settings(ridge=nan), Settings(first=inf), Settings(ridge=0.0)):
-        with pytest.raises(PlanError, match="impossible --"):
+        with pytest.raises(PlanError, match="impossible `"):
             heal(MODEL, [4], "text", settings, n_threads=1)
 
 

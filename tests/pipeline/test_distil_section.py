@@ -41,7 +41,7 @@ def test_the_trained_model_takes_the_place_of_the_cut(folder: Path) -> None:
     results = pipeline.run()
     before, after = results["distil"]["held_out"]
     assert after < before and results["distil"]["steps"] == [6, 6]
-    made = {"cut": "-untrained", "distil": "", "quantize Q8_0": "-Q8_0"}
+    made = {"cut": "-bare", "distil": "", "quantize Q8_0": "-Q8_0"}
     for name, end in made.items():
         size = (folder / f"out/Small-trained{end}.gguf").stat().st_size
         n_bytes = planned[name].n_bytes
@@ -50,9 +50,9 @@ def test_the_trained_model_takes_the_place_of_the_cut(folder: Path) -> None:
         assert planned[name].at_most == (name != "cut")
     assert pipeline.files["cut"].name == "Small-trained.gguf"
     assert read_header(pipeline.files["cut"]).get("general.name") == "Small trained"
-    untrained = folder / "out/Small-trained-untrained.gguf"
+    bare = folder / "out/Small-trained-bare.gguf"
     options = ("--tokens", 384, "-c", 32, "--batch", 2, "--trainable", "down", "--threads", 1)
-    files = (folder / "in.gguf", untrained, folder / "alone.gguf")
+    files = (folder / "in.gguf", bare, folder / "alone.gguf")
     name = ("--name", "Small trained")
     call("distil", "--text", folder / "text.txt", *options, *name, *files)
     assert files[-1].read_bytes() == pipeline.files["cut"].read_bytes()
