@@ -6,7 +6,9 @@ import _thread
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 
@@ -44,13 +46,29 @@ def ignore_signals() -> None:
 def _ask_again(lost: Any) -> None:
     """Python drops what is raised inside a destructor or a C library's callback.
 
-    A program that was asked to end there would go on; so it is asked once more, a moment later.
+    A program that was asked to end there would go on; so the signal is sent once more.
     """
     if not issubclass(lost.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
         return
     number = lost.exc_value.number if isinstance(lost.exc_value, Stopped) else signal.SIGINT
-    again = threading.Timer(0.01, _thread.interrupt_main, (number,))
-    again.daemon = True
+    again = threading.Thread(target=_send_after, args=(sys._getframe(), number), daemon=True)
     with suppress(RuntimeError):  # too late for a thread: the program is ending anyway
         again.start()
+
+
+def _send_after(hook: FrameType, number: int) -> None:
+    """Send the signal when the hook has returned: Python drops what is raised inside it, too."""
+    main = threading.main_thread().ident
+    while main is not None and _runs(hook, sys._current_frames().get(main)):
+        time.sleep(0.001)
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, number)  # ends a system call that waits
+    else:
+        _thread.interrupt_main(number)
+
+
+def _runs(hook: FrameType, frame: FrameType | None) -> bool:
+    while frame is not None and frame is not hook:
+        frame = frame.f_back
+    return frame is hook

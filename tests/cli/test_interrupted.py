@@ -100,8 +100,16 @@ def test_stopped_while_writing(tmp_path, model, number, code):
 
 
 LOSING = """
-import ctypes, os, sys, time
+import ctypes, os, sys, threading, time
 from ggsurgery import cli
+
+start = threading.Thread.start
+
+def slow_start(thread):  # on a busy machine a thread starts late, or its caller goes on late
+    start(thread)
+    time.sleep({late})
+
+threading.Thread.start = slow_start
 
 class Thing:
     def __del__(self):
@@ -113,7 +121,7 @@ def callback():
 
 def work(**_):
     {where}
-    time.sleep(20)  # what a program does that did not hear of it
+    time.sleep(30)
     print("went on")
 
 cli.cli.main = work
@@ -121,18 +129,21 @@ cli.main([])
 """
 
 
+@pytest.mark.parametrize("late", [0, 0.5])
 @pytest.mark.parametrize("where", ["Thing()", "callback()"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_where_python_drops_exceptions(where, number, code):
-    """In a destructor, such as a finished bar's, or in a C library's callback."""
+def test_stopped_where_python_drops_exceptions(where, number, code, late):
+    """In a destructor, such as a finished bar's, or in a C library's callback; at once."""
+    before = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", LOSING.format(number=int(number), where=where)],
+        [sys.executable, "-c", LOSING.format(number=int(number), where=where, late=late)],
         env=environment(),
         capture_output=True,
         text=True,
         check=False,
         preexec_fn=heed_signals,
     )
+    assert time.monotonic() - before < 30, "the signal did not end the sleep"
     assert done.returncode == code
     assert done.stdout == ""
     assert done.stderr == (
