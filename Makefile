@@ -8,6 +8,12 @@ NATIVE := $(shell find native -type f 2>/dev/null)
 INSTALL = CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet -c constraints.txt
 # A test that hangs, in llama.cpp's code as well, ends the run after 20 minutes.
 PYTEST = $(BIN)/python -m pytest --timeout=1200 --timeout-method=thread
+# One worker a processor, so each computes with one thread; a file's tests share their
+# fixtures, and tests/conftest.py puts the longest files first.
+PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test test-fast: export GGSURGERY_THREADS ?= 1
+test test-fast: export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help demo test test-fast fuzz kill-test lint format bench docs setup native tools clean
 
@@ -43,11 +49,11 @@ tools: $(VENV)/.dev  ## Build llama.cpp's own tools, which tests compare with (m
 # A leading "-": without a compiler, the tests that need the tools are skipped.
 test: $(VENV)/.dev  ## Set up everything and run the tests.
 	-@$(BIN)/python -m tests._llama_tools
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS)
 
-test-fast: $(VENV)/.dev  ## Run the tests that take no more than seconds, in parallel.
+test-fast: $(VENV)/.dev  ## Run the tests that take no more than seconds.
 	-@$(BIN)/python -m tests._llama_tools
-	$(PYTEST) -n auto --dist loadfile -m 'not slow and not external' $(PYTEST_ARGS)
+	$(PYTEST) $(PARALLEL) -m 'not slow and not external' $(PYTEST_ARGS)
 
 kill-test: $(VENV)/.dev  ## End every writing command at many random moments (root, half an hour).
 	GGSURGERY_KILL_ROUNDS=$${GGSURGERY_KILL_ROUNDS:-10} \

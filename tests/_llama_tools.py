@@ -10,6 +10,7 @@ that nobody here wrote.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -38,6 +39,9 @@ TOOLS = (
     "llama-export-lora",
 )
 
+#: What is compiled and linked around llama.cpp's source.
+BUILD = Path(__file__).parent / "llama_tools"
+
 #: Names a folder with tools that are built already.
 VARIABLE = "GGSURGERY_LLAMA_TOOLS"
 
@@ -57,7 +61,9 @@ def llama_tool(name: str) -> str:
 @cache
 def build() -> Path:
     """The folder of the tools; builds them the first time, one process at a time."""
-    folder = machine.cache_folder() / f"llama-tools-{version('llama-cpp-python')}"
+    how = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(BUILD.iterdir())))
+    name = f"llama-tools-{version('llama-cpp-python')}-{how.hexdigest()[:8]}"
+    folder = machine.cache_folder() / name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         if fcntl is not None:
@@ -87,7 +93,7 @@ def _build(folder: Path) -> None:
     configure = [
         "cmake",
         "-S",
-        str(Path(__file__).parent / "llama_tools"),
+        str(BUILD),
         "-B",
         str(work),
         "-DCMAKE_BUILD_TYPE=Release",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -13,9 +15,23 @@ settings.register_profile(
 )
 settings.load_profile("busy")
 
+#: The files that take longest, longest first. A parallel run (`make test`) gives a whole file
+#: to one worker: one of these at the end would leave the other workers idle.
+LONGEST = (
+    "test_cli_docs.py",
+    "golden/test_outputs.py",
+    "arch/test_contract.py",
+    "pipeline/test_run.py",
+    "tensors/test_scales.py",
+    "kill/test_kill.py",
+    "measure/test_perplexity.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests of large texts where the folder of these texts is absent."""
+    """Put the longest files first; skip the tests of large texts where these are absent."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
     folder = shared_folder()
     if not folder.is_dir():
         skip = pytest.mark.skip(reason=f"{NEEDS_SHARED} {folder}")

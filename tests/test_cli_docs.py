@@ -196,9 +196,10 @@ NEEDS = {
     "run models/qwen3-tiny-v1.yaml": "Qwen3-1.7B",
 }
 
-#: Commands that ask a model for hundreds of answers; a random one never ends them. They get a
-#: --limit here.
+#: Commands that ask a model for hundreds of answers; a random one never ends them.
 LONG = {"bench", "evaluate"}
+#: The --limit that they get here, and every command that the documentation gives a larger one.
+LIMIT = "2"
 
 #: Commands that run no model: their part of the documentation takes a second.
 QUICK = {
@@ -270,11 +271,13 @@ def paste(
         line = shlex.join(arguments)
         if arguments[0] not in names or any(line.startswith(n) for n in NEEDS):
             continue
-        if arguments[0] in LONG and "--limit" not in arguments:
-            arguments += ["--limit", "2"]
+        if "--limit" in arguments:
+            arguments[arguments.index("--limit") + 1] = LIMIT
+        elif arguments[0] in LONG:
+            arguments += ["--limit", LIMIT]
         if arguments[0] == "heal":  # of random layers nothing can be learnt, which is an error
             assert not Path(arguments[-1]).exists(), f"ggsurgery {line}: the output exists"
-            arguments += ["--force"]
+            arguments += ["--force", "--tokens", "4096"]
         target = arguments[-1] if arguments[-2:-1] == [">"] else None
         try:
             printed = call(*arguments[: -2 if target else None], code=code).out
