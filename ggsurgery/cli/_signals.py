@@ -52,12 +52,14 @@ def _ask_again(lost: Any) -> None:
         sys.__unraisablehook__(lost)
         return
     number = lost.exc_value.number if isinstance(lost.exc_value, Stopped) else signal.SIGINT
-    again = threading.Thread(target=_send_after, args=(sys._getframe(), number), daemon=True)
+    again = threading.Thread(
+        target=_send_after, args=(sys._getframe(), signal.Signals(number)), daemon=True
+    )
     with suppress(RuntimeError):  # too late for a thread: the program is ending anyway
         again.start()
 
 
-def _send_after(hook: FrameType, number: int) -> None:
+def _send_after(hook: FrameType, number: signal.Signals) -> None:
     """Send the signal when the hook has returned: Python drops what is raised inside it, too."""
     main = threading.main_thread().ident
     while main is not None and _runs(hook, sys._current_frames().get(main)):
