@@ -1,4 +1,4 @@
-"""experts: rank the experts of a mixture, and delete those that are needed least."""
+"""experts: rank the experts of a mixture, and delete or merge those that are needed least."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..find.experts.ranking import Method, Ranking
 from ..jobs.experts import ChooseExpertsRequest, RankExpertsRequest, SweepExpertsRequest
+from ..jobs.merge_experts import MergeExpertsRequest
 from ..plan.text import format_layers
 from ..present.numbers import human_count
 from ._output import echo, json_option, note, print_json, table
@@ -71,6 +72,26 @@ def delete(surgery: Surgery, make: Maker, source: Path, out: Path) -> None:
     """
     check_early((source,), out, surgery)
     found = perform(make(ChooseExpertsRequest, file=source), source.name, "window")
+    operate(surgery, found.steps, [source], out)
+
+
+@experts.command()
+@surgery_options(MergeExpertsRequest, also=("out_type",), skip=("file",))
+@in_out
+def merge(surgery: Surgery, make: Maker, source: Path, out: Path) -> None:
+    """Merge the experts that are needed least into those that are most like them.
+
+    The experts with the highest scores stay. Each takes in the experts whose outputs and router
+    scores on the texts are most like its own: their neurons are put into its order, and the
+    weights are averaged by saliency. The router keeps the row of the one that stays.
+
+    \b
+    Example:
+      ggsurgery experts merge --keep 96 --text calibration.txt in.gguf out.gguf
+      ggsurgery experts merge --drop 25% --text code.txt --out-type f16 in.gguf out.gguf
+    """
+    check_early((source,), out, surgery)
+    found = perform(make(MergeExpertsRequest, file=source), source.name, "window")
     operate(surgery, found.steps, [source], out)
 
 

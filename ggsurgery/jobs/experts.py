@@ -37,10 +37,19 @@ Texts = Annotated[
     FilePaths,
     option("UTF-8 text that runs through the model; repeat it for one column a text.", short="-f"),
 ]
-
-
 Only = Annotated[
     Names, option("Of a ranking over several texts: this one; may be repeated.", metavar="TEXT")
+]
+Keep = Annotated[int, option("How many stay in each layer.", ge=1, metavar="N")] | None
+Drop = Annotated[
+    str | None, option("How many leave each layer, or which share of them.", metavar="N|P%")
+]
+Protect = Annotated[
+    Names,
+    option(
+        "Experts that stay: 3:0,7 in layer 3, or 0-5 in every layer; may be repeated.",
+        metavar="[LAYERS:]EXPERTS",
+    ),
 ]
 
 
@@ -143,10 +152,8 @@ class ChooseExpertsRequest(RankingSettings, frozen=True, kw_only=True):
     """
 
     file: Model
-    keep: Annotated[int, option("How many stay in each layer.", ge=1, metavar="N")] | None = None
-    drop: Annotated[
-        str | None, option("How many leave each layer, or which share of them.", metavar="N|P%")
-    ] = None
+    keep: Keep = None
+    drop: Drop = None
     ranking: Annotated[FilePath | None, option("A ranking that `experts rank -o` wrote.")] = None
     text: Annotated[
         FilePaths, option("Instead: measure on this text first; may be repeated.", short="-f")
@@ -155,16 +162,8 @@ class ChooseExpertsRequest(RankingSettings, frozen=True, kw_only=True):
         FilePath | None, option("Instead: the tokens that an importance matrix counted.")
     ] = None
     random: Annotated[int | None, option("Instead: by chance, the control.", metavar="SEED")] = None
-    only: Annotated[
-        Names, option("Of a ranking over several texts: this one; may be repeated.", metavar="TEXT")
-    ] = ()
-    protect: Annotated[
-        Names,
-        option(
-            "Experts that stay: 3:0,7 in layer 3, or 0-5 in every layer; may be repeated.",
-            metavar="[LAYERS:]EXPERTS",
-        ),
-    ] = ()
+    only: Only = ()
+    protect: Protect = ()
     used: (
         Annotated[int, option("Change how many experts a token goes through.", ge=1, metavar="K")]
         | None
@@ -204,9 +203,7 @@ class ChooseExpertsRequest(RankingSettings, frozen=True, kw_only=True):
             steps.append(step("set", key="{arch}.expert_used_count", value=self.used))
         if not self._deletes:
             return ExpertChoice(tuple(steps), {})
-        keep = self.keep
-        if keep is None:
-            keep = mixture(header).n_experts - choose.parse_count(str(self.drop), header)
+        keep = how_many(header, self.keep, self.drop)
         protected = choose.parse_protected(self.protect, header)
         scores, warnings = self._scores(header, protected, progress)
         kept = choose.choose(header, scores, keep, protected, used=self.used)
@@ -340,6 +337,17 @@ class SweepExpertsRequest(TextSettings, frozen=True, kw_only=True):
             for seed in range(1, self.random + 1):
                 kept = choose.choose(header, choose.random_scores(header, seed), keep)
                 yield Candidate(f"random {seed}", keep, kept)
+
+
+def how_many(header: Header, keep: int | None, drop: str | None) -> int:
+    """How many experts stay in each layer.
+
+    Raises:
+        PlanError: `drop` is neither a number nor a share.
+    """
+    if keep is not None:
+        return keep
+    return mixture(header).n_experts - choose.parse_count(str(drop), header)
 
 
 def cautions_of(found: Ranking, names: Sequence[str] = ()) -> list[str]:

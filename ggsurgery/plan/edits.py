@@ -1,5 +1,5 @@
-"""Edits: changes to a layer (Damp, Scale, Add, KeepExperts), to the whole model (Mask,
-BlendShell, Drop, TrimVocab) and to single metadata entries (Set, Unset).
+"""Edits: changes to a layer (Damp, Scale, Add, KeepExperts, MergeExperts), to the whole model
+(Mask, BlendShell, Drop, TrimVocab) and to single metadata entries (Set, Unset).
 
 `to_json` of each is what a plan's digest is made of, so it must not change.
 """
@@ -66,7 +66,27 @@ class KeepExperts:
         return _json(self)
 
 
-BlockEdit = Damp | Scale | Add | KeepExperts
+@dataclass(frozen=True, slots=True)
+class MergeExperts:
+    """Each group of a layer's experts becomes one: the weighted mean of its aligned members.
+
+    Args:
+        groups: (expert, weight) pairs; the first expert of a group gives its place in the router.
+    """
+
+    kind: ClassVar[str] = "merge_experts"
+    groups: tuple[tuple[tuple[int, float], ...], ...]
+
+    @property
+    def experts(self) -> tuple[int, ...]:
+        """The first of each group, numbered as before the edit."""
+        return tuple(group[0][0] for group in self.groups)
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+BlockEdit = Damp | Scale | Add | KeepExperts | MergeExperts
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ follows by itself or leaves with `drop_tail`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..errors import PlanError
-from .edits import Drop, KeepExperts, Set, TrimVocab, Unset
+from .edits import Drop, KeepExperts, MergeExperts, Set, TrimVocab, Unset
 from .text import format_layers
 from .types import Block, BlockRef, Edited, Plan, Take
 
@@ -223,16 +223,34 @@ def keep_experts(plan: Plan, experts: Mapping[int, Sequence[int]]) -> Plan:
     Raises:
         PlanError: a layer does not exist.
     """
+    return _with_experts(plan, {n: KeepExperts(tuple(kept)) for n, kept in experts.items()})
+
+
+def merge_experts(plan: Plan, experts: Mapping[int, Sequence[Sequence[tuple[int, float]]]]) -> Plan:
+    """Make one expert of each group, in the layers named, tail included.
+
+    Args:
+        experts: for each layer its groups as (expert, weight) pairs, the one that the router
+            keeps first.
+
+    Raises:
+        PlanError: a layer does not exist.
+    """
+    edits = {n: MergeExperts(tuple(map(tuple, groups))) for n, groups in experts.items()}
+    return _with_experts(plan, edits)
+
+
+def _with_experts(plan: Plan, edits: Mapping[int, KeepExperts | MergeExperts]) -> Plan:
     stack = list(plan.stack)
-    for layer, kept in experts.items():
+    for layer, edit in edits.items():
         if not 0 <= layer < len(stack):
             raise PlanError(f"layer {layer} does not exist", expected=f"0 to {len(stack) - 1}")
-        stack[layer] = _edited(stack[layer], KeepExperts(tuple(kept)))
+        stack[layer] = _edited(stack[layer], edit)
     n_blocks = len(plan.blocks)
     return replace(plan, blocks=tuple(stack[:n_blocks]), tail=tuple(stack[n_blocks:]))
 
 
-def _edited(block: Block, edit: KeepExperts) -> Block:
+def _edited(block: Block, edit: KeepExperts | MergeExperts) -> Block:
     if isinstance(block, Edited):
         return Edited(block.block, (*block.edits, edit))
     return Edited(block, (edit,))
@@ -246,16 +264,19 @@ def kept_experts(block: Block, n_experts: int) -> tuple[int, ...]:
     """
     kept = tuple(range(n_experts))
     for edit in expert_edits(block):
-        wrong = [e for e in edit.experts if not 0 <= e < len(kept)]
+        named: Iterable[int] = edit.experts
+        if isinstance(edit, MergeExperts):
+            named = (e for group in edit.groups for e, _ in group)
+        wrong = [e for e in named if not 0 <= e < len(kept)]
         if wrong:
             raise PlanError(f"expert {wrong[0]} does not exist", expected=f"0 to {len(kept) - 1}")
         kept = tuple(kept[e] for e in edit.experts)
     return kept
 
 
-def expert_edits(block: Block) -> tuple[KeepExperts, ...]:
-    """The edits of a block that delete experts, the first one first."""
+def expert_edits(block: Block) -> tuple[KeepExperts | MergeExperts, ...]:
+    """The edits of a block that delete or merge experts, the first one first."""
     if not isinstance(block, Edited):
         return ()
-    own = tuple(e for e in block.edits if isinstance(e, KeepExperts))
+    own = tuple(e for e in block.edits if isinstance(e, KeepExperts | MergeExperts))
     return (*expert_edits(block.block), *own)

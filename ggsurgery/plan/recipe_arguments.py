@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from ..errors import PlanError
 from . import blend_ops, ops
 from .lora import merge_lora
 from .text import parse_layers, parse_pair
+
+T = TypeVar("T")
 
 _TENSOR = re.compile(r"[A-Za-z0-9_.]+")
 
@@ -104,29 +106,60 @@ def experts_by_layer(value: Any) -> dict[int, tuple[int, ...]]:
         >>> experts_by_layer({"0": "0-2,5"})
         {0: (0, 1, 2, 5)}
     """
+    return {n: experts for n, experts, _ in _by_layer(value, lambda t: (parse_layers(t),) * 2)}
+
+
+def groups_by_layer(value: Any) -> dict[int, tuple[tuple[tuple[int, float], ...], ...]]:
+    """The groups of experts of each layer, from a mapping such as `{0: "0*0.7+3*0.3,1,2"}`.
+
+    Raises:
+        PlanError: no such mapping, or a layer whose list is empty, names an expert twice, or
+            has weights that do not sum to 1.
+
+    Example:
+        >>> groups_by_layer({"0": "0*0.75+3*0.25,1"})
+        {0: (((0, 0.75), (3, 0.25)), ((1, 1.0),))}
+    """
+    return {n: groups for n, _, groups in _by_layer(value, _groups)}
+
+
+def _groups(text: Any) -> tuple[tuple[int, ...], tuple[tuple[tuple[int, float], ...], ...]]:
+    groups = []
+    for part in str(text).split(","):
+        pairs = [member.partition("*") for member in part.split("+")]
+        group = tuple((whole(e), number(w) if star else 1.0) for e, star, w in pairs)
+        total = sum(w for _, w in group)
+        if not abs(total - 1) < 1e-3 or min(w for _, w in group) < 0:
+            raise ValueError(f"weights of {part!r} are not shares that sum to 1")
+        groups.append(group)
+    return tuple(e for group in groups for e, _ in group), tuple(groups)
+
+
+def _by_layer(
+    value: Any, read: Callable[[Any], tuple[tuple[int, ...], T]]
+) -> Iterator[tuple[int, tuple[int, ...], T]]:
     if not isinstance(value, Mapping) or not value:
         raise PlanError(
             "not a mapping from layers to experts",
             expected='such as {0: "0-11", 1: "0,2-12"}',
             found=repr(value)[:80],
         )
-    found: dict[int, tuple[int, ...]] = {}
     for key, text in value.items():
         try:
             (layer,) = parse_layers(key)
-            experts = parse_layers(text)
+            experts, result = read(text)
         except (PlanError, ValueError) as error:
             raise PlanError(f"experts of layer {key}: {error}") from None
         if len(set(experts)) != len(experts):
             twice = next(e for e in experts if experts.count(e) > 1)
             raise PlanError(f"layer {layer}: expert {twice} is named twice")
-        found[layer] = experts
-    return found
+        yield layer, experts, result
 
 
 #: name → function, readers of the arguments, required arguments
 STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], tuple[str, ...]]] = {
     "keep_experts": (ops.keep_experts, {"experts": experts_by_layer}, ("experts",)),
+    "merge_experts": (ops.merge_experts, {"experts": groups_by_layer}, ("experts",)),
     "lora": (
         merge_lora,
         {"adapter": str, "checksum": str, "scale": number, "layers": parse_layers},

@@ -1,7 +1,8 @@
 """Write a laid-out file: copy bytes where nothing changes, compute where something does.
 
-One question has to be asked of all weights before the first is written: where the threshold
-of a global prune lies. `settle` answers it in a pass of its own.
+Two questions have to be answered before the first weight is written: where the threshold of a
+global prune lies, and how the neurons of merged experts are aligned. `settle` answers them in a
+pass of its own.
 """
 
 from __future__ import annotations
@@ -58,10 +59,11 @@ def unsettled_bytes(layout: FileLayout) -> int:
     exprs = [p.job.expr for p in layout.pieces if isinstance(p.job, Compute)]
     if not exprs:
         return 0  # plain copying loads none of the arithmetic
+    from ..tensors import global_threshold, merge_stack
     from ..tensors.expr import reads
-    from ..tensors.global_threshold import pending
 
-    return sum(r.tensor.nbytes for e in exprs if pending([e]) for r in set(reads(e)))
+    unsettled = [e for e in exprs if global_threshold.pending([e]) or merge_stack.pending([e])]
+    return sum(read.tensor.nbytes for read in {r for e in unsettled for r in reads(e)})
 
 
 def settle(
@@ -72,9 +74,10 @@ def settle(
     given: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> FileLayout:
-    """The layout with the thresholds found that hold for many tensors together.
+    """The layout with the thresholds found that hold for many tensors together, and the
+    neurons of merged experts in order.
 
-    It is exact at any size and needs constant memory. A layout without such thresholds comes
+    It is exact at any size and needs constant memory. A layout without either comes
     back as it is.
 
     Args:
@@ -87,15 +90,17 @@ def settle(
     exprs = [p.job.expr for p in layout.pieces if isinstance(p.job, Compute)]
     if not exprs:
         return layout
-    from ..tensors import global_threshold
+    from ..tensors import global_threshold, merge_stack
     from ..tensors.read_rows import RowReader
     from ..tensors.two_pass import Resolver
 
-    if not global_threshold.pending(exprs):
+    if not global_threshold.pending(exprs) and not merge_stack.pending(exprs):
         return layout
-    resolver = Resolver(RowReader(sources, given, progress), threads or n_threads())
+    reader = RowReader(sources, given, progress)
+    exprs = merge_stack.settle(exprs, reader)
+    exprs = global_threshold.settle(exprs, Resolver(reader, threads or n_threads()))
     pieces = list(layout.pieces)
-    for place, expr in zip(places, global_threshold.settle(exprs, resolver), strict=True):
+    for place, expr in zip(places, exprs, strict=True):
         pieces[place] = replace(pieces[place], job=Compute(expr))
     return replace(layout, pieces=tuple(pieces))
 
@@ -140,7 +145,7 @@ def execute(
     for path in paths:
         check_output(path, [*inputs, *spared], force=force, nbytes=n_bytes)
     if unsettled := unsettled_bytes(layout):
-        with stages("threshold", unsettled) as tick:
+        with stages("first pass", unsettled) as tick:
             layout = settle(layout, sources, threads=threads, given=given, progress=tick)
         files = _files(layout, out, split_max_size)
     made: dict[Path, int] = {}

@@ -16,8 +16,8 @@ from ..errors import GGSurgeryError
 from ..ggufio.reader import Source
 from ..ggufio.types import type_name
 from ..host import n_threads
-from . import finite, kernels
-from .expr import Apply, Combine, Expr, Read, Slice, reads
+from . import finite, kernels, merge_stack
+from .expr import Apply, Combine, Expr, MergeStack, Read, Slice, reads
 from .kernels import NAN_KEY, Raw, backend
 from .kth_smallest import own_key
 from .parallel import in_order
@@ -93,6 +93,8 @@ class _BlockEncoder:
                 cut = sliced_bytes(self._reader, self._expr, rows)
                 if cut is not None:
                     return cut
+            case MergeStack(Read() as read) if read.tensor.type == self._type:
+                return self._merged(self._expr, read, rows)
             case Combine(inputs, "linear", options) if common_float(*inputs) == self._type:
                 weights = dict(options)["weights"]
                 raws = [self._reader.raw(e, rows) for e in inputs if isinstance(e, Read)]
@@ -110,6 +112,22 @@ class _BlockEncoder:
 
     def _checked(self, raw: Raw) -> Raw | None:
         return raw if finite.is_finite(self._type, raw) else None
+
+    def _merged(self, expr: MergeStack, read: Read, rows: Rows) -> Raw | None:
+        """Experts that stay alone keep their bytes."""
+        parts: list[Raw] = []
+        for group, first, last in merge_stack.by_expert(expr, rows):
+            ((expert, _), *others) = expr.groups[group]
+            if others:
+                values = merge_stack.values(expr, group, first, last, self._reader)
+                part = finite.encode(self._type, values, self._width)
+                if part is None:
+                    return None
+            else:
+                own = merge_stack.source_rows(expr, expert, first, last)
+                part = self._reader.raw(read, own)
+            parts.append(part)
+        return np.concatenate(parts)
 
     def _mask(self, read: Read, options: dict[str, object], rows: Rows) -> Raw:
         """A mask by magnitude without decoding: numbers are chosen by their bits."""

@@ -71,7 +71,35 @@ class Effective:
     scale: Expr
 
 
-Expr = Read | Combine | Apply | Slice | Given | Effective
+@dataclass(frozen=True, slots=True)
+class Neurons:
+    """A stack of experts, and along which axis it counts the neurons of each."""
+
+    stack: Expr
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class MergeStack:
+    """A stack of experts with one for each group: the weighted mean of its members.
+
+    Args:
+        groups: (expert, weight) pairs.
+        axis: along which axis the stack counts the neurons of an expert; None: it does not.
+        neurons: the stacks whose values decide which neuron of a member joins which of the
+            first; one or two neurons along their axis for each along the last stack's.
+        orders: for each group and each of its members after the first, the neurons in the order
+            of the first's; None until `merge_stack.settle`.
+    """
+
+    stack: Expr
+    groups: tuple[tuple[tuple[int, float], ...], ...]
+    axis: int | None
+    neurons: tuple[Neurons, ...]
+    orders: tuple[tuple[tuple[int, ...], ...], ...] | None = None
+
+
+Expr = Read | Combine | Apply | Slice | Given | Effective | MergeStack
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
@@ -86,6 +114,10 @@ def walk(expr: Expr) -> Iterator[Expr]:
         case Effective(weight, scale):
             yield from walk(weight)
             yield from walk(scale)
+        case MergeStack(stack, _, _, neurons):
+            yield from walk(stack)
+            for aligned in neurons:
+                yield from walk(aligned.stack)
 
 
 def rebuild(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
@@ -97,6 +129,9 @@ def rebuild(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
             expr = replace(expr, input=rebuild(inner, change))
         case Effective(weight, scale):
             expr = Effective(rebuild(weight, change), rebuild(scale, change))
+        case MergeStack(stack, _, _, neurons):
+            neurons = tuple(replace(n, stack=rebuild(n.stack, change)) for n in neurons)
+            expr = replace(expr, stack=rebuild(stack, change), neurons=neurons)
     return change(expr)
 
 
@@ -120,6 +155,8 @@ def describe(expr: Expr) -> str:
             return f"given {key}"
         case Effective(weight, scale):
             return f"{describe(scale)}*{describe(weight)}"
+        case MergeStack(stack, groups):
+            return f"{len(groups)} groups of experts of {describe(stack)}"
 
 
 def _options(options: Params) -> str:

@@ -22,8 +22,8 @@ from ..files.system_errors import reading
 from ..ggufio.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from ..ggufio.reader import Source
 from ..ggufio.types import Header, TensorInfo, type_name
-from . import finite, kernels, mapped_pages, methods
-from .expr import Apply, Combine, Effective, Expr, Given, Read, Slice, describe
+from . import finite, kernels, mapped_pages, merge_stack, methods
+from .expr import Apply, Combine, Effective, Expr, Given, MergeStack, Read, Slice, describe
 from .kernels import Raw, Values
 from .lora import LORA, update_rows
 from .shape import n_rows, shape_of
@@ -91,6 +91,9 @@ class RowReader:
                 return methods.scaled(self.values(weight, rows), factors, at)
             case Given():
                 return self._given_rows(expr, rows)
+            case MergeStack():
+                places = merge_stack.by_expert(expr, rows)
+                return np.concatenate([merge_stack.values(expr, *at, self) for at in places])
             case Slice(inner, 0):
                 picked = self.values(inner, rows).reshape(-1, shape_of(inner)[0])
                 return np.ascontiguousarray(picked[:, _columns(expr)]).reshape(-1)

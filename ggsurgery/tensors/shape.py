@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from ..errors import PlanError
-from .expr import Apply, Combine, Effective, Expr, Given, Read, Slice, describe
+from .expr import Apply, Combine, Effective, Expr, Given, MergeStack, Read, Slice, describe
 
 Shape = tuple[int, ...]
 
@@ -27,6 +27,8 @@ def shape_of(expr: Expr) -> Shape:
             return _common(inputs)
         case Effective(weight):
             return shape_of(weight)
+        case MergeStack(stack, groups):
+            return (*shape_of(stack)[:-1], len(groups))
         case Slice(inner, axis, ranges):
             return _sliced(shape_of(inner), axis, ranges, expr)
 

@@ -16,9 +16,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ..errors import ArchitectureError, PlanError
-from ..plan.edits import Add, BlockEdit, Damp, KeepExperts, Scale, params
+from ..plan.edits import Add, BlockEdit, Damp, KeepExperts, MergeExperts, Scale, params
 from ..plan.types import Blend, Block, BlockRef, Edited, Take, references
 from .expr import Apply, Combine, Expr, Given, Slice, reads
+from .merge_stack import merged
 from .parts import counts_experts, damps, in_part, is_integer, is_projection, scales_all
 from .scales import Get, belongs_to_weight, effective, scale_of
 from .shape import shape_of
@@ -210,6 +211,9 @@ def edit_tensor(edit: BlockEdit, suffix: str, get: Get) -> Expr | None:
     weight = f"{suffix.rpartition('.')[0]}.weight"
     if isinstance(edit, KeepExperts):
         return _experts(expr, edit.experts) if counts_experts(suffix) else expr
+    if isinstance(edit, MergeExperts):
+        first = _experts(expr, edit.experts) if counts_experts(suffix) else expr
+        return merged(edit, suffix, get, first)
     with_weight = suffix != weight and _concerned(edit, weight, get(weight))
     match edit:
         case Scale(_, factor):

@@ -19,8 +19,8 @@ import numpy as np
 
 from ..errors import PlanError
 from ..plan.edits import params
-from . import kernels
-from .expr import Apply, Combine, Expr, Read, Slice
+from . import kernels, merge_stack
+from .expr import Apply, Combine, Expr, MergeStack, Read, Slice
 from .kernels import F32, FLOAT_SIZES, NAN_KEY, Raw, backend
 from .kth_smallest import Piece, Sample, Threshold, key_table, kth_smallest, own_key
 from .parallel import reduce_blocks
@@ -62,6 +62,8 @@ class Resolver:
                 return replace(expr, input=inner)
             case Slice(inner):
                 return replace(expr, input=self.resolve(inner))
+            case MergeStack():
+                return merge_stack.settle([expr], self.reader)[0]
             case Combine(inputs, method, options):
                 inputs = tuple(self.resolve(e) for e in inputs)
                 named = dict(options)

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...arch.experts import Mixture, mixture
-from ...errors import PlanError
+from ...errors import EngineError, PlanError
 from ...files.progress import Progress
 from ...ggufio.header import read_header
 from ...ggufio.types import Header
 from ...measure.windows import Windows
 from ...plan.text import format_layers
 from ...runtime.engine import Engine
-from ...runtime.expert_nodes import ExpertHook
+from ...runtime.expert_nodes import ExpertHook, ExpertSums
 
 F64 = NDArray[np.float64]
 #: What a ranking measures.
@@ -72,6 +72,8 @@ class Ranking:
     Attributes:
         layers: the layers that have experts; row i of every array is layer `layers[i]`.
         largest: the largest magnitude in an expert's output over all texts.
+        unlikeness: of each pair of experts over all texts, [layers, n_experts, n_experts]; None
+            unless asked for.
     """
 
     file: Path
@@ -79,6 +81,7 @@ class Ranking:
     layers: tuple[int, ...]
     texts: tuple[TextSums, ...]
     largest: F64
+    unlikeness: F64 | None = None
 
     def pooled(self, names: Sequence[str] = ()) -> TextSums:
         """All texts, or those named, as one.
@@ -171,11 +174,15 @@ def rank_file(
     n_windows: int | None,
     n_threads: int | None = None,
     parse_special: bool = False,
+    likeness: bool = False,
     progress: Progress | None = None,
 ) -> Ranking:
     """Run texts through the model and add up what each expert does.
 
     Memory does not grow with the texts. Made to be run by `runtime.worker.run`.
+
+    Args:
+        likeness: measure how unlike two experts are, too.
 
     Raises:
         ArchitectureError: the model has no experts.
@@ -190,10 +197,11 @@ def rank_file(
             for name, text in texts.items()
         }
         total, done = sum(map(len, cut.values())), 0
-        sums, largest = [], []
+        sums, largest, hooks = [], [], []
         layers: tuple[int, ...] = ()
         for name, windows in cut.items():
-            hook = ExpertHook(found.n_experts)
+            hook = ExpertHook(found.n_experts, likeness=likeness)
+            hooks.append(hook)
             engine.set_hook(hook)
             for tokens in windows.inputs:
                 engine.reset()
@@ -209,7 +217,34 @@ def rank_file(
             ]
             sums.append(TextSums(name, windows.n_tokens, *stacked[:3]))
             largest.append(stacked[3])
-    return Ranking(path, found, layers, tuple(sums), np.max(largest, axis=0))
+    unlike = None
+    if likeness:
+        unlike = np.stack([_unlikeness([hook.layers[n] for hook in hooks]) for n in layers])
+    return Ranking(path, found, layers, tuple(sums), np.max(largest, axis=0), unlike)
+
+
+def _unlikeness(sums: Sequence[ExpertSums]) -> F64:
+    """1 - (a + b) / 2 of each pair, with cosines mapped to 0 ... 1 (REAM, arXiv 2604.04356).
+
+    a is that of the mean gated outputs, b that of the router's scores over all tokens.
+    """
+    missing = EngineError(
+        "the model's graph does not show the scores of its router", expected="ffn_moe_logits-N"
+    )
+    outputs, router = np.zeros(()), np.zeros(())
+    for each in sums:
+        if each.outputs is None or each.router is None:
+            raise missing
+        outputs, router = outputs + each.outputs, router + each.router
+    unlike: F64 = 1 - (_alike(outputs @ outputs.T) + _alike(router)) / 2
+    return unlike
+
+
+def _alike(products: F64) -> F64:
+    """Cosines from scalar products, mapped to 0 ... 1."""
+    lengths = np.sqrt(np.maximum(products.diagonal(), 1e-30))
+    alike: F64 = (1 + products / np.outer(lengths, lengths)) / 2
+    return alike
 
 
 def _seen(header: Header, found: Mixture, hook: ExpertHook) -> tuple[int, ...]:
