@@ -21,6 +21,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what a type checker sees; `_HOMES` is what Python imports
+    from .compensate.distil.run import Distilled as Distilled
     from .errors import GGSurgeryError as GGSurgeryError
     from .errors import RequestError as RequestError
     from .find.influence import influence as influence
@@ -32,8 +33,11 @@ if TYPE_CHECKING:  # what a type checker sees; `_HOMES` is what Python imports
     from .jobs.bench import BenchResult as BenchResult
     from .jobs.choices import ChoicesRequest as ChoicesRequest
     from .jobs.choices import ChoicesResult as ChoicesResult
+    from .jobs.distil import DistilRequest as DistilRequest
     from .jobs.evaluate import EvaluateRequest as EvaluateRequest
     from .jobs.evaluate import EvaluateResult as EvaluateResult
+    from .jobs.heal import HealRequest as HealRequest
+    from .jobs.heal import HealResult as HealResult
     from .jobs.imatrix import ImatrixRequest as ImatrixRequest
     from .jobs.imatrix import ImatrixResult as ImatrixResult
     from .jobs.influence import InfluenceRequest as InfluenceRequest
@@ -84,11 +88,15 @@ _HOMES: dict[str, str] = {
     "BenchResult": "jobs.bench",
     "ChoicesRequest": "jobs.choices",
     "ChoicesResult": "jobs.choices",
+    "DistilRequest": "jobs.distil",
+    "Distilled": "compensate.distil.run",
     "Engine": "runtime.engine",
     "EvaluateRequest": "jobs.evaluate",
     "EvaluateResult": "jobs.evaluate",
     "GGSurgeryError": "errors",
     "Header": "ggufio.types",
+    "HealRequest": "jobs.heal",
+    "HealResult": "jobs.heal",
     "ImatrixRequest": "jobs.imatrix",
     "ImatrixResult": "jobs.imatrix",
     "InfluenceRequest": "jobs.influence",

@@ -387,11 +387,21 @@ def check_wins(healed: Healed) -> None:
     Raises:
         GGSurgeryError: states both losses.
     """
-    if not healed.wins:
-        assert healed.losses is not None
+    losses = healed.losses
+    if losses is None or healed.wins:
+        return
+    expected, found = f"a loss below {losses.bare:.4f} nats a token", f"{losses.healed:.4f}"
+    if losses.unrounded is not None and losses.unrounded < losses.bare:
         raise GGSurgeryError(
-            "healing does not help: the corrections make the held-out text worse than the bare cut",
-            expected=f"a loss below {healed.losses.bare:.4f} nats a token",
-            found=f"{healed.losses.healed:.4f}",
-            hint="Give more text and `tokens`, or another cut; `any_cut` writes it as it is.",
+            "the rounding of the corrected tensors to their type costs more than healing wins "
+            "on the held-out text",
+            expected=expected,
+            found=f"{found}, and {losses.unrounded:.4f} without the rounding",
+            hint="Keep them in more bits: `out_type` q8_0 or f16; `any_cut` writes it as it is.",
         )
+    raise GGSurgeryError(
+        "healing does not help: the corrections make the held-out text worse than the bare cut",
+        expected=expected,
+        found=found,
+        hint="Give more text and `tokens`, or another cut; `any_cut` writes it as it is.",
+    )

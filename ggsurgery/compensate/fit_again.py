@@ -135,6 +135,6 @@ def check_arrays(recipe: Recipe, sidecar: Sidecar, what: str) -> None:
                     tensor=key,
                     expected=f"sha256 {expected}",
                     found=found,
-                    hint="Processors and numpy builds differ in the last digits: keep the "
-                    "arrays with `heal --sidecar`, or heal again.",
+                    hint="Processors and numpy builds differ in the last digits: keep the arrays "
+                    f"with `ggsurgery {one.operation} --sidecar` when the file is made.",
                 )

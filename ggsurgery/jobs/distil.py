@@ -76,7 +76,11 @@ class DistilRequest(DistilSettings, frozen=True, kw_only=True):
     """Train a cut model towards the uncut one.
 
     Nothing is written but the checkpoint: `prepare(result.recipe, [cut], given=result.sidecar)`
-    makes the model. PyTorch runs in this process, so that an interrupted training can be kept.
+    makes the model. PyTorch runs in this process, so that an interrupted training can be kept;
+    it is imported when the training begins.
+
+    Example:
+        >>> DistilRequest(base="in.gguf", cut="cut.gguf", text="t.txt").run()  # doctest: +SKIP
     """
 
     base: Model

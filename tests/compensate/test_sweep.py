@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ggsurgery.compensate import fit as fit_module
 from ggsurgery.compensate.fit import check_wins, heal
 from ggsurgery.compensate.pair import recipe_of_pair
 from ggsurgery.compensate.settings import Settings
+from ggsurgery.compensate.sweep import Losses
 from ggsurgery.errors import GGSurgeryError, PlanError
 from ggsurgery.files.text import read_corpus
 from ggsurgery.ggufio.header import read_header
@@ -148,16 +150,30 @@ def test_layers_with_experts_can_be_scaled(tmp_path: Path) -> None:
     assert read_header(out).n_layers == 3
 
 
-def test_a_quantized_carrier_states_what_rounding_costs(tmp_path: Path) -> None:
-    small = tmp_path / "q4.gguf"
-    quantize(MODEL, small, "Q4_0", allow_requantize=True)
-    found = heal(small, [4, 5], read_corpus(SEARCH_TEXT), QUICK, n_threads=1)
+@pytest.mark.parametrize("kind", ["Q4_1", "Q4_K", "Q5_K"])
+def test_a_quantized_carrier_loses_less_to_rounding_than_it_wins(kind: str, tmp_path: Path) -> None:
+    small = tmp_path / "small.gguf"
+    quantize(MODEL, small, "Q8_0", allow_requantize=True, tensor_types=[f"ffn_down={kind.lower()}"])
+    settings = Settings(tokens=12288, ctx=128, ridge=0.3, sweep=0)
+    found = heal(small, [7, 8, 9], read_corpus(SEARCH_TEXT), settings, n_threads=1)
     losses = found.losses
     assert losses is not None and losses.unrounded is not None
-    assert losses.healed != losses.unrounded
+    won, rounding = losses.bare - losses.unrounded, losses.healed - losses.unrounded
+    assert won > 0 and rounding != 0 and rounding < 0.25 * won
+    check_wins(found)
     out = write(found.recipe, tmp_path / "out.gguf", found.sidecar, source=small)
     types = {t.name: t.tensor_type.name for t in GGUFReader(out).tensors}
-    assert types["blk.3.ffn_down.weight"] == "Q4_0"
+    assert types["blk.6.ffn_down.weight"] == kind
+    bare = write(Recipe((step("delete", layer="7-9"),)), tmp_path / "bare.gguf", source=small)
+    assert measured(out) < measured(bare)  # of the written bytes, on another text
+
+
+def test_rounding_that_takes_back_what_healing_wins_is_named() -> None:
+    found = heal(MODEL, [4], read_corpus(SEARCH_TEXT), QUICK, n_threads=1)
+    losses = Losses(bare=3.0, healed=3.01, unrounded=2.9)
+    worse = replace(found, swept=replace(found.swept, losses=losses))
+    with pytest.raises(GGSurgeryError, match=r"rounding .*3\.0100, and 2\.9000 .*`out_type` q8_0"):
+        check_wins(worse)
 
 
 def test_a_cut_that_healing_does_not_help_is_not_written(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from ggsurgery import (
     BenchRequest,
     ChoicesRequest,
+    DistilRequest,
     EvaluateRequest,
     GGSurgeryError,
+    HealRequest,
     ImatrixRequest,
     InfluenceRequest,
     KlRequest,
@@ -46,7 +48,11 @@ def main(model: str, text: Path) -> None:
     tried: int = SearchRequest(file=model, study="s", text=text).run().outcome.tried
     files: tuple[Path, ...] = ReleaseRequest(files=["q8.gguf"], out="bundle").run().bundle.files
     print(warnings, value, kl, chance, bench, score, entries, size, first, layers, chosen)
-    print(trials, tried, files)
+    healed = HealRequest(file=model, text=text, layer="1").run(show).healed
+    steps: str = healed.recipe.describe()
+    trained = DistilRequest(base=model, cut=cut, text=text).run(show).trained
+    after: float = trained.after
+    print(trials, tried, files, steps, after)
 
 
 try:

@@ -127,3 +127,14 @@ def test_repair_and_replay(tmp_path: Path) -> None:
         request.check()
     with pytest.raises(PlanError, match="nothing to mend"):
         RepairRequest(file=made, out=tmp_path / "mended.gguf", removed="2").run()
+
+
+def test_torch_is_imported_only_by_the_training() -> None:
+    code = (
+        "from ggsurgery import DistilRequest as D; import sys; assert D.check; print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "ggsurgery.jobs.distil" in done.stdout.split()
+    assert "torch" not in done.stdout.split()
