@@ -14,7 +14,6 @@ Z − Y − M, on the features M or G.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,20 +25,16 @@ from numpy.typing import NDArray
 from ..errors import GGSurgeryError, PlanError
 from ..ggufio.constants import GGMLQuantizationType
 from ..ggufio.header import read_header
-from ..ggufio.types import Header
-from ..measure.sink import sink_of
 from ..measure.variants import Candidates
 from ..measure.windows import Windows
 from ..plan.edits import Add, Drop
-from ..plan.heal import ATTENTION, PROJECTION, Place, check_cut, places
+from ..plan.heal import Place, check_cut, places
 from ..plan.ops import delete
 from ..plan.recipe import PLAIN_STEPS, Recipe, Step
-from ..plan.text import format_layers
 from ..plan.types import Edited, Plan, references
 from ..runtime.vocab_only import VocabularyFile
-from ..surgery.imatrix_lineage import in_words, operations
-from . import nodes
 from .chain import Chain, Fit
+from .checks import check_layers, check_sink, check_uncut
 from .settings import CHOICE_WINDOWS, DEFAULT, Chosen, Settings
 from .sidecar import Sidecar
 from .step import heal_step
@@ -48,13 +43,6 @@ from .sweep import Losses, Swept, runs_of, sweep
 F32 = NDArray[np.float32]
 Progress = Callable[[int, int], object]
 
-#: Steps that leave layers out.
-CUTTING = frozenset({"delete", "keep", "merge", "bridge", "heal"})
-#: Tokens for each feature of a fit, at least. Of n tokens and F features a fit leaves about
-#: n / (n − F) times the residual of the best one on other tokens. SmolLM2 without layers 12-16
-#: (F = 1536, bare: residual 0.75, perplexity 64.5): 2,048 tokens make it worse (0.85 held out,
-#: 81.3), 4,096 better (0.42, 48.5), 32,768 leave 0.27 and 37.9.
-TOKENS_PER_FEATURE = 2
 #: Types that keep a correction as it is.
 FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
 
@@ -168,11 +156,11 @@ def heal(
         allow_unknown_arch=allow_unknown_arch,
     ) as session:
         plan, numbers, runs = plan_to_heal(session.identity, layers, recipe, path)
-        _check(
+        check_layers(
             session, plan, runs, settings, sum(len(w) for w in windows.inputs[:n_fit]), few_tokens
         )
         if not any_cut:
-            _check_sink(session, runs)
+            check_sink(session, runs)
         passes = 1 + sum(min(len(run), 1 + (settings.sweep or 4)) for run in runs)
         ticks = _Ticks(progress, passes * len(windows))
         chain = Chain(session, plan, numbers, n_fit, settings, ticks)
@@ -274,85 +262,6 @@ def _plan_of(recipe: Recipe, identity: Plan) -> Plan:
             hint="Take the steps that change weights after healing.",
         )
     return plan
-
-
-def check_uncut(header: Header) -> None:
-    """Refuse a file that lacks layers of the model that it was made from.
-
-    Raises:
-        PlanError: says what was cut.
-    """
-    done = operations(header)
-    if any(step.operation in CUTTING for recipe, _ in done for step in recipe.steps):
-        raise PlanError(
-            "the file was cut before, and healing fits towards the layers that a file has",
-            file=header.path,
-            expected="the uncut model, and all layers to cut from it",
-            found=f"a file after: {in_words(done)}",
-            hint="Give the uncut model and this file: ggsurgery heal UNCUT CUT OUT; or heal a "
-            "further cut of this file with `cut_again`.",
-        )
-
-
-def _check(
-    session: Candidates,
-    plan: Plan,
-    runs: Sequence[Sequence[Place]],
-    settings: Settings,
-    n_tokens: int,
-    few_tokens: bool,
-) -> None:
-    """Refuse layers that cannot be corrected, and a fit that would learn its tokens by heart."""
-    if settings.method == "scale":
-        return
-    tensors = (PROJECTION, ATTENTION) if settings.attention else (PROJECTION,)
-    for run in runs:
-        block = plan.blocks[run[0].position]
-        for tensor in tensors:
-            nodes.check_layer(session, block, tensor)
-        width = nodes.n_features(session, block, PROJECTION)
-        if settings.method == "tw":
-            width = int(session.source.header.get("{arch}.embedding_length") or width)
-        least = math.ceil(TOKENS_PER_FEATURE * width / settings.ctx) * settings.ctx
-        if n_tokens < least and not few_tokens:
-            raise PlanError(
-                f"too few tokens to fit {width:,} features: the correction would fit these tokens "
-                "and spoil others",
-                file=session.path,
-                expected=f"{least:,} or more",
-                found=f"{n_tokens:,}",
-                hint=f"Give a longer text and `tokens` {least} or more, `method` tw (fewer "
-                "features) or scale (none), or `few_tokens`.",
-            )
-
-
-def _check_sink(session: Candidates, runs: Sequence[Sequence[Place]]) -> None:
-    """Refuse a cut of the layer that makes the attention sink.
-
-    Raises:
-        PlanError: names cuts of the same length beside it.
-    """
-    removed = {layer for run in runs for layer in run[0].removed}
-    if not removed:
-        return
-    with session.open(session.identity) as candidate:
-        sink = sink_of(candidate.engine, session.windows.inputs[0])
-    if sink is None or sink not in removed:
-        return
-    seam = next(run[0] for run in runs if sink in run[0].removed)
-    n, count = len(session.identity.blocks), len(seam.removed)
-    spans = (range(sink - count, sink), range(sink + 1, sink + 1 + count))
-    free = [
-        s for s in spans if s.start > 0 and s.stop <= n and not removed & set(s) - set(seam.removed)
-    ]
-    raise PlanError(
-        f"layer {sink} makes the attention sink, and no layer in front of it can take that over",
-        file=session.path,
-        expected=f"a cut that leaves layer {sink}",
-        found=f"{format_layers(seam.removed)} removed",
-        hint=f"Cut {' or '.join(format_layers(s) for s in free) or 'other layers'} instead; "
-        "`any_cut` heals this cut as it is.",
-    )
 
 
 def _is_rounded(session: Candidates, swept: Swept, out_type: int | None) -> bool:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..arch import rules_for
+from ..compensate.checks import check_uncut
 from ..compensate.distil.checkpoint import checkpoint_path
 from ..compensate.distil.settings import is_trained
-from ..compensate.fit import check_uncut, check_wins, plan_to_heal
+from ..compensate.fit import check_wins, plan_to_heal
 from ..compensate.settings import LONGEST_SWEEP
 from ..compensate.sidecar import Sidecar
 from ..files.digest import sha256_of_file

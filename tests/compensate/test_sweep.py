@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from gguf import GGUFReader
 
 from ggsurgery.cli import cli
+from ggsurgery.compensate import checks
 from ggsurgery.compensate import fit as fit_module
 from ggsurgery.compensate.fit import check_wins, heal
 from ggsurgery.compensate.pair import recipe_of_pair
@@ -202,7 +203,7 @@ def test_a_cut_that_healing_does_not_help_is_not_written(tmp_path: Path) -> None
 
 
 def test_a_cut_of_the_sink_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module, "sink_of", lambda engine, tokens: 5)
+    monkeypatch.setattr(checks, "sink_of", lambda engine, tokens: 5)
     text = read_corpus(SEARCH_TEXT)
     with pytest.raises(
         PlanError, match=r"layer 5 makes the attention sink.*Cut 3-4 or 6-7 instead"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from ggsurgery.compensate.fit import check_uncut
+from ggsurgery.compensate.checks import check_uncut
 from ggsurgery.compensate.fit_again import fit_of, heal_again
 from ggsurgery.compensate.sidecar import Sidecar
 from ggsurgery.errors import GGSurgeryError
