@@ -27,6 +27,7 @@ from ._signals import Stopped, ignore_signals, stop_like_ctrl_c
 #: command → module below ggsurgery.cli and the name of the click command in it.
 COMMANDS: dict[str, str] = {
     "apply": "recipes:apply",
+    "ask": "ask:ask",
     "bench": "bench:bench",
     "blend": "blend:blend",
     "bridge": "merge:bridge",

@@ -5,6 +5,7 @@ from __future__ import annotations
 #: command → its short help, which a test compares with the command's own.
 SHORT_HELP: dict[str, str] = {
     "apply": "Apply the operations of a recipe file, in their order.",
+    "ask": "Ask models something, through each file's own chat template.",
     "bench": "Run tasks of lm-evaluation-harness on a file.",
     "blend": "Blend models of one shape, tensor by tensor.",
     "bridge": "Insert a copy of a layer elsewhere.",
@@ -61,7 +62,17 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Find the operation": ("influence", "scan", "prune-depth", "laco", "search"),
     "Compensate": ("heal", "distil"),
     "Quantize": ("imatrix", "quantize"),
-    "Measure": ("perplexity", "kl", "choices", "evaluate", "compare", "bench", "speed", "report"),
+    "Measure": (
+        "perplexity",
+        "kl",
+        "choices",
+        "evaluate",
+        "compare",
+        "bench",
+        "speed",
+        "ask",
+        "report",
+    ),
     "Ship": ("release", "run", "schema"),
     "Machine": ("doctor", "example"),
 }

@@ -315,6 +315,7 @@ class Engine(Context):
         top_k: int = 40,
         top_p: float = 1.0,
         seed: int = 0,
+        each: Callable[[list[int]], object] | None = None,
     ) -> generation.Generation:
         """Continue a text; greedy at temperature 0. See `generation.generate`."""
         return generation.generate(
@@ -326,4 +327,5 @@ class Engine(Context):
             top_k=top_k,
             top_p=top_p,
             seed=seed,
+            each=each,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -38,15 +38,17 @@ def generate(
     top_k: int,
     top_p: float,
     seed: int,
+    each: Callable[[list[int]], object] | None = None,
 ) -> Generation:
     """Continue `tokens` from an empty cache.
 
     Args:
         stop: strings at which generation ends.
+        each: called with all tokens so far, after each.
         temperature: 0 takes the likeliest token, and makes `top_k`, `top_p`, `seed` moot.
     """
     random = np.random.default_rng(seed)
-    answer = _Answer(engine, stop)
+    answer = _Answer(engine, stop, each)
     engine.reset()
     logits = _finite(engine, engine.decode(tokens, logits="last", copy=False)[-1], tokens)
     room = min(max_tokens, max(1, engine.n_ctx - len(tokens)))
@@ -68,8 +70,11 @@ def _finite(
 class _Answer:
     """An answer as it grows, and whether it is to grow further."""
 
-    def __init__(self, engine: Engine, stop: Sequence[str]) -> None:
+    def __init__(
+        self, engine: Engine, stop: Sequence[str], each: Callable[[list[int]], object] | None = None
+    ) -> None:
         self.engine = engine
+        self.each = each
         self.stops = [s.encode() for s in stop if s]
         self.keep = max(map(len, self.stops), default=0)  # one may begin in an earlier piece
         self.said: list[int] = []
@@ -84,6 +89,8 @@ class _Answer:
             self.reason = "eog"
             return False
         self.said.append(token)
+        if self.each is not None:
+            self.each(self.said)
         before = len(self.text)
         self.text += self.engine.piece(token)
         begin = max(0, before - self.keep)
