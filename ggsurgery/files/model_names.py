@@ -17,7 +17,7 @@ from ..errors import InputError, did_you_mean
 from .installation import require
 from .shard_names import SHARD
 
-_SCHEME = re.compile(r"^(?P<scheme>[a-z][a-z0-9+.-]*)://?(?P<rest>.*)$", re.IGNORECASE)
+_NAME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+)://(?P<rest>.+)", re.IGNORECASE)
 _HUB_URL = re.compile(
     r"^https?://(?:huggingface\.co|hf\.co)/(?P<repo>[^/]+/[^/]+)/(?:resolve|blob|raw)/"
     r"(?P<revision>[^/]+)/(?P<file>[^?#]+)"
@@ -29,7 +29,7 @@ _SERVICE_STORE = Path("/usr/share/ollama/.ollama/models")
 
 def is_model_name(text: str) -> bool:
     """Whether a text names a model by a scheme, and not a path."""
-    return re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+:/{1,2}[^/]", text) is not None
+    return _NAME.fullmatch(text) is not None
 
 
 def model_file(name: str) -> Path:
@@ -39,7 +39,7 @@ def model_file(name: str) -> Path:
         InputError: no such model, or a scheme that is not known.
         MissingExtraError: the hub's package is not installed.
     """
-    match = _SCHEME.match(name)
+    match = _NAME.fullmatch(name)
     scheme = match["scheme"].lower() if match else ""
     if match and scheme == "ollama":
         return _ollama_blob(name, match["rest"])

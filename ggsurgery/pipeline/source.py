@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..errors import FormatError
+from ..files.model_names import is_model_name, model_file
 from ..files.system_errors import reading
 from .document import Document
 
@@ -24,7 +25,8 @@ def find_source(document: Document, given: Path | None = None) -> Path:
     elif "package" in section:
         path = _in_package(document, str(section["package"]), str(section.get("file", "")))
     elif "file" in section:
-        path = document.folder / str(section["file"])
+        name = str(section["file"])
+        path = model_file(name) if is_model_name(name) else document.folder / name
     else:
         raise FormatError(
             "the recipe names no source",

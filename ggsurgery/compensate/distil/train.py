@@ -23,7 +23,8 @@ from .settings import Settings, held_out
 
 #: Measurements on the held-out windows in a run, besides the one before it.
 EVALUATIONS = 10
-#: Measurements without a new lowest loss after which training ends.
+#: Measurements without a new lowest loss after which training ends. Those of the first half of
+#: the steps do not count: at the highest rates the loss often rises before it falls.
 PATIENCE = 4
 #: Seconds between two checkpoints.
 CHECKPOINT_EVERY_S = 600.0
@@ -254,9 +255,10 @@ class Trainer:
         self.history.append((self.step, loss))
 
     def _rises(self) -> bool:
-        """Whether the last measurements found no new lowest loss."""
-        losses = [loss for _, loss in self.history]
-        return len(losses) - 1 - losses.index(min(losses)) >= PATIENCE
+        """Whether the last measurements, at falling rates, found no new lowest loss."""
+        best = min(self.history, key=lambda one: one[1])[0]
+        since = max(best, self.steps // 2)
+        return sum(step > since for step, _ in self.history) >= PATIENCE
 
 
 def device_of(name: str) -> str:

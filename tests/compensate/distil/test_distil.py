@@ -119,14 +119,24 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
             distilled(base, cut, state)
 
 
-def test_a_rising_loss_ends_with_the_best_weights(tmp_path, monkeypatch, torch):
+@pytest.mark.parametrize(
+    "losses, steps, best",
+    (
+        ([5.0, 4.0, 3.0, 3.5, 3.25, 3.5, 3.0, 9.0, 9.0, 9.0, 9.0], (20, 24), 4),
+        ([5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 5.5, 5.25, 5.0, 4.0, 3.0, 2.0], (24, 24), 24),
+    ),
+    ids=("to the end", "at the highest rates only"),
+)
+def test_a_rising_loss_ends_with_the_best_weights(
+    tmp_path, monkeypatch, torch, losses, steps, best
+):
     base, cut = base_and_cut(tmp_path)
-    losses = iter([5.0, 4.0, 3.0, 3.5, 3.25, 3.5, 3.0, 9.0, 9.0])
+    measured = iter(losses)
     copies: dict[int, list[object]] = {}
 
     def scripted(self: Trainer) -> None:
         copies[self.step] = self.parameters.copy()
-        value = next(losses)
+        value = next(measured)
         if self.history and value < min(one for _, one in self.history):
             self._best = copies[self.step]
         self.history.append((self.step, value))
@@ -134,10 +144,10 @@ def test_a_rising_loss_ends_with_the_best_weights(tmp_path, monkeypatch, torch):
     monkeypatch.setattr(Trainer, "_evaluate", scripted)
     run = task(base, cut, epochs=4)
     found = run.run().trained
-    assert found.ended_early and found.steps == (12, 24)
-    assert found.best == 4 and found.after == 3.0
-    for now, best in zip(run._trainer.parameters.tensors, copies[4], strict=True):
-        assert torch.equal(now.detach(), best)
+    assert found.steps == steps and found.ended_early == (steps[0] < steps[1])
+    assert found.best == best and found.after == min(losses)
+    for now, kept in zip(run._trainer.parameters.tensors, copies[best], strict=True):
+        assert torch.equal(now.detach(), kept)
 
 
 def test_training_that_helps_nothing_is_an_error(tmp_path):
