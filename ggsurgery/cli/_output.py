@@ -32,10 +32,10 @@ def json_option(function: F) -> F:
     )
 
 
-def echo(text: object = "") -> None:
+def echo(text: object = "", *, newline: bool = True) -> None:
     """Print on standard output; line breaks stay, all that steers a terminal is escaped."""
     with _printing():
-        click.echo(printable(str(text), _LAYOUT))
+        click.echo(printable(str(text), _LAYOUT), nl=newline)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class _Stream:
             self.file, self.shown = file, 0
             if self.several:
                 echo(f"── {file}")
-        click.echo(text[self.shown :], nl=complete)
+        echo(text[self.shown :], newline=complete)
         self.shown = len(text)
 
 
