@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.fields import Fields, finite, flag, list_of, number, text, whole
-from ..measure.registry import direction_of, metric_of
+from ..measure.registry import as_direction, direction_of, metric_of
 from ..present.figure import Figure, Level, Point, bars
 
 #: What a scan's positions are, by its operation.
@@ -60,7 +60,8 @@ def scan_figure(scan: Mapping[str, Any]) -> Figure:
     logarithmic = row is not None and row.logarithmic
     paired = not relative and bool(measured) and all(d is not None for *_, d, _ in measured)
     levels = [Level(uncut, "uncut", error)] if not relative else []
-    what, positive, least = name, direction_of(metric) == "lower", chance
+    direction = document.get_or("direction", as_direction, direction_of(metric))
+    what, positive, least = name, direction == "lower", chance
     if paired and logarithmic:
         levels, what, least = [Level(1.0, "uncut")], f"{name} ratio to uncut", None
     elif paired:
@@ -84,7 +85,7 @@ def scan_figure(scan: Mapping[str, Any]) -> Figure:
         joined="all",
         positive=positive,
         whole=operation != "prune",
-        note=bars(direction_of(metric), "of the pairs" if paired else ""),
+        note=bars(direction, "of the pairs" if paired else ""),
     )
 
 
@@ -175,6 +176,7 @@ def search_figure(search: Mapping[str, Any]) -> Figure:
     """
     document = Fields(search)
     objective, second = document.get("objective", text), document.get_or("second", text, None)
+    direction = document.get_or("direction", as_direction, direction_of(objective))
     front = frozenset(document.get_or("pareto", list_of(whole), ()))
     rows = document.get("rows", list_of(lambda row: _configuration(row, second, front)))
     points = sorted((p for p in rows if p is not None), key=lambda p: p.x)
@@ -185,9 +187,9 @@ def search_figure(search: Mapping[str, Any]) -> Figure:
         _shown(objective),
         tuple(points),
         joined="none" if second is None else "marked",
-        positive=direction_of(objective) == "lower",
+        positive=direction == "lower",
         whole=second is None,
-        note=bars(direction_of(objective)) if second is None else "Red: the Pareto front.",
+        note=bars(direction) if second is None else "Red: the Pareto front.",
     )
 
 

@@ -75,6 +75,7 @@ class Scan:
         return {
             "operation": self.operation,
             "metric": self.metric,
+            "direction": "lower" if self.lower_is_better else "higher",
             "guessing": self.guessing,
             "base": {
                 "value": self.base.value,

@@ -15,7 +15,8 @@ from .fields import AllowUnknownArch, LimitSeed, Model, ParseSpecial, Threads
 from .request import FilePath, Settings, option
 
 METRIC_HELP = (
-    f"{', '.join(askable())}. FILE is a JSONL file of questions (MMLU, HellaSwag, word problems). "
+    f"{', '.join(askable())}. FILE is a JSONL file of questions (MMLU, HellaSwag, word problems), "
+    "TASK one of lm-evaluation-harness's, or FOLDER/TASK with the questions in FOLDER. "
     f"{', '.join(readers('text'))} need `text`."
 )
 
@@ -32,16 +33,16 @@ class CandidateSettings(Settings, frozen=True, kw_only=True):
         Annotated[
             int,
             option(
-                "At most N questions (choices, gsm8k, suite), the same share of every subject.",
+                "At most N questions where a metric asks some, the same share of every subject.",
                 ge=1,
             ),
         ]
         | None
     ) = None
     limit_seed: LimitSeed = SEED
-    score: Annotated[Literal["acc", "acc_norm"], option("Which accuracy of choices counts.")] = (
-        "acc_norm"
-    )
+    score: Annotated[
+        Literal["acc", "acc_norm"], option("Which accuracy of choices or of a bench task counts.")
+    ] = "acc_norm"
     route: Annotated[
         Route,
         option(

@@ -182,6 +182,7 @@ class SearchRequest(CandidateRequest, frozen=True, kw_only=True):
             "study": self.study,
             "storage": shown(self.url),
             "objective": self.objective,
+            "direction": "lower" if found.lower_is_better else "higher",
             "second": self.second,
             "tried": found.tried,
             "rows": [r.to_json() for r in found.rows],

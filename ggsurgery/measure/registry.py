@@ -18,8 +18,9 @@ Direction = Literal["lower", "higher"]
 #: `share`: a fraction of n right answers, in [0, 1], so that its interval is Wilson's.
 Unit = Literal["", "nats", "bits", "share", "figure", "points", "tokens/s"]
 
-#: What a measurement reads besides the model; a metric of questions is written `name:FILE`.
-Needs = Literal["text", "questions", "nothing"]
+#: What a measurement reads besides the model. A metric of questions is written `name:FILE`, one
+#: of lm-evaluation-harness's tasks `name:TASK`; the task's own figure replaces its row.
+Needs = Literal["text", "questions", "task", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,12 @@ class Metric:
 
     @property
     def written(self) -> str:
-        """How the metric is asked for: `kl`, or `choices:FILE`."""
-        return f"{self.name}:FILE" if self.needs == "questions" else self.name
+        """How the metric is asked for: `kl`, `choices:FILE`, or `bench:TASK`."""
+        return self.name + {"questions": ":FILE", "task": ":TASK"}.get(self.needs, "")
+
+    def takes(self, argument: str) -> bool:
+        """Whether the metric can be measured, and what stands behind its colon fits."""
+        return self.meter is not None and (self.needs in ("questions", "task")) == bool(argument)
 
 
 _ROWS = (
@@ -88,6 +93,14 @@ _ROWS = (
     Metric(
         "gsm8k", "problems solved", "share", "higher", needs="questions", meter="gsm8k:GSM8KMeter"
     ),
+    Metric(
+        "bench",
+        "task of lm-evaluation-harness",
+        "figure",
+        "higher",
+        needs="task",
+        meter="bench:BenchMeter",
+    ),
     # of `kl`
     Metric("kl_mean", "mean KL divergence", "nats", "lower", relative=True, headline=6),
     Metric("kl_median", "median", "nats", "lower", relative=True),
@@ -116,12 +129,12 @@ _ROWS = (
     Metric("bits_per_byte", "bits per byte", "bits", "lower", harness=True),
     # of the suite (`evaluate`)
     Metric("surgery", "score of 100", "points", "higher", headline=1),
-    Metric("surgery_facts", "facts", "share", "higher"),
-    Metric("surgery_coherence", "coherence", "share", "higher"),
-    Metric("surgery_perplexity", "prose", "figure", "higher"),
-    Metric("surgery_repetition", "freedom from loops", "figure", "higher"),
-    Metric("surgery_thinking", "thinking", "share", "higher"),
-    Metric("surgery_stop", "stop tokens", "share", "higher"),
+    Metric("surgery_facts", "facts", "share", "higher", meter="suite:PartMeter"),
+    Metric("surgery_coherence", "coherence", "share", "higher", meter="suite:PartMeter"),
+    Metric("surgery_perplexity", "prose", "figure", "higher", meter="suite:PartMeter"),
+    Metric("surgery_repetition", "freedom from loops", "figure", "higher", meter="suite:PartMeter"),
+    Metric("surgery_thinking", "thinking", "share", "higher", meter="suite:PartMeter"),
+    Metric("surgery_stop", "stop tokens", "share", "higher", meter="suite:PartMeter"),
     # of `speed`
     Metric("prompt_speed", "prompt tokens a second", "tokens/s", "higher"),
     Metric("generation_speed", "generated tokens a second", "tokens/s", "higher"),
@@ -171,7 +184,7 @@ def chosen(metric: str) -> Metric:
     """
     kind, _, data = metric.partition(":")
     row = METRICS.get(kind)
-    if row is None or row.meter is None or (row.needs == "questions") != bool(data):
+    if row is None or not row.takes(data):
         raise GGSurgeryError("unknown metric", expected=" or ".join(askable()), found=metric)
     return row
 

@@ -26,12 +26,12 @@ class Setup:
 
     Args:
         path: the uncut model.
-        metric: the name of a metric that has a meter; `name:FILE` of one that reads questions.
+        metric: as the metric's row writes it: `kl`, `choices:FILE`, `bench:TASK`.
         text: a UTF-8 text for the metrics that need one.
         n_ctx, n_windows: size of a window in tokens, and how many; None takes all.
         limit: how many questions, or how many of each part of the suite.
         limit_seed: which questions those are.
-        score: which accuracy counts for choices.
+        score: which accuracy counts for choices and for tasks that have several.
         parse_special: read special tokens in the text as the tokens they name.
         row: the metric's row, from the registry; a process of its own gets it with the setup.
     """
@@ -53,14 +53,28 @@ class Setup:
 
     def __post_init__(self) -> None:
         kind = self.metric.partition(":")[0]
-        if self.row is None or self.row.name != kind:
-            object.__setattr__(self, "row", METRICS.get(kind))
+        if self.row is not None and self.row.name == kind:
+            return
+        row = METRICS.get(kind)
+        if row is not None and row.needs == "task" and self.argument:
+            from .metrics.bench import row_of_task  # which imports this module
+
+            row = row_of_task(row, self.argument, self.score)
+        object.__setattr__(self, "row", row)
+
+    @property
+    def argument(self) -> str:
+        """What stands behind the metric's colon."""
+        return self.metric.partition(":")[2]
 
     @property
     def data(self) -> Path | None:
         """The file of questions."""
-        data = self.metric.partition(":")[2]
-        return Path(data) if data else None
+        if self.row is not None and self.row.needs == "task" and self.argument:
+            from .metrics.bench import Task
+
+            return Task.written(self.argument).questions
+        return Path(self.argument) if self.argument else None
 
     @property
     def asked(self) -> Metric:
@@ -70,7 +84,7 @@ class Setup:
             GGSurgeryError: an unknown metric, or one whose questions are missing.
         """
         row = self.row
-        if row is None or row.meter is None or (row.needs == "questions") != bool(self.data):
+        if row is None or not row.takes(self.argument):
             return chosen(self.metric)
         return row
 
@@ -102,6 +116,7 @@ class Setup:
             "limit": self.limit,
             "limit_seed": None if self.limit is None or self.data is None else self.limit_seed,
             "score": self.score if row.scored else None,
+            **({"task": self.argument.rpartition("/")[2]} if row.needs == "task" else {}),
             **({"parse_special": True} if self.needs_text and self.parse_special else {}),
         }
 

@@ -15,13 +15,17 @@ from ggsurgery.cli import cli
 from ggsurgery.errors import GGSurgeryError
 from ggsurgery.find.scan import Scan
 from ggsurgery.measure.meter import Meter, meter_of
+from ggsurgery.measure.metrics import bench
 from ggsurgery.measure.registry import METRICS, Direction, Metric, askable, direction_of, headlines
 from ggsurgery.measure.results.comparison import compare, paired
 from ggsurgery.measure.results.score import Score
 from ggsurgery.measure.setup import Setup
+from ggsurgery.measure.suite.run import run_part, run_suite
 from ggsurgery.measure.variants.batch import Trial, try_one
 from ggsurgery.measure.variants.measure import Measurer
 from ggsurgery.plan.recipe import Recipe, step
+from ggsurgery.runtime.engine import Engine
+from tests._needs import needs_package
 from tests._tiny import MODEL, N_LAYERS, SEARCH_TEXT
 from tests.measure import toy_metric
 
@@ -34,17 +38,20 @@ CUT = Recipe((step("delete", layer="4"),))
 def setup_of(metric: str, folder: Path) -> Setup:
     """Every metric on the small model, as small as it goes."""
     row = METRICS[metric]
-    data = folder / f"{metric}.jsonl"
+    data = folder / ("piqa.jsonl" if row.needs == "task" else f"{metric}.jsonl")
     lines = [
-        {"id": f"q{i}", "query": "import", "choices": [" sys", " zqj"], "answer": i % 2}
-        if metric == "choices"
-        else {"id": f"q{i}", "question": f"{i} + 1?", "final": str(i + 1)}
+        {"id": f"q{i}", "question": f"{i} + 1?", "final": str(i + 1)}
+        if metric == "gsm8k"
+        else {"id": f"q{i}", "query": "import", "choices": [" sys", " zqj"], "answer": i % 2}
         for i in range(QUESTIONS)
     ]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if row.needs == "task":
+        needs_package("lm_eval", extra="bench")
+    written = {"questions": f"{metric}:{data}", "task": f"{metric}:{data.with_suffix('')}"}
     return Setup(
         MODEL,
-        f"{metric}:{data}" if row.needs == "questions" else metric,
+        written.get(row.needs, metric),
         text=SEARCH_TEXT if row.needs == "text" else None,
         n_ctx=64,
         n_windows=WINDOWS,
@@ -78,13 +85,17 @@ def test_figures_carry_the_name_and_direction_of_their_row(made: Made) -> None:
 
 def test_items_are_windows_or_questions_and_the_figure_is_theirs(made: Made) -> None:
     measurer, base, trial = made
-    units = {"text": WINDOWS, "questions": QUESTIONS, "nothing": 0}[measurer.meter.row.needs]
+    row = measurer.meter.row
+    sizes = {"text": WINDOWS, "questions": QUESTIONS, "task": QUESTIONS}
+    part = row.name.startswith("surgery_")
+    units = base.n if part else sizes.get(row.needs, 0)
     assert trial.measured is not None and trial.difference is not None
     for score in (base, trial.measured):
-        assert len(score.items) == units and score.ids[:1] in ((), ("q0",))
+        assert len(score.items) == units and (part or score.ids[:1] in ((), ("q0",)))
         if units:
             again = measurer.meter.score(score.items)
-            assert (again.value, again.n) == (pytest.approx(score.value), score.n)
+            value = min(max(again.value, 0.0), 1.0) if part else again.value
+            assert (value, again.n) == (pytest.approx(score.value), score.n)
             assert again.stderr == pytest.approx(score.stderr)
     assert base.ids == trial.measured.ids
     assert trial.difference.n == units == (paired(base, base).n)
@@ -175,12 +186,39 @@ def test_empty_data_are_an_error_that_names_them(name: str, tmp_path: Path) -> N
         return
     given = {"text": empty} if row.needs == "text" else {}
     metric = f"{name}:{empty}" if row.needs == "questions" else name
+    if row.needs == "task":
+        needs_package("lm_eval", extra="bench")
+        empty.rename(tmp_path / "piqa.jsonl")
+        metric = f"{name}:{tmp_path / 'piqa'}"
     with pytest.raises(GGSurgeryError) as caught:
         Measurer(Setup(MODEL, metric, n_ctx=64, **given))
     assert any(word in str(caught.value) for word in ("empty", "too short", "no "))
     with pytest.raises(GGSurgeryError):
         Measurer(Setup(MODEL, name, n_ctx=64))
     assert meter_of(row).score([]).n == 0 and math.isnan(meter_of(row).score([]).value)
+
+
+def test_the_direction_of_a_task_is_the_harness_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`score` picks the figure; a figure that the registry does not know has one, too."""
+    row = METRICS["bench"]
+    flags = {"acc": "higher", "acc_norm": "higher", "wer": "lower"}
+    monkeypatch.setattr(bench, "_directions", lambda _: flags)
+    for score, name in (("acc_norm", "acc_norm"), ("acc", "acc"), ("f1", "acc")):
+        assert bench.row_of_task(row, "task", score).name == name
+    monkeypatch.setattr(bench, "_directions", lambda _: {"wer": "lower"})
+    found = Setup(MODEL, "bench:task")
+    assert found.asked.name == "wer" and found.lower_is_better
+    monkeypatch.setattr(bench, "_directions", lambda _: {})
+    with pytest.raises(GGSurgeryError, match="no metric a direction"):
+        Setup(MODEL, "bench:task")
+
+
+def test_a_part_is_the_suites_own() -> None:
+    with Engine.open(MODEL, n_ctx=1536, n_threads=1) as engine:
+        whole = run_suite(engine, limit=2)
+        for name in ("coherence", "stop"):
+            part = whole.part(name)
+            assert run_part(engine, name, limit=2).items == part.items
 
 
 def test_headlines_are_in_the_order_of_their_places() -> None:
@@ -205,4 +243,4 @@ def test_a_new_metric_is_one_file_and_one_row(monkeypatch: pytest.MonkeyPatch) -
     assert base["value"] == pytest.approx(math.log2(other["value"])) and len(values) == N_LAYERS
     assert [2**v for v in values] == pytest.approx(perplexities)
     done = CliRunner().invoke(cli, ["scan", str(MODEL), "--metric", "novel", *more])
-    assert "gsm8k:FILE or top1_agreement or bits_per_token" in str(done.exception)
+    assert "or gsm8k:FILE or bench:TASK or" in str(done.exception)

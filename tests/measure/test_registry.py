@@ -191,6 +191,8 @@ def test_scans_and_setups_read_the_same_table() -> None:
         assert Setup(Path("m.gguf"), metric=metric).lower_is_better is lower
         document = {"metric": metric, "operation": "delete", "base": {"value": 1}, "rows": []}
         assert ("Less is better" in scan_figure(document).note) is lower
+        document["direction"] = "higher" if lower else "lower"  # what was measured decides
+        assert ("Less is better" in scan_figure(document).note) is not lower
 
 
 def test_rows_of_a_report_carry_their_direction(tmp_path: Path) -> None:

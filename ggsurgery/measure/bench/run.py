@@ -6,7 +6,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from ...files.progress import Progress
 from ...files.system_errors import writing
 from ...runtime.engine import Engine
 from ..draw import SEED
-from ..results.result_files import directions_of, lm_eval_scores
+from ..registry import Direction
+from ..results.result_files import directions, directions_of, lm_eval_scores
 from ..results.score import Score, provenance
 from .model import harness_model
 from .tasks import TASKS, write_tasks
@@ -74,6 +76,47 @@ def run_bench(
     """
     if include_path is not None and not Path(include_path).is_dir():
         raise GGSurgeryError("no such folder of task files", file=include_path)
+    with (
+        task_files(
+            tasks, data, include_path, shots=shots, limit=limit, limit_seed=limit_seed
+        ) as include,
+        Engine.open(file, n_ctx=n_ctx, n_threads=n_threads) as engine,
+    ):
+        if chat and not engine.chat_template:
+            raise GGSurgeryError(
+                "no chat template in the file",
+                file=file,
+                hint="Add one with `ggsurgery template set`, or leave `chat` out",
+            )
+        return run_tasks(
+            engine,
+            tasks,
+            include,
+            offline=data is not None,
+            limit=limit,
+            limit_seed=limit_seed,
+            shots=shots,
+            chat=chat,
+            progress=progress,
+        )
+
+
+@contextmanager
+def task_files(
+    tasks: Sequence[str],
+    data: str | Path | None,
+    include_path: str | Path | None = None,
+    *,
+    shots: int | None = None,
+    limit: int | None = None,
+    limit_seed: int = SEED,
+) -> Iterator[list[Path]]:
+    """The folders of task files that the harness is to read; see `run_bench`.
+
+    Raises:
+        MissingExtraError: lm-eval is not installed.
+        GGSurgeryError: missing or damaged data.
+    """
     if data is not None:  # before the harness reads them: nothing may ask the network
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     with temporary.Folder("bench") as scratch:
@@ -86,54 +129,74 @@ def run_bench(
             local = [t for t in tasks if t in TASKS or include_path is None]
             with writing(folder, "the tasks"):
                 write_tasks(local, Path(data), folder, shots=shots, limit=limit, seed=limit_seed)
-        with Engine.open(file, n_ctx=n_ctx, n_threads=n_threads) as engine:
-            if chat and not engine.chat_template:
-                raise GGSurgeryError(
-                    "no chat template in the file",
-                    file=file,
-                    hint="Add one with `ggsurgery template set`, or leave `chat` out",
-                )
-            return _run(
-                engine,
-                tasks,
-                [p for p in (include_path, data and folder) if p],
-                offline=data is not None,
-                limit=limit,
-                limit_seed=limit_seed,
-                shots=shots,
-                chat=chat,
-                progress=progress,
-            )
+        yield [Path(p) for p in (include_path, data and folder) if p]
 
 
-def _run(
-    engine: Engine,
-    tasks: Sequence[str],
-    include: Sequence[str | Path],
-    *,
-    offline: bool,
-    limit: int | None,
-    limit_seed: int,
-    shots: int | None,
-    chat: bool,
-    progress: Progress | None,
-) -> Bench:
-    from lm_eval import simple_evaluate
+def directions_of_task(
+    task: str, data: str | Path | None, limit: int | None = None
+) -> dict[str, Direction]:
+    """The metrics of a task in the harness's order, and which values it calls better.
+
+    Made to run in a worker process, as `run_bench` is; a group has the metrics of its first task.
+
+    Raises:
+        MissingExtraError: lm-eval is not installed.
+        GGSurgeryError: an unknown task, or missing data.
+    """
+    with task_files([task], data, limit=limit) as include:
+        manager = _manager([task], include, offline=data is not None)
+        with _failures_named():
+            first = next(iter(manager.load([task])["tasks"].values()))
+            return directions(first.higher_is_better())
+
+
+def _manager(tasks: Sequence[str], include: Sequence[Path], *, offline: bool) -> Any:
+    """The harness's `TaskManager`, which knows all the tasks."""
     from lm_eval.tasks import TaskManager
-    from lm_eval.utils import handle_non_serializable
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(
         include_path=list(map(str, include)) or None, include_defaults=not offline
     )
-    unknown = [t for t in tasks if t not in manager.all_tasks]
-    if unknown:
-        raise GGSurgeryError(
-            f"lm-evaluation-harness knows no task {unknown[0]!r}",
-            hint="`lm-eval ls tasks` lists them; `include_path` names a folder of own task files",
-        )
-    model = harness_model(engine, chat=chat, progress=progress)
+    for task in tasks:
+        if task not in manager.all_tasks:
+            raise GGSurgeryError(
+                f"lm-evaluation-harness has no task {task!r}",
+                hint="`lm-eval ls tasks` lists them; `include_path` names a folder of your own",
+            )
+    return manager
+
+
+@contextmanager
+def _failures_named() -> Iterator[None]:
     try:
+        yield
+    except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise GGSurgeryError(
+            f"lm-evaluation-harness failed: {type(error).__name__}: {error}",
+            hint="Check the task files, and the network where the data comes from it",
+        ) from error
+
+
+def run_tasks(
+    engine: Engine,
+    tasks: Sequence[str],
+    include: Sequence[Path],
+    *,
+    offline: bool,
+    limit: int | None = None,
+    limit_seed: int = SEED,
+    shots: int | None = None,
+    chat: bool = False,
+    progress: Progress | None = None,
+) -> Bench:
+    """Evaluate an open model on the tasks of `task_files`; see `run_bench`."""
+    from lm_eval import simple_evaluate
+    from lm_eval.utils import handle_non_serializable
+
+    manager = _manager(tasks, include, offline=offline)
+    model = harness_model(engine, chat=chat, progress=progress)
+    with _failures_named():
         found = simple_evaluate(
             model=model,
             tasks=list(tasks),
@@ -144,11 +207,6 @@ def _run(
             apply_chat_template=chat,
             task_manager=manager,
         )
-    except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise GGSurgeryError(
-            f"lm-evaluation-harness failed: {type(error).__name__}: {error}",
-            hint="Check the task files, and the network where the data comes from it",
-        ) from error
     samples = found.pop("samples", {})
     document = json.loads(json.dumps(found, default=handle_non_serializable))
     facts = provenance(

@@ -252,6 +252,11 @@ def _by_subject(path: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def question_file(folder: Path, task: str) -> Path | None:
+    """The file of a task's questions in a folder, None where it has no local form."""
+    return _find(folder, TASKS[task].files, task) if task in TASKS else None
+
+
 def _find(folder: Path, names: Files, task: str) -> Path:
     for name in names:
         if (folder / name).is_file():

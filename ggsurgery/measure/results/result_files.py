@@ -204,8 +204,14 @@ def _facts(score: Score, path: str | Path) -> ModelFacts:
 
 def directions_of(document: Mapping[str, Any], task: str) -> dict[str, Direction]:
     """Which direction of each metric of a task the harness calls better."""
-    said = document.get("higher_is_better", {}).get(task) or {}
-    return {k: "higher" if v else "lower" for k, v in said.items() if isinstance(v, bool)}
+    return directions(document.get("higher_is_better", {}).get(task) or {})
+
+
+def directions(higher_is_better: Mapping[str, Any]) -> dict[str, Direction]:
+    """The harness's flags of a task's metrics as directions; unknown ones are left out."""
+    return {
+        k: "higher" if v else "lower" for k, v in higher_is_better.items() if v in (True, False)
+    }
 
 
 def lm_eval_scores(

@@ -57,26 +57,8 @@ def run_suite(
         TemplateError: a chat template that does not render.
     """
     rules = weights or data.load_weights()
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, n_steps(length, limit))
-
-    talker = Talker(engine, rules.thinking_tokens, rules.temperature, rules.seed)
-    facts = data.load_facts(length)[:limit]
-    switch = talker.chats and has_switch(engine)
-    suite = _Suite(engine, talker, rules, facts, limit, step, switch)
-    parts = (
-        suite.facts_part(),
-        suite.coherence(),
-        suite.perplexity(),
-        suite.repetition(),
-        suite.thinking(),
-        suite.stop(),
-    )
+    suite = _suite(engine, length, rules, limit, progress)
+    parts = tuple(suite.part(name) for name in data.PARTS)
     if not any(part.applies and part.weight > 0 for part in parts):
         raise EngineError(
             "no part of the suite that has a weight applies to this model",
@@ -92,9 +74,36 @@ def run_suite(
         "length": length,
         "limit": limit,
         "weights": rules.source,
-        "mode": "chat template" if talker.chats else "plain text",
+        "mode": "chat template" if suite.talker.chats else "plain text",
     }
     return SurgeryScore(parts, {k: v for k, v in where.items() if v is not None})
+
+
+def run_part(
+    engine: LanguageModel, name: str, *, limit: int | None = None, progress: Progress | None = None
+) -> Part:
+    """One part of the suite; see `run_suite`."""
+    return _suite(engine, "default", data.load_weights(), limit, progress).part(name)
+
+
+def _suite(
+    engine: LanguageModel,
+    length: data.Length,
+    rules: data.Weights,
+    limit: int | None,
+    progress: Progress | None,
+) -> _Suite:
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, n_steps(length, limit))
+
+    talker = Talker(engine, rules.thinking_tokens, rules.temperature, rules.seed)
+    facts = data.load_facts(length)[:limit]
+    return _Suite(engine, talker, rules, facts, limit, step, talker.chats and has_switch(engine))
 
 
 def n_steps(length: data.Length = "default", limit: int | None = None) -> int:
@@ -121,6 +130,18 @@ class _Suite:
     limit: int | None
     step: Callable[[], None]
     switch: bool
+
+    def part(self, name: str) -> Part:
+        """A part by its name in `data.PARTS`."""
+        parts = {
+            "facts": self.facts_part,
+            "coherence": self.coherence,
+            "perplexity": self.perplexity,
+            "repetition": self.repetition,
+            "thinking": self.thinking,
+            "stop": self.stop,
+        }
+        return parts[name]()
 
     def _part(self, name: str, **fields: Any) -> Part:
         return Part(name, self.rules.weights.get(name, 0.0), **fields)
