@@ -155,6 +155,32 @@ def test_one_place_escapes_what_a_terminal_gets():
     assert not found
 
 
+def test_commands_reach_a_child_process_through_a_job():
+    found = [
+        f"{path}:{line}"
+        for path, tree in trees().items()
+        if module_of(path) in ("cli", "pipeline")
+        for line, name in imports(path, tree)
+        if name[:3] == ["ggsurgery", "runtime", "worker"]
+    ]
+    assert not found
+
+
+def test_commands_stay_short():
+    """Longer work belongs to `jobs`, longer output to a function that shows a result."""
+    long = {}
+    for path, tree in trees().items():
+        for node in tree.body if module_of(path) == "cli" else ():
+            if isinstance(node, ast.FunctionDef) and ".command(" in "".join(
+                f".{ast.unparse(d)}" for d in node.decorator_list
+            ):
+                first = node.body[1 if ast.get_docstring(node) else 0]
+                lines = (node.end_lineno or 0) - first.lineno + 1
+                if lines > 25:
+                    long[f"{path}: {node.name}"] = lines
+    assert not long
+
+
 def test_files_stay_short():
     long = {
         str(path): count

@@ -21,12 +21,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from ggsurgery.cli.compare import _pairs
 from ggsurgery.errors import GGSurgeryError
 from ggsurgery.files.fields import read_json
 from ggsurgery.find.figures import figures_of
 from ggsurgery.find.laco.types import FORMAT as LACO
 from ggsurgery.find.search import run as search_run
+from ggsurgery.jobs.compare import pairs_of
 from ggsurgery.jobs.say import read_said
 from ggsurgery.measure.metrics.gsm8k import load_problems
 from ggsurgery.measure.questions import guess_style, load_questions, prompts
@@ -183,7 +183,7 @@ def published(path: Path) -> None:
     found = load_with_base(path)
     for one in found:
         for pair in ((base, one), (one, base), (one, one)):
-            for comparison in _pairs(*pair):
+            for comparison in pairs_of(*pair)[0]:
                 json.dumps(comparison.to_json())
     report = compute_report(merge_results([*found, base]))
     render_html(report).encode(errors="backslashreplace")

@@ -161,6 +161,20 @@ def field_option(cls: type[Settings], name: str) -> Callable[[F], F]:
     return add
 
 
+def output_option(name: str, help: str, *, old: tuple[str, ...]) -> Callable[[F], F]:
+    """`-o`, `--out`: a file beside the model that a surgery command writes.
+
+    Args:
+        old: earlier names, still accepted.
+    """
+
+    def add(function: F) -> F:
+        _attach(function, RequestOption("-o", "--out", name, old=old, type=FILE, help=help))
+        return function
+
+    return add
+
+
 def _attach(function: Any, option: click.Option) -> None:
     """What `click.option` does with an option that exists."""
     function.__dict__.setdefault("__click_params__", []).append(option)

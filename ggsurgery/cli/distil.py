@@ -9,20 +9,20 @@ import click
 
 from ..compensate.distil.checkpoint import checkpoint_path
 from ..compensate.distil.estimate import Estimate
-from ..compensate.distil.run import Distilled
+from ..compensate.distil.run import Distillation, Distilled
 from ..compensate.distil.train import Pace
 from ..jobs.distil import DistilRequest
 from ..present.numbers import human_bytes, human_count
 from ._files import FILE
 from ._output import echo, note, print_json, table, warn
 from ._progress import for_people, progress_bar
-from ._requests import Maker, warn_of
+from ._requests import Maker, output_option, warn_of
 from ._surgery import Surgery, check_early, operate, surgery_options
 
 
 @click.command()
 @surgery_options(DistilRequest, also=("out_type",), skip=("base", "cut", "checkpoint"))
-@click.option("--sidecar", type=FILE, help="Write what training changed here too (.npz).")
+@output_option("sidecar", "Write what training changed here too (.npz).", old=("--sidecar",))
 @click.option(
     "--save-adapter",
     type=FILE,
@@ -63,31 +63,29 @@ def distil(
     task = request.prepare()
     estimate = task.estimate()
     if surgery.dry_run:
-        _plan(estimate, surgery)
-        return
+        return _plan(estimate, surgery)
     note(_estimated(estimate))
-    try:
-        with progress_bar("distil", "window") as progress:
-            found = task.run(_shown(progress))
-    except KeyboardInterrupt:
-        note(f"{state}: the training so far; the same command continues")
-        raise
+    found = _trained(task, state)
     if sidecar is not None:
         found.sidecar.save(sidecar, inputs=inputs, force=surgery.force)
     if save_adapter is not None:
         found.save_adapter(save_adapter, inputs=inputs, force=surgery.force)
     if not surgery.as_json:
         _show(found)
-    operate(
-        surgery,
-        found.recipe.steps,
-        [cut],
-        out,
-        given=found.sidecar,
-        spared=(base, *inputs[2:]),
-        figures={"distil": found.to_json()},
-    )
+    steps, figures = found.recipe.steps, {"distil": found.to_json()}
+    spared = (base, *inputs[2:])
+    operate(surgery, steps, [cut], out, given=found.sidecar, spared=spared, figures=figures)
     state.unlink(missing_ok=True)
+
+
+def _trained(task: Distillation, state: Path) -> Distilled:
+    """Train under a progress bar; Ctrl-C says where the state is kept."""
+    try:
+        with progress_bar("distil", "window") as progress:
+            return task.run(_shown(progress))
+    except KeyboardInterrupt:
+        note(f"{state}: the training so far; the same command continues")
+        raise
 
 
 def _shown(progress: Callable[..., None]) -> Callable[[int, int, Pace], object]:

@@ -11,14 +11,14 @@ from ..jobs.heal import HealRequest
 from ..jobs.measured import envelope_of
 from ._files import FILE
 from ._output import echo, note, table
-from ._requests import Maker, perform
+from ._requests import Maker, output_option, perform
 from ._surgery import Surgery, check_early, list_option, operate, surgery_options
 
 
 @click.command()
 @list_option("layer", "LIST", "Layers to cut: 12-16 or 5,12-14.", required=False)
 @surgery_options(HealRequest, also=("out_type",), skip=("file", "layer", "cut", "any_cut"))
-@click.option("--sidecar", type=FILE, help="Write the fitted arrays here too (.npz).")
+@output_option("sidecar", "Write the fitted arrays here too (.npz).", old=("--sidecar",))
 @click.argument("files", metavar="IN [CUT]", nargs=-1, required=True, type=FILE)
 @click.argument("out", metavar="OUT", type=FILE)
 def heal(

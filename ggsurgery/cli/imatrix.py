@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +15,12 @@ from ..jobs.imatrix import ImatrixRequest
 from ..measure.results.envelope import envelope
 from ..plan.recipe import load_recipe
 from ..plan.types import Plan
-from ..quantize.imatrix_stats import layer_statistics, tensor_statistics
+from ..quantize.imatrix_stats import (
+    LayerStatistics,
+    TensorStatistics,
+    layer_statistics,
+    tensor_statistics,
+)
 from ..quantize.remap import remap as follow
 from ..surgery.imatrix_lineage import apply_recipe, with_origin
 from ..surgery.lineage import plan_of
@@ -123,42 +129,36 @@ def show(file: Path, layers: bool, top: int, as_json: bool) -> None:
     tensors = tensor_statistics(matrix)
     ranked = sorted(layer_statistics(tensors), key=lambda s: -s.total)
     if as_json:
-        print_json(
-            envelope("imatrix show", None, {})
-            | {
-                "file": str(file),
-                "datasets": list(matrix.datasets),
-                "chunks": matrix.n_chunks,
-                "chunk_size": matrix.chunk_size,
-                "tensors": [t.to_json() for t in tensors],
-                "layers": [r.to_json() for r in ranked],
-            }
-        )
+        facts: dict[str, Any] = {"file": str(file), "datasets": list(matrix.datasets)}
+        facts |= {"chunks": matrix.n_chunks, "chunk_size": matrix.chunk_size}
+        facts["tensors"] = [t.to_json() for t in tensors]
+        facts["layers"] = [r.to_json() for r in ranked]
+        print_json(envelope("imatrix show", None, {}) | facts)
         return
     note(
         f"{len(matrix.entries)} tensors, {matrix.n_chunks} chunks of {matrix.chunk_size} tokens "
         f"({', '.join(matrix.datasets) or 'text not named'})"
     )
-    cut = top or None
     if layers:
-        rows = [(s.layer, f"{s.total:.2f}", f"{s.zd:.4%}", f"{s.cossim:.4f}") for s in ranked[:cut]]
+        rows = map(_layer_row, ranked[: top or None])
         echo(table(rows, ("layer", "Σ(Act²)", "ZD", "CosSim")))
         return
-    echo(
-        table(
-            [
-                (
-                    "–" if t.layer is None else t.layer,
-                    t.kind,
-                    f"{t.total:.2f}",
-                    f"{t.maximum:.4f}",
-                    f"{t.active:.2%}",
-                    f"{t.entropy_share:.2%}",
-                    f"{t.zd:.2%}",
-                    "–" if t.cossim is None else f"{t.cossim:.4f}",
-                )
-                for t in tensors[:cut]
-            ],
-            ("layer", "tensor", "Σ(Act²)", "max", "active", "entropy", "ZD", "CosSim"),
-        )
+    header = ("layer", "tensor", "Σ(Act²)", "max", "active", "entropy", "ZD", "CosSim")
+    echo(table(map(_tensor_row, tensors[: top or None]), header))
+
+
+def _layer_row(s: LayerStatistics) -> tuple[object, ...]:
+    return (s.layer, f"{s.total:.2f}", f"{s.zd:.4%}", f"{s.cossim:.4f}")
+
+
+def _tensor_row(t: TensorStatistics) -> tuple[object, ...]:
+    return (
+        "–" if t.layer is None else t.layer,
+        t.kind,
+        f"{t.total:.2f}",
+        f"{t.maximum:.4f}",
+        f"{t.active:.2%}",
+        f"{t.entropy_share:.2%}",
+        f"{t.zd:.2%}",
+        "–" if t.cossim is None else f"{t.cossim:.4f}",
     )

@@ -11,19 +11,17 @@ from ..errors import PlanError
 from ..find.laco import Attempt, Result
 from ..jobs.laco import LacoRequest
 from ..jobs.measured import envelope_of, write_json
-from ._files import FILE
 from ._output import echo, print_json, table
-from ._requests import Maker, perform
+from ._requests import Maker, output_option, perform
 from ._surgery import Surgery, check_early, in_out, operate, surgery_options
 
 
 @click.command()
 @surgery_options(LacoRequest, skip=("file",))
-@click.option(
-    "-o",
-    "--log",
-    type=FILE,
-    help="Write settings, attempts and statistics as JSON, as `release` puts them on a card.",
+@output_option(
+    "log",
+    "Write settings, attempts and statistics as JSON, as `release` puts them on a card.",
+    old=("--log",),
 )
 @in_out
 def laco(surgery: Surgery, make: Maker, source: Path, out: Path, log: Path | None) -> None:
@@ -38,7 +36,7 @@ def laco(surgery: Surgery, make: Maker, source: Path, out: Path, log: Path | Non
     \b
     Example:
       ggsurgery laco in.gguf out.gguf --text calibration.txt --highest 28 --variant reference
-      ggsurgery laco in.gguf out.gguf --text calibration.txt --threshold 0.7 --log laco.json
+      ggsurgery laco in.gguf out.gguf --text calibration.txt --threshold 0.7 --out laco.json
     """
     request = make(LacoRequest, file=source)
     inputs = (source, Path(request.text))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..chat.conversations import BY_ID, CONVERSATIONS
+from ..chat.conversations import BY_ID, CONVERSATIONS, Conversation
 from ..chat.families import families, family
 from ..chat.lint import Report, lint
 from ..chat.render import TemplateError, compile_template, render
@@ -132,42 +133,43 @@ def render_(
       ggsurgery template render model.gguf --conversation tool-result
       ggsurgery template render model.jinja --messages chat.json --tools tools.json
     """
-    if conversation is not None and messages is not None:
-        raise click.UsageError("Give either --conversation ID or --messages FILE.")
     source, vocabulary = _load(file, name)
-    talk: list[dict[str, Any]] = []
-    offered: list[dict[str, Any]] = _json_list(tools) if tools else []
-    if conversation is not None:
-        if conversation not in BY_ID:
-            raise click.BadParameter(f"one of {', '.join(BY_ID)}", param_hint="--conversation")
-        trial = BY_ID[conversation]
-        talk, offered = list(trial.messages), offered or list(trial.tools)
-        go_on = go_on or trial.continue_final
-        if thinking is None and trial.thinking is not None:
-            thinking = "on" if trial.thinking else "off"
-    if messages is not None:
-        talk = _json_list(messages)
+    talk = _conversation(conversation, messages, system, user)
+    wanted = talk.thinking if thinking is None else thinking == "on"
+    with _named(file):
+        prompt = render(
+            source,
+            talk.messages,
+            tools=(_json_list(tools) if tools else None) or talk.tools or None,
+            add_generation_prompt=not no_generation_prompt,
+            continue_final_message=go_on or talk.continue_final,
+            bos_token=vocabulary.bos if vocabulary else "",
+            eos_token=vocabulary.eos if vocabulary else "",
+            enable_thinking=wanted,
+        )
+    if as_json:
+        print_json({"prompt": prompt})
+    else:
+        echo_exact(prompt)
+
+
+def _conversation(
+    trial: str | None, messages: Path | None, system: str | None, user: str | None
+) -> Conversation:
+    """A trial conversation or that of a file, with a system prompt and a question around it."""
+    if trial is not None and messages is not None:
+        raise click.UsageError("Give either --conversation ID or --messages FILE.")
+    if trial is not None and trial not in BY_ID:
+        raise click.BadParameter(f"one of {', '.join(BY_ID)}", param_hint="--conversation")
+    found = Conversation("", "", ()) if trial is None else BY_ID[trial]
+    talk = list(found.messages) if messages is None else _json_list(messages)
     if system is not None:
         talk = [{"role": "system", "content": system}, *talk]
     if user is not None:
         talk = [*talk, {"role": "user", "content": user}]
     if not talk:
         raise click.UsageError("Give --user TEXT, --messages FILE or --conversation ID.")
-    with _named(file):
-        prompt = render(
-            source,
-            talk,
-            tools=offered or None,
-            add_generation_prompt=not no_generation_prompt,
-            continue_final_message=go_on,
-            bos_token=vocabulary.bos if vocabulary else "",
-            eos_token=vocabulary.eos if vocabulary else "",
-            enable_thinking=None if thinking is None else thinking == "on",
-        )
-    if as_json:
-        print_json({"prompt": prompt})
-    else:
-        echo_exact(prompt)
+    return replace(found, messages=tuple(talk))
 
 
 @template.command("lint")

@@ -101,12 +101,11 @@ def _load_faults(header: Header, _found: Sequence[Finding]) -> list[Finding]:
 
 def _tokenizer_faults(header: Header, found: Sequence[Finding]) -> list[Finding]:
     """What the check of the tokenizer finds; nothing of a fault that is named already."""
-    from ..runtime import worker
-    from ..tokenizer.check import check_tokenizer
+    from ..jobs.tokenizer import CheckTokenizerRequest
 
     if "tokenizer.ggml.tokens" not in header.metadata:
         return [Finding("note", "tokenizer", "not checked: the file has no vocabulary")]
     if any(f.severity == "error" and f.where.startswith("tokenizer.") for f in found):
         return [Finding("note", "tokenizer", "not run: its errors are named above")]
-    report = worker.run(check_tokenizer, header.path)
+    report = CheckTokenizerRequest(file=header.path).run().report
     return [Finding(f.level, f"tokenizer: {f.check}", f.message) for f in report.findings]

@@ -136,5 +136,5 @@ def check_arrays(recipe: Recipe, sidecar: Sidecar, what: str) -> None:
                     expected=f"sha256 {expected}",
                     found=found,
                     hint="Processors and numpy builds differ in the last digits: keep the arrays "
-                    f"with `ggsurgery {one.operation} --sidecar` when the file is made.",
+                    f"with `ggsurgery {one.operation} --out` when the file is made.",
                 )

@@ -45,13 +45,13 @@ def arrays_of(
         raise GGSurgeryError(
             "training is not reproducible bit for bit, and what it changed is not in the recipe",
             file=named,
-            expected="`sidecar` with the arrays that `distil --sidecar` wrote",
+            expected="`sidecar` with the arrays that `distil --out` wrote",
         )
     if text is None:
         raise GGSurgeryError(
             "the corrections of a healed cut are not in the recipe",
             file=named,
-            hint="`apply` and `replay` take what `heal --sidecar` wrote; `replay` also takes "
+            hint="`apply` and `replay` take what `heal --out` wrote; `replay` also takes "
             f"--text, the calibration text (sha256 {str(fit.get('text'))[:16]}…), and fits again.",
         )
     return worker.run(

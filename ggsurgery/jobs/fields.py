@@ -79,8 +79,7 @@ OutType = Annotated[
     ),
 ]
 Sidecar = Annotated[
-    FilePath | None,
-    option("The arrays that `heal --sidecar` or `distil --sidecar` wrote.", metavar="NPZ"),
+    FilePath | None, option("The arrays that `heal --out` or `distil --out` wrote.", metavar="NPZ")
 ]
 
 

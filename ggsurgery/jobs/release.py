@@ -55,7 +55,7 @@ class ReleaseSettings(Settings, frozen=True, kw_only=True):
         FilePaths,
         option(
             "Result files (ggsurgery's or lm-eval's), several of one file too; or what "
-            "`laco --log` wrote."
+            "`laco --out` wrote."
         ),
     ] = ()
     parameters: Annotated[

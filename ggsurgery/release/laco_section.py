@@ -1,6 +1,6 @@
 """The card's sections on LaCo: settings, statistics, similarity, as the published card has them.
 
-They come from the document that `laco --log` and `run` write (`find.laco.Result.to_json`),
+They come from the document that `laco --out` and `run` write (`find.laco.Result.to_json`),
 which has to be about the files of the release: their headers list its merges.
 """
 
@@ -57,7 +57,7 @@ def check_laco(document: Mapping[str, Any], header: Header) -> None:
     ) as error:
         raise FormatError(
             f"damaged statistics of LaCo: {type(error).__name__} at {error}",
-            hint="Write them again with: ggsurgery laco … --log laco.json",
+            hint="Write them again with: ggsurgery laco … --out laco.json",
         ) from None
     steps = read_provenance(header).recipe.steps if f"{PREFIX}recipe" in header.metadata else ()
     found = tuple(s for s in steps if s.operation not in PLAIN_STEPS)

@@ -299,3 +299,13 @@ def test_a_group_runs_its_default(group: str) -> None:
         assert (
             "Missing" in said and f"{group} {'collect' if group == 'imatrix' else 'build'}" in said
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "old"), [("laco", "--log"), ("heal", "--sidecar"), ("distil", "--sidecar")]
+)
+def test_files_beside_the_model_are_named_by_out(name: str, old: str) -> None:
+    shown = call(name, "--help").out
+    assert "-o, --out PATH" in shown
+    assert old not in shown
+    assert "requires an argument" in call(name, old, code=2).err

@@ -191,7 +191,7 @@ def collapsed(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
             "32",
             "--text",
             str(text),
-            "--log",
+            "-o",
             str(folder / "laco.json"),
             "--json",
         ],

@@ -251,7 +251,7 @@ def test_the_command(tmp_path):
     out, kept = tmp_path / "out.gguf", tmp_path / "kept.npz"
     plan = call("distil", *COMMAND, "--dry-run", "--json", base, cut, out).json
     assert plan["steps"] == 6 and plan["seconds"] > 0 and not out.exists()
-    done = call("distil", *COMMAND, "--json", "--sidecar", kept, base, cut, out)
+    done = call("distil", *COMMAND, "--json", "--out", kept, base, cut, out)
     answer = done.json
     assert answer["distil"]["steps"] == [6, 6]
     assert answer["distil"]["sidecar"] == Sidecar.load(kept).digest
@@ -260,7 +260,7 @@ def test_the_command(tmp_path):
     again = tmp_path / "again.gguf"
     failed = call("replay", out, cut, again, code=1)
     assert "training is not reproducible bit for bit" in failed.err
-    assert "distil --sidecar" in failed.err
+    assert "distil --out" in failed.err
     call("replay", out, cut, again, "--sidecar", kept)
     assert again.read_bytes() == out.read_bytes()
     failed = call("replay", out, cut, tmp_path / "x.gguf", "--text", SEARCH_TEXT, code=1)
