@@ -1,6 +1,7 @@
 """Trim a vocabulary: megabytes, bits per byte and tokens a second, before and after.
 
     .venv/bin/python benchmarks/trim_vocab.py [--model F] [--text F] [--scored F] [--keep N …]
+                                         [--coverage C …] [--coverage-of-both]
 
 Tokens are counted on one text and bits per byte measured on another one of the same kind. Each
 part of it is scored from the same first byte, so models with unlike tokens compare. The files
@@ -52,8 +53,8 @@ def bits_per_byte(path: Path, text: str, parts: int) -> float:
     return bits / n_bytes
 
 
-def trimmed(source: Path, text: Path, keep: int, out: Path) -> dict[str, Any]:
-    found = TrimVocabRequest(file=source, text=[text], keep=keep).run()
+def trimmed(source: Path, texts: list[Path], out: Path, **size: float) -> dict[str, Any]:
+    found = TrimVocabRequest(file=source, text=texts, **size).run()
     name = str(out.with_suffix(".json"))
     recipe = Recipe((found.kept.step(name),))
     with prepare(recipe, [source], given={name: found.kept}) as prepared:
@@ -67,18 +68,30 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="counted; default: wikitext-2's validation part")
     parser.add_argument("--scored", type=Path, help="default: wikitext-2's test part")
     parser.add_argument("--keep", type=int, nargs="+", default=[32000, 16000, 8000])
+    parser.add_argument("--coverage", type=float, nargs="+", default=[])
+    parser.add_argument(
+        "--coverage-of-both",
+        action="store_true",
+        help="a row with coverage 1 where the scored text is counted too: all of its tokens stay",
+    )
     parser.add_argument("--parts", type=int, default=40)
     parser.add_argument("--repetitions", type=int, default=5, help="0 measures no speed")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     model = args.model or smollm2()
     text = args.text or data("wikitext2.valid.raw")
-    scored = (args.scored or data("wikitext2.test.raw")).read_text("utf-8")
+    other = args.scored or data("wikitext2.test.raw")
+    scored = other.read_text("utf-8")
+    sizes: list[tuple[list[Path], dict[str, float]]] = [([text], {"keep": n}) for n in args.keep]
+    sizes += [([text], {"coverage": c}) for c in args.coverage]
+    if args.coverage_of_both:
+        sizes.append(([text, other], {"coverage": 1.0}))
     rows: list[dict[str, Any]] = [{"file": model, "vocabulary": "as it is", "whole": 1.0}]
     with tempfile.TemporaryDirectory(prefix="ggsurgery-bench-") as folder:
-        for keep in args.keep:
-            out = Path(folder) / f"{keep}.gguf"
-            rows.append({"file": out} | trimmed(model, text, keep, out))
+        for texts, size in sizes:
+            ((name, value),) = size.items()
+            out = Path(folder) / f"{name}-{value}-of-{len(texts)}.gguf"
+            rows.append({"file": out} | trimmed(model, texts, out, **size))
         for row in rows:
             row["megabytes"] = row["file"].stat().st_size / 1e6
             row["bits_per_byte"] = bits_per_byte(row["file"], scored, args.parts)

@@ -118,11 +118,7 @@ def rewrite(headers: Sequence[Header], plan: Plan) -> dict[str, Value]:
             except PlanError as error:
                 raise error.at(file=header.path, tensor=f"blk.{ref.index}.{ROUTER}") from error
         elif expert_edits(block):
-            raise PlanError(
-                f"layer {number} has no experts",
-                file=header.path,
-                expected=f"layers {format_layers(found.layers)}",
-            )
+            raise _no_experts(number, header, found)
     before = mixture(shell)
     _check_counts(shell, before, {n: len(e) for n, e in kept.items()})
     if before.n_groups > 1:
@@ -131,6 +127,36 @@ def rewrite(headers: Sequence[Header], plan: Plan) -> dict[str, Value]:
     count = len(next(iter(kept.values())))
     key = properties.full_key(shell, "expert_count")
     return {key: properties.number(shell, "expert_count", count)}
+
+
+def masked_experts(header: Header, plan: Plan) -> dict[int, tuple[int, ...]]:
+    """The experts of each layer of a model that a plan of all its layers deletes.
+
+    The layers may keep unlike numbers, which no file can.
+
+    Raises:
+        ArchitectureError: a layer keeps fewer than a token goes through.
+        PlanError: an edit names an expert or a layer that has none.
+    """
+    found = mixture(header)
+    masked: dict[int, tuple[int, ...]] = {}
+    for layer, block in enumerate(plan.stack):
+        if not expert_edits(block):
+            continue
+        if layer not in found.layers:
+            raise _no_experts(layer, header, found)
+        kept = kept_experts(block, found.n_experts)
+        _check_counts(header, found, {layer: len(kept)})
+        masked[layer] = tuple(e for e in range(found.n_experts) if e not in set(kept))
+    return masked
+
+
+def _no_experts(layer: int, header: Header, found: Mixture) -> PlanError:
+    return PlanError(
+        f"layer {layer} has no experts",
+        file=header.path,
+        expected=f"layers {format_layers(found.layers)}",
+    )
 
 
 def _check_counts(shell: Header, before: Mixture, counts: dict[int, int]) -> None:

@@ -18,6 +18,7 @@ _POSITIONS = {
     "duplicate": "duplicated layer",
     "swap": "first swapped layer",
     "prune": "weights set to zero, %",
+    "drop-expert": "layer (experts side by side)",
 }
 
 
@@ -84,7 +85,7 @@ def scan_figure(scan: Mapping[str, Any]) -> Figure:
         tuple(levels),
         joined="all",
         positive=positive,
-        whole=operation != "prune",
+        whole=operation not in ("prune", "drop-expert"),
         note=bars(direction, "of the pairs" if paired else ""),
     )
 

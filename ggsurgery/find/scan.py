@@ -1,8 +1,8 @@
 """Every single operation of a kind, measured against the uncut model.
 
-Leave-one-out (`delete`) answers which layer is missed least; `swap`, `duplicate` and `prune`
-do the same for the other operations. Results are trials in a journal, so a scan can be
-stopped, continued and extended.
+Leave-one-out (`delete`, `drop-expert`) answers which layer or expert is missed least; `swap`,
+`duplicate` and `prune` do the same for the other operations. Results are trials in a journal,
+so a scan can be stopped, continued and extended.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arch import rules_for
+from ..arch.experts import mixture
 from ..errors import PlanError
 from ..files.progress import Progress
 from ..ggufio.reader import Source
@@ -25,8 +26,9 @@ from ..measure.retention import is_near_random
 from ..measure.setup import Setup
 from ..measure.variants.batch import Trial, measure_all
 from ..plan.recipe import Recipe, step
+from ..plan.text import format_layers
 
-OPERATIONS = ("delete", "swap", "duplicate", "prune")
+OPERATIONS = ("delete", "swap", "duplicate", "prune", "drop-expert")
 
 #: Shares of the weights that `prune` sets to zero unless others are asked for (percent).
 SHARES = (10, 20, 30, 40, 50, 60, 70, 80)
@@ -36,7 +38,8 @@ SHARES = (10, 20, 30, 40, 50, 60, 70, 80)
 class Scan:
     """All trials of one operation.
 
-    `positions[i]` is what trial i is drawn over: the layer, or the pruned share.
+    `positions[i]` is what trial i is drawn over: the layer, the pruned share, or of experts the
+    layer and the expert's share of it.
     """
 
     operation: str
@@ -125,9 +128,23 @@ def operations(
         case "prune":
             cuts = [step("prune", sparsity=share / 100) for share in shares]
             return [Recipe((cut,)) for cut in cuts], list(shares)
+        case "drop-expert":
+            return _without_one_expert(header, n)
         case _:
             raise PlanError("unknown operation", expected=" or ".join(OPERATIONS), found=operation)
     return [Recipe((s,)) for s in steps], [float(i) for i in range(len(steps))]
+
+
+def _without_one_expert(header: Header, n_trunk: int) -> tuple[list[Recipe], list[float]]:
+    found = mixture(header)
+    recipes, positions = [], []
+    for layer in (n for n in found.layers if n < n_trunk):
+        for expert in range(found.n_experts):
+            kept = [e for e in range(found.n_experts) if e != expert]
+            one = step("keep_experts", experts={str(layer): format_layers(kept)})
+            recipes.append(Recipe((one,)))
+            positions.append(layer + expert / found.n_experts)
+    return recipes, positions
 
 
 def scan(

@@ -35,8 +35,11 @@ class ScanRequest(CandidateRequest, frozen=True, kw_only=True):
     """
 
     operation: Annotated[
-        Literal["delete", "swap", "duplicate", "prune"],
-        option("The operation, done once for every layer (prune: for every share).", flag="op"),
+        Literal["delete", "swap", "duplicate", "prune", "drop-expert"],
+        option(
+            "The operation, done once for every layer, share (prune) or expert (drop-expert).",
+            flag="op",
+        ),
     ] = "delete"
     metric: Annotated[str, option(METRIC_HELP)] = "perplexity"
     shares: Annotated[

@@ -274,6 +274,19 @@ def kept_experts(block: Block, n_experts: int) -> tuple[int, ...]:
     return kept
 
 
+def with_all_experts(plan: Plan) -> Plan:
+    """The plan without the edits that delete experts."""
+    return replace(plan, blocks=tuple(map(_whole, plan.blocks)), tail=tuple(map(_whole, plan.tail)))
+
+
+def _whole(block: Block) -> Block:
+    if not isinstance(block, Edited):
+        return block
+    edits = tuple(e for e in block.edits if not isinstance(e, KeepExperts))
+    inner = _whole(block.block)
+    return Edited(inner, edits) if edits else inner
+
+
 def expert_edits(block: Block) -> tuple[KeepExperts | MergeExperts, ...]:
     """The edits of a block that delete or merge experts, the first one first."""
     if not isinstance(block, Edited):

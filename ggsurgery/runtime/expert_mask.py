@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from ..errors import EngineError
 from . import binding
 from .observe import read_bytes
 
@@ -29,6 +31,20 @@ class ExpertMask:
     def __init__(self, masked: Mapping[int, Sequence[int]]) -> None:
         self.masked = {n: np.asarray(e, np.intp) for n, e in masked.items() if len(e)}
         self.seen: set[int] = set()
+
+    def check(self, path: Path) -> None:
+        """Refuse a model whose graph did not show what was to be masked.
+
+        Raises:
+            EngineError: names the nodes.
+        """
+        if self.masked.keys() - self.seen:
+            raise EngineError(
+                "the model's graph does not show the scores of its router",
+                file=path,
+                expected="nodes ffn_moe_logits-N",
+                hint="`ggsurgery experts delete` writes the smaller file.",
+            )
 
     def wants(self, node: binding.Tensor) -> bool:
         stem, _, layer = node.name.decode("utf-8", "replace").rpartition("-")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ggsurgery.arch.experts import mixture
-from ggsurgery.errors import FormatError, PlanError
+from ggsurgery.errors import ArchitectureError, FormatError, PlanError
 from ggsurgery.find.experts import choose
 from ggsurgery.find.experts.ranking import Ranking, TextSums
 from ggsurgery.find.experts.ranking_file import read_ranking
@@ -17,6 +17,8 @@ from ggsurgery.find.experts.sweep import Candidate, sweep_file
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.ggufio.imatrix import Entry, Imatrix
 from ggsurgery.measure.metrics.perplexity import perplexity
+from ggsurgery.measure.variants import Candidates
+from ggsurgery.measure.windows import Windows
 from ggsurgery.plan.recipe import Recipe, step
 from ggsurgery.runtime.engine import Engine
 from ggsurgery.runtime.expert_mask import ExpertMask
@@ -24,6 +26,8 @@ from ggsurgery.runtime.expert_nodes import ExpertHook
 from ggsurgery.surgery.prepare import prepare
 
 from .._command import call
+from .._small_models import write_small_model
+from .._tiny import MODEL, SEARCH_TEXT
 from ..fixtures import families
 from ..fixtures.network import Network
 
@@ -230,6 +234,54 @@ def test_masked_experts_are_as_good_as_deleted(folder, arch):
         whole = engine.decode(TOKENS, logits="all").copy()
     assert np.abs(masked - wanted).max() < 1e-3 * np.ptp(wanted)
     assert np.abs(whole - wanted).max() > 1e-2 * np.ptp(wanted)
+
+
+@pytest.fixture(scope="module")
+def worded(folder):
+    """With a vocabulary, for the commands that take a text."""
+    return write_small_model(
+        folder / "worded.gguf", width=64, n_layers=2, n_experts=4, vocabulary_of=MODEL
+    )
+
+
+def test_a_plan_that_only_drops_experts_is_masked(worded):
+    """The figures are those of the written file; layers may keep unlike numbers."""
+    inputs = tuple(np.random.default_rng(n).integers(5, 400, 40).astype(np.int32) for n in (1, 2))
+    windows = Windows(inputs, inputs)
+    values = {}
+    for route in ("auto", "file"):
+        with Candidates(worded, windows, cache_bytes=0, route=route, n_threads=1) as session:
+            keep = Recipe((step("keep_experts", experts={"0": "0,2-3", "1": "0-2"}),))
+            values[route] = session.nll(keep.apply(session.identity))
+            with session.open(keep.apply(session.identity)) as candidate:
+                candidate.decode(0, logits="last")
+                assert candidate.route == {"auto": "mask", "file": "file"}[route]
+            values[f"{route} whole"] = session.nll(session.identity)
+            one = Recipe((step("keep_experts", experts={"0": "0,2-3"}),)).apply(session.identity)
+            if route == "file":
+                with pytest.raises(ArchitectureError, match="another number of experts"):
+                    session.nll(one)
+            else:
+                values["one"] = session.nll(one)
+    assert values["auto"] == pytest.approx(values["file"], rel=1e-4)
+    assert values["auto whole"] == pytest.approx(values["file whole"], rel=1e-6)
+    assert values["auto"] != pytest.approx(values["auto whole"], rel=1e-3)
+    assert values["one"] != pytest.approx(values["auto"], rel=1e-3)
+
+
+def test_a_scan_drops_each_expert_once(worded, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(SEARCH_TEXT.read_text("utf-8")[:3000], "utf-8")
+    options = ("--text", text, "--ctx", "64", "--windows", "3", "--json")
+    found = json.loads(call("scan", worded, "--op", "drop-expert", *options).out)
+    assert [row["position"] for row in found["rows"]] == [n / 4 for n in range(8)]
+    kept = {0: (0, 1, 3), 1: (0, 1, 2, 3)}
+    base, (row,) = sweep_file(worded, [Candidate("", 3, kept)], text.read_text("utf-8"), 64, 3, 1)
+    assert found["base"]["value"] == pytest.approx(base.value, rel=1e-4)
+    assert found["rows"][2]["value"] == pytest.approx(row.perplexity.value, rel=1e-4)
+    assert len({r["value"] for r in found["rows"]}) == 8
+    dense = call("scan", MODEL, "--op", "drop-expert", *options, code=1).err
+    assert "not a mixture of experts" in dense
 
 
 def test_a_sweep_has_the_perplexity_of_the_files(model, tmp_path):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ...arch.experts import mixture
-from ...errors import EngineError
 from ...files.progress import Progress
 from ...ggufio.header import read_header
 from ...measure.metrics.perplexity import Perplexity, perplexity
@@ -84,13 +83,7 @@ def sweep_file(
             mask = ExpertMask({n: sorted(everyone - set(kept)) for n, kept in one.kept.items()})
             engine.set_hook(mask)
             row = SweepRow(one.method, one.keep, measure(number))
-            if mask.masked and not mask.seen:
-                raise EngineError(
-                    "the model's graph does not show the scores of its router",
-                    file=path,
-                    expected="nodes ffn_moe_logits-N",
-                    hint="`ggsurgery experts delete` writes the smaller file.",
-                )
+            mask.check(path)
             engine.set_hook(None)
             found.append(row)
     return base, found

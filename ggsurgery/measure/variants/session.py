@@ -4,6 +4,7 @@ suffix   layers in front of the first change are not computed again: their outpu
          once, is fed to a scratch file that holds only the layers behind
 file     a scratch file of the whole plan (nothing in common with the base)
 live     a model in memory whose weights are overwritten; deleted layers are bypassed
+mask     the source itself, whose router never chooses the experts that leave
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from typing import Any, get_args
 import numpy as np
 
 from ...arch import rules_for
+from ...arch.experts import masked_experts
 from ...errors import ArchitectureError, EngineError, GGSurgeryError
 from ...files.progress import Progress
 from ...ggufio.reader import Source
 from ...ggufio.types import Header
+from ...plan.ops import expert_edits, with_all_experts
 from ...plan.types import Block, Plan, main_reference
 from ...runtime.engine import Engine
+from ...runtime.expert_mask import ExpertMask
 from ...runtime.vocab_only import VocabularyFile
 from ..setup import CACHE_BYTES, Route
 from ..windows import Windows
@@ -56,7 +60,8 @@ class Candidates(ExitStack):
         path: the model all plans are about.
         windows: what they are measured on; `Windows.of_text` makes them.
         cache_bytes: bound on the kept hidden states; 0 keeps none.
-        route: `auto` takes `suffix` where layers in front are unchanged, else `file`.
+        route: `auto` takes `mask` where only experts leave, `suffix` where layers in front are
+            unchanged, else `file`.
         given: arrays for `expr.Given`, by key.
         out_type: ggml type of the tensors that a plan computes; None keeps each one's own.
 
@@ -94,6 +99,7 @@ class Candidates(ExitStack):
         self._attention = [kind.attention for kind in self.rules.kinds(header)]
         self.scratch = self.enter_context(Scratch(sum(header.file_size)))
         self._live: Live | None = None
+        self._whole: Engine | None = None
 
     def prepare(self, base: Plan | None = None, progress: Progress | None = None) -> list[float]:
         """Compute the base model once: its loss by window, and the hidden states to reuse.
@@ -157,6 +163,11 @@ class Candidates(ExitStack):
             EngineError: llama.cpp cannot load or run it.
         """
         plan = replace(plan, tail=())
+        fewer = any(expert_edits(block) for block in plan.blocks)
+        if fewer and self.route in ("auto", "live") and with_all_experts(plan) == self.identity:
+            with self._masked(plan) as candidate:
+                yield candidate
+            return
         self.rules.rewrite([self.source.header], plan)  # refuses what the whole file would
         depth = self._common(plan)
         if self.route == "live":
@@ -250,6 +261,18 @@ class Candidates(ExitStack):
         )
         with self._engine(self.scratch.write(layout, (self.source,), self.given)) as engine:
             yield engine
+
+    @contextmanager
+    def _masked(self, plan: Plan) -> Iterator[Candidate]:
+        mask = ExpertMask(masked_experts(self.source.header, plan))
+        if self._whole is None:
+            self._whole = self.enter_context(self._engine(self.source.header.path))
+        self._whole.set_hook(mask)
+        try:
+            yield Candidate(self._whole, self.windows, None, 0, "mask")
+            mask.check(self.path)
+        finally:
+            self._whole.set_hook(None)
 
     def _open_live(self, plan: Plan) -> Candidate:
         if self._live is None:
