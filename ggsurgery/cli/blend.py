@@ -23,11 +23,13 @@ from ._surgery import Surgery, list_option, operate, surgery_options
     help="How the models are combined; see above.",
 )
 @click.option("--base", type=FILE, help="The model that the others were tuned from.")
-@click.option("--weights", metavar="W,W…", help="One a model, default 1/n each; of slerp: B's.")
+@click.option("--weights", metavar="W,W…", help="One for each model, default 1/n; slerp takes B's.")
 @click.option(
-    "--density", type=float, help="ties: share of each difference that is kept; dare: not dropped."
+    "--density",
+    type=float,
+    help="Share of each difference that ties keeps, or that dare does not drop.",
 )
-@click.option("--scale", type=float, help="Factor on all differences to the base.")
+@click.option("--scale", type=float, help="Factor on all differences from the base.")
 @click.option("--seed", type=int, help="dare: which weights are dropped.")
 @click.option(
     "--no-normalize",

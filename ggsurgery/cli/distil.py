@@ -26,7 +26,7 @@ from ._surgery import Surgery, check_early, operate, surgery_options
 @click.option(
     "--save-adapter",
     type=FILE,
-    help="Of lora:RANK: write the updates as an adapter for CUT too, which llama.cpp loads.",
+    help="With lora:RANK: write the updates as an adapter for CUT too, which llama.cpp loads.",
 )
 @click.argument("base", metavar="BASE", type=FILE)
 @click.argument("cut", metavar="CUT", type=FILE)

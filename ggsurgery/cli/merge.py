@@ -22,7 +22,7 @@ SCALE_HELP = (
     "--method", type=click.Choice(MERGES), default="rdsc", show_default=True, help="See above."
 )
 @click.option(
-    "--factor", type=float, metavar="F", help="Of the method damped: 0 keeps A, 1 is rdsc."
+    "--factor", type=float, metavar="F", help="Factor of the method damped: 0 keeps A, 1 is rdsc."
 )
 @click.option(
     "--parts",

@@ -23,7 +23,7 @@ from ._surgery import Surgery, in_out, surgery_options, write
 @click.option(
     "--sparsity", type=click.FloatRange(0, 1), metavar="P", help="Share to zero: 0.5 is half."
 )
-@click.option("--pattern", metavar="N:M", help="Instead: of every M neighbours in a row N stay.")
+@click.option("--pattern", metavar="N:M", help="Keep N of every M neighbours in a row.")
 @click.option(
     "--scope",
     type=click.Choice(SCOPES),
@@ -39,7 +39,7 @@ from ._surgery import Surgery, in_out, surgery_options, write
     show_default=True,
     help="wanda: the magnitude times the norm of the input it multiplies.",
 )
-@click.option("--imatrix", type=FILE, help="Of wanda: the input norms.")
+@click.option("--imatrix", type=FILE, help="The input norms for wanda.")
 @click.option(
     "--imatrix-of",
     type=click.Choice(["this"]),

@@ -22,7 +22,7 @@ from ._files import FILE
 @click.command()
 @click.argument("results", metavar="RESULTS...", nargs=-1, required=True, type=FILE)
 @click.option("-o", "--out", required=True, type=FILE, help="FILE.html, FILE.md or FILE.json.")
-@click.option("--title", default="Evaluation", show_default=True, help="Of the page.")
+@click.option("--title", default="Evaluation", show_default=True, help="Title of the page.")
 @click.option("--force", is_flag=True, help="Replace an existing report.")
 def report(results: tuple[Path, ...], out: Path, title: str, force: bool) -> None:
     """Put result files into one report; the first model is the base.

@@ -35,7 +35,10 @@ class BenchSettings(Settings, frozen=True, kw_only=True):
     limit: (
         Annotated[
             int,
-            option("Questions of each task; with `data` drawn, the same share a subject.", ge=1),
+            option(
+                "Questions of each task; with `data`, the same share of every subject is drawn.",
+                ge=1,
+            ),
         ]
         | None
     ) = None

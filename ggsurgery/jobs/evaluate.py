@@ -46,7 +46,7 @@ class SuiteSettings(Settings, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    seed: Annotated[int, option("Of the random deletions; default: 0.", ge=0)] | None = None
+    seed: Annotated[int, option("Seed of the random deletions; default: 0.", ge=0)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

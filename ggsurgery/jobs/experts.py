@@ -38,7 +38,7 @@ Texts = Annotated[
     option("UTF-8 text that runs through the model; repeat it for one column a text.", short="-f"),
 ]
 Only = Annotated[
-    Names, option("Of a ranking over several texts: this one; may be repeated.", metavar="TEXT")
+    Names, option("Use this text's column of the ranking; may be repeated.", metavar="TEXT")
 ]
 Keep = Annotated[int, option("How many stay in each layer.", ge=1, metavar="N")] | None
 Drop = Annotated[
@@ -156,12 +156,15 @@ class ChooseExpertsRequest(RankingSettings, frozen=True, kw_only=True):
     drop: Drop = None
     ranking: Annotated[FilePath | None, option("A ranking that `experts rank -o` wrote.")] = None
     text: Annotated[
-        FilePaths, option("Instead: measure on this text first; may be repeated.", short="-f")
+        FilePaths, option("Rank the experts on this text first; may be repeated.", short="-f")
     ] = ()
     imatrix: Annotated[
-        FilePath | None, option("Instead: the tokens that an importance matrix counted.")
+        FilePath | None,
+        option("Rank the experts by the tokens that this importance matrix counted."),
     ] = None
-    random: Annotated[int | None, option("Instead: by chance, the control.", metavar="SEED")] = None
+    random: Annotated[
+        int | None, option("Choose the experts by chance: the control.", metavar="SEED")
+    ] = None
     only: Only = ()
     protect: Protect = ()
     used: (
@@ -268,7 +271,7 @@ class SweepExpertsRequest(TextSettings, frozen=True, kw_only=True):
         ),
     ] = ()
     methods: Annotated[
-        Names, option("Of reap, ean, frequency.", metavar="NAME,NAME", joined=True)
+        Names, option("Rankings to try: reap, ean, frequency.", metavar="NAME,NAME", joined=True)
     ] = ("reap",)
     random: Annotated[int, option("Random controls of each number.", ge=0)] = 1
     only: Only = ()

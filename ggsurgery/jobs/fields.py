@@ -43,8 +43,7 @@ ResultFile = Annotated[
     FilePath | None, option("Write the results to this file.", short="-o", role="output")
 ]
 Plot = Annotated[
-    FilePath | None,
-    option("Draw it: a .svg, or with the extra `plot` a .png or .pdf.", role="output"),
+    FilePath | None, option("Draw it: a .svg, or with matplotlib a .png or .pdf.", role="output")
 ]
 Journal = Annotated[
     FilePath | None,

@@ -146,7 +146,7 @@ class HealRequest(HealSettings, frozen=True, kw_only=True):
     layer: str | None = None
     cut: FilePath | None = None
     recipe: Annotated[
-        FilePath | None, option("Or a recipe of operations that cut, merge or repeat.")
+        FilePath | None, option("A recipe of operations that cut, merge or repeat layers.")
     ] = None
     threads: Threads = None
     allow_unknown_arch: AllowUnknownArch = False

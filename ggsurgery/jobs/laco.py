@@ -51,7 +51,10 @@ class LacoSettings(Settings, frozen=True, kw_only=True):
             "differences times `factor`."
         ),
     ] = DEFAULT.variant
-    factor: Annotated[float, option("Of `damped`; default: 0.5.")] | None = None
+    factor: (
+        Annotated[float, option("Factor on the differences of the variant damped; default: 0.5.")]
+        | None
+    ) = None
 
     @property
     def numbers(self) -> Numbers:

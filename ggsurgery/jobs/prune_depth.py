@@ -36,7 +36,9 @@ class PruneDepthRequest(CandidateRequest, frozen=True, kw_only=True):
     """
 
     layers: Annotated[int, option("How many layers go.", ge=1, metavar="N")] | None = None
-    share: Annotated[float, option("Or which share of them, as 0.25.", ge=0, le=1)] | None = None
+    share: (
+        Annotated[float, option("Which share of the layers goes, such as 0.25.", ge=0, le=1)] | None
+    ) = None
     by: Annotated[
         By,
         option(
@@ -55,8 +57,8 @@ class PruneDepthRequest(CandidateRequest, frozen=True, kw_only=True):
     tokens: Annotated[
         Tokens,
         option(
-            "Of angular: at the last token of each window (few samples: give many windows), or "
-            "at all tokens."
+            "Where angular takes the distance: at the last token of each window (few samples: "
+            "give many windows), or at all tokens."
         ),
     ] = "last"
     journal: Journal = None

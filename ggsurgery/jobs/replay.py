@@ -50,7 +50,7 @@ class ReplayRequest(Settings, frozen=True, kw_only=True):
     sidecar: Sidecar = None
     text: Annotated[
         FilePath | None,
-        option("Or the text that a cut was healed on: the fit is made again.", short="-f"),
+        option("The text that a cut was healed on: the fit is made again.", short="-f"),
     ] = None
     sync: Sync = False
     split_max_size: SplitMaxSize = None

@@ -107,14 +107,17 @@ class SearchRequest(CandidateRequest, frozen=True, kw_only=True):
     ] = None
     report_data: Annotated[
         FilePath | None,
-        option("Or on these other questions: choices, or problems if gsm8k was the objective."),
+        option(
+            "Measure the best again on these questions: choices, or problems if gsm8k was the "
+            "objective."
+        ),
     ] = None
     recipes: Annotated[
         FilePath | None,
         option("Write the best recipes to this folder.", metavar="FOLDER", role="output"),
     ] = None
     top: Annotated[int, option("Recipes written, and rows shown.", ge=1)] = 10
-    seed: Annotated[int, option("Of the sampler and the controls.", ge=0)] = 0
+    seed: Annotated[int, option("Seed of the sampler and the controls.", ge=0)] = 0
     heartbeat: Annotated[
         int, option("Seconds between signs of life; after three the candidate is given back.", ge=1)
     ] = 60

@@ -95,7 +95,7 @@ class SurgeryRequest(SurgerySettings, frozen=True, kw_only=True):
     operations: Annotated[
         list[dict[str, object]], option('As in a recipe: {"delete": {"layer": "10"}}.')
     ] = msgspec.field(default_factory=list)
-    recipe: Annotated[FilePath | None, option("Or a recipe file.")] = None
+    recipe: Annotated[FilePath | None, option("A recipe file with the operations.")] = None
     sidecar: Sidecar = None
 
     def agree(self) -> None:

@@ -45,7 +45,7 @@ class CheckTokenizerRequest(Settings, frozen=True, kw_only=True):
         option("UTF-8 text whose lines are tried; default: a few samples.", short="-f"),
     ] = None
     original: Annotated[
-        FilePath | None, option("Of a trimmed file: the file that it was made from.")
+        FilePath | None, option("The file that a trimmed FILE was made from.")
     ] = None
     map: Annotated[FilePath | None, option("With `original`: the map; default: FILE's.")] = None
 

@@ -136,7 +136,7 @@ class TrimVocabRequest(Settings, frozen=True, kw_only=True):
         Annotated[
             float,
             option(
-                "Instead: the share of the texts' tokens that must stay whole, such as 0.9999.",
+                "Keep the tokens that leave this share of the texts' tokens whole, such as 0.9999.",
                 gt=0,
                 le=1,
             ),
