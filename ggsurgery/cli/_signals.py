@@ -36,7 +36,7 @@ def stop_like_ctrl_c() -> None:
 
 
 def ignore_signals() -> None:
-    """Of a program that is ending: let no further signal interrupt its cleaning."""
+    """Ignore further signals, so that an ending program can clean up."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and threading.current_thread() is threading.main_thread():

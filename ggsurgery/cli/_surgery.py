@@ -277,7 +277,7 @@ def _said(value: Value | None) -> str:
 
 
 def warn_of_refusal(prepared: PreparedSurgery, out: Path, surgery: Surgery) -> list[str]:
-    """Of a dry run: that the output could not be written so. Returns what was said."""
+    """Warn in a dry run if the real run would refuse this output. Returns the warnings."""
     inputs = [path for header in prepared.headers for path in header.paths]
     try:
         check_output(out, inputs, force=surgery.force, nbytes=prepared.layout.n_bytes)

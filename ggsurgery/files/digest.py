@@ -9,12 +9,12 @@ from .text import read_bytes
 
 
 def sha256_of_text(text: str) -> str:
-    """Of a text in memory, hex; halves of surrogate pairs count as they are."""
+    """sha256 of a text, hex; halves of surrogate pairs count as they are."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def sha256_of_file(path: str | Path) -> str:
-    """Of a text, a recipe or a file of questions, hex; models have `Source.checksum`.
+    """sha256 of a text, a recipe or a file of questions, hex; models have `Source.checksum`.
 
     Raises:
         FormatError: it cannot be read, or is longer than `files.text.MAX_TEXT`.

@@ -83,7 +83,7 @@ class CandidateRequest(CandidateSettings, frozen=True, kw_only=True):
 
 
 def context_warnings(setup: Setup) -> list[str]:
-    """Of a context beyond training, where a text is read."""
+    """Warn of a context beyond training, where a text is read."""
     return cautions.of_context(setup.path, setup.n_ctx) if setup.needs_text else []
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a command loads only what it uses
 
 
 def of_context(file: Path, n_ctx: int) -> list[str]:
-    """Of a context that is larger than the one the model was trained with."""
+    """Warn of a context that is larger than the one the model was trained with."""
     trained = read_header(file).number("{arch}.context_length")
     if trained is None or not 0 < trained < n_ctx:
         return []
@@ -32,7 +32,7 @@ def of_context(file: Path, n_ctx: int) -> list[str]:
 
 
 def of_prompts(file: Path, longest: int, trained: int) -> list[str]:
-    """Of prompts that are longer than the context the model was trained with."""
+    """Warn of prompts that are longer than the context the model was trained with."""
     if not 0 < trained < longest:
         return []
     return [
@@ -42,19 +42,19 @@ def of_prompts(file: Path, longest: int, trained: int) -> list[str]:
 
 
 def of_truncated(n_truncated: int, n_ctx: int) -> list[str]:
-    """Of prompts that lost their beginning."""
+    """Warn of prompts that lost their beginning."""
     if not n_truncated:
         return []
     return [f"{n_truncated} prompts were longer than `ctx` {n_ctx} and lost their beginning"]
 
 
 def of_limit(limit: int | None) -> list[str]:
-    """Of a suite that asks fewer questions than it has."""
+    """Warn of a suite that asks fewer questions than it has."""
     return [] if limit is None else [f"`limit` {limit}: a trial, not a result"]
 
 
 def of_loss(before: float, after: float, where: str = "on the calibration text ") -> list[str]:
-    """Of a cut that leaves no usable model."""
+    """Warn of a cut that leaves no usable model."""
     from ..release.sections import HOPELESS
 
     if after <= HOPELESS * before:  # false for NaN
@@ -66,7 +66,7 @@ def of_loss(before: float, after: float, where: str = "on the calibration text "
 
 
 def of_quantized(result: QuantizeResult) -> list[str]:
-    """Of tensors without an entry in the importance matrix, and of separate scales."""
+    """Warn of tensors without an entry in the importance matrix, and of separate scales."""
     lacking = [n for n in result.without_imatrix if n.startswith("blk.")]
     if not lacking:
         return list(result.warnings)
@@ -75,7 +75,7 @@ def of_quantized(result: QuantizeResult) -> list[str]:
 
 
 def of_fallbacks(result: QuantizeResult) -> list[str]:
-    """Of tensors whose rows no block of the wanted type divides."""
+    """Warn of tensors whose rows no block of the wanted type divides."""
     groups: dict[tuple[str, str, int], list[str]] = {}
     for t in result.fallbacks:
         groups.setdefault((t.wanted or "", t.new, t.shape[0]), []).append(t.name)
@@ -99,7 +99,7 @@ def of_types(result: QuantizeResult) -> list[str]:
 
 
 def of_sink(found: Influence) -> list[str]:
-    """Of a layer that no small influence makes safe to cut."""
+    """Warn of a layer that no small influence makes safe to cut."""
     if found.sink is None:
         return []
     return [
@@ -110,13 +110,13 @@ def of_sink(found: Influence) -> list[str]:
 
 
 def of_imatrix(matrix: Imatrix) -> list[str]:
-    """Of experts that the text did not reach."""
+    """Warn of experts that the text did not reach."""
     unseen = sum(int((e.counts == 0).sum()) for e in matrix.entries.values())
     return [f"{unseen} expert matrices saw no token; use a longer text"] if unseen else []
 
 
 def of_rounding(types: Sequence[str]) -> list[str]:
-    """Of trained tensors that are stored in few bits."""
+    """Warn of trained tensors that are stored in few bits."""
     if not types:
         return []
     return [
@@ -126,7 +126,7 @@ def of_rounding(types: Sequence[str]) -> list[str]:
 
 
 def of_bundle(bundle: Bundle) -> list[str]:
-    """Of a release: findings of the tokenizer, foreign results, what Ollama's template loses."""
+    """Warn of a release: findings of the tokenizer, foreign results, what Ollama's template loses."""
     lost = (
         f"TEMPLATE loses {name}, which the file's own chat template offers"
         for name in bundle.chat.lost

@@ -354,7 +354,7 @@ def how_many(header: Header, keep: int | None, drop: str | None) -> int:
 
 
 def cautions_of(found: Ranking, names: Sequence[str] = ()) -> list[str]:
-    """Of a text that is too short for the number of experts."""
+    """Warn of a text that is too short for the number of experts."""
     texts = found.pooled(names)
     mean = texts.n_tokens * found.mixture.n_used / found.mixture.n_experts
     warnings = []

@@ -89,7 +89,7 @@ class QuantizePlan:
 
     @property
     def bytes_to_write(self) -> int:
-        """Of the files that are not there yet."""
+        """Size of the files that do not exist yet."""
         if self.planned is not None:
             return self.planned.result.n_bytes
         assert self.ladder is not None

@@ -44,9 +44,9 @@ class CheckTokenizerRequest(Settings, frozen=True, kw_only=True):
         FilePath | None,
         option("UTF-8 text whose lines are tried; default: a few samples.", short="-f"),
     ] = None
-    original: Annotated[
-        FilePath | None, option("The file that a trimmed FILE was made from.")
-    ] = None
+    original: Annotated[FilePath | None, option("The file that a trimmed FILE was made from.")] = (
+        None
+    )
     map: Annotated[FilePath | None, option("With `original`: the map; default: FILE's.")] = None
 
     def agree(self) -> None:

@@ -146,7 +146,7 @@ class _Inbox:
                 progress(*value)
 
     def close(self) -> None:
-        """Of a child that has ended: read the rest, and remove what it left."""
+        """Read what remains of an ended child, and remove the files it left."""
         self._thread.join(timeout=10)
         self._stream.close()
         for path in list(self._temporary):

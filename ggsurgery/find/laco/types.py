@@ -107,7 +107,7 @@ class Settings:
 
     @property
     def used_factor(self) -> float | None:
-        """Of `damped`; None for the other variants."""
+        """The factor of `damped`; None for the other variants."""
         if self.variant != "damped":
             return None
         return 0.5 if self.factor is None else self.factor

@@ -193,7 +193,7 @@ class _Worker:
         return propose(self.study, self._digest_of, STALE)
 
     def _digest_of(self, trial: Any) -> str | None:
-        """Of the plan that a trial's point gives; None if it gives none."""
+        """Digest of the plan that a trial's point gives; None if it gives none."""
         try:
             return self._recipe(trial).apply(self.measurer.session.identity).digest
         except GGSurgeryError:
@@ -367,11 +367,11 @@ class _Worker:
         return self._figure(losses)
 
     def _figure(self, losses: list[F64]) -> Score:
-        """Of windows that were measured one by one."""
+        """Combine windows that were measured one by one."""
         return self.measurer.meter.score([float(row.mean()) for row in losses])
 
     def _worse(self, losses: list[F64], errors: float) -> bool:
-        """Than this worker's best, token by token, by so many standard errors."""
+        """Whether these are worse than this worker's best, by so many paired standard errors."""
         if self.best is None:
             return False
         difference = np.concatenate(losses) - np.concatenate(self.best[: len(losses)])

@@ -85,7 +85,7 @@ class Divergence:
 
     @property
     def window_agreement(self) -> tuple[float, ...]:
-        """Of each window, the share of positions with the same likeliest token."""
+        """The share of positions with the same likeliest token, for each window."""
         return self._windows(self.same_top)
 
 
@@ -123,7 +123,7 @@ class KLMeter(Meter[Compared]):
     of_itself = 0.0
 
     def items(self, found: Divergence) -> Sequence[float]:
-        """Of each window."""
+        """One figure for each window."""
         return found.window_kl
 
     def measure(self, model: Model, data: Compared, progress: Progress | None = None) -> Score:

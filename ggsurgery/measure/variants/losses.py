@@ -47,6 +47,6 @@ def window_losses(candidate: Candidate, index: int) -> F64:
 
 
 def _losses(logits: Logits, following: Tokens) -> F64:
-    """Of the rows whose next token is known."""
+    """Losses of the rows whose next token is known."""
     with np.errstate(all="ignore"):
         return -log_softmax_at(logits[: len(following)], following)
