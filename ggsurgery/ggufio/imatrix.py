@@ -37,7 +37,7 @@ SUMS, COUNTS = ".in_sum2", ".counts"
 
 @dataclass(frozen=True)
 class Entry:
-    """Statistics of one matrix (or stack of experts): `sums` float32 [n_mat, n_in], `counts` int64 [n_mat]."""
+    """One matrix or stack of experts: `sums` float32 [n_mat, n_in], `counts` int64 [n_mat]."""
 
     sums: F32
     counts: NDArray[np.int64]

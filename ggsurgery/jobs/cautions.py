@@ -126,7 +126,7 @@ def of_rounding(types: Sequence[str]) -> list[str]:
 
 
 def of_bundle(bundle: Bundle) -> list[str]:
-    """Warn of a release: findings of the tokenizer, foreign results, what Ollama's template loses."""
+    """Warn of tokenizer findings, foreign results, and what Ollama's template loses."""
     lost = (
         f"TEMPLATE loses {name}, which the file's own chat template offers"
         for name in bundle.chat.lost

@@ -83,7 +83,7 @@ def linear(inputs: Sequence[Values], weights: Sequence[float]) -> Values:
 
 
 def by_row(table: Values, at: Place) -> Values:
-    """The table's row for each of the rows; the table has one row for all, or one for each slab."""
+    """The table's row for each row; the table has one row for all, or one a slab."""
     if table.shape[0] == 1:
         return np.broadcast_to(table, (sum(b - a for a, b in at.rows), table.shape[1]))
     numbers = np.concatenate([np.arange(a, b) for a, b in at.rows])
