@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ArchitectureError, PlanError
 from ..ggufio.types import Header, Value
+from ..plan.channels import changes_channels
 from ..plan.ops import expert_edits
 from ..plan.text import format_layers
 from ..plan.types import BlockRef, Plan, main_reference, references
@@ -61,17 +62,27 @@ class ArchRules:
                 source, and no metadata can make it so.
             PlanError: the plan uses a layer that its source does not have.
         """
-        shell = headers[plan.shell]
-        refs = [main_reference(b) for b in plan.stack]
         _check_references(headers, plan)
-        n_trunk, n_tail = len(plan.blocks), len(plan.tail)
         change = MetadataChange()
         if any(expert_edits(block) for block in plan.stack):
             from . import experts
 
             change.set |= experts.rewrite(headers, plan)
-        if not self._moves(headers, plan):
-            return change
+        if self._moves(headers, plan):
+            self._move(headers, plan, change, force_kinds=force_kinds)
+        if any(changes_channels(block) for block in plan.stack):
+            from . import channels
+
+            change.set |= channels.rewrite(headers, plan, change.set)
+        return change
+
+    def _move(
+        self, headers: Sequence[Header], plan: Plan, change: MetadataChange, *, force_kinds: bool
+    ) -> None:
+        """Add to `change` what follows where layers change their places or their number."""
+        shell = headers[plan.shell]
+        refs = [main_reference(b) for b in plan.stack]
+        n_trunk, n_tail = len(plan.blocks), len(plan.tail)
         self._check_sources(headers, plan)
         if not self.known:
             change.warnings += check_unknown(self.family, headers, plan, allow=self.allow_unknown)
@@ -108,7 +119,6 @@ class ArchRules:
         draft = _draft(headers, shell, change, refs)
         self._compare(headers, draft, refs, wanted, n_trunk)
         change.tensors |= layer_count.slabs(self.rules, headers, refs[:n_trunk], plan.shell)
-        return change
 
     def blendable(self, headers: Sequence[Header], plan: Plan, *, force: bool = False) -> None:
         """Refuse blends whose parents are of unlike kinds.

@@ -56,6 +56,7 @@ COMMANDS: dict[str, str] = {
     "perplexity": "perplexity:perplexity",
     "prune": "prune:prune",
     "prune-depth": "prune_depth:prune_depth",
+    "prune-width": "prune_width:prune_width",
     "quantize": "quantize:quantize",
     "release": "release:release",
     "repair": "repair:repair",

@@ -35,6 +35,7 @@ SHORT_HELP: dict[str, str] = {
     "perplexity": "Measure the perplexity of one or more files on a text.",
     "prune": "Set weights to zero by their magnitude.",
     "prune-depth": "Cut whole layers, chosen by measurement.",
+    "prune-width": "Remove feed-forward channels from every layer, and refit what is left.",
     "quantize": "Quantize a file: the same bytes as llama-quantize of the same version writes.",
     "release": "Build a folder for people to download, or upload one.",
     "repair": "Mend a file that another program pruned without its metadata.",
@@ -59,7 +60,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Blend": ("merge", "interpolate", "bridge", "blend", "lora", "prune"),
     "Experts": ("experts",),
     "Vocabulary": ("vocab",),
-    "Find the operation": ("influence", "scan", "prune-depth", "laco", "search"),
+    "Find the operation": ("influence", "scan", "prune-depth", "prune-width", "laco", "search"),
     "Compensate": ("heal", "distil"),
     "Quantize": ("imatrix", "quantize"),
     "Measure": (

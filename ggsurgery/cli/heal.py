@@ -50,7 +50,7 @@ def heal(
     check_early((source,), out, surgery, sidecar, spared=request.inputs)
     found = perform(request, "heal", "window").healed
     if not surgery.as_json:
-        _show(found)
+        show_fits(found)
     if not surgery.force:
         check_wins(found)
     if sidecar is not None and not surgery.dry_run:
@@ -67,7 +67,8 @@ def heal(
     )
 
 
-def _show(found: Healed) -> None:
+def show_fits(found: Healed) -> None:
+    """The fits of a healed model, and what they are worth on held-out text."""
     rows = []
     for fit in found.fits:
         unseen = ("–", "–")

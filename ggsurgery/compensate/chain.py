@@ -120,21 +120,22 @@ class Chain:
     def start(self, place: Place) -> None:
         """Run the layers that plan and uncut model have in common, once."""
         count = place.begin
-        if count and self._feeds:
-            kept, probe = self._prefix(count)
-            if self._same(kept, count, probe):
+        if self._feeds and len(self.session.identity.blocks) > 1:
+            # without such layers the first window shows whether states can be fed behind layer 0
+            behind, n = (count, len(self.session.windows)) if count else (1, 1)
+            kept, probe = self._prefix(behind, n)
+            self._feeds = self._same(kept, behind, probe)
+            if self._feeds and count:
                 self.at = replace(self.at, begin=count, reached=count, now=kept, uncut=kept)
-            else:
-                self._feeds = False
         self.origin = self.at
 
-    def _prefix(self, count: int) -> tuple[States, F32]:
-        """Inputs of layer `count`, and the first window's last row behind that layer."""
+    def _prefix(self, count: int, n: int) -> tuple[States, F32]:
+        """Inputs of layer `count` in `n` windows, and the first one's last row behind it."""
         kept, probe = self._states(), np.empty(0, np.float32)
         wanted = [("l_out", count - 1), ("l_out", count)]
         identity = self.session.identity
         with self._running(identity, 0, min(count + 1, len(identity.blocks)), None, wanted) as run:
-            for index in range(len(kept)):
+            for index in range(n):
                 seen = run(index)
                 kept.put(index, self._shown(seen, count - 1))
                 if not index:

@@ -17,7 +17,7 @@ from . import nodes
 from .settings import Settings
 
 #: Steps that leave layers out.
-CUTTING = frozenset({"delete", "keep", "merge", "bridge", "heal"})
+CUTTING = frozenset({"delete", "keep", "keep_channels", "merge", "bridge", "heal"})
 #: Tokens for each feature of a fit, at least. Of n tokens and F features a fit leaves about
 #: n / (n − F) times the residual of the best one on other tokens. SmolLM2 without layers 12-16
 #: (F = 1536, bare: residual 0.75, perplexity 64.5): 2,048 tokens make it worse (0.85 held out,
@@ -62,17 +62,28 @@ def check_layers(
         width = nodes.n_features(session, block, PROJECTION)
         if settings.method == "tw":
             width = int(session.source.header.get("{arch}.embedding_length") or width)
-        least = math.ceil(TOKENS_PER_FEATURE * width / settings.ctx) * settings.ctx
-        if n_tokens < least and not few_tokens:
-            raise PlanError(
-                f"too few tokens to fit {width:,} features: the correction would fit these tokens "
-                "and spoil others",
-                file=session.path,
-                expected=f"{least:,} or more",
-                found=f"{n_tokens:,}",
-                hint=f"Give a longer text and `tokens` {least} or more, `method` tw (fewer "
-                "features) or scale (none), or `few_tokens`.",
-            )
+        if not few_tokens:
+            check_tokens(session, settings, width, n_tokens, ", `method` tw or scale")
+
+
+def check_tokens(
+    session: Candidates, settings: Settings, n_features: int, n_tokens: int, others: str = ""
+) -> None:
+    """Refuse a fit that would learn its tokens by heart.
+
+    Args:
+        others: further ways out, for the message.
+    """
+    least = math.ceil(TOKENS_PER_FEATURE * n_features / settings.ctx) * settings.ctx
+    if n_tokens < least:
+        raise PlanError(
+            f"too few tokens to fit {n_features:,} features: the correction would fit these "
+            "tokens and spoil others",
+            file=session.path,
+            expected=f"{least:,} or more",
+            found=f"{n_tokens:,}",
+            hint=f"Give a longer text and `tokens` {least} or more{others}, or `few_tokens`.",
+        )
 
 
 def check_sink(session: Candidates, runs: Sequence[Sequence[Place]]) -> None:

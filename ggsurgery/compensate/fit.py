@@ -26,16 +26,15 @@ from ..errors import GGSurgeryError, PlanError
 from ..ggufio.constants import GGMLQuantizationType
 from ..ggufio.header import read_header
 from ..measure.variants import Candidates
-from ..measure.windows import Windows
 from ..plan.edits import Add, Drop
 from ..plan.heal import Place, check_cut, places
 from ..plan.ops import delete
 from ..plan.recipe import PLAIN_STEPS, Recipe, Step
 from ..plan.types import Edited, Plan, references
-from ..runtime.vocab_only import VocabularyFile
+from .calibration import Ticks, windows_of
 from .chain import Chain, Fit
 from .checks import check_layers, check_sink, check_uncut
-from .settings import CHOICE_WINDOWS, DEFAULT, Chosen, Settings
+from .settings import DEFAULT, Chosen, Settings
 from .sidecar import Sidecar
 from .step import heal_step
 from .sweep import Losses, Swept, runs_of, sweep
@@ -144,14 +143,12 @@ def heal(
     header = read_header(path)
     if not cut_again:
         check_uncut(header)
-    windows, n_fit = _windows(path, text, settings, chosen)
-    arrays: dict[str, F32] = {}
+    windows, n_fit = windows_of(path, text, settings, chosen)
     with Candidates(
         path,
         windows,
         cache_bytes=0,
         n_threads=n_threads,
-        given=arrays,
         out_type=out_type,
         allow_unknown_arch=allow_unknown_arch,
     ) as session:
@@ -162,59 +159,38 @@ def heal(
         if not any_cut:
             check_sink(session, runs)
         passes = 1 + sum(min(len(run), 1 + (settings.sweep or 4)) for run in runs)
-        ticks = _Ticks(progress, passes * len(windows))
+        ticks = Ticks(progress, passes * len(windows))
         chain = Chain(session, plan, numbers, n_fit, settings, ticks)
         swept = sweep(chain, runs, chosen)
-        if swept.losses is not None and _is_rounded(session, swept, out_type):
-            swept = _with_unrounded(session, chain, swept)
+        seams = tuple(run[0] for run in runs)
+        found = healed_of(chain, swept, recipe or Recipe(()), seams, text, layers)
         ticks.finish()
-    kept = {fit.key: arrays[fit.key] for fit in swept.fits}
-    sidecar = Sidecar(kept)
+    return found
+
+
+def healed_of(
+    chain: Chain,
+    swept: Swept,
+    before: Recipe,
+    seams: tuple[Place, ...],
+    text: str,
+    layers: Sequence[int] = (),
+) -> Healed:
+    """What a chain fitted, behind the steps of a recipe.
+
+    Args:
+        layers: those that the step of healing cuts.
+    """
+    session, settings, n_fit = chain.session, chain.settings, chain.n_fit
+    if swept.losses is not None and _is_rounded(session, swept):
+        swept = _with_unrounded(chain, swept)
+    sidecar = Sidecar({fit.key: session.given[fit.key] for fit in swept.fits})
     ridges = {fit.key: fit.ridge for fit in swept.fits}
     used = Chosen(swept.sweeps, ridges, n_fit)
     last = heal_step(layers, settings, used, text, sidecar, dict(swept.scales))
-    before = Recipe(()) if recipe is None else recipe
     made = replace(before, steps=_with_step(before.steps, last))
-    seams = tuple(run[0] for run in runs)
-    counts = (n_fit, len(windows) - n_fit)
+    counts = (n_fit, len(session.windows) - n_fit)
     return Healed(made, made.apply(session.identity), sidecar, swept, seams, settings, counts)
-
-
-class _Ticks:
-    """Windows that went through the models, of an estimate that grows if it was too small."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def __call__(self) -> None:
-        self._done = min(self._done + 1, self._total - 1)
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-    def finish(self) -> None:
-        if self._progress is not None:
-            self._progress(self._total, self._total)
-
-
-def _windows(
-    path: str | Path, text: str, settings: Settings, chosen: Chosen | None
-) -> tuple[Windows, int]:
-    """The windows of a text, and how many of them the fit sees; the others are for choosing.
-
-    They follow the text that is fitted on, or are an eighth of a text that ends there.
-    """
-    count = settings.tokens // settings.ctx
-    more = CHOICE_WINDOWS if chosen is None else 0
-    with VocabularyFile(path) as vocabulary:
-        windows = Windows.of_text(
-            vocabulary, text, settings.ctx, count + more, parse_special=settings.parse_special
-        )
-    if chosen is not None:
-        n_fit = min(chosen.windows or count, len(windows))
-        return windows.part(range(n_fit)), n_fit
-    n = len(windows)
-    held_out = max(n - count, 0 if n < 2 else min(CHOICE_WINDOWS, max(1, n // 8)))
-    return windows, n - held_out
 
 
 def _with_step(steps: Sequence[Step], last: Step) -> tuple[Step, ...]:
@@ -264,10 +240,10 @@ def _plan_of(recipe: Recipe, identity: Plan) -> Plan:
     return plan
 
 
-def _is_rounded(session: Candidates, swept: Swept, out_type: int | None) -> bool:
+def _is_rounded(session: Candidates, swept: Swept) -> bool:
     """Whether a corrected tensor is stored in a quantized type."""
-    if out_type is not None:
-        return out_type not in FLOATS
+    if session.out_type is not None:
+        return session.out_type not in FLOATS
     return any(t not in FLOATS for t in _types(session, swept))
 
 
@@ -279,9 +255,10 @@ def _types(session: Candidates, swept: Swept) -> set[int]:
     return found
 
 
-def _with_unrounded(session: Candidates, chain: Chain, swept: Swept) -> Swept:
+def _with_unrounded(chain: Chain, swept: Swept) -> Swept:
     """The losses with that of the corrected tensors in F32 beside them."""
     assert swept.losses is not None
+    session = chain.session
     own, session.out_type = session.out_type, int(GGMLQuantizationType.F32)
     try:
         unrounded = chain.loss(chain.origin, swept.plan)

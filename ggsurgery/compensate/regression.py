@@ -45,43 +45,63 @@ class HeldOut(NamedTuple):
     scale: float
 
 
-class Regression:
-    """Gram matrix and right side in float64; of two windows' features at most in memory.
+class Gram:
+    """Σ w FᵀF in float64.
 
     Attributes:
         n: tokens seen.
-        before: Σ w‖R‖², the residual without any correction.
-        scale: Σ w‖did‖², what `before` and `after` are shares of.
     """
 
-    def __init__(self, n_features: int, width: int, first: float) -> None:
-        self._gram = np.zeros((n_features, n_features))
-        self._right = np.zeros((n_features, width))
+    def __init__(self, n_features: int, first: float) -> None:
+        self.matrix = np.zeros((n_features, n_features))
         self.first, self.n = first, 0
-        self.before = self.scale = 0.0
 
-    def add(self, rows: Rows) -> None:
-        """Count one window."""
-        root = self._weights(rows.wanted)
-        f, r = rows.features * root, rows.residual * root
-        self._gram += f.T @ f
-        self._right += f.T @ r
-        self.before += float(np.square(r, dtype=np.float64).sum())
-        self.scale += float(np.square(rows.did * root, dtype=np.float64).sum())
+    def add(self, features: F32, wanted: F32) -> F32:
+        """Count one window; gives the weighted features."""
+        f: F32 = features * self.weights(wanted)
+        self.matrix += f.T @ f
         self.n += len(f)
+        return f
 
-    def _weights(self, wanted: F32) -> F32:
+    def weights(self, wanted: F32) -> F32:
         """√w of each token, [tokens, 1]."""
         w = 1.0 / np.maximum(np.square(wanted, dtype=np.float64).sum(axis=1), 1e-30)
         w[0] *= self.first
         root: F32 = np.sqrt(w).astype(np.float32)[:, None]
         return root
 
+
+class Regression:
+    """Gram matrix and right side in float64; of two windows' features at most in memory.
+
+    Attributes:
+        before: Σ w‖R‖², the residual without any correction.
+        scale: Σ w‖did‖², what `before` and `after` are shares of.
+    """
+
+    def __init__(self, n_features: int, width: int, first: float) -> None:
+        self._sums = Gram(n_features, first)
+        self._right = np.zeros((n_features, width))
+        self.before = self.scale = 0.0
+
+    @property
+    def n(self) -> int:
+        """Tokens seen."""
+        return self._sums.n
+
+    def add(self, rows: Rows) -> None:
+        """Count one window."""
+        root = self._sums.weights(rows.wanted)
+        f, r = self._sums.add(rows.features, rows.wanted), rows.residual * root
+        self._right += f.T @ r
+        self.before += float(np.square(r, dtype=np.float64).sum())
+        self.scale += float(np.square(rows.did * root, dtype=np.float64).sum())
+
     def held_out(self, windows: Sequence[Rows], d: F64) -> HeldOut:
         """What a solution leaves of windows that it has not seen."""
         n, before, after, scale = 0, 0.0, 0.0, 0.0
         for rows in windows:
-            root = self._weights(rows.wanted)
+            root = self._sums.weights(rows.wanted)
             left = rows.residual - rows.features @ d
             n += len(rows.features)
             before += float(np.square(rows.residual * root, dtype=np.float64).sum())
@@ -97,7 +117,7 @@ class Regression:
     @property
     def fits(self) -> bool:
         """Whether there are features and a residual, and numbers all of them."""
-        size = float(np.trace(self._gram))
+        size = float(np.trace(self._sums.matrix))
         finite = 0 < size < math.inf and bool(np.isfinite(self._right).all())
         return finite and 0 < self.scale < math.inf
 
@@ -106,7 +126,7 @@ class Regression:
 
         Only where it `fits`.
         """
-        gram, right = self._gram, self._right
+        gram, right = self._sums.matrix, self._right
         load = ridge * float(np.trace(gram)) / len(gram)
         diagonal = gram.diagonal().copy()
         gram.flat[:: len(gram) + 1] += load  # in place: the matrix is the largest thing here

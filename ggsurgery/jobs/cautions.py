@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..ggufio.header import read_header
 
 if TYPE_CHECKING:  # a command loads only what it uses
+    from ..compensate.chain import Fit
     from ..find.influence import Influence
     from ..ggufio.imatrix import Imatrix
     from ..ggufio.types import Header
@@ -51,6 +52,16 @@ def of_truncated(n_truncated: int, n_ctx: int) -> list[str]:
 def of_limit(limit: int | None) -> list[str]:
     """Warn of a suite that asks fewer questions than it has."""
     return [] if limit is None else [f"`limit` {limit}: a trial, not a result"]
+
+
+def of_fits(fits: Sequence[Fit]) -> list[str]:
+    """Of corrections that learned their tokens by heart."""
+    return [
+        f"layer {fit.number}: the correction makes tokens that it was not fitted on worse: "
+        "give more `tokens`, or more `ridge`"
+        for fit in fits
+        if fit.overfits
+    ]
 
 
 def of_loss(before: float, after: float, where: str = "on the calibration text ") -> list[str]:

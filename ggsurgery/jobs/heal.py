@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,33 +22,14 @@ from .fields import AllowUnknownArch, Model, ParseSpecial, Threads, corpus
 from .request import FilePath, Settings, agreeing, option
 
 
-class HealSettings(Settings, frozen=True, kw_only=True):
-    """How a cut is healed."""
+class FitSettings(Settings, frozen=True, kw_only=True):
+    """How much of a text a least-squares fit takes, and how it counts its tokens."""
 
-    text: Annotated[FilePath, option("UTF-8 calibration text; report on another one.", short="-f")]
-    method: Annotated[
-        Method,
-        option(
-            "refit: solve for ffn_down itself. tw: a linear map folded into it (ReplaceMe). "
-            "scale: one factor a cut (Prune&Comp), for any architecture."
-        ),
-    ] = DEFAULT.method
     tokens: Annotated[int, option("Tokens to fit on. Memory does not grow with them.", ge=64)] = (
         DEFAULT.tokens
     )
     ctx: Annotated[int, option("Tokens of a window.", ge=8, short="-c")] = DEFAULT.ctx
     parse_special: ParseSpecial = False
-    sweep: Annotated[
-        int | str,
-        option(
-            "Kept layers behind each cut that are refitted too; auto: as many as help on held-out "
-            "text.",
-            metavar="auto|N",
-        ),
-    ] = "auto"
-    also: (
-        Annotated[Literal["attention"], option("Refit attn_output of these layers too.")] | None
-    ) = None
     ridge: Annotated[
         float | str,
         option(
@@ -70,17 +51,8 @@ class HealSettings(Settings, frozen=True, kw_only=True):
     ] = None
     cut_again: Annotated[bool, option("Take a file that was cut before.")] = False
     few_tokens: Annotated[bool, option("Fit even on too few tokens for the width.")] = False
-    any_cut: Annotated[
-        bool,
-        option(
-            "Heal even the cut of the layer that makes the attention sink, and keep corrections "
-            "that do not help on the held-out text.",
-            flag="force",
-        ),
-    ] = False
-
     def agree(self) -> None:
-        """Refuse an impossible sweep, ridge or type, and attention without a refit."""
+        """Refuse an impossible ridge or type, and what the fit refuses."""
         agreeing(self.numbers.check)
         agreeing(lambda: self.type_of_refitted)
 
@@ -93,14 +65,53 @@ class HealSettings(Settings, frozen=True, kw_only=True):
     def numbers(self) -> Numbers:
         """The settings of the fit."""
         return Numbers(
-            self.method,
-            self.tokens,
-            self.ctx,
-            _ridge(self.ridge),
-            self.first,
-            self.parse_special,
-            _sweep(self.sweep),
-            self.also == "attention",
+            tokens=self.tokens,
+            ctx=self.ctx,
+            ridge=_ridge(self.ridge),
+            first=self.first,
+            parse_special=self.parse_special,
+        )
+
+
+class HealSettings(FitSettings, frozen=True, kw_only=True):
+    """How a cut is healed."""
+
+    text: Annotated[FilePath, option("UTF-8 calibration text; report on another one.", short="-f")]
+    method: Annotated[
+        Method,
+        option(
+            "refit: solve for ffn_down itself. tw: a linear map folded into it (ReplaceMe). "
+            "scale: one factor a cut (Prune&Comp), for any architecture."
+        ),
+    ] = DEFAULT.method
+    sweep: Annotated[
+        int | str,
+        option(
+            "Kept layers behind each cut that are refitted too; auto: as many as help on held-out "
+            "text.",
+            metavar="auto|N",
+        ),
+    ] = "auto"
+    also: (
+        Annotated[Literal["attention"], option("Refit attn_output of these layers too.")] | None
+    ) = None
+    any_cut: Annotated[
+        bool,
+        option(
+            "Heal even the cut of the layer that makes the attention sink, and keep corrections "
+            "that do not help on the held-out text.",
+            flag="force",
+        ),
+    ] = False
+
+    @property
+    def numbers(self) -> Numbers:
+        """The settings of the fit."""
+        return replace(
+            super().numbers,
+            method=self.method,
+            sweep=_sweep(self.sweep),
+            attention=self.also == "attention",
         )
 
 
@@ -186,10 +197,4 @@ class HealRequest(HealSettings, frozen=True, kw_only=True):
             any_cut=self.any_cut,
             progress=progress,
         )
-        warnings = [
-            f"layer {fit.number}: the correction makes tokens that it was not fitted on worse: "
-            "give more `tokens`, or more `ridge`"
-            for fit in healed.fits
-            if fit.overfits
-        ]
-        return HealResult(healed, tuple(warnings))
+        return HealResult(healed, tuple(cautions.of_fits(healed.fits)))

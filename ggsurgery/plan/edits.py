@@ -1,5 +1,5 @@
-"""Edits: changes to a layer (Damp, Scale, Add, KeepExperts, MergeExperts), to the whole model
-(Mask, BlendShell, Drop, TrimVocab) and to single metadata entries (Set, Unset).
+"""Edits: changes to a layer (Damp, Scale, Add, KeepExperts, MergeExperts, KeepChannels), to the
+whole model (Mask, BlendShell, Drop, TrimVocab) and to single entries (Set, Unset).
 
 `to_json` of each is what a plan's digest is made of, so it must not change.
 """
@@ -86,7 +86,21 @@ class MergeExperts:
         return _json(self)
 
 
-BlockEdit = Damp | Scale | Add | KeepExperts | MergeExperts
+@dataclass(frozen=True, slots=True)
+class KeepChannels:
+    """The feed-forward network of a layer keeps these inner channels, in this order.
+
+    They are numbered as before the edit.
+    """
+
+    kind: ClassVar[str] = "keep_channels"
+    channels: tuple[int, ...]
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+BlockEdit = Damp | Scale | Add | KeepExperts | MergeExperts | KeepChannels
 
 
 @dataclass(frozen=True, slots=True)

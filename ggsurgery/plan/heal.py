@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import PlanError
-from .edits import Add, BlockEdit, Damp
+from .edits import Add, Damp
 from .ops import check_layers, delete
 from .text import format_layers
-from .types import Block, BlockRef, Edited, Plan, Take, main_reference, references
+from .types import Block, BlockRef, Plan, Take, main_reference, references, with_edit
 
 #: The tensors that a correction can change: both write to the residual stream.
 PROJECTION = "ffn_down.weight"
@@ -90,7 +90,7 @@ def corrected(block: Block, tensor: str, key: str, sha256: str | None = None) ->
     Args:
         sha256: of the array, so that plans with other values have other digests.
     """
-    return _edited(block, Add((tensor,), key, sha256))
+    return with_edit(block, Add((tensor,), key, sha256))
 
 
 def check_cut(layers: Sequence[int], n_layers: int) -> None:
@@ -143,7 +143,7 @@ def scaled_behind(plan: Plan, scales: Mapping[int, float]) -> Plan:
     blocks, factor = list(plan.blocks), 1.0
     for number, block in enumerate(plan.blocks):
         if factor != 1.0:
-            blocks[number] = _edited(block, Damp(1.0 / factor))
+            blocks[number] = with_edit(block, Damp(1.0 / factor))
         factor *= scales.get(number, 1.0)
     return replace(plan, blocks=tuple(blocks))
 
@@ -189,9 +189,3 @@ def _added(plan: Plan, sums: Mapping[Any, Any], layer: Sequence[int]) -> tuple[B
     if not sums:
         raise PlanError("heal: no correction is named", expected="fit: arrays: sha256 by key")
     return tuple(blocks)
-
-
-def _edited(block: Block, edit: BlockEdit) -> Block:
-    if isinstance(block, Edited):
-        return Edited(block.block, (*block.edits, edit))
-    return Edited(block, (edit,))

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import PlanError
 from .edits import Drop, KeepExperts, MergeExperts, Set, TrimVocab, Unset
 from .text import format_layers
-from .types import Block, BlockRef, Edited, Plan, Take
+from .types import Block, BlockRef, Edited, Plan, Take, with_edit
 
 #: llama.cpp's LLAMA_MAX_LAYERS: with one more it ends in an assertion.
 MAX_LAYERS = 512
@@ -245,15 +245,9 @@ def _with_experts(plan: Plan, edits: Mapping[int, KeepExperts | MergeExperts]) -
     for layer, edit in edits.items():
         if not 0 <= layer < len(stack):
             raise PlanError(f"layer {layer} does not exist", expected=f"0 to {len(stack) - 1}")
-        stack[layer] = _edited(stack[layer], edit)
+        stack[layer] = with_edit(stack[layer], edit)
     n_blocks = len(plan.blocks)
     return replace(plan, blocks=tuple(stack[:n_blocks]), tail=tuple(stack[n_blocks:]))
-
-
-def _edited(block: Block, edit: KeepExperts | MergeExperts) -> Block:
-    if isinstance(block, Edited):
-        return Edited(block.block, (*block.edits, edit))
-    return Edited(block, (edit,))
 
 
 def kept_experts(block: Block, n_experts: int) -> tuple[int, ...]:

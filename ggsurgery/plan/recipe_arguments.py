@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from ..errors import PlanError
 from . import blend_ops, ops
+from .channels import channels_by_layer, keep_channels
 from .lora import merge_lora
 from .text import parse_layers, parse_pair
 
@@ -160,6 +161,7 @@ def _by_layer(
 STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], tuple[str, ...]]] = {
     "keep_experts": (ops.keep_experts, {"experts": experts_by_layer}, ("experts",)),
     "merge_experts": (ops.merge_experts, {"experts": groups_by_layer}, ("experts",)),
+    "keep_channels": (keep_channels, {"channels": channels_by_layer}, ("channels",)),
     "lora": (
         merge_lora,
         {"adapter": str, "checksum": str, "scale": number, "layers": parse_layers},

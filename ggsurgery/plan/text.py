@@ -13,8 +13,11 @@ _RANGE = re.compile(r" *([0-9]{1,9}) *(?:- *([0-9]{1,9}) *)?")
 LONGEST = 10_000
 
 
-def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
+def parse_layers(text: str | int | Sequence[int], *, longest: int = LONGEST) -> tuple[int, ...]:
     """The layer numbers of a list, in its order, repeats kept.
+
+    Args:
+        longest: numbers at most.
 
     Raises:
         PlanError: the text is not a list of layers.
@@ -35,7 +38,7 @@ def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
         if match is None:
             raise _wrong(text)
         first, last = int(match[1]), int(match[2] or match[1])
-        if abs(last - first) >= LONGEST:
+        if abs(last - first) >= longest:
             raise PlanError(f"the range {part.strip()} is longer than any model")
         if last < first:
             backwards = ",".join(str(n) for n in range(first, last - 1, -1))
@@ -44,7 +47,7 @@ def parse_layers(text: str | int | Sequence[int]) -> tuple[int, ...]:
                 hint=f"If that is meant, write {backwards}",
             )
         layers.extend(range(first, last + 1))
-        if len(layers) > LONGEST:
+        if len(layers) > longest:
             raise PlanError("the list of layers is longer than any model")
     return tuple(layers)
 

@@ -66,6 +66,13 @@ class Edited:
 Block = Take | Blend | Edited
 
 
+def with_edit(block: Block, edit: BlockEdit) -> Edited:
+    """A block with one more edit behind those that it has."""
+    if isinstance(block, Edited):
+        return Edited(block.block, (*block.edits, edit))
+    return Edited(block, (edit,))
+
+
 def references(block: Block) -> tuple[BlockRef, ...]:
     """The layers that a block is made of, main parent first."""
     return tuple(_references(block))

@@ -52,6 +52,16 @@ _EXPERTS: Final = re.compile(
     r"|ffn_(gate|up|down|gate_up)_exps\.(weight|bias|scale|input_scale|weight_scale))"
 )
 
+#: Where the inner channels of a layer's feed-forward network are: the axis in ggml's order.
+_CHANNELS: Final = {
+    "ffn_gate.weight": 1,
+    "ffn_up.weight": 1,
+    "ffn_gate.bias": 0,
+    "ffn_up.bias": 0,
+    "ffn_down.weight": 0,
+    "ffn.act.scales": 0,
+}
+
 #: Tensors with one part a token along their outermost axis.
 _TOKENS: Final = re.compile(
     r"(token_embd\.weight|output\.(weight|bias)|per_layer_token_embd\.weight"
@@ -108,6 +118,11 @@ def scales_all(has: Has) -> bool:
 def counts_experts(suffix: str) -> bool:
     """Whether the outermost axis of a layer's tensor counts the layer's experts."""
     return _EXPERTS.fullmatch(suffix) is not None
+
+
+def channel_axis(suffix: str) -> int | None:
+    """The axis of a layer's tensor that counts the inner channels of its feed-forward network."""
+    return _CHANNELS.get(suffix)
 
 
 def counts_tokens(name: str) -> bool:

@@ -13,14 +13,23 @@ task-arithmetic, ties, dare: the first parent is the base model
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ArchitectureError, PlanError
-from ..plan.edits import Add, BlockEdit, Damp, KeepExperts, MergeExperts, Scale, params
+from ..plan.edits import Add, BlockEdit, Damp, KeepChannels, KeepExperts, MergeExperts, Scale, params
 from ..plan.types import Blend, Block, BlockRef, Edited, Take, references
 from .expr import Apply, Combine, Expr, Given, Slice, reads
 from .merge_stack import merged
-from .parts import counts_experts, damps, in_part, is_integer, is_projection, scales_all
+from .parts import (
+    channel_axis,
+    counts_experts,
+    damps,
+    in_part,
+    is_integer,
+    is_projection,
+    scales_all,
+)
 from .scales import Get, belongs_to_weight, effective, scale_of
 from .shape import shape_of
 
@@ -214,6 +223,9 @@ def edit_tensor(edit: BlockEdit, suffix: str, get: Get) -> Expr | None:
     if isinstance(edit, MergeExperts):
         first = _experts(expr, edit.experts) if counts_experts(suffix) else expr
         return merged(edit, suffix, get, first)
+    if isinstance(edit, KeepChannels):
+        axis = channel_axis(suffix)
+        return expr if axis is None else _channels(expr, axis, edit.channels, get)
     with_weight = suffix != weight and _concerned(edit, weight, get(weight))
     match edit:
         case Scale(_, factor):
@@ -257,6 +269,24 @@ def _experts(expr: Expr, experts: Sequence[int]) -> Expr:
     if shape == (1,):
         return expr
     return Slice(expr, len(shape) - 1, runs(experts))
+
+
+def _channels(expr: Expr, axis: int, channels: Sequence[int], get: Get) -> Expr:
+    """The parts of these inner channels; gate and up in one tensor hold each channel twice."""
+    down = get("ffn_down.weight")
+    size = shape_of(expr)[axis]
+    count = size if down is None else shape_of(down)[0]
+    if size % count:
+        raise ArchitectureError(
+            "the tensor does not have whole parts of one value a channel",
+            expected=f"a multiple of {count} along axis {axis}",
+            found=list(shape_of(expr)),
+        )
+    kept = [start + c for start in range(0, size, count) for c in channels]
+    if isinstance(expr, Slice) and expr.axis == axis:  # one slice, so that bytes can be copied
+        numbers = [n for a, b in expr.ranges for n in range(a, b)]
+        return replace(expr, ranges=runs([numbers[k] for k in kept]))
+    return Slice(expr, axis, runs(kept))
 
 
 def runs(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -14,6 +14,7 @@ from gguf import GGUFReader
 from ggsurgery.cli import cli
 from ggsurgery.compensate import checks
 from ggsurgery.compensate import fit as fit_module
+from ggsurgery.compensate.calibration import windows_of
 from ggsurgery.compensate.fit import check_wins, heal
 from ggsurgery.compensate.pair import recipe_of_pair
 from ggsurgery.compensate.settings import Settings
@@ -128,7 +129,7 @@ def test_one_factor_a_cut(tmp_path: Path) -> None:
     settings = Settings("scale", tokens=512, ctx=64)
     found = heal(MODEL, [4, 5], read_corpus(SEARCH_TEXT), settings, n_threads=1)
     oracle = Qwen3(MODEL)
-    windows = fit_module._windows(MODEL, read_corpus(SEARCH_TEXT), settings, None)[0].inputs[:8]
+    windows = windows_of(MODEL, read_corpus(SEARCH_TEXT), settings)[0].inputs[:8]
     ratios = []
     for window in windows:
         states = oracle.states(window)
