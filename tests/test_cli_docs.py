@@ -222,7 +222,7 @@ QUICK = {
 
 
 #: Pages about models that the example folder does not hold; each is pasted with one of its own.
-OWN_MODEL = ("experts.md", "vocabulary.md")
+OWN_MODEL = ("experts.md", "vocabulary.md", "width.md")
 
 
 def shown_commands(page: str | None = None) -> Iterator[tuple[list[str], int]]:
@@ -275,6 +275,8 @@ def paste(
             arguments[arguments.index("--limit") + 1] = LIMIT
         elif arguments[0] in LONG:
             arguments += ["--limit", LIMIT]
+        if arguments[0] == "prune-width" and "--text" in arguments:
+            arguments += ["--tokens", "2048"]
         if arguments[0] == "heal":  # of random layers nothing can be learnt, which is an error
             assert not Path(arguments[-1]).exists(), f"ggsurgery {line}: the output exists"
             arguments += ["--force", "--tokens", "4096"]
@@ -324,6 +326,14 @@ def test_the_guide_to_experts_can_be_pasted(tmp_path, monkeypatch):
     for name, source in texts.items():
         shutil.copy(ROOT / f"models/tiny-qwen3/{source}.txt", tmp_path / f"{name}.txt")
     assert paste({"experts"}, monkeypatch, tmp_path, "experts.md") == 7
+
+
+@pytest.mark.slow
+def test_the_guide_to_widths_can_be_pasted(tmp_path, monkeypatch):
+    tiny = ROOT / "models/tiny-qwen3"
+    shutil.copy(tiny / "tiny-qwen3.gguf", tmp_path / "in-F16.gguf")
+    shutil.copy(tiny / "heldout_search.txt", tmp_path / "calibration.txt")
+    assert paste({"prune-width"}, monkeypatch, tmp_path, "width.md") == 2
 
 
 @pytest.mark.slow

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..compensate.fit import check_wins
 from ..compensate.width.prune import Narrowed
 from ..compensate.width.size import describe
+from ..errors import PlanError
+from ..files.atomic import atomic_path
+from ..files.shard_names import siblings
 from ..jobs.measured import envelope_of
 from ..jobs.prune_width import PruneWidthRequest
 from ._files import FILE
-from ._output import echo, note
+from ._output import echo, note, print_json
 from ._requests import Maker, perform
 from ._surgery import Surgery, check_early, in_out, operate, surgery_options
 from .heal import show_fits
@@ -49,6 +54,9 @@ def prune_width(
     if sidecar is not None and healed is not None and not surgery.dry_run:
         healed.sidecar.save(sidecar, inputs=(source, *request.inputs), force=surgery.force)
     figures = envelope_of("prune-width", request) if surgery.as_json else {}
+    if not found.recipe.steps:
+        _copy(source, out, surgery, figures | {"width": found.to_json()})
+        return
     operate(
         surgery,
         found.recipe.steps,
@@ -58,6 +66,23 @@ def prune_width(
         spared=request.inputs,
         figures=figures | {"width": found.to_json()},
     )
+
+
+def _copy(source: Path, out: Path, surgery: Surgery, figures: dict[str, Any]) -> None:
+    """Write the input as it is, where no channel leaves."""
+    if len(siblings(source)) > 1:
+        raise PlanError(
+            "nothing to remove, and the input is several files",
+            file=source,
+            hint="`ggsurgery keep` writes one file of them.",
+        )
+    if not surgery.dry_run:
+        with atomic_path(out, inputs=(source,), force=surgery.force) as temporary:
+            shutil.copyfile(source, temporary)
+    if surgery.as_json:
+        print_json(figures | {"out": None if surgery.dry_run else str(out)})
+    else:
+        note(f"{out}: no channel leaves, the bytes are those of {source.name}")
 
 
 def _show(found: Narrowed) -> None:

@@ -51,6 +51,7 @@ class FitSettings(Settings, frozen=True, kw_only=True):
     ] = None
     cut_again: Annotated[bool, option("Take a file that was cut before.")] = False
     few_tokens: Annotated[bool, option("Fit even on too few tokens for the width.")] = False
+
     def agree(self) -> None:
         """Refuse an impossible ridge or type, and what the fit refuses."""
         agreeing(self.numbers.check)
