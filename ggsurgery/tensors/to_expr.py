@@ -17,7 +17,16 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import ArchitectureError, PlanError
-from ..plan.edits import Add, BlockEdit, Damp, KeepChannels, KeepExperts, MergeExperts, Scale, params
+from ..plan.edits import (
+    Add,
+    BlockEdit,
+    Damp,
+    KeepChannels,
+    KeepExperts,
+    MergeExperts,
+    Scale,
+    params,
+)
 from ..plan.types import Blend, Block, BlockRef, Edited, Take, references
 from .expr import Apply, Combine, Expr, Given, Slice, reads
 from .merge_stack import merged

@@ -13,7 +13,6 @@ from gguf import GGUFReader
 
 from ggsurgery.cli import cli
 from ggsurgery.compensate import checks
-from ggsurgery.compensate import fit as fit_module
 from ggsurgery.compensate.calibration import windows_of
 from ggsurgery.compensate.fit import check_wins, heal
 from ggsurgery.compensate.pair import recipe_of_pair
