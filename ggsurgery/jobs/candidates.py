@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from ..files.piped import kept
 from ..ggufio.reader import Source
 from ..measure.draw import SEED
 from ..measure.registry import askable, readers
@@ -64,11 +65,12 @@ class CandidateRequest(CandidateSettings, frozen=True, kw_only=True):
     allow_unknown_arch: AllowUnknownArch = False
 
     def setup(self, metric: str) -> Setup:
-        """As the library takes it."""
+        """As the library takes it; pipes as files that child processes can read."""
+        kind, colon, data = metric.partition(":")
         return Setup(
             Path(self.file),
-            metric,
-            text=None if self.text is None else Path(self.text),
+            f"{kind}:{kept(data)}" if colon and data else metric,
+            text=None if self.text is None else kept(self.text),
             n_ctx=self.ctx,
             n_windows=self.windows or None,
             limit=self.limit,

@@ -11,6 +11,7 @@ import msgspec
 
 from ..errors import RequestError
 from ..files.atomic import check_output
+from ..files.piped import kept
 from ..files.progress import Progress
 from ..measure import runs
 from ..measure.draw import SEED, draw_questions
@@ -19,7 +20,7 @@ from ..measure.results.facts import model_facts
 from ..measure.results.result_files import Results
 from ..runtime import worker
 from . import cautions
-from .fields import Force, Limit, LimitSeed, Model, ResultFile, Threads, read_once
+from .fields import Force, Limit, LimitSeed, Model, ResultFile, Threads
 from .measured import Measured, write_results
 from .request import FilePath, Settings, option
 
@@ -101,9 +102,9 @@ class ChoicesRequest(ChoicesSettings, frozen=True, kw_only=True):
     def _asked(self) -> tuple[list[Prompted], dict[str, Any]]:
         """The questions as prompts, and what their scores record."""
         data = Path(self.data)
-        questions = draw_questions(read_once(load_questions, data), self.limit, self.limit_seed)
+        questions = draw_questions(load_questions(kept(data)), self.limit, self.limit_seed)
         style = self.style or guess_style(questions)
-        examples = [] if self.examples is None else read_once(load_questions, Path(self.examples))
+        examples = [] if self.examples is None else load_questions(kept(self.examples))
         facts = {
             "task": data.stem,
             "style": style,

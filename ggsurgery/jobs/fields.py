@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, TypeVar, cast
+from typing import Annotated
 
 from ..errors import GGSurgeryError, RequestError
+from ..files.piped import kept
 from ..files.text import read_corpus
 from .request import FilePath, Settings, option
-
-T = TypeVar("T")
 
 Model = Annotated[FilePath, option("A GGUF file.", metavar="FILE")]
 Text = Annotated[FilePath, option("UTF-8 text to predict.", short="-f")]
@@ -114,16 +111,4 @@ def corpus(path: str | Path) -> str:
     Raises:
         FormatError: it cannot be read, is too long, or is not UTF-8.
     """
-    return read_once(read_corpus, Path(path))
-
-
-def read_once(read: Callable[[Path], T], path: Path) -> T:
-    """What a reader makes of a file; of a pipe it is kept, which cannot be read twice."""
-    if path.exists() and not path.is_file():
-        return cast(T, _piped(read, path))
-    return read(path)
-
-
-@lru_cache(4)
-def _piped(read: Callable[[Path], object], path: Path) -> object:
-    return read(path)
+    return read_corpus(kept(path))

@@ -14,6 +14,7 @@ from ..errors import OutputError, RequestError
 from ..files import temporary
 from ..files.atomic import atomic_path
 from ..files.names import fitting
+from ..files.piped import kept
 from ..files.progress import NamedProgress, Progress
 from ..find.plot import check_plot, save_plot
 from ..find.search.disjoint import check_disjoint
@@ -252,10 +253,10 @@ def reporting_setup(setup: Setup, text: str | Path | None, data: str | Path | No
     """What the winner is measured with on another text or other questions."""
     if text is not None:
         metric = setup.metric if setup.needs_text else "perplexity"
-        return replace(setup, metric=metric, text=Path(text))
+        return replace(setup, metric=metric, text=kept(text))
     if data is not None:
         kind = "gsm8k" if setup.metric.partition(":")[0] == "gsm8k" else "choices"
-        return replace(setup, metric=f"{kind}:{data}", text=None)
+        return replace(setup, metric=f"{kind}:{kept(data)}", text=None)
     return None
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from ..errors import RequestError
 from ..files.atomic import check_output
+from ..files.piped import kept
 from ..files.progress import Progress
 from ..plan.recipe import WITH_ARRAYS, Recipe, read_document
 from ..surgery.prepare import prepare
@@ -24,7 +25,6 @@ from .fields import (
     SplitMaxSize,
     Sync,
     Threads,
-    read_once,
     size_in_bytes,
 )
 from .request import FilePath, FilePaths, Settings, option
@@ -122,7 +122,7 @@ class SurgeryRequest(SurgerySettings, frozen=True, kw_only=True):
     def _document(self) -> Any:
         if self.recipe is None:
             return {"operations": self.operations}
-        return read_once(read_document, Path(self.recipe))
+        return read_document(kept(self.recipe))
 
     @property
     def ignored(self) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files.digest import sha256_of_file
+from ...files.piped import kept
 from ...ggufio.reader import Source
 from .facts import model_facts
 from .score import versions
@@ -49,4 +50,4 @@ def digest_of(path: Path) -> dict[str, str]:
     Raises:
         FormatError: the file cannot be read.
     """
-    return {} if path.is_dir() else {"sha256": sha256_of_file(path)}
+    return {} if path.is_dir() else {"sha256": sha256_of_file(kept(path))}
