@@ -13,6 +13,7 @@ from ..ggufio.header import read_header
 from ..jobs import cautions
 from ..jobs.say import read_said
 from ..jobs.surgery import SurgerySettings
+from ..measure.results.recovery import HEAD, NOTE, read_recovery
 from ..measure.results.result_files import Results
 from ..measure.results.score import Score
 from ..pipeline.run import Event, Pipeline, Planned
@@ -216,6 +217,10 @@ def _say_more(pipeline: Pipeline) -> None:
     before, after = (_perplexity(pipeline.results(name)) for name in ("source", "cut"))
     if before and after:
         warn(*cautions.of_loss(before, after, ""))
+    if places.recovery.is_file():
+        recovery = read_recovery(places.recovery)
+        echo(f"\n{table(recovery.rows(), HEAD)}")
+        note(NOTE, *filter(None, [recovery.verdict]))
     for results in map(pipeline.results, pipeline.files):
         if results is not None and results.verdict:
             echo(f"\n{Path(results.model.file).name}: {results.verdict}")

@@ -1,4 +1,7 @@
-"""What `influence`, `scan` and `search` print as JSON, as figures: for `--plot` and `report`."""
+"""Documents of results as figures, for `--plot` and `report`.
+
+Those of `influence`, `scan` and `search`, and what the steps behind a cut won back.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 from ..files.fields import Fields, finite, flag, list_of, number, text, whole
 from ..measure.registry import as_direction, direction_of, metric_of
+from ..measure.results.recovery import CONTROL, Recovery, is_recovery
 from ..present.figure import Figure, Level, Point, bars
 
 #: What a scan's positions are, by its operation.
@@ -23,7 +27,7 @@ _POSITIONS = {
 
 
 def figures_of(document: Any) -> tuple[Figure, ...] | None:
-    """The figures of a result of `influence`, `scan` or `search`; None if it is none of them.
+    """The figures of a result of `influence`, `scan`, `search` or of a recovery; else None.
 
     Raises:
         FormatError: a field is missing or of the wrong type.
@@ -35,6 +39,8 @@ def figures_of(document: Any) -> tuple[Figure, ...] | None:
         return influence_figures(document)
     if {"study", "objective", "rows"} <= fields:
         return (search_figure(document),)
+    if is_recovery(document):
+        return (recovery_figure(document),)
     return None
 
 
@@ -191,6 +197,36 @@ def search_figure(search: Mapping[str, Any]) -> Figure:
         positive=direction == "lower",
         whole=second is None,
         note=bars(direction) if second is None else "Red: the Pareto front.",
+    )
+
+
+def recovery_figure(document: Mapping[str, Any]) -> Figure:
+    """Perplexity after each step; the control, the uncut model in the same bytes, as a line.
+
+    Raises:
+        FieldError: a field is missing or of the wrong type.
+    """
+    rungs = Recovery.from_json(document).rungs
+    steps = [rung for rung in rungs if rung.name != CONTROL]
+    points = (
+        Point(number, rung.perplexity, rung.stderr, rung.name, named=True)
+        for number, rung in enumerate(steps)
+    )
+    levels = (
+        Level(rung.perplexity, f"uncut, {rung.what}", rung.stderr)
+        for rung in rungs
+        if rung.name == CONTROL
+    )
+    return Figure(
+        "What each step won back",
+        "step",
+        "perplexity",
+        tuple(points),
+        tuple(levels),
+        joined="all",
+        positive=True,
+        whole=True,
+        note=bars("lower"),
     )
 
 

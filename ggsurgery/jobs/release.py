@@ -12,6 +12,7 @@ import msgspec
 from ..errors import FormatError
 from ..files.fields import read_json
 from ..files.progress import Progress
+from ..measure.results.recovery import Recovery, is_recovery, read_recovery
 from ..measure.results.result_files import Results, load_results, merge_results
 from ..release.bundle import Bundle, build_bundle, check_folder
 from ..release.laco_section import is_laco
@@ -55,7 +56,7 @@ class ReleaseSettings(Settings, frozen=True, kw_only=True):
         FilePaths,
         option(
             "Result files (ggsurgery's or lm-eval's), several of one file too; or what "
-            "`laco --out` wrote."
+            "`laco --out` wrote, and results/recovery.json of a run."
         ),
     ] = ()
     parameters: Annotated[
@@ -142,7 +143,7 @@ class ReleaseRequest(ReleaseSettings, frozen=True, kw_only=True):
     def run(self, progress: Progress | None = None) -> ReleaseResult:
         """Measure the memory of the files in child processes, and build the bundle."""
         named = None if self.license is None else licence_of(self.license, Path(self.license))
-        laco, measured = _sorted(map(Path, self.results))
+        laco, recovery, measured = _sorted(map(Path, self.results))
         files = tuple(map(Path, self.files))
         request = self.bundle(
             files,
@@ -151,25 +152,30 @@ class ReleaseRequest(ReleaseSettings, frozen=True, kw_only=True):
             original=_original(list(map(Path, self.original))),
             results=measured,
             laco=laco,
+            recovery=recovery,
             memory=memory_of(files, self.threads) if self.memory else {},
         )
         made = build_bundle(request, Path(self.out), force=self.force, progress=progress)
         return ReleaseResult(made, (*made.errors, *cautions.of_bundle(made)))
 
 
-def _sorted(paths: Iterable[Path]) -> tuple[dict[str, Any] | None, tuple[Results, ...]]:
-    """LaCo's statistics, if one of the files holds them, and the results of the others."""
+def _sorted(
+    paths: Iterable[Path],
+) -> tuple[dict[str, Any] | None, Recovery | None, tuple[Results, ...]]:
+    """LaCo's statistics and a recovery, where files hold them, and the results of the others."""
     found: list[Results] = []
-    laco = None
+    laco, recovery = None, None
     for path in paths:
         document = read_json(path)
-        if not is_laco(document):
+        if is_recovery(document):
+            recovery = read_recovery(path)
+        elif not is_laco(document):
             found += load_results(path)
         elif laco is not None:
             raise FormatError("a second file with LaCo's statistics", file=path)
         else:
             laco = document
-    return laco, tuple(found)
+    return laco, recovery, tuple(found)
 
 
 def _original(paths: Sequence[Path]) -> Results | None:

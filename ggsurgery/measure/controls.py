@@ -206,7 +206,7 @@ def choose_controls(
     """
     controls = [
         Control(f"{name}, uncut", "same bytes", ftype=name)
-        for name in _about_the_same(cut_bytes, base_bytes, sizes)
+        for name in about_the_same(cut_bytes, base_bytes, sizes)
     ]
     if n_removed <= 0 and base_bytes <= ABOUT * cut_bytes:
         controls.insert(0, Control(UNCUT, "uncut"))
@@ -228,7 +228,7 @@ def choose_controls(
     return controls
 
 
-def _about_the_same(cut: int, base: int, sizes: Mapping[str, int]) -> list[str]:
+def about_the_same(cut: int, base: int, sizes: Mapping[str, int]) -> list[str]:
     """The largest type not above the cut, and the nearest above it if that is close."""
     known = sorted((size, name) for name, size in sizes.items() if size < base)
     below = [name for size, name in known if size <= cut]

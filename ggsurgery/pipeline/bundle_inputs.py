@@ -13,6 +13,7 @@ from ..files.installation import require
 from ..files.text import MAX_SMALL, read_text
 from ..jobs.release import ReleaseSettings, memory_of
 from ..jobs.say import read_said
+from ..measure.results.recovery import read_recovery
 from ..measure.results.result_files import load_results, merge_results
 from ..release.licence import licence_of
 from ..release.modelfile import check_parameters
@@ -97,6 +98,7 @@ def bundle_request(
         original=original,
         results=(*(r for r in results if r is not None), *(r for r in given if r not in of_source)),
         laco=read_json(places.laco) if document.file.laco is not None else None,
+        recovery=read_recovery(places.recovery) if places.recovery.is_file() else None,
         said=said,
         memory=memory,
         recipe=read_text(document.path, MAX_SMALL),

@@ -67,6 +67,11 @@ class Places:
         return self.folder / "results" / "said.json"
 
     @property
+    def recovery(self) -> Path:
+        """What each step behind the cut won back."""
+        return self.folder / "results" / "recovery.json"
+
+    @property
     def laco(self) -> Path:
         return self.folder / "results" / "laco.json"
 

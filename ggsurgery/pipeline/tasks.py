@@ -2,7 +2,7 @@
 
 source ─ [laco] ─ cut ─ [heal] ─ [distil] ─┬─ imatrix ─┐
                                            └───────────┴─ quantize TYPE …
-         ─ MEASUREMENT FILE … ─ [say] ─ release
+         ─ MEASUREMENT FILE … ─ [recovery] ─ [say] ─ release
 """
 
 from __future__ import annotations
@@ -39,9 +39,12 @@ from .evaluation import Measurement, measurements
 from .paths import Places
 from .recovery import distil_step, heal_step
 from .state import key_of
+from .won_back import won_back
 
 #: What a step does.
-Kind = Literal["laco", "cut", "heal", "distil", "imatrix", "quantize", "measure", "say", "release"]
+Kind = Literal[
+    "laco", "cut", "heal", "distil", "imatrix", "quantize", "measure", "recovery", "say", "release"
+]
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,11 @@ def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
             on += [t.key for t in tasks if (t.subject, t.of) == (asked.needs, chosen)]
         names = [chosen] if asked.needs else made
         tasks += [_measure(places, asked, name, *made[name], on) for name in names]
+        if asked.name == "perplexity" and places.stages[1:]:
+            stages = [t.key for t in tasks if t.kind in places.stages]
+            key = key_of("recovery", asked.settings, [original[1], *stages])
+            work = won_back(places, source, asked)
+            tasks.append(Task("recovery", "of each step", key, (places.recovery,), work))
     if document.file.evaluate.say is not None:
         tasks.append(_say(document, places, *made[chosen]))
     if document.file.release is not None:

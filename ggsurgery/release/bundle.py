@@ -237,6 +237,8 @@ def _manifest(
         manifest["original"] = request.original.to_json()
     if request.laco:
         manifest["laco"] = dict(request.laco)
+    if request.recovery:
+        manifest["recovery"] = request.recovery.to_json()
     if request.said:
         manifest["said"] = dict(request.said)
     if request.recipe:

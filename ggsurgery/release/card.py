@@ -47,6 +47,7 @@ def model_card(
         sections.made_by(header),
         sections.statistics(header, request.original),
         laco_section.sections(request.laco),
+        sections.won_back(request.recovery),
         sections.perplexity(files, request.original),
         sections.divergence(files),
         sections.retention(files, request.original),

@@ -13,6 +13,7 @@ from ..ggufio.constants import LlamaFileType
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
 from ..measure.results.facts import model_facts
+from ..measure.results.recovery import Recovery
 from ..measure.results.result_files import Results, merge_results
 from ..measure.results.score import Score
 
@@ -32,6 +33,7 @@ class Request:
         recommended: the type of the recommended file; None chooses by the results.
         results: what was measured of the files, and of the original (`original`).
         laco: settings and statistics of LaCo, as `Result.to_json` writes them.
+        recovery: what each step behind the cut won back.
         said: what the recommended file answered, `{"question", "text"}`.
         memory: peak bytes of loading a file, by file name, and the context it was measured at.
         recipe: the recipe document that made the files.
@@ -55,6 +57,7 @@ class Request:
     original: Results | None = None
     results: tuple[Results, ...] = ()
     laco: Mapping[str, Any] | None = None
+    recovery: Recovery | None = None
     said: Mapping[str, Any] | None = None
     memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     recipe: str | None = None

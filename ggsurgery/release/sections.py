@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ..ggufio.types import Header
 from ..measure.registry import metric_of
+from ..measure.results.recovery import HEAD, NOTE, Recovery
 from ..measure.results.result_files import Results
 from ..measure.results.score import Score
 from ..measure.retention import LEGEND
@@ -93,6 +94,14 @@ def files_table(files: Sequence[ReleaseFile], best: ReleaseFile, why: str) -> li
             "and reading a prompt of 512 tokens, on a CPU."
         )
     return lines
+
+
+def won_back(found: Recovery | None) -> list[str]:
+    """What healing and training won back of the cut's loss, and the control."""
+    if found is None:
+        return []
+    lines = ["## What each step won back", "", Table(HEAD, found.rows()).markdown(), "", NOTE]
+    return [*lines, "", plain(found.verdict)] if found.verdict else lines
 
 
 def perplexity(files: Sequence[ReleaseFile], original: Results | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from ggsurgery.errors import FormatError, PlanError
 from ggsurgery.ggufio.header import read_header
+from ggsurgery.measure.results.recovery import read_recovery
 from ggsurgery.pipeline.document import load_document
 from ggsurgery.pipeline.run import Pipeline
 from ggsurgery.surgery.provenance import read_provenance
@@ -71,11 +73,21 @@ def test_the_healed_model_is_that_of_the_command(folder: Path) -> None:
 def test_types_and_sidecars_as_asked(folder: Path) -> None:
     more = "sweep: 0, ridge: 0.05, out_type: f32, sidecar: false"
     heal = f"heal: {{text: text.txt, tokens: 3072, ctx: 64, {more}}}"
-    Path("r.yaml").write_text(f"source: {{file: in.gguf}}\n{CUT}\n{heal}\n")
+    evaluate = "evaluate: {perplexity: {text: text.txt, ctx: 64, windows: 4}}"
+    Path("r.yaml").write_text(f"source: {{file: in.gguf}}\n{CUT}\n{heal}\n{evaluate}\n")
     pipeline = Pipeline("r.yaml", "out")
     planned = {p.task.name: p.n_bytes for p in pipeline.plan()}
     pipeline.run()
-    assert sorted(p.name for p in Path("out").glob("r*")) == ["r-bare.gguf", "r.gguf"]
+    recovery = read_recovery(Path("out/results/recovery.json"))
+    assert [rung.name for rung in recovery.rungs] == ["uncut", "bare", "healed", "control"]
+    uncut, bare, healed, control = recovery.rungs
+    for rung, name in ((uncut, "in.gguf"), (bare, "out/r-bare.gguf"), (healed, "out/r.gguf")):
+        found = call("perplexity", name, "--text", "text.txt", "-c", 64, "--windows", 4, "--json")
+        assert json.loads(found.out)["value"] == rung.perplexity
+    assert control.what == "Q8_0" and control.n_bytes < bare.n_bytes < uncut.n_bytes
+    call("report", "out/results/recovery.json", "-o", "page.html")
+    assert "What each step won back" in Path("page.html").read_text(encoding="utf-8")
+    assert sorted(p.name for p in Path("out").glob("r*.*")) == ["r-bare.gguf", "r.gguf"]
     types = {t.name: t.type for t in read_header("out/r.gguf").tensors}
     assert types["blk.3.ffn_down.weight"] == 0 and types["blk.2.ffn_down.weight"] != 0
     assert Path("out/r.gguf").stat().st_size <= (planned["heal"] or 0)
