@@ -1,7 +1,8 @@
 """Choose layers to cut by what is left after healing.
 
-Greedy, one layer a round. Of each candidate, the layer in front is refitted quickly (`tw`: a map
-of n_embd features folded into its `ffn_down`), and the candidates are ranked by perplexity:
+Greedy, one layer a round; then the best span of so many neighbours takes its place if it heals
+better. In each candidate the layer in front of the cut is refitted quickly (`tw`: a map of n_embd
+features folded into its `ffn_down`), and the candidates are ranked by perplexity:
 
     three quarters of the windows   one pass of the uncut model and one of the cut so far give
                                     the statistics of all candidates' fits
@@ -90,58 +91,121 @@ def choose_by_healed(
                 expected=f"{count} that may go",
                 found=len(free),
             )
-        total = sum(len(free) - number for number in range(count))
-        before, rounds, done = math.nan, [], 0
+        spans = _spans(free, count)
+        race = _Race(
+            fit, rank, arrays, progress, len(spans) + sum(len(free) - n for n in range(count))
+        )
+        before = of_windows(rank.prepare(base))[1]
+        span = race.run(base, spans) if spans else None
+        rounds: list[tuple[int, float]] = []
+        best: _Candidate | None = None
         for number in range(count):
-            loss = of_windows(rank.prepare(base))[1]
-            before = before if number else loss
-            best: tuple[float, int, Plan, str] | None = None
-            refused: GGSurgeryError | None = None
-            for place, correction in _corrections(fit, base, free):
-                layer = main_reference(base.blocks[place + 1]).index
-                try:
-                    if isinstance(correction, GGSurgeryError):
-                        raise correction
-                    key = f"quick.{number}.{layer}"
-                    arrays[key] = np.ascontiguousarray(correction, np.float32)
-                    plan = _without(base, place, corrected(base.blocks[place], PROJECTION, key))
-                    value = of_windows(rank.nll(plan))[1]
-                    value = math.inf if math.isnan(value) else value
-                    if best is None or (value, layer) < best[:2]:
-                        if best is not None:
-                            arrays.pop(best[3], None)
-                        best = (value, layer, plan, key)
-                    else:
-                        del arrays[key]
-                except (InputError, OutputError):
-                    raise
-                except GGSurgeryError as error:
-                    refused = error
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+            if number:
+                rank.prepare(base)
+            best = race.run(base, [(layer,) for layer in sorted(free)])
             if best is None:
-                raise refused or PlanError("no layer can be cut and healed", file=setup.path)
-            value, layer, base, _ = best
-            free.discard(layer)
-            rounds.append((layer, value))
+                break
+            base = best.plan
+            free.discard(best.layers[0])
+            rounds.append((best.layers[0], best.perplexity))
+        if span is not None and (best is None or span.perplexity < best.perplexity):
+            return Chosen(tuple((layer, span.perplexity) for layer in span.layers), before)
+        if best is None:
+            raise race.refused or PlanError("no layer can be cut and healed", file=setup.path)
     return Chosen(tuple(rounds), before)
 
 
-def _without(plan: Plan, place: int, carrier: Block) -> Plan:
-    """The plan with another layer `place`, and without the one behind it."""
-    return replace(plan, blocks=(*plan.blocks[:place], carrier, *plan.blocks[place + 2 :]))
+def _spans(free: set[int], count: int) -> list[tuple[int, ...]]:
+    """Every run of `count` layers that may go, where that is more than one."""
+    if count < 2:
+        return []
+    runs = [tuple(range(first, first + count)) for first in sorted(free)]
+    return [run for run in runs if free.issuperset(run)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A cut with its quick refit."""
+
+    perplexity: float
+    layers: tuple[int, ...]
+    plan: Plan
+    key: str
+
+
+class _Race:
+    """Refits candidates and keeps the best of each round."""
+
+    def __init__(
+        self,
+        fit: Candidates,
+        rank: Candidates,
+        arrays: dict[str, F32],
+        progress: Progress | None,
+        total: int,
+    ) -> None:
+        self.fit, self.rank, self.arrays = fit, rank, arrays
+        self.progress, self.done, self.total = progress, 0, total
+        self.refused: GGSurgeryError | None = None
+
+    def run(self, base: Plan, cuts: list[tuple[int, ...]]) -> _Candidate | None:
+        """The best of some further cuts of `base`, for which `rank` is prepared.
+
+        Args:
+            cuts: runs of neighbours, all of one length, by their numbers in the file.
+        """
+        best: _Candidate | None = None
+        for place, correction in _corrections(self.fit, base, cuts):
+            try:
+                if isinstance(correction, GGSurgeryError):
+                    raise correction
+                found = self._measure(base, place, len(cuts[0]), correction)
+                if best is None or (found.perplexity, found.layers) < (
+                    best.perplexity,
+                    best.layers,
+                ):
+                    best, found = found, best
+                if found is not None:
+                    del self.arrays[found.key]
+            except (InputError, OutputError):
+                raise
+            except GGSurgeryError as error:
+                self.refused = error
+            self.done += 1
+            if self.progress is not None:
+                self.progress(self.done, self.total)
+        return best
+
+    def _measure(self, base: Plan, place: int, length: int, correction: F64) -> _Candidate:
+        gone = base.blocks[place + 1 : place + 1 + length]
+        key = f"quick.{self.done}"
+        self.arrays[key] = np.ascontiguousarray(correction, np.float32)
+        carrier = corrected(base.blocks[place], PROJECTION, key)
+        plan = _without(base, place, carrier, length)
+        try:
+            value = of_windows(self.rank.nll(plan))[1]
+        except GGSurgeryError:
+            del self.arrays[key]
+            raise
+        layers = tuple(main_reference(block).index for block in gone)
+        return _Candidate(math.inf if math.isnan(value) else value, layers, plan, key)
+
+
+def _without(plan: Plan, place: int, carrier: Block, length: int) -> Plan:
+    """The plan with another layer `place`, and without the `length` layers behind it."""
+    return replace(plan, blocks=(*plan.blocks[:place], carrier, *plan.blocks[place + 1 + length :]))
 
 
 def _corrections(
-    session: Candidates, base: Plan, free: set[int]
+    session: Candidates, base: Plan, cuts: list[tuple[int, ...]]
 ) -> Iterator[tuple[int, F64 | GGSurgeryError]]:
-    """For each layer that may go: the place in front of it, and what is added to the projection
-    there; or why that layer cannot be corrected."""
+    """For each cut: the place in front of it, and what is added to the projection there; or why
+    that layer cannot be corrected."""
     layers = [main_reference(block).index for block in base.blocks]
+    first, length = {cut[0] for cut in cuts}, len(cuts[0])
     places, width = [], int(session.source.header.get("{arch}.embedding_length") or 1)
-    for place in range(len(layers) - 1):
-        if layers[place + 1] in free:
+    for place in range(len(layers) - length):
+        if layers[place + 1] in first:
             try:
                 check_layer(session, base.blocks[place], PROJECTION)
                 places.append(place)
@@ -150,7 +214,7 @@ def _corrections(
     size = max(1, STATISTICS_BYTES // (16 * width * width))
     for begin in range(0, len(places), size):
         part = places[begin : begin + size]
-        sums = _statistics(session, base, part)
+        sums = _statistics(session, base, part, length)
         for place in part:
             found = sums.pop(place)
             if not found.fits:
@@ -167,11 +231,15 @@ def _corrections(
             yield place, d.T @ weights(session, base.blocks[place], PROJECTION)
 
 
-def _statistics(session: Candidates, base: Plan, places: list[int]) -> dict[int, Regression]:
-    """Sums over the windows for some places, each towards the uncut state behind the next layer."""
+def _statistics(
+    session: Candidates, base: Plan, places: list[int], length: int
+) -> dict[int, Regression]:
+    """Sums over the windows for some places, each towards the uncut state behind the cut, which
+    is as if the `length` layers behind the place had run."""
     layers = [main_reference(block).index for block in base.blocks]
     n = len(session.identity.blocks)
-    wanted = {p: (layers[p + 2] if p + 2 < len(layers) else n) - 1 for p in places}
+    ends = {p: p + 1 + length for p in places}
+    wanted = {p: (layers[end] if end < len(layers) else n) - 1 for p, end in ends.items()}
     targets = {p: f"l_out-{layer}" for p, layer in wanted.items()}
     own = [f"{name}-{p}" for p in places for name in ("ffn_inp", "ffn_out")]
     same = base == session.identity

@@ -4,7 +4,7 @@ influence   the n layers of least block influence             (ShortGPT)  one pa
 angular     the span of n layers of least angular distance    (Gromov)    one pass
 scan        the n layers that are missed least one by one     n_layers evaluations
 greedy      cut the layer missed least, measure again, n times (SLEB)     ≈ n · n_layers
-healed      the same, measured after a quick refit of the layer in front  ≈ n · n_layers / 4
+healed      the same after a quick refit of the layer in front, or the best span  ≈ n · n_layers / 4
 """
 
 from __future__ import annotations

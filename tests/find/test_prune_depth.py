@@ -16,6 +16,7 @@ from ggsurgery.compensate.chain import Chain
 from ggsurgery.compensate.settings import Settings
 from ggsurgery.errors import ArchitectureError, OutputError, PlanError
 from ggsurgery.files.text import read_corpus
+from ggsurgery.find import by_healed
 from ggsurgery.find.prune_depth import By, choose, how_many, measure_influence
 from ggsurgery.find.scan import scan
 from ggsurgery.ggufio.header import read_header
@@ -187,11 +188,26 @@ def test_a_refused_candidate_is_not_chosen(by: By, monkeypatch: pytest.MonkeyPat
         choose(setup, by, 2)
 
 
-def test_by_healed_ranks_by_what_is_left_after_a_refit() -> None:
-    """The first round against a file of each candidate; kept layers and layer 0 stay."""
+@pytest.mark.parametrize(
+    "cuts", ([(i,) for i in range(1, N_LAYERS) if i != 8], [(4, 5), (5, 6), (6, 7)])
+)
+def test_by_healed_ranks_by_what_is_left_after_a_refit(cuts, monkeypatch) -> None:
+    """The first round and the spans against a file of each; kept layers and layer 0 stay."""
     setup = replace(SETUP, n_ctx=128, n_windows=12)
-    found = choose(setup, "healed", 2, keep=[8])
+    rounds: list[by_healed._Candidate] = []
+    run = by_healed._Race.run
+
+    def recorded(self: by_healed._Race, base: Plan, cuts: list[tuple[int, ...]]) -> object:
+        rounds.append(run(self, base, cuts))
+        return rounds[-1]
+
+    monkeypatch.setattr(by_healed._Race, "run", recorded)
+    found = choose(setup, "healed", 2, keep=[1, 2, 3, 8, 9] if len(cuts[0]) == 2 else [8])
+    span, first, second = rounds
     assert len(set(found.layers)) == 2 and not {0, 8} & set(found.layers)
+    best = min((span, second), key=lambda one: one.perplexity)
+    assert found.after == best.perplexity
+    assert found.layers == (span.layers if best is span else (*first.layers, *second.layers))
     bare = choose(setup, "greedy", 2, keep=[0, 8])
     assert found.before != bare.before  # ranked on the last quarter of the windows
     windows = setup.windows()
@@ -203,16 +219,16 @@ def test_by_healed_ranks_by_what_is_left_after_a_refit() -> None:
         Candidates(MODEL, text_of_rank, given=arrays, n_threads=1) as rank,
     ):
         figures = {}
-        for layer in (i for i in range(1, N_LAYERS) if i != 8):
-            plan = delete(fit.identity, [layer])
+        for cut in cuts:
+            plan = delete(fit.identity, cut)
             chain = Chain(fit, plan, range(N_LAYERS), 9, Settings("tw", ridge=1e-2))
             (place,) = [p for p in places(plan, N_LAYERS) if p.seam]
             chain.start(place)
             chain.fit(place)
-            figures[layer] = float(np.exp(np.mean(rank.nll(chain.at.plan))))
-    first, value = found.rounds[0]
-    assert first == min(figures, key=lambda i: figures[i])
-    assert value == pytest.approx(figures[first], rel=1e-3)
+            figures[cut] = float(np.exp(np.mean(rank.nll(chain.at.plan))))
+    winner = first if len(cuts[0]) == 1 else span
+    assert winner.layers == min(figures, key=lambda cut: figures[cut])
+    assert winner.perplexity == pytest.approx(figures[winner.layers], rel=1e-3)
 
 
 def test_by_healed_needs_perplexity_and_two_windows() -> None:
