@@ -11,11 +11,9 @@ from dataclasses import replace
 from ..errors import FormatError
 from ..ggufio.purpose import not_a_model
 from ..ggufio.types import Header
-from .generic import UNKNOWN
 from .rulefile import RuleFile, all_rules, rules_of
 from .rules import ArchRules
 from .types import Finding, LayerKind, MetadataChange
-from .unprune import unpruned
 
 __all__ = [
     "ArchRules",
@@ -25,7 +23,6 @@ __all__ = [
     "RuleFile",
     "all_rules",
     "rules_for",
-    "unpruned",
 ]
 
 
@@ -49,6 +46,8 @@ def rules_for(header: Header, *, allow_unknown: bool = False) -> ArchRules:
         )
     rules = rules_of(name)
     if rules is None:
+        from .generic import UNKNOWN  # for few files
+
         unknown = replace(UNKNOWN, architectures=(name,))
         return ArchRules(name, False, unknown, allow_unknown)
     return ArchRules(name, True, rules, allow_unknown)

@@ -19,9 +19,7 @@ from ..plan.ops import expert_edits
 from ..plan.text import format_layers
 from ..plan.types import BlockRef, Plan, main_reference, references
 from . import arrays, layer_count, layer_kinds, properties
-from .generic import check_unknown
 from .rulefile import RuleFile
-from .suggest import nearest
 from .types import LayerKind, MetadataChange
 
 
@@ -85,6 +83,8 @@ class ArchRules:
         n_trunk, n_tail = len(plan.blocks), len(plan.tail)
         self._check_sources(headers, plan)
         if not self.known:
+            from .generic import check_unknown  # for few files
+
             change.warnings += check_unknown(self.family, headers, plan, allow=self.allow_unknown)
         for source in sorted({r.source for r in refs}):
             arrays.check_lengths(headers[source])
@@ -256,6 +256,8 @@ class ArchRules:
 
         def place(n: int) -> list[Any]:
             return [self._fixed(k) for k in self.kinds(_resized(source, n)) if not k.mtp]
+
+        from .suggest import nearest  # only where an operation is refused
 
         lists = nearest([r.index for r in refs], own[:n_trunk], place)
         return (

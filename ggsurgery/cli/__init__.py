@@ -21,7 +21,6 @@ from ..errors import GGSurgeryError, did_you_mean, json_text
 from ..files import temporary
 from ..files.system_errors import system_error
 from ..host import plain_terminal
-from ._overview import SECTIONS, SHORT_HELP
 from ._signals import Stopped, ignore_signals, stop_like_ctrl_c
 
 #: command → module below ggsurgery.cli and the name of the click command in it.
@@ -100,6 +99,8 @@ class LazyGroup(click.Group):
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from ._overview import SECTIONS, SHORT_HELP
+
         for title, names in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, SHORT_HELP[name]) for name in names])

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import OutputError, json_text, printable
-from ..present.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -108,6 +107,8 @@ def _remark(text: str) -> str:
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> str:
     """Rows in columns, as wide as the terminal at most; without a header, pairs."""
+    from ..present.table import Table  # more than a plain cut prints
+
     return Table(header, rows).text(terminal_width())
 
 

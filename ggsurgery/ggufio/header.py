@@ -19,7 +19,6 @@ from ..files.shard_names import shard_paths
 from ..files.system_errors import reading
 from .constants import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType, Keys
 from .cursor import DOWNLOAD_HINT, MAX_ENTRIES, MAX_HEADER, Cursor
-from .foreign import HEAD, describe
 from .split import is_leftover
 from .types import SCALAR_CODES, Header, TensorInfo, Value, tensor_nbytes, type_name
 
@@ -132,13 +131,15 @@ def read_shard(path: Path) -> Header:
         os.close(descriptor)
 
 
-def refuse_foreign(path: Path, head: bytes) -> None:
+def refuse_foreign(path: Path, head: bytes | mmap.mmap) -> None:
     """Name a file that begins as no GGUF does, if its first bytes show what it is.
 
     Raises:
         FormatError: they do.
     """
-    if found := describe(head):
+    from .foreign import HEAD, describe  # only of what is no GGUF
+
+    if found := describe(head[:HEAD]):
         raise FormatError(found[0], file=path, hint=found[1])
 
 
@@ -178,7 +179,7 @@ def _parse(c: Cursor) -> Header:
 def _magic_and_version(c: Cursor) -> int:
     magic = c.take(4)
     if magic != struct.pack("<I", GGUF_MAGIC):
-        refuse_foreign(c.path, c.data[:HEAD])
+        refuse_foreign(c.path, c.data)
         raise c.fail(
             "not a GGUF file",
             expected="the magic 'GGUF'",

@@ -15,11 +15,9 @@ from ..arch.types import Severity
 from ..errors import ArchitectureError, FormatError
 from ..ggufio.purpose import MODEL, OTHER, VOCABULARY, purpose
 from ..ggufio.types import Header
-from .counts import count_findings
-from .entry_types import entry_type_findings
+from .entries import count_findings, entry_type_findings, name_findings, split_findings
 from .expected import foreign_tensors, missing_tensors, scale_findings
 from .format import format_findings
-from .names import name_findings, split_findings
 from .shapes import shape_findings
 
 _SPECIAL = ("bos", "eos", "unknown", "padding", "eot", "eom", "seperator", "mask")

@@ -13,16 +13,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, PlanError, did_you_mean, json_text
 from . import ops
-from .distil import distil
 from .edits import Drop, Lora, Mask
-from .heal import heal
-from .recipe_arguments import STEPS, whole
-from .text import parse_layers, parse_pair, parse_stack
+from .text import mapping, parse_layers, parse_pair, parse_stack, whole
 from .types import Plan
 
 #: Keys of a recipe document that belong to the pipeline (`ggsurgery run`), not to surgery.
@@ -58,14 +56,8 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a mapping, found {value!r}")
-    return value
-
-
-#: Every operation that a recipe may name.
-OPERATIONS: dict[str, Operation] = {
+#: The operations that compute nothing; `recipe_arguments` has the others.
+_PLAIN: dict[str, Operation] = {
     "delete": Operation(ops.delete, {"layer": parse_layers}, ("layer",)),
     "swap": Operation(
         lambda plan, layers: ops.swap(plan, *layers), {"layers": parse_pair}, ("layers",)
@@ -76,11 +68,21 @@ OPERATIONS: dict[str, Operation] = {
     "set": Operation(ops.set_metadata, {"key": str, "value": _same, "type": str}, ("key", "value")),
     "unset": Operation(ops.unset_metadata, {"key": str}, ("key",)),
     "drop_tensor": Operation(ops.drop_tensor, {"tensor": str}, ("tensor",)),
-    "trim_vocab": Operation(ops.trim_vocab, {"map": str, "ids": _mapping}, ("map", "ids")),
-    **{name: Operation(*parts) for name, parts in STEPS.items()},
-    "heal": Operation(heal, {"layer": parse_layers, "fit": _mapping}, ("fit",)),
-    "distil": Operation(distil, {"fit": _mapping}, ("fit",)),
+    "trim_vocab": Operation(ops.trim_vocab, {"map": str, "ids": mapping}, ("map", "ids")),
 }
+
+
+@cache
+def operations() -> dict[str, Operation]:
+    """Every operation that a recipe may name."""
+    from .recipe_arguments import STEPS  # what a plain cut does not need
+
+    return _PLAIN | {name: Operation(*parts) for name, parts in STEPS.items()}
+
+
+def _operation(name: str) -> Operation | None:
+    return _PLAIN.get(name) or operations().get(name)
+
 
 #: Steps that change the header only: the model keeps its name.
 HEADER_STEPS = ("set", "unset")
@@ -108,9 +110,9 @@ class Step:
         Raises:
             PlanError: unknown operation or argument, or the operation refuses.
         """
-        found = OPERATIONS.get(self.operation)
+        found = _operation(self.operation)
         if found is None:
-            raise PlanError(_unknown("operation", self.operation, OPERATIONS))
+            raise PlanError(_unknown("operation", self.operation, operations()))
         given = dict(self.arguments)
         for name in found.required:
             if name not in given:
@@ -286,13 +288,14 @@ def _step(entry: Any, number: int, where: str | Path) -> Step:
             found=repr(entry)[:80],
         )
     ((operation, arguments),) = entry.items()
-    if operation not in OPERATIONS:
+    read = _operation(operation) if isinstance(operation, str) else None
+    if read is None:
         raise FormatError(
-            f"operation {number}: {_unknown('operation', str(operation), OPERATIONS)}", file=where
+            f"operation {number}: {_unknown('operation', str(operation), operations())}", file=where
         )
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, dict):
-        required = OPERATIONS[operation].required
+        required = read.required
         if len(required) != 1:
             raise FormatError(
                 f"operation {number} ({operation}) needs its arguments by name",
@@ -309,7 +312,7 @@ def _step(entry: Any, number: int, where: str | Path) -> Step:
             expected="numbers, text, lists; put dates into quotes",
             found=str(error),
         ) from None
-    known = OPERATIONS[operation].arguments
+    known = read.arguments
     return Step(str(operation), tuple((_canonical(str(k), known), v) for k, v in arguments.items()))
 
 

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 from ..errors import PlanError
 from . import blend_ops, ops
 from .channels import channels_by_layer, keep_channels
+from .distil import distil
+from .heal import heal
 from .lora import merge_lora
-from .text import parse_layers, parse_pair
+from .text import mapping, parse_layers, parse_pair, whole
 
 T = TypeVar("T")
 
@@ -29,17 +31,6 @@ def number(value: Any) -> float:
         return float(value)
     except OverflowError:
         raise ValueError("the number is too large") from None
-
-
-def whole(value: Any) -> int:
-    """A whole number, also written as text.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"expected a whole number, found {value!r}")
-    return int(value)
 
 
 def numbers(value: Any) -> tuple[float, ...]:
@@ -221,4 +212,6 @@ STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], t
         },
         (),
     ),
+    "heal": (heal, {"layer": parse_layers, "fit": mapping}, ("fit",)),
+    "distil": (distil, {"fit": mapping}, ("fit",)),
 }

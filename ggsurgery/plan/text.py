@@ -126,3 +126,25 @@ def format_layers(layers: Sequence[int]) -> str:
         else:
             runs.append([layer, layer])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def whole(value: Any) -> int:
+    """A whole number, also written as text.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"expected a whole number, found {value!r}")
+    return int(value)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Values by name.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a mapping, found {value!r}")
+    return value

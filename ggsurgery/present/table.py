@@ -14,7 +14,6 @@ from html import escape
 from typing import Any
 
 from ..errors import printable
-from .markdown import Markdown, plain
 
 #: A column of text is not wrapped below this many cells.
 NARROWEST = 12
@@ -197,5 +196,7 @@ def _notes(cell: Any) -> str:
 
 
 def _row(cells: Sequence[Any]) -> str:
+    from .markdown import Markdown, plain  # for one of the three forms
+
     texts = (c if isinstance(c, Markdown) else plain(_text(c)) for c in cells)
     return f"| {' | '.join(_BAR.sub(_ESCAPED, text) for text in texts)} |"

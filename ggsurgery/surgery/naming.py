@@ -14,7 +14,7 @@ from ..ggufio.constants import (
     LlamaFileType,
 )
 from ..ggufio.types import TensorInfo, Value
-from ..plan.recipe import OPERATIONS
+from ..plan.recipe import operations
 
 #: Beyond how many a unit is used, its factor and its letter; thousands serve what is smaller.
 _UNITS = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (0, 1e-3, "K"))
@@ -73,7 +73,7 @@ def new_identity(
     if name is None and old_name is not None and done:
         plain = _with_label(old_name, old_label, label)
         before = _DONE.match(plain)
-        if before and before["done"].split()[0] in OPERATIONS:  # operated on here before
+        if before and before["done"].split()[0] in operations():  # operated on here before
             plain, done = before["name"], f"{before['done']}; {done}"
         name = f"{plain} ({done})"
     if name is not None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..arch import rules_for, unpruned
+from ..arch import rules_for
+from ..arch.unprune import unpruned
 from ..errors import PlanError, printable
 from ..ggufio.changes import changes
 from ..ggufio.constants import GGUFValueType

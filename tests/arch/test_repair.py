@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggsurgery.arch import rules_for, unpruned
+from ggsurgery.arch import rules_for
 from ggsurgery.arch.check import check
+from ggsurgery.arch.unprune import unpruned
 from ggsurgery.errors import FormatError, PlanError
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.inspect.verify import verify

@@ -23,7 +23,7 @@ from ggsurgery.ggufio.new_value import new_value
 from ggsurgery.ggufio.reader import Source
 from ggsurgery.ggufio.types import Value
 from ggsurgery.ggufio.writer import encode_header
-from ggsurgery.inspect.entry_types import entry_type_findings
+from ggsurgery.inspect.entries import entry_type_findings
 from ggsurgery.runtime import binding, log, worker
 
 from .._gguf import tiny_llama

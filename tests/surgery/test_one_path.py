@@ -96,4 +96,4 @@ def test_modules_that_a_deletion_touches(tmp_path):
         check=True,
         env=environment(),
     )
-    assert int(done.stdout.split()[0]) <= 60, done.stdout
+    assert int(done.stdout.split()[0]) <= 58, done.stdout
