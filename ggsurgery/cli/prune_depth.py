@@ -10,7 +10,9 @@ import click
 from ..find.prune_depth import Choice
 from ..jobs.candidates import envelope_of
 from ..jobs.prune_depth import PruneDepthRequest
+from ..measure.results.comparison import Cost, is_logarithmic
 from ..plan.text import format_layers
+from ._measuring import in_words
 from ._output import echo, note, table
 from ._requests import Maker, perform
 from ._surgery import Surgery, check_early, in_out, operate, surgery_options
@@ -43,6 +45,18 @@ def prune_depth(surgery: Surgery, make: Maker, source: Path, out: Path) -> None:
     operate(surgery, choice.recipe.steps, [source], out, spared=request.inputs, figures=figures)
 
 
+def _cost(cost: Cost, metric: str) -> str:
+    """Difference and test of the whole cut; empty where its items give no test."""
+    if cost.p_corrected is None:
+        return ""
+    what = "log ratio" if is_logarithmic(metric) else "difference"
+    tried = f"Holm, {cost.n_candidates} cuts measured" if cost.n_candidates > 1 else "one cut"
+    return (
+        f"; {what} {in_words(cost.difference)}, p = {cost.p_corrected:.4f} "
+        f"({cost.difference.test}, n = {cost.difference.n}; {tried})"
+    )
+
+
 def _show(choice: Choice, metric: str) -> None:
     what = {
         "influence": "influence",
@@ -53,7 +67,7 @@ def _show(choice: Choice, metric: str) -> None:
     }
     rows = [(i + 1, layer, f"{score:.5f}") for i, (layer, score) in enumerate(choice.rounds)]
     echo(table(rows, ("cut", "layer", what[choice.by])))
-    echo(f"{metric}: {choice.before:.4f} uncut, {choice.after:.4f} cut")
+    echo(f"{metric}: {choice.before:.4f} uncut, {choice.after:.4f} cut{_cost(choice.cost, metric)}")
     note("figures are of the calibration text: measure the result on another one")
     if choice.by == "healed":
         layers = format_layers(sorted(choice.layers))

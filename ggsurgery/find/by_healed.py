@@ -12,7 +12,7 @@ features folded into its `ffn_down`), and the candidates are ranked by perplexit
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -25,6 +25,8 @@ from ..compensate.settings import RIDGE, Settings
 from ..errors import EngineError, GGSurgeryError, InputError, OutputError, PlanError
 from ..files.progress import Progress
 from ..measure.metrics.perplexity import of_windows
+from ..measure.results.comparison import Cost, Difference, paired
+from ..measure.results.score import Score
 from ..measure.setup import Setup
 from ..measure.variants import Candidates
 from ..plan.heal import PROJECTION, corrected
@@ -41,10 +43,11 @@ FIRST = Settings().first
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Each cut layer with the perplexity after it, and the uncut model's perplexity."""
+    """Each cut layer with the perplexity after it, the uncut model's, and what the cut costs."""
 
     rounds: tuple[tuple[int, float], ...]
     before: float
+    cost: Cost
 
 
 def choose_by_healed(
@@ -92,10 +95,8 @@ def choose_by_healed(
                 found=len(free),
             )
         spans = _spans(free, count)
-        race = _Race(
-            fit, rank, arrays, progress, len(spans) + sum(len(free) - n for n in range(count))
-        )
-        before = of_windows(rank.prepare(base))[1]
+        uncut, total = _score(rank.prepare(base)), sum(len(free) - n for n in range(count))
+        race = _Race(fit, rank, arrays, progress, len(spans) + total, uncut)
         span = race.run(base, spans) if spans else None
         rounds: list[tuple[int, float]] = []
         best: _Candidate | None = None
@@ -109,10 +110,15 @@ def choose_by_healed(
             free.discard(best.layers[0])
             rounds.append((best.layers[0], best.perplexity))
         if span is not None and (best is None or span.perplexity < best.perplexity):
-            return Chosen(tuple((layer, span.perplexity) for layer in span.layers), before)
+            best, rounds = span, [(layer, span.perplexity) for layer in span.layers]
         if best is None:
             raise race.refused or PlanError("no layer can be cut and healed", file=setup.path)
-    return Chosen(tuple(rounds), before)
+    return Chosen(tuple(rounds), uncut.value, Cost.of(best.difference, race.differences))
+
+
+def _score(losses: Sequence[float]) -> Score:
+    """The perplexity of the mean losses of windows."""
+    return Score("perplexity", of_windows(losses)[1], None, len(losses), items=tuple(losses))
 
 
 def _spans(free: set[int], count: int) -> list[tuple[int, ...]]:
@@ -131,6 +137,7 @@ class _Candidate:
     layers: tuple[int, ...]
     plan: Plan
     key: str
+    difference: Difference
 
 
 class _Race:
@@ -143,9 +150,12 @@ class _Race:
         arrays: dict[str, F32],
         progress: Progress | None,
         total: int,
+        uncut: Score,
     ) -> None:
         self.fit, self.rank, self.arrays = fit, rank, arrays
         self.progress, self.done, self.total = progress, 0, total
+        self.uncut = uncut
+        self.differences: list[Difference] = []
         self.refused: GGSurgeryError | None = None
 
     def run(self, base: Plan, cuts: list[tuple[int, ...]]) -> _Candidate | None:
@@ -183,12 +193,15 @@ class _Race:
         carrier = corrected(base.blocks[place], PROJECTION, key)
         plan = _without(base, place, carrier, length)
         try:
-            value = of_windows(self.rank.nll(plan))[1]
+            score = _score(self.rank.nll(plan))
         except GGSurgeryError:
             del self.arrays[key]
             raise
         layers = tuple(main_reference(block).index for block in gone)
-        return _Candidate(math.inf if math.isnan(value) else value, layers, plan, key)
+        difference = paired(score, self.uncut)
+        self.differences.append(difference)
+        value = math.inf if math.isnan(score.value) else score.value
+        return _Candidate(value, layers, plan, key, difference)
 
 
 def _without(plan: Plan, place: int, carrier: Block, length: int) -> Plan:

@@ -18,6 +18,8 @@ from typing import Any, Literal
 from ..errors import ArchitectureError, GGSurgeryError, InputError, OutputError, PlanError
 from ..files.progress import Progress
 from ..ggufio.reader import Source
+from ..measure.results.comparison import Cost, Difference
+from ..measure.results.score import Score
 from ..measure.setup import Setup
 from ..measure.variants.journal import Journal
 from ..measure.variants.measure import Measurer
@@ -40,7 +42,8 @@ class Choice:
     `rounds` tells of every cut in its order: the layer (as numbered in the file), and the
     figure that spoke for it (`score`: influence, distance, or the metric after the cut).
     `before` and `after` are the metric of the uncut model and of the whole cut, on the text
-    or the questions that it was chosen on.
+    or the questions that it was chosen on, and `cost` is their paired difference (of healed: after
+    the quick refit), corrected for all cuts that were measured.
     """
 
     by: By
@@ -48,6 +51,7 @@ class Choice:
     rounds: Rounds
     before: float
     after: float
+    cost: Cost
     sink: int | None = None
 
     @property
@@ -61,6 +65,7 @@ class Choice:
             "rounds": [{"layer": layer, "score": score} for layer, score in self.rounds],
             "before": self.before,
             "after": self.after,
+            "cost": self.cost.to_json(),
             "sink": self.sink,
         }
 
@@ -115,7 +120,7 @@ def choose(
             raise PlanError("--by healed ranks by perplexity", found=f"--metric {setup.metric}")
         best = choose_by_healed(setup, count, keep, progress)
         layers = tuple(layer for layer, _ in best.rounds)
-        return Choice(by, layers, best.rounds, best.before, best.rounds[-1][1])
+        return Choice(by, layers, best.rounds, best.before, best.rounds[-1][1], best.cost)
     found = None
     if by in ("influence", "angular"):
         found = measure_influence(setup, progress, tokens)
@@ -134,7 +139,8 @@ def choose(
         layers = tuple(layer for layer, _ in rounds)
         after = table.shown(table.figure(layers))
         sink = None if found is None else found.sink
-        return Choice(by, layers, rounds, measurer.base.value, after, sink)
+        cost = Cost.of(table.differences[tuple(sorted(layers))], [*table.differences.values()])
+        return Choice(by, layers, rounds, measurer.base.value, after, cost, sink)
 
 
 def _too_few(setup: Setup, count: int, found: int) -> PlanError:
@@ -175,7 +181,10 @@ def measure_influence(
 
 
 class _Table:
-    """Figures of cut sets, measured once each; smaller is better."""
+    """Figures of cut sets, measured once each; smaller is better.
+
+    `differences` are those of the measured sets to the uncut model.
+    """
 
     def __init__(self, measurer: Measurer, journal: Path | None, keep: Collection[int]) -> None:
         self.measurer = measurer
@@ -186,6 +195,7 @@ class _Table:
                 raise PlanError(f"layer {layer} does not exist", expected=f"0 to {n_layers - 1}")
         self.free = frozenset(range(n_layers)) - frozenset(keep)
         setup = measurer.setup
+        self.differences: dict[tuple[int, ...], Difference] = {}
         self.refused: GGSurgeryError | None = None
         self.book: Journal | None = None
         if journal is not None:
@@ -214,7 +224,9 @@ class _Table:
             }
             if self.book is not None:
                 self.book.finished(known)
-        value = float(known["value"])
+        value, items = float(known["value"]), tuple(map(float, known["items"]))
+        score = Score(self.measurer.base.metric, value, None, len(items), items=items)
+        self.differences[tuple(sorted(cut))] = self.measurer.difference(score)
         return value if self.measurer.setup.lower_is_better else -value
 
     def tried(self, cut: tuple[int, ...]) -> float | None:

@@ -69,6 +69,31 @@ def test_kept_layers_stay_and_the_cut_is_measured(by: By, tmp_path: Path) -> Non
         assert value == pytest.approx(file.value, rel=1e-4)
 
 
+def test_the_cost_is_tested_for_all_cuts_that_were_measured() -> None:
+    """Student's t test and Holm's rule, written out here."""
+    with Measurer(SETUP) as measurer:
+        base = measurer.base
+        cuts = [measurer.measure(delete(measurer.session.identity, [i])) for i in range(N_LAYERS)]
+    p_values = []
+    for cut in cuts:
+        d = np.subtract(cut.items, base.items)
+        t = abs(d.mean() / (d.std(ddof=1) / np.sqrt(3)))
+        p_values.append(1 - t / np.sqrt(2 + t * t))  # Student's with two degrees of freedom
+    ranked = sorted(range(N_LAYERS), key=lambda i: p_values[i])
+    holm, highest = {}, 0.0
+    for place, i in enumerate(ranked):
+        highest = max(highest, min(1.0, (N_LAYERS - place) * p_values[i]))
+        holm[i] = highest
+    found = choose(SETUP, "scan", 1)
+    (layer,) = found.layers
+    assert found.cost.n_candidates == N_LAYERS and found.cost.difference.test == "paired t"
+    assert found.cost.difference.p_value == pytest.approx(p_values[layer], rel=1e-3)
+    assert found.cost.p_corrected == pytest.approx(holm[layer], rel=1e-3)
+    assert np.exp(found.cost.difference.value) == pytest.approx(found.after / found.before)
+    one = choose(SETUP, "influence", 2)
+    assert one.cost.n_candidates == 1 and one.cost.p_corrected == one.cost.difference.p_value
+
+
 def test_too_many_kept() -> None:
     for keep, message in ((range(N_LAYERS - 1), "too many"), ([N_LAYERS], "does not exist")):
         with pytest.raises(PlanError, match=message):
@@ -210,6 +235,9 @@ def test_by_healed_ranks_by_what_is_left_after_a_refit(cuts, monkeypatch) -> Non
     assert found.layers == (span.layers if best is span else (*first.layers, *second.layers))
     bare = choose(setup, "greedy", 2, keep=[0, 8])
     assert found.before != bare.before  # ranked on the last quarter of the windows
+    assert np.exp(found.cost.difference.value) == pytest.approx(found.after / found.before)
+    if len(cuts[0]) == 1:
+        assert found.cost.n_candidates == 6 + 8 + 7  # spans without 0 and 8, two rounds
     windows = setup.windows()
     text_of_rank = windows.part(range(9, 12))
     fitted = windows.part(range(9))

@@ -138,6 +138,38 @@ def corrected(differences: Sequence[Difference | None]) -> list[float | None]:
     return [None if d is None or d.p_value is None else next(rest) for d in differences]
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one of several candidates differs by from the uncut model.
+
+    Args:
+        p_corrected: its p with Holm's correction for all `n_candidates` that were measured.
+    """
+
+    difference: Difference
+    p_corrected: float | None
+    n_candidates: int
+
+    @classmethod
+    def of(cls, chosen: Difference, candidates: Sequence[Difference]) -> Cost:
+        """`chosen` is one of the candidates."""
+        p_values = corrected(candidates)
+        return cls(chosen, p_values[candidates.index(chosen)], len(candidates))
+
+    def to_json(self) -> dict[str, Any]:
+        ends = self.difference.interval
+        return {
+            "difference": self.difference.value,
+            "stderr": self.difference.stderr,
+            "interval": None if ends is None else ends.to_json(),
+            "p": self.difference.p_value,
+            "p_corrected": self.p_corrected,
+            "test": self.difference.test,
+            "n": self.difference.n,
+            "candidates": self.n_candidates,
+        }
+
+
 def compare(base: Score, other: Score) -> Comparison:
     """Compare two scores of one metric, paired by unit where both carry their items.
 
