@@ -11,16 +11,13 @@ is in the folder already is not made again. The tables go into the README.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks._bench import Bench  # noqa: E402
 from benchmarks._inputs import data, smollm2_f16  # noqa: E402
 
 #: Thresholds tried for LaCo, highest first: the first that gets down to --layers counts.
@@ -42,71 +39,6 @@ THRESHOLDS = (
 )
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Where things are, and how to make and measure a file."""
-
-    model: Path
-    calibrate: Path
-    report: Path
-    questions: Path
-    folder: Path
-    chunks: int
-    limit: int
-
-    def command(self, *arguments: object) -> str:
-        """Run `ggsurgery …` and return what it prints."""
-        words = [str(a) for a in arguments]
-        print("$ ggsurgery", *words, flush=True, file=sys.stderr)
-        run = [sys.executable, "-m", "ggsurgery", *words]
-        return subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-    def make(self, name: str, command: str, *arguments: object, text: bool = True) -> Path:
-        out, kept = self.folder / f"{name}.gguf", self.folder / f"{name}.made.json"
-        if not kept.exists():  # a LaCo run that merges nothing leaves no file
-            more = ("--text", self.calibrate) if text else ()
-            figures = self.command(command, *arguments, *more, "--force", "--json", self.model, out)
-            kept.write_text(figures, encoding="utf-8")
-        return out
-
-    def measure(self, path: Path) -> tuple[str, str]:
-        """Perplexity and accuracies as the table shows them."""
-        kept = self.folder / f"{path.stem}.measured.json"
-        if not kept.exists():
-            found = [
-                json.loads(
-                    self.command(
-                        "perplexity",
-                        path,
-                        "--text",
-                        self.report,
-                        "--ctx",
-                        512,
-                        "--chunks",
-                        self.chunks,
-                        "--json",
-                    )
-                ),
-                json.loads(
-                    self.command(
-                        "choices", path, "--data", self.questions, "--limit", self.limit, "--json"
-                    )
-                ),
-            ]
-            kept.write_text(json.dumps(found), encoding="utf-8")
-        perplexity, scores = json.loads(kept.read_text(encoding="utf-8"))
-        accuracy = {s["metric"]: s for s in scores["scores"]}["acc_norm"]
-        digits = 1 if perplexity["value"] < 1000 else 0
-        return (
-            f"{perplexity['value']:,.{digits}f} ± {perplexity['stderr']:,.{digits}f}",
-            f"{100 * accuracy['value']:.1f} ± {100 * accuracy['stderr']:.1f}",
-        )
-
-    def facts(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / f"{name}.made.json").read_text())
-        return found
-
-
 def main() -> None:
     """Make the cuts, measure them, print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -123,7 +55,7 @@ def main() -> None:
         model,
         given.calibrate or data("wikitext2.valid.raw"),
         given.report or data("wikitext2.test.raw"),
-        given.questions or data("arc_easy_test.jsonl"),
+        (given.questions or data("arc_easy_test.jsonl"),),
         given.folder,
         given.chunks,
         given.limit,
