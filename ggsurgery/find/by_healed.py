@@ -19,9 +19,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..compensate.nodes import check_layer, weights
-from ..compensate.regression import Regression, Rows
-from ..compensate.settings import RIDGE, Settings
+from ..compensate.nodes import check_layer
+from ..compensate.quick import correction, statistics
 from ..errors import EngineError, GGSurgeryError, InputError, OutputError, PlanError
 from ..files.progress import Progress
 from ..measure.metrics.perplexity import of_windows
@@ -31,14 +30,12 @@ from ..measure.setup import Setup
 from ..measure.variants import Candidates
 from ..plan.heal import PROJECTION, corrected
 from ..plan.types import Block, Plan, main_reference
-from ..runtime.engine import Outputs
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 #: Bytes of the statistics that one pass over the windows gathers.
 STATISTICS_BYTES = 512 << 20
-FIRST = Settings().first
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +59,7 @@ def choose_by_healed(
         PlanError: fewer than two windows, or too few layers to choose from.
         GGSurgeryError: no candidate can be healed; the refusal of the last one.
     """
-    windows = setup.windows()
-    ranked = max(1, len(windows) // 4)
-    if len(windows) < 2:
-        raise PlanError("healed candidates need text to fit and to rank", expected="two windows")
-    fitted = windows.part(range(len(windows) - ranked))
+    fitted, ranked = setup.windows().to_fit_and_rank()
     arrays: dict[str, F32] = {}
     with ExitStack() as stack:
         fit, rank = (
@@ -80,10 +73,7 @@ def choose_by_healed(
                     allow_unknown_arch=setup.allow_unknown_arch,
                 )
             )
-            for part, size in (
-                (fitted, 0),
-                (windows.part(range(len(windows) - ranked, len(windows))), setup.cache_bytes),
-            )
+            for part, size in ((fitted, 0), (ranked, setup.cache_bytes))
         )
         base = fit.identity
         free = set(range(1, len(base.blocks))) - set(keep)
@@ -165,11 +155,11 @@ class _Race:
             cuts: runs of neighbours, all of one length, by their numbers in the file.
         """
         best: _Candidate | None = None
-        for place, correction in _corrections(self.fit, base, cuts):
+        for place, change in _corrections(self.fit, base, cuts):
             try:
-                if isinstance(correction, GGSurgeryError):
-                    raise correction
-                found = self._measure(base, place, len(cuts[0]), correction)
+                if isinstance(change, GGSurgeryError):
+                    raise change
+                found = self._measure(base, place, len(cuts[0]), change)
                 if best is None or (found.perplexity, found.layers) < (
                     best.perplexity,
                     best.layers,
@@ -186,10 +176,10 @@ class _Race:
                 self.progress(self.done, self.total)
         return best
 
-    def _measure(self, base: Plan, place: int, length: int, correction: F64) -> _Candidate:
+    def _measure(self, base: Plan, place: int, length: int, change: F64) -> _Candidate:
         gone = base.blocks[place + 1 : place + 1 + length]
         key = f"quick.{self.done}"
-        self.arrays[key] = np.ascontiguousarray(correction, np.float32)
+        self.arrays[key] = np.ascontiguousarray(change, np.float32)
         carrier = corrected(base.blocks[place], PROJECTION, key)
         plan = _without(base, place, carrier, length)
         try:
@@ -216,6 +206,7 @@ def _corrections(
     that layer cannot be corrected."""
     layers = [main_reference(block).index for block in base.blocks]
     first, length = {cut[0] for cut in cuts}, len(cuts[0])
+    n = len(session.identity.blocks)
     places, width = [], int(session.source.header.get("{arch}.embedding_length") or 1)
     for place in range(len(layers) - length):
         if layers[place + 1] in first:
@@ -227,65 +218,11 @@ def _corrections(
     size = max(1, STATISTICS_BYTES // (16 * width * width))
     for begin in range(0, len(places), size):
         part = places[begin : begin + size]
-        sums = _statistics(session, base, part, length)
+        ends = {p: p + 1 + length for p in part}
+        wanted = {p: (layers[end] if end < len(layers) else n) - 1 for p, end in ends.items()}
+        sums = statistics(session, base, wanted)
         for place in part:
-            found = sums.pop(place)
-            if not found.fits:
-                yield (
-                    place,
-                    EngineError(
-                        f"layer {layers[place]} cannot take over: the states around it are zero or "
-                        "not numbers",
-                        file=session.path,
-                    ),
-                )
-                continue
-            d, _ = found.solve(RIDGE)
-            yield place, d.T @ weights(session, base.blocks[place], PROJECTION)
-
-
-def _statistics(
-    session: Candidates, base: Plan, places: list[int], length: int
-) -> dict[int, Regression]:
-    """Sums over the windows for some places, each towards the uncut state behind the cut, which
-    is as if the `length` layers behind the place had run."""
-    layers = [main_reference(block).index for block in base.blocks]
-    n = len(session.identity.blocks)
-    ends = {p: p + 1 + length for p in places}
-    wanted = {p: (layers[end] if end < len(layers) else n) - 1 for p, end in ends.items()}
-    targets = {p: f"l_out-{layer}" for p, layer in wanted.items()}
-    own = [f"{name}-{p}" for p in places for name in ("ffn_inp", "ffn_out")]
-    same = base == session.identity
-    # the last layer computes only the tokens whose logits are asked for
-    outputs: Outputs = "all" if n - 1 in wanted.values() else "last"
-    sums: dict[int, Regression] = {}
-    with ExitStack() as stack:
-        uncut = stack.enter_context(session.open(session.identity)).engine
-        uncut.observe([*targets.values(), *own] if same else list(targets.values()))
-        now = uncut if same else stack.enter_context(session.open(base)).engine
-        if not same:
-            now.observe(own)
-        for tokens in session.windows.inputs:
-            uncut.reset()
-            uncut.decode(tokens, logits=outputs, copy=False)
-            states = uncut.observed
-            if not same:
-                now.reset()
-                now.decode(tokens, logits="last", copy=False)
-            seen = now.observed
-            for place in places:
-                names = (f"ffn_inp-{place}", f"ffn_out-{place}")
-                missing = [x for x in names if x not in seen]
-                missing += [targets[place]] if targets[place] not in states else []
-                if missing:
-                    raise EngineError(
-                        "this architecture's graph does not show what healing fits",
-                        file=session.path,
-                        expected=missing[0],
-                        hint="--by greedy measures without looking inside.",
-                    )
-                z, y, m = states[targets[place]], seen[names[0]], seen[names[1]]
-                if place not in sums:
-                    sums[place] = Regression(m.shape[1], z.shape[1], FIRST)
-                sums[place].add(Rows(m, z - y - m, z, z - y))
-    return sums
+            try:
+                yield place, correction(session, base.blocks[place], sums.pop(place))
+            except EngineError as error:
+                yield place, error

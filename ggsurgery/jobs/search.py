@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
+from ..compensate.quick import quickly_healed
 from ..errors import OutputError, RequestError
 from ..files import temporary
 from ..files.atomic import atomic_path
@@ -88,6 +89,13 @@ class SearchRequest(CandidateRequest, frozen=True, kw_only=True):
             "objectives."
         ),
     ] = "tpe"
+    heal: Annotated[
+        bool,
+        option(
+            "Rank by the perplexity after a quick refit at the seams, as `prune-depth --by healed` "
+            "does: fitted on three quarters of the windows, measured on the last quarter."
+        ),
+    ] = False
     halving: Annotated[
         bool,
         option("Give up on a candidate in the worse half of those seen, after 1, 2, 4 … windows."),
@@ -127,8 +135,17 @@ class SearchRequest(CandidateRequest, frozen=True, kw_only=True):
 
     def agree(self) -> None:
         parse_budget(self.budget)
+        if self.heal and self.objective != "perplexity":
+            raise RequestError("`heal` ranks by perplexity", found=f"`objective` {self.objective}")
+        if self.heal and self.report_data is not None:
+            raise RequestError("`heal` reports on a text", expected="`report_text`")
         if self.report_text is not None and self.report_data is not None:
             raise RequestError("the winner is reported on `report_text` or on `report_data`")
+
+    def setup(self, metric: str) -> Setup:
+        """As the library takes it."""
+        found = super().setup(metric)
+        return replace(found, refit=quickly_healed) if self.heal else found
 
     @property
     def url(self) -> str:

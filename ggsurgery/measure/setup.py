@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from ..errors import GGSurgeryError
 from ..files.digest import sha256_of_file
 from ..files.text import read_corpus
+from ..plan.types import Plan
 from ..runtime.vocab_only import VocabularyFile
 from .draw import SEED
 from .registry import METRICS, Metric, chosen
@@ -16,6 +18,8 @@ from .windows import Windows
 
 #: How a candidate is loaded; see `variants.session`.
 Route = Literal["auto", "suffix", "file", "live"]
+#: Gives the plan to measure: takes a session, a plan, and the arrays that the plan may name.
+Refit = Callable[[Any, Plan, dict[str, Any]], Plan]
 #: Bytes of hidden states kept unless another bound is asked for.
 CACHE_BYTES = 512 << 20
 
@@ -33,6 +37,8 @@ class Setup:
         limit_seed: which questions those are.
         score: which accuracy counts for choices and for tasks that have several.
         parse_special: read special tokens in the text as the tokens they name.
+        refit: changes each plan before it is measured, fitted on three quarters of the windows;
+            figures are of the last quarter. Of perplexity only.
         row: the metric's row, from the registry; a process of its own gets it with the setup.
     """
 
@@ -49,6 +55,7 @@ class Setup:
     n_threads: int | None = None
     allow_unknown_arch: bool = False
     parse_special: bool = False
+    refit: Refit | None = None
     row: Metric | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +124,7 @@ class Setup:
             "limit_seed": None if self.limit is None or self.data is None else self.limit_seed,
             "score": self.score if row.scored else None,
             **({"task": self.argument.rpartition("/")[2]} if row.needs == "task" else {}),
+            **({"healed": True} if self.refit is not None else {}),
             **({"parse_special": True} if self.needs_text and self.parse_special else {}),
         }
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import EngineError, GGSurgeryError
+from ..errors import EngineError, GGSurgeryError, PlanError
 from ..runtime.nonfinite import not_finite
 from ..runtime.protocols import LanguageModel, Logits, Tokens
 from ..runtime.vocabulary import Vocabulary
@@ -160,6 +160,20 @@ class Windows:
         return Windows(
             tuple(self.inputs[i] for i in indices), tuple(self.targets[i] for i in indices)
         )
+
+    def to_fit_and_rank(self) -> tuple[Windows, Windows]:
+        """Three quarters to fit candidates on, and the last quarter to compare them on.
+
+        Raises:
+            PlanError: fewer than two windows.
+        """
+        n = len(self)
+        if n < 2:
+            raise PlanError(
+                "healed candidates need text to fit and to rank", expected="two windows"
+            )
+        cut = n - max(1, n // 4)
+        return self.part(range(cut)), self.part(range(cut, n))
 
 
 def window_logits(model: LanguageModel, window: Window) -> Logits:

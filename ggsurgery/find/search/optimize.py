@@ -352,7 +352,7 @@ class _Worker:
         total = len(self.measurer.windows)
         losses: list[F64] = []
         behind = False
-        with self.measurer.session.open(plan) as candidate:
+        with self.measurer.session.open(self.measurer.refitted(plan)) as candidate:
             for count in range(1, total + 1):
                 losses.append(window_losses(candidate, count - 1))
                 if count & (count - 1) == 0 and count < total:  # 1, 2, 4, 8 …

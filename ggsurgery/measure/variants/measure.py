@@ -35,6 +35,22 @@ class Measurer(ExitStack):
         self.meter: Meter[Any] = meter_of(setup.asked)
         self._data = self.meter.read(setup)
         windows = self.meter.windows(self._data)
+        given: dict[str, Any] = {}
+        self._fitted: Candidates | None = None
+        if setup.refit is not None:
+            assert windows is not None and setup.asked.name == "perplexity"
+            fitted, windows = windows.to_fit_and_rank()
+            self._data = windows
+            self._fitted = self.enter_context(
+                Candidates(
+                    setup.path,
+                    fitted,
+                    cache_bytes=0,
+                    n_threads=setup.n_threads,
+                    allow_unknown_arch=setup.allow_unknown_arch,
+                    given=given,
+                )
+            )
         self.session = self.enter_context(
             Candidates(
                 setup.path,
@@ -43,6 +59,7 @@ class Measurer(ExitStack):
                 route=setup.route,
                 n_threads=setup.n_threads,
                 allow_unknown_arch=setup.allow_unknown_arch,
+                given=given,
             )
         )
         try:
@@ -80,7 +97,17 @@ class Measurer(ExitStack):
         Raises:
             GGSurgeryError: the plan is refused, or the candidate cannot be run.
         """
-        return self.meter.measure(Variant(self.session, plan), self._data, progress)
+        return self.meter.measure(Variant(self.session, self.refitted(plan)), self._data, progress)
+
+    def refitted(self, plan: Plan) -> Plan:
+        """The plan as it is measured.
+
+        Raises:
+            GGSurgeryError: it cannot be refitted.
+        """
+        if self._fitted is None or self.setup.refit is None:
+            return plan
+        return self.setup.refit(self._fitted, plan, self._fitted.given)
 
     def difference(self, measured: Score) -> Difference:
         """Against the base, item by item where both have the same items."""
