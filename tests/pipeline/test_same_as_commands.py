@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from .._command import Said, call
+from .._needs import needs_package
 from .._shapes import BYTES, small, write_shapes
+from .._tiny import MODEL, SEARCH_TEXT
 
 QUESTION = '{"id": "%d", "query": "Two and two are", "choices": ["four", "five"], "answer": 0}\n'
 
@@ -89,6 +92,41 @@ def test_figures_are_the_same(folder: Path, name: str) -> None:
         assert json.loads(alone) == json.loads(together)
     else:
         assert alone == together
+
+
+LACO = {"texts": 2, "ctx": 64, "threshold": 0.1, "lowest": 6, "merge_layers": 2}
+RELEASE = ("--license", "mit", "--no-memory", "--no-check-tokenizer")
+
+
+@pytest.mark.slow
+def test_laco_and_a_release_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model, statistics and bundle; the manifest of a run holds its recipe as well."""
+    needs_package("huggingface_hub", extra="hub")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(MODEL, "in.gguf")
+    Path("t.txt").write_text(SEARCH_TEXT.read_text(encoding="utf-8")[:3000], encoding="utf-8")
+    keys = ", ".join(f"{key}: {value}" for key, value in LACO.items())
+    Path("r.yaml").write_text(
+        f"name: X\nsource: {{file: in.gguf}}\nlaco: {{text: t.txt, {keys}}}\n"
+        "release: {memory: false, check_tokenizer: false, license: mit}\n"
+    )
+    call("run", "r.yaml", "--out", "out")
+    options = [w for k, v in LACO.items() for w in ("--" + k.replace("_", "-"), v)]
+    call("laco", *options, "--text", "t.txt", "--name", "X", "-o", "l.json", "in.gguf", "l.gguf")
+    assert Path("l.gguf").read_bytes() == Path("out/X.gguf").read_bytes()
+    laco = Path("out/results/laco.json")
+    assert json.loads(Path("l.json").read_text()) == json.loads(laco.read_text())
+    call("release", "out/X.gguf", "--out", "alone", "--name", "X", *RELEASE, "--results", laco)
+    alone, together = (
+        {p.name: p.read_bytes() for p in Path(folder).iterdir()}
+        for folder in ("alone", "out/bundle")
+    )
+    manifest = json.loads(together["manifest.json"])
+    assert manifest.pop("recipe") == Path("r.yaml").read_text()
+    assert manifest == json.loads(alone["manifest.json"])
+    for name in ("manifest.json", "SHA256SUMS"):  # of which one sum is the manifest's
+        del alone[name], together[name]
+    assert alone == together
 
 
 @pytest.mark.parametrize("name", REFUSED)
