@@ -13,6 +13,7 @@ import pytest
 from ggsurgery.measure.results.result_files import load_results
 from tests._command import call
 from tests._needs import ROOT, needs_package
+from tests._small_models import write_small_model
 from tests._tiny import MODEL, REPORT_TEXT, SEARCH_TEXT
 
 PAGE = ROOT / "docs" / "reference" / "json.md"
@@ -78,6 +79,17 @@ def arguments(command: str, folder: Path) -> list[object]:
             matrix = folder / "m.gguf"
             call("imatrix", "collect", MODEL, matrix, *WINDOWS)
             return ["imatrix", "show", matrix]
+        case "speed":
+            return [command, MODEL, "--prompt", 8, "--generate", 1, "-r", 1]
+        case "experts rank" | "experts sweep":
+            mixture = folder / "moe.gguf"
+            write_small_model(mixture, width=64, n_layers=2, n_experts=16, vocabulary_of=MODEL)
+            rank = ["experts", "rank", mixture, *WINDOWS]
+            if command == "experts rank":
+                return rank
+            ranking = folder / "ranking.json"
+            call(*rank, "-o", ranking)
+            return ["experts", "sweep", mixture, "--ranking", ranking, *WINDOWS]
     raise AssertionError(f"{command} has a schema and no call here")
 
 
