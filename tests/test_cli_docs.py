@@ -325,7 +325,7 @@ def test_the_guide_to_experts_can_be_pasted(tmp_path, monkeypatch):
     texts = {"code": "heldout_search", "german": "heldout_report", "test": "heldout_report"}
     for name, source in texts.items():
         shutil.copy(ROOT / f"models/tiny-qwen3/{source}.txt", tmp_path / f"{name}.txt")
-    assert paste({"experts"}, monkeypatch, tmp_path, "experts.md") == 7
+    assert paste({"experts"}, monkeypatch, tmp_path, "experts.md") == 8
 
 
 @pytest.mark.slow

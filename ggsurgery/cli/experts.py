@@ -8,13 +8,17 @@ from typing import Any
 import click
 import numpy as np
 
+from ..compensate.experts import HealedExperts
+from ..compensate.fit import check_wins
 from ..find.experts.ranking import Method, Ranking
 from ..jobs.experts import ChooseExpertsRequest, RankExpertsRequest, SweepExpertsRequest
+from ..jobs.heal_experts import HealExpertsRequest
 from ..jobs.merge_experts import MergeExpertsRequest
 from ..plan.text import format_layers
 from ..present.numbers import human_count
+from ._files import FILE
 from ._output import echo, json_option, note, print_json, table
-from ._requests import Maker, perform, request_options
+from ._requests import Maker, output_option, perform, request_options
 from ._surgery import Surgery, check_early, in_out, operate, surgery_options
 
 #: Shades of the heat map, from the least needed expert of a layer to the most needed.
@@ -96,6 +100,40 @@ def merge(surgery: Surgery, make: Maker, source: Path, out: Path) -> None:
 
 
 @experts.command()
+@surgery_options(HealExpertsRequest, also=("out_type",), skip=("file", "cut", "any_cut"))
+@output_option("sidecar", "Write the fitted arrays here too (.npz).", old=())
+@click.argument("source", metavar="IN", type=FILE)
+@click.argument("cut", metavar="CUT", type=FILE)
+@click.argument("out", metavar="OUT", type=FILE)
+def heal(
+    surgery: Surgery, make: Maker, source: Path, cut: Path, out: Path, sidecar: Path | None
+) -> None:
+    """Heal a file whose experts were deleted or merged, without training.
+
+    CUT was made from IN. What each layer lacks against the uncut one is fitted into the down
+    projections of the experts that it kept, by least squares; a layer is corrected where that
+    helps on held-out text. No tensor is added.
+
+    \b
+    Example:
+      ggsurgery experts heal --text calibration.txt in.gguf pruned.gguf healed.gguf
+    """
+    request = make(HealExpertsRequest, file=source, cut=cut, any_cut=surgery.force)
+    others = [cut, Path(request.text)]
+    check_early((source,), out, surgery, sidecar, spared=others)
+    found = perform(request, "heal", "window").healed
+    if not surgery.as_json:
+        _show_healed(found)
+    if not request.any_cut:
+        check_wins(found)
+    if sidecar is not None and not surgery.dry_run:
+        found.sidecar.save(sidecar, inputs=(source, *others), force=surgery.force)
+    figures = {"heal": found.to_json()}
+    steps = found.recipe.steps
+    operate(surgery, steps, [source], out, given=found.sidecar, spared=others, figures=figures)
+
+
+@experts.command()
 @request_options(SweepExpertsRequest, arguments=("file",))
 @json_option
 def sweep(request: SweepExpertsRequest, as_json: bool) -> None:
@@ -148,6 +186,19 @@ def _show(found: Ranking, method: Method) -> None:
     note(
         f"{human_count(pooled.n_tokens)} tokens, {found.mixture.n_used} of "
         f"{found.mixture.n_experts} experts each; darker is needed more, within its layer"
+    )
+
+
+def _show_healed(found: HealedExperts) -> None:
+    rows = [
+        (fit.layer, f"{fit.ridge:g}", f"{fit.tokens:,}", f"{fit.left:.4f}", "" if fit.used else "–")
+        for fit in found.fits
+    ]
+    echo(table(rows, ("layer", "ridge", "fewest tokens of an expert", "error left", "")))
+    bare, healed = found.losses.bare, found.losses.healed
+    note(
+        f"error left: of what the layer lacks, on {found.windows[1]} held-out windows; loss on "
+        f"them: {bare:.4f} bare, {healed:.4f} healed"
     )
 
 

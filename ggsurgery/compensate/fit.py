@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -267,7 +267,16 @@ def _with_unrounded(chain: Chain, swept: Swept) -> Swept:
     return replace(swept, losses=replace(swept.losses, unrounded=unrounded))
 
 
-def check_wins(healed: Healed) -> None:
+class Compared(Protocol):
+    """Corrections, and what they are worth on held-out text."""
+
+    @property
+    def losses(self) -> Losses | None: ...
+    @property
+    def wins(self) -> bool: ...
+
+
+def check_wins(healed: Compared) -> None:
     """Refuse corrections that do not help.
 
     Raises:

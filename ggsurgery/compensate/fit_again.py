@@ -73,6 +73,12 @@ def _asked(fit: Mapping[str, Any], path: str | Path) -> tuple[Settings, Chosen]:
         FormatError: one is missing or of another type.
         PlanError: an unknown method.
     """
+    if fit.get("method") == "experts":
+        raise PlanError(
+            "corrections of experts cannot be fitted again",
+            file=path,
+            expected="their arrays, as `ggsurgery experts heal --out` wrote them",
+        )
     try:
         fields = Fields(fit)
         method = fields.get("method", text_field)

@@ -17,11 +17,13 @@ from .ops import check_layers, delete
 from .text import format_layers
 from .types import Block, BlockRef, Plan, Take, main_reference, references, with_edit
 
-#: The tensors that a correction can change: both write to the residual stream.
+#: The tensors that a correction can change: they write to the residual stream.
 PROJECTION = "ffn_down.weight"
 ATTENTION = "attn_output.weight"
+EXPERTS = "ffn_down_exps.weight"
 
-_KEY = re.compile(rf"heal\.blk\.(\d+)\.({re.escape(PROJECTION)}|{re.escape(ATTENTION)})")
+_TENSORS = "|".join(map(re.escape, (PROJECTION, ATTENTION, EXPERTS)))
+_KEY = re.compile(rf"heal\.blk\.(\d+)\.({_TENSORS})")
 
 
 @dataclass(frozen=True, slots=True)

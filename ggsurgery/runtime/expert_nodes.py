@@ -85,13 +85,13 @@ class ExpertHook:
         self._vectors: dict[int, NDArray[np.float32]] = {}
 
     def wants(self, node: binding.Tensor) -> bool:
-        stem, layer = _place(node)
-        if layer is None or stem in _PASSED_OVER:
+        stem, layer = place(node)
+        if layer is None or stem in GATE_SUMS:
             return False
         return stem.startswith(_WANTED) or (self.likeness and stem == "ffn_moe_logits")
 
     def read(self, node: binding.Tensor) -> None:
-        stem, layer = _place(node)
+        stem, layer = place(node)
         assert layer is not None
         for other in [n for n in self._ids if n != layer]:
             self._add(other)
@@ -128,10 +128,10 @@ class ExpertHook:
 
 _WANTED = ("ffn_moe_topk", "ffn_moe_weights", "ffn_moe_down")
 #: Sums over a token's experts, which are not gates.
-_PASSED_OVER = ("ffn_moe_weights_sum", "ffn_moe_weights_sum_clamped")
+GATE_SUMS = ("ffn_moe_weights_sum", "ffn_moe_weights_sum_clamped")
 
 
-def _place(node: binding.Tensor) -> tuple[str, int | None]:
+def place(node: binding.Tensor) -> tuple[str, int | None]:
     """`ffn_moe_topk-3` as its name and layer; views and copies, ` (view)`, have no layer."""
     stem, _, layer = node.name.decode("utf-8", "replace").rpartition("-")
     return stem, int(layer) if layer.isdigit() else None
