@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+from ..files.progress import Progress
 from ..measure.windows import Windows
 from ..runtime.vocab_only import VocabularyFile
 from .settings import CHOICE_WINDOWS, Chosen, Settings
-
-Progress = Callable[[int, int], object]
 
 
 class Ticks:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ..arch.experts import mixture
 from ..errors import ArchitectureError, EngineError, PlanError
 from ..files.digest import sha256_of_text
+from ..files.progress import Progress
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
 from ..measure.variants import Candidates
@@ -32,7 +33,7 @@ from ..plan.heal import EXPERTS, key_of
 from ..plan.recipe import PLAIN_STEPS, Recipe, step
 from ..runtime.engine import Engine
 from ..runtime.mixture_states import MixtureHook, MixtureSeen
-from .calibration import Progress, windows_of
+from .calibration import windows_of
 from .regression import Regression, Rows
 from .settings import RIDGES, Settings
 from .sidecar import Sidecar

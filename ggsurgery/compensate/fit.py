@@ -14,7 +14,7 @@ Z − Y − M, on the features M or G.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GGSurgeryError, PlanError
+from ..files.progress import Progress
 from ..ggufio.constants import GGMLQuantizationType
 from ..ggufio.header import read_header
 from ..measure.variants import Candidates
@@ -40,7 +41,6 @@ from .step import heal_step
 from .sweep import Losses, Swept, runs_of, sweep
 
 F32 = NDArray[np.float32]
-Progress = Callable[[int, int], object]
 
 #: Types that keep a correction as it is.
 FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from ..errors import FormatError, PlanError
 from ..files.digest import sha256_of_text
 from ..files.fields import FieldError, Fields, dict_of, flag, list_of, mapping, number, whole
 from ..files.fields import text as text_field
+from ..files.progress import Progress
 from ..ggufio.types import type_id
 from ..plan.recipe import PLAIN_STEPS, WITH_ARRAYS, Recipe
 from ..plan.text import parse_layers
@@ -22,7 +23,7 @@ def heal_again(
     recipe: Recipe,
     path: str | Path,
     text: str,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
     *,
     n_threads: int | None = None,
 ) -> Sidecar:

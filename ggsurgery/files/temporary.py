@@ -20,9 +20,9 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from ..errors import OutputError
+from .closing import Closing
 
 try:
     import fcntl
@@ -126,7 +126,7 @@ def hold(descriptor: int, *, wait: bool = False) -> bool:
     return True
 
 
-class Folder:
+class Folder(Closing):
     """A folder that goes away with everything in it: on `close`, or with its process.
 
     Args:
@@ -173,14 +173,6 @@ class Folder:
 
     def __enter__(self) -> Path:
         return self.path
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def sweep_scratch() -> None:

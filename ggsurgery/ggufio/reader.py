@@ -8,9 +8,9 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from ..errors import InputError
+from ..files.closing import Closing
 from ..files.system_errors import reading
 from .header import read_header
 from .types import Header, TensorInfo
@@ -41,7 +41,7 @@ def _changed(path: Path) -> InputError:
     )
 
 
-class Source:
+class Source(Closing):
     """A GGUF file opened read-only: its header, and its tensors as memory maps.
 
     Use it as a context manager. Nothing is read until `data` is called, and then only the
@@ -152,11 +152,3 @@ class Source:
 
     def __enter__(self) -> Source:
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

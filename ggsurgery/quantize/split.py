@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from ..files import temporary
+from ..files.progress import Progress
 from ..runtime.quantize import Planned
 from ..runtime.quantize_plan import QuantizeResult
 from ..surgery.write import split_file
@@ -18,7 +18,7 @@ def make_split(
     max_bytes: int,
     *,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> QuantizeResult:
     """Quantize and split; for a moment the whole file stands beside its parts.
 

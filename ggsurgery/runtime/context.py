@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from .. import host
 from ..errors import EngineError
+from ..files.closing import Closing
 from ..files.shard_names import siblings
 from . import binding, log, machine
 from .observe import Callback, Hook
@@ -24,7 +24,7 @@ F32 = NDArray[np.float32]
 N_SHARED_SEQUENCES = 16  # sequences of a unified cache: continuations decoded together
 
 
-class Context(Vocabulary):
+class Context(Vocabulary, Closing):
     """Owns the model and the context; frees them in `close`."""
 
     def __init__(
@@ -187,11 +187,3 @@ class Context(Vocabulary):
 
     def __enter__(self) -> Self:
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -9,13 +9,13 @@ Every matrix product of the graph is seen through `cb_eval`: src0 is the weight,
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from ..files.progress import Progress
 from ..ggufio.imatrix import Entry, Imatrix
 from ..ggufio.reader import Source
 from ..surgery.imatrix_lineage import with_origin
@@ -135,7 +135,7 @@ def collect(
     parse_special: bool = False,
     dataset: str | None = None,
     n_threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Imatrix:
     """Run a text through a model and sum the squares of what every weight is multiplied with.
 

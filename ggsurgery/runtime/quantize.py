@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .. import host
 from ..errors import EngineError, FormatError, GGSurgeryError, OutputError, did_you_mean
 from ..files.atomic import atomic_path, check_output
+from ..files.progress import Progress
 from ..files.system_errors import write_error
 from ..files.text import regular_expression
 from ..ggufio.header import read_header
@@ -43,7 +44,6 @@ from .quantize_plan import (
 )
 from .refusal import unfit
 
-Progress = Callable[[int, int], None]
 TensorTypes = Iterable[str | tuple[str, str]]
 
 #: ggml types that exist for computing, not for storing weights.

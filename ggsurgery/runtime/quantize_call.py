@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from ..files.progress import Progress
 from . import binding, log, worker
 
 #: Bytes of rows that llama.cpp holds at once; the result does not depend on it.
@@ -66,7 +66,7 @@ class LogFacts:
     without_imatrix: tuple[str, ...] = ()
 
 
-def run(call: Call, progress: Callable[[int, int], None] | None = None) -> LogFacts:
+def run(call: Call, progress: Progress | None = None) -> LogFacts:
     """Carry the call out in a child process.
 
     Args:
@@ -87,7 +87,7 @@ def _calls(calls: list[Call]) -> list[LogFacts]:
     return [_call(call) for call in calls]
 
 
-def _call(call: Call, progress: Callable[[int, int], None] | None = None) -> LogFacts:
+def _call(call: Call, progress: Progress | None = None) -> LogFacts:
     llama = binding.llama()
     p, keep = _parameters(call)
     seen = ""

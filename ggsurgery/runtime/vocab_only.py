@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from ..files.closing import Closing
 from ..files.shard_names import siblings
 from . import binding, log
 from .refusal import refusal
 from .vocabulary import Vocabulary
 
 
-class VocabularyFile(Vocabulary):
+class VocabularyFile(Vocabulary, Closing):
     """The tokenizer of a GGUF as llama.cpp runs it; close it or use `with`.
 
     Raises:
@@ -43,11 +43,3 @@ class VocabularyFile(Vocabulary):
 
     def __enter__(self) -> Self:
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..arch import ArchRules, LayerKind
+from ..files.closing import Closing
 from ..ggufio.changes import Change, changes
 from ..ggufio.reader import Source
 from ..ggufio.types import Header
@@ -78,7 +78,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedSurgery:
+class PreparedSurgery(Closing):
     """A recipe applied to opened inputs; nothing is written until `write`.
 
     Args:
@@ -228,14 +228,6 @@ class PreparedSurgery:
 
     def __enter__(self) -> PreparedSurgery:
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def describe(block: Block) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import OutputError
 from ..files.atomic import atomic_path, check_output
+from ..files.progress import Progress
 from ..files.system_errors import read_error
 from ..ggufio.copying import ReadFailed, copy_parts, copy_range, write_all
 from ..ggufio.header import read_shard
@@ -24,23 +25,23 @@ from ..host import n_threads
 from .layout import Compute, Copy, FileLayout, Piece
 
 #: Called with the number of bytes read or written since the last call.
-Progress = Callable[[int], object]
+Advance = Callable[[int], object]
 
 #: Opened for each stage of the work with its name and its size in bytes.
-Stages = Callable[[str, int], AbstractContextManager[Progress]]
+Stages = Callable[[str, int], AbstractContextManager[Advance]]
 
 
 @contextmanager
-def unseen(_name: str, _n_bytes: int) -> Iterator[Progress]:
+def unseen(_name: str, _n_bytes: int) -> Iterator[Advance]:
     """The stages of a run whose progress is not shown."""
     yield lambda _n: None
 
 
-def stages_of(progress: Callable[[int, int], object] | None) -> Stages:
+def stages_of(progress: Progress | None) -> Stages:
     """Stages that report (bytes done, bytes in all) of each to one function."""
 
     @contextmanager
-    def stages(_name: str, total: int) -> Iterator[Progress]:
+    def stages(_name: str, total: int) -> Iterator[Advance]:
         done = 0
 
         def tick(n: int) -> None:
@@ -72,7 +73,7 @@ def settle(
     *,
     threads: int | None = None,
     given: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> FileLayout:
     """The layout with the thresholds found that hold for many tensors together, and the
     neurons of merged experts in order.
@@ -195,7 +196,7 @@ def _write_file(
     out: Path,
     threads: int | None,
     given: Mapping[str, Any],
-    progress: Progress,
+    progress: Advance,
 ) -> None:
     """Fill an empty file, and read its header back.
 

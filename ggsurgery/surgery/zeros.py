@@ -21,7 +21,7 @@ from ..tensors.parallel import reduce_blocks
 from ..tensors.read_rows import RowReader, Rows
 from ..tensors.two_pass import row_blocks
 from .layout import Compute, FileLayout
-from .write import Progress, Stages
+from .write import Advance, Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def measure(
     names: Sequence[str],
     *,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> list[Zeros]:
     """Count the zeros of a file's tensors, decoded from its types.
 

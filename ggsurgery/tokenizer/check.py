@@ -8,13 +8,14 @@ tokens, ids in range, and that texts survive the way there and back.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..chat.vocabulary import Vocabulary
 from ..errors import FormatError
+from ..files.progress import Progress
 from ..ggufio.constants import Keys, TokenType
 from ..ggufio.header import read_header
 from ..runtime.vocab_only import VocabularyFile
@@ -43,8 +44,6 @@ _SPECIAL_IDS = (
     Keys.Tokenizer.SEP_ID,
     Keys.Tokenizer.MASK_ID,
 )
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

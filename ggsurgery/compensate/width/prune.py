@@ -18,6 +18,7 @@ import numpy as np
 
 from ...arch.channels import DOWN
 from ...errors import FormatError
+from ...files.progress import Progress
 from ...ggufio.imatrix import Imatrix
 from ...ggufio.reader import Source
 from ...measure.variants import Candidates
@@ -26,7 +27,7 @@ from ...plan.heal import PROJECTION, places
 from ...plan.recipe import Recipe, Step, step
 from ...plan.types import Plan
 from .. import nodes
-from ..calibration import Progress, Ticks, windows_of
+from ..calibration import Ticks, windows_of
 from ..chain import Fit
 from ..checks import check_tokens, check_uncut
 from ..fit import Healed, healed_of

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import GGSurgeryError
+from ...files.progress import Progress
 from ...ggufio.header import read_header
 from ...measure.metrics.perplexity import of_windows
 from ...measure.setup import CACHE_BYTES
@@ -87,7 +88,7 @@ def laco_of_file(
     n_threads: int | None = None,
     allow_unknown_arch: bool = False,
     parse_special: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """`laco`, made to be run by `runtime.worker.run`: progress is (attempts, attempts at most)."""
     lowest, highest = settings.fitted(read_header(path).n_layers).bounds
