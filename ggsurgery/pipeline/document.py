@@ -4,6 +4,7 @@
     source:     {file: in.gguf}                       # or package: and file: within it
     operations: [{delete: {layer: "10"}}]             # as `ggsurgery apply` reads them
     laco:       {text: calibration.txt, highest: 28}  # instead of operations: find them
+    prune-width: {text: calibration.txt, ffn: 0.22}   # channels leave before the operations
     heal:       {text: calibration.txt}               # refit the cut by least squares
     distil:     {text: calibration.txt}               # train it towards the source
     header:     {general.license: apache-2.0}

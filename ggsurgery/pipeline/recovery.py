@@ -35,6 +35,7 @@ from ..surgery.prepare import prepare
 from .document import Document
 from .paths import Places, Stage, stages_of_file
 from .state import key_of
+from .width import request_of
 
 R = TypeVar("R", bound=Settings)
 #: Bytes of a header that hold how a stage was done, besides the checksums of its arrays.
@@ -61,6 +62,8 @@ def check_stages(document: Document, source: Path) -> None:
         PlanError: the plan cannot be healed, or has no seam.
     """
     heal, distil = document.file.heal, document.file.distil
+    if document.file.prune_width is not None:
+        request_of(document, source).check()
     for section in (heal, distil):
         if section is not None:
             document.check_files(section)
@@ -69,7 +72,7 @@ def check_stages(document: Document, source: Path) -> None:
     header = read_header(source)
     if not heal.cut_again:
         check_uncut(header)
-    if document.file.laco is None:
+    if document.file.laco is None and document.file.prune_width is None:
         plan_to_heal(_identity(header), (), document.recipe, document.path)
 
 
@@ -195,7 +198,7 @@ def _refitted(document: Document, uncut: Header) -> Iterable[str]:
     section = document.file.heal
     assert section is not None
     positions = list(range(uncut.n_layers))
-    if document.file.laco is None:
+    if document.file.laco is None and document.file.prune_width is None:
         _, _, runs = plan_to_heal(_identity(uncut), (), document.recipe, document.path)
         sweep = section.numbers.sweep
         longest = 1 + (LONGEST_SWEEP if sweep is None else sweep)

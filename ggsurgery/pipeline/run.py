@@ -32,6 +32,7 @@ from .recovery import check_stages, most_bytes
 from .source import find_source
 from .state import State, locked
 from .tasks import Task, quantize_options, recipe_of, tasks_of
+from .width import estimated
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Pipeline:
         file = self.document.file
         sections = (
             ("laco", file.laco),
+            ("prune-width", file.prune_width),
             ("heal", file.heal),
             ("distil", file.distil),
             ("imatrix", file.imatrix),
@@ -147,6 +149,9 @@ class Pipeline:
         done = {t.name for t in self.tasks if state.done(t.name, t.key) is not None}
         unknown = any(t.kind == "laco" and t.name not in done for t in self.tasks)
         recipe = self.document.recipe if unknown else recipe_of(self.document, self.places)
+        if self.document.file.prune_width is not None:
+            unknown = True
+            recipe = estimated(self.document, self.source)
         sizes = self._sizes(recipe)
         more = len(self.places.stages) > 1  # their headers are not known to the byte
         return [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
+
 from ..jobs.bench import BenchSettings
 from ..jobs.choices import ChoicesSettings
 from ..jobs.distil import DistilSettings
@@ -13,6 +15,7 @@ from ..jobs.heal import HealSettings
 from ..jobs.imatrix import ImatrixSettings
 from ..jobs.laco import LacoSettings
 from ..jobs.perplexity import PerplexitySettings
+from ..jobs.prune_width import PruneWidthSettings
 from ..jobs.quantize import QuantizeSettings
 from ..jobs.release import ReleaseSettings
 from ..jobs.request import FilePath, Settings, option
@@ -51,6 +54,12 @@ class Evaluate(Settings, frozen=True, kw_only=True):
     )
 
 
+class PruneWidthSection(PruneWidthSettings, frozen=True, kw_only=True):
+    """Which feed-forward channels leave, and how the rest is refitted, as `prune-width` does it."""
+
+    sidecar: Annotated[bool, option("Keep the fitted arrays as NAME.cut.npz, for `replay`.")] = True
+
+
 class HealSection(HealSettings, frozen=True, kw_only=True):
     """How the cut is healed, as `heal` does it."""
 
@@ -80,6 +89,9 @@ class RecipeFile(Settings, frozen=True, kw_only=True):
     operations: Annotated[Any, option("Steps, as `ggsurgery apply` reads them.")] = None
     options: Annotated[RecipeOptions | None, option("Options of all steps.")] = None
     laco: Annotated[LacoSettings | None, option("Let LaCo find the operations.")] = None
+    prune_width: Annotated[
+        PruneWidthSection | None, option("Remove feed-forward channels before the operations.")
+    ] = msgspec.field(default=None, name="prune-width")
     heal: Annotated[HealSection | None, option("Refit the cut model by least squares.")] = None
     distil: Annotated[
         DistilSection | None, option("Train the cut (or healed) model towards the source.")

@@ -39,6 +39,7 @@ from .evaluation import Measurement, measurements
 from .paths import Places
 from .recovery import distil_step, heal_step
 from .state import key_of
+from .width import narrowed, settings_of
 from .won_back import won_back
 
 #: What a step does.
@@ -198,10 +199,11 @@ def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) ->
     out = places.made("cut")
 
     def make(progress: Progress) -> Any:
-        recipe = recipe_of(document, places)
-
-        with prepare(recipe, [source]) as prepared:
-            warnings = prepared.warnings
+        recipe, given, width = recipe_of(document, places), None, dict[str, Any]()
+        if document.file.prune_width is not None:
+            recipe, given, width = narrowed(document, source, places, progress)
+        with prepare(recipe, [source], given=given) as prepared:
+            warnings = [*width.pop("warnings", ()), *prepared.warnings]
             warnings += prepared.write(out, force=True, stages=stages_of(progress)).warnings
             if document.file.template is not None:
                 text = str(prepared.layout.metadata["tokenizer.chat_template"].value)
@@ -212,14 +214,20 @@ def _cut(document: Document, source: Path, places: Places, on: Sequence[str]) ->
             "layers": list(facts.layers),
             "parameters": list(facts.parameters),
             "bytes": list(facts.bytes),
+            **width,
             "warnings": warnings,
         }
 
     what = _short(document.recipe.describe()) or "a copy with a new name"
     if document.file.laco is not None:
         what = "the merges that LaCo kept"
-    key = key_of("cut", document.recipe.to_json(), on)
-    return Task("cut", what, key, (out,), make)
+    settings, files = document.recipe.to_json(), [out]
+    if (section := document.file.prune_width) is not None:
+        what = "fewer feed-forward channels"
+        settings |= {"prune-width": settings_of(document), "llama_cpp": installed_version()}
+        files += [places.sidecar("cut")] if section.sidecar and section.refit else []
+    key = key_of("cut", settings, on)
+    return Task("cut", what, key, tuple(files), make)
 
 
 def _short(text: str, width: int = 100) -> str:

@@ -27,6 +27,7 @@ from .types import Plan
 PIPELINE_KEYS: tuple[str, ...] = (
     "source",
     "laco",
+    "prune-width",
     "heal",
     "distil",
     "header",
@@ -268,9 +269,12 @@ def read_document(path: str | Path) -> Any:
     from .yamlfile import load  # 30 ms that a plain cut does not need
 
     document, _ = load(path)
-    if isinstance(document, dict) and document.get("laco"):
+    finders = {"laco": "LaCo", "prune-width": "prune-width"}
+    kept = document if isinstance(document, dict) else {}
+    found_by = [name for key, name in finders.items() if kept.get(key)]
+    if found_by:
         raise FormatError(
-            "the recipe finds its operations by running LaCo on the model",
+            f"the recipe finds its operations by running {found_by[0]} on the model",
             file=path,
             hint=f"Run it with: ggsurgery run {path} --source IN",
         )

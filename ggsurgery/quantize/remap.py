@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arch.channels import DOWN
 from ..errors import PlanError
 from ..ggufio.header import read_header
 from ..ggufio.imatrix import Entry, Imatrix, read_imatrix
 from ..ggufio.types import BLOCK_NAME
+from ..plan.channels import changes_channels, kept_channels
 from ..plan.ops import expert_edits, kept_experts
 from ..plan.types import Block, BlockRef, Plan, references
 from ..surgery.imatrix_lineage import Of, check_fits, followed, in_words, plan_between, with_origin
@@ -53,7 +55,8 @@ def remap(matrices: Sequence[Imatrix], plan: Plan) -> Imatrix:
             parents.append(found)
         for suffix in parents[0]:
             pooled = _pool([p[suffix] for p in parents if suffix in p], suffix)
-            entries[f"blk.{index}.{suffix}"] = _of_kept_experts(pooled, block)
+            entry = _of_kept_channels(_of_kept_experts(pooled, block), suffix, block)
+            entries[f"blk.{index}.{suffix}"] = entry
     most = max((int(e.counts.max()) for e in entries.values()), default=0)
     size = shell.chunk_size
     chunks = most // size if size else shell.n_chunks
@@ -81,7 +84,7 @@ def matching(path: str | Path, src: str | Path, of: Of | None = None) -> tuple[I
         check_fits(matrix, header, of)
         return matrix, None
     stays = all(references(b) == (BlockRef(0, i),) for i, b in enumerate(plan.stack))
-    if stays and not any(expert_edits(b) for b in plan.stack):
+    if stays and not any(expert_edits(b) or changes_channels(b) for b in plan.stack):
         return matrix, None
     said = f"its entries followed the layers through {in_words(between)}"
     return remap([matrix], plan), said
@@ -111,6 +114,13 @@ def _of_kept_experts(entry: Entry, block: Block) -> Entry:
         return entry
     kept = list(kept_experts(block, len(entry.counts)))
     return Entry(entry.sums[kept], entry.counts[kept])
+
+
+def _of_kept_channels(entry: Entry, suffix: str, block: Block) -> Entry:
+    """The columns of the channels that stay, of the tensor whose inputs they are."""
+    if suffix != DOWN or not changes_channels(block):
+        return entry
+    return Entry(entry.sums[:, list(kept_channels(block, entry.sums.shape[1]))], entry.counts)
 
 
 def _range(layers: dict[int, dict[str, Entry]]) -> str:

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Literal
 
 from ..arch import rules_for
+from ..arch.channels import DOWN
 from ..errors import FormatError, GGSurgeryError, PlanError
 from ..ggufio.constants import GGUFValueType
 from ..ggufio.imatrix import Imatrix
 from ..ggufio.types import Header, Value
+from ..plan.channels import changes_channels, kept_channels
 from ..plan.recipe import PLAIN_STEPS, Recipe, Step
 from ..plan.types import Plan, references
 from .provenance import lineage
@@ -122,7 +124,7 @@ def followed(matrix: Imatrix, header: Header, of: Of | None = None) -> Operation
     choices = [after] if of == "base" else [after[k:] for k in range(len(after) + 1)]
     fitting: dict[tuple[tuple[int, ...], ...], Operations] = {}
     for one in choices:
-        layers = _gathered(one, n, header)
+        layers = _gathered(one, matrix, header)
         if layers is not None:
             fitting[layers] = one  # the shortest of those that gather the layers alike
     if len(fitting) == 1:
@@ -167,23 +169,46 @@ def check_fits(matrix: Imatrix, header: Header, of: Of | None = None) -> None:
     """
     between = followed(matrix, header, of)
     n = max(matrix.layers, default=-1) + 1
-    layers = _gathered(between, n, header) if between else None
-    if between and layers != tuple((i,) for i in range(n)):
+    layers = _gathered(between, matrix, header) if between else None
+    plan = plan_between(between, n, header) if between else None
+    narrower = plan is not None and any(map(changes_channels, plan.stack))
+    if between and (narrower or layers != tuple((i,) for i in range(n))):
         raise PlanError(
             f"the importance matrix {_name(matrix)} is of the model before {in_words(between)}, "
-            f"and {header.path.name} has other layers under the same numbers",
+            f"and {header.path.name} has other {'columns' if narrower else 'layers'} under the "
+            "same numbers",
             file=header.path,
             hint=_remap(header, matrix),
         )
 
 
-def _gathered(one: Operations, n: int, header: Header) -> tuple[tuple[int, ...], ...] | None:
-    """Which layers of the matrix each layer of the file is made of."""
+def _gathered(
+    one: Operations, matrix: Imatrix, header: Header
+) -> tuple[tuple[int, ...], ...] | None:
+    """Which layers of the matrix each layer of the file is made of; None where it does not fit."""
+    n = max(matrix.layers, default=-1) + 1
     plan = plan_between(one, n, header)
-    if plan is None:
+    if plan is None or not _columns_fit(matrix, plan, header):
         return None
     found = (tuple(ref.index for ref in references(block)) for block in plan.stack)
     return tuple(layers for layers in found if all(i < n for i in layers))
+
+
+def _columns_fit(matrix: Imatrix, plan: Plan, header: Header) -> bool:
+    """Whether the plan leaves as many columns of `ffn_down` as the file has."""
+    for number, block in enumerate(plan.stack):
+        ref = references(block)[0]
+        entry = matrix.entries.get(f"blk.{ref.index}.{DOWN}")
+        tensor = header.layer_tensors(number).get(DOWN)
+        if entry is None or tensor is None:
+            continue
+        try:
+            count = len(kept_channels(block, entry.sums.shape[-1]))
+        except PlanError:  # it has fewer than an edit names
+            return False
+        if count != tensor.shape[0]:
+            return False
+    return True
 
 
 def _name(matrix: Imatrix) -> str:

@@ -51,6 +51,7 @@ WRITING = {
     "laco": "--text text.txt --texts 2 --ctx 16 --threshold 0 --lowest 6 tiny.gguf out.gguf",
     "heal": "--layer 4 --text text.txt --tokens 256 --few-tokens --ctx 64 tiny.gguf out.gguf",
     "prune-depth": "--layers 1 --by influence --text text.txt tiny.gguf out.gguf",
+    "prune-width": "--ffn 0.5 --score magnitude --no-refit tiny.gguf out.gguf",
 }
 
 

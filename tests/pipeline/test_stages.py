@@ -152,3 +152,26 @@ def test_refusals_before_the_work(folder: Path) -> None:
 def test_both_sections_are_in_the_document(folder: Path) -> None:
     found = load_document("r.yaml").file
     assert found.heal is not None and found.heal.sweep == 1 and found.heal.sidecar
+
+
+def test_the_narrow_model_is_that_of_the_command(folder: Path) -> None:
+    width = "prune-width: {text: text.txt, ffn: 0.25, tokens: 2048, ctx: 64, ridge: 0.05}"
+    Path("r.yaml").write_text(f"name: Narrow\nsource: {{file: in.gguf}}\n{width}\n")
+    pipeline = Pipeline("r.yaml", "out")
+    (planned,) = pipeline.plan()
+    results = pipeline.run()
+    assert results["cut"]["width"]["channels"] == {"before": 256, "after": 192}
+    made, arrays = Path("out/Narrow.gguf"), Path("out/Narrow.cut.npz")
+    assert planned.at_most and planned.n_bytes is not None
+    assert abs(planned.n_bytes - made.stat().st_size) < 10_000
+    options = ("--ffn", 0.25, "--text", "text.txt", "--tokens", 2048, "-c", 64, "--ridge", 0.05)
+    call("prune-width", *options, "--name", "Narrow", "in.gguf", "alone.gguf")
+    assert Path("alone.gguf").read_bytes() == made.read_bytes()
+    call("replay", made, "in.gguf", "again.gguf", "--sidecar", arrays)
+    assert Path("again.gguf").read_bytes() == made.read_bytes()
+    assert all(p.done for p in Pipeline("r.yaml", "out").plan())
+    Path("r.yaml").write_text(
+        f"source: {{file: in.gguf}}\n{width}\n{HEAL.replace(', threads: 1', '')}"
+    )
+    with pytest.raises(FormatError, match="either prune-width or heal"):
+        Pipeline("r.yaml", "out")

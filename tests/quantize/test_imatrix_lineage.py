@@ -14,6 +14,7 @@ from ggsurgery.errors import FormatError, PlanError
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.ggufio.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
 from ggsurgery.ggufio.reader import Source
+from ggsurgery.quantize.remap import matching
 from ggsurgery.runtime.imatrix_collect import collect
 from ggsurgery.runtime.quantize import quantize
 from ggsurgery.surgery.imatrix_lineage import MODEL, OPERATIONS, recorded
@@ -266,3 +267,31 @@ def test_a_damaged_trace_is_named(foreign: Path, model: Path, tmp_path: Path) ->
     write_imatrix(Imatrix(known.entries, metadata=own), out)
     with pytest.raises(FormatError, match=r"odd\.gguf.*ggsurgery\.imatrix\.operations"):
         quantize(model, None, "IQ4_XS", imatrix=out, dry_run=True)
+
+
+def test_columns_follow_the_channels(
+    model: Path, foreign: Path, ours: Path, tmp_path: Path
+) -> None:
+    narrow = ("prune-width", "--ffn", 0.5, "--score", "random", "--no-refit")
+    cut = operated(model, tmp_path, ("delete", "--layer", "1"), narrow)
+    kept = [0, 2, 3, 4]
+    with Source(model) as base, Source(cut) as made:
+        for matrix in (foreign, ours):
+            before = read_imatrix(matrix).entries
+            found, said = matching(matrix, cut)
+            assert said is not None and "keep_channels" in said
+            for place, layer in enumerate(kept):
+                down = f"blk.{place}.ffn_down.weight"
+                rows = base.header.layer_tensors(layer)["ffn_gate.weight"]
+                whole = np.frombuffer(base.data(rows), np.float16).reshape(512, -1)
+                left = made.header.layer_tensors(place)["ffn_gate.weight"]
+                stays = np.frombuffer(made.data(left), np.float16).reshape(256, -1)
+                numbers = [int(np.flatnonzero((whole == row).all(axis=1))[0]) for row in stays]
+                old = before[f"blk.{layer}.ffn_down.weight"].sums[0]
+                np.testing.assert_array_equal(found.entries[down].sums[0], old[numbers])
+    own = tmp_path / "own.imatrix.gguf"
+    write_imatrix(found, own)
+    assert matching(own, cut)[1] is None  # it has the columns of the narrow file already
+    refused = run("prune", "--sparsity", 0.5, "--score", "wanda", "--imatrix", ours, cut, "no.gguf")
+    assert refused.exit_code == 1
+    assert "has other columns under the same numbers" in str(refused.exception)
