@@ -19,6 +19,7 @@ from .entries import count_findings, entry_type_findings, name_findings, split_f
 from .expected import foreign_tensors, missing_tensors, scale_findings
 from .format import format_findings
 from .shapes import shape_findings
+from .silent import silent_findings
 
 _SPECIAL = ("bos", "eos", "unknown", "padding", "eot", "eom", "seperator", "mask")
 
@@ -78,6 +79,7 @@ def _layers(header: Header, rules: ArchRules | None) -> Iterator[Finding]:
         yield from foreign_tensors(header, rules.n_tail(header))
         yield from scale_findings(header)
         yield from count_findings(header)
+        yield from silent_findings(header)
         yield from shape_findings(header)
         yield from check(rules, header)
         n_tail = rules.n_tail(header)
