@@ -7,12 +7,12 @@
     for model in ("in.gguf", "out.gguf"):
         print(PerplexityRequest(file=model, text="test.txt", windows=20).run().value)
 
-A request holds the options of a long task and checks them when it is made: paths may be texts,
-a text where a list is meant is refused. `check()` returns warnings, `run(progress)` does the work
-in a child process and calls `progress(done, total)`; both raise a `GGSurgeryError`.
+A request holds the options of a long task and checks them on construction: a path may be a string,
+but a string in place of a list is refused. `check()` returns warnings, `run(progress)` does the
+work in a child process and calls `progress(done, total)`; both raise a `GGSurgeryError`.
 
-Each name below is imported when it is first used, so that `import ggsurgery` costs next to
-nothing and llama.cpp is loaded only by what runs a model.
+Each name below is imported when it is first used, so that `import ggsurgery` is fast and llama.cpp
+is loaded only when a model runs.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ _HOMES: dict[str, str] = {
 
 __all__ = [*sorted(_HOMES)]  # noqa: PLE0604 – the keys are strings
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and no others
+if not TYPE_CHECKING:  # type checkers see only the names above
 
     def __getattr__(name):
         if name not in _HOMES:

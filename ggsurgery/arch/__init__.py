@@ -1,7 +1,7 @@
-"""Architecture rules: what each layer is, and what keeps its meaning when layers move.
+"""Architecture rules: the kind of each layer, and what must change when layers move.
 
-The rules are data, one TOML a family in `data/`; the modules here apply them. An
-architecture without a TOML gets rules that allow only what cannot go wrong.
+The rules are data, one TOML a family in `data/`; the modules here apply them. An architecture
+without a TOML gets rules that allow only operations that are always safe.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = [
 
 
 def rules_for(header: Header, *, allow_unknown: bool = False) -> ArchRules:
-    """The rules of a header's architecture.
+    """Return the rules of a header's architecture.
 
     Args:
-        allow_unknown: of an architecture without a rule file, allow every operation.
+        allow_unknown: allow every operation if the architecture has no rule file.
 
     Raises:
         FormatError: the header names no architecture.

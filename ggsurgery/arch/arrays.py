@@ -31,7 +31,7 @@ def layer_arrays(header: Header) -> dict[str, Value]:
 def unknown_arrays(header: Header) -> list[str]:
     """Arrays of the architecture that have the layer count's length and are not known.
 
-    One entry says nothing about a layer, so a model of one layer has none.
+    An array of length 1 is ambiguous, so a model with one layer has none.
     """
     lengths = {header.n_layers, header.n_layers - n_tail(header)} - {0, 1}
     harmless = {properties.full_key(header, k) for k in keys()["not_per_layer"]}
@@ -67,13 +67,13 @@ def check_lengths(header: Header) -> None:
                 tensor=name,
                 expected=f"{header.n_layers} entries",
                 found=len(value),
-                hint="Layers were removed without it. `ggsurgery repair` mends the file when you "
-                "name the removed layers.",
+                hint="Layers were removed, but this array was not updated. `ggsurgery repair "
+                "--removed LIST` fixes the file.",
             )
 
 
 def check_unknown(header: Header) -> None:
-    """Stop at an array that may belong to the layers, and of which nothing is known.
+    """Refuse an unknown array whose length suggests that it belongs to the layers.
 
     Raises:
         ArchitectureError: naming the key.
@@ -99,7 +99,7 @@ def gather(
 
     Args:
         refs: the source layer of each output layer, trunk and tail.
-        n_trunk: how many of them form the trunk.
+        n_trunk: number of those in the trunk.
         shell: the source whose metadata the output starts from.
 
     Raises:
@@ -187,7 +187,8 @@ def _entry(header: Header, key: str, layer: int) -> Any:
 
 
 def _length(template: Value, header: Header, n: int, n_trunk: int) -> int:
-    """Entries of the new array: all layers, or the trunk where the source had only those."""
+    """Number of entries in the new array: all layers, or the trunk only if the source had only
+    those."""
     if template.type == GGUFValueType.ARRAY:
         tail = n_tail(header)
         if tail and len(template) == header.n_layers - tail:
@@ -196,7 +197,7 @@ def _length(template: Value, header: Header, n: int, n_trunk: int) -> int:
 
 
 def first_layer(header: Header, gathered: dict[str, Value]) -> dict[str, Value]:
-    """Head sizes that llama.cpp derives from the first layer's head count, written out.
+    """Explicit keys for the head sizes that llama.cpp derives from the first layer's head count.
 
     Raises:
         ArchitectureError: the new first layer has no heads, and llama.cpp reads no head
@@ -210,8 +211,8 @@ def first_layer(header: Header, gathered: dict[str, Value]) -> dict[str, Value]:
         return {}
     if not new:
         raise ArchitectureError(
-            "the first layer would be one without attention heads, from which llama.cpp "
-            "derives the head size",
+            "the first layer would have no attention heads, and llama.cpp derives the head size "
+            "from it",
             file=header.path,
             tensor=name,
             expected="heads in the first layer",
@@ -228,10 +229,10 @@ def first_layer(header: Header, gathered: dict[str, Value]) -> dict[str, Value]:
 
 
 def disagreements(ours: Header, theirs: Header) -> list[tuple[str, str, str]]:
-    """Keys of the architecture, the same for all layers, in which two headers differ.
+    """Keys of the architecture that hold for all layers and differ between two headers.
 
     Returns:
-        key, our value, their value; a missing one reads `nothing`.
+        key, our value, their value; a missing value is given as `nothing`.
     """
     skip = {
         properties.full_key(ours, k)

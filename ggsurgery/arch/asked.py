@@ -18,13 +18,13 @@ from ..ggufio.types import Header
 
 _LAYER = re.compile(r"((?:enc\.|dec\.)?blk)\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
 
-#: One fused tensor and those that may stand for it; a layer has the one or the others.
+#: A fused tensor and the separate tensors that can replace it; a layer has one or the others.
 FUSED = {
     "blk.{}.attn_qkv": ("blk.{}.attn_q", "blk.{}.attn_k", "blk.{}.attn_v"),
     "blk.{}.ffn_gate_up_exps": ("blk.{}.ffn_gate_exps", "blk.{}.ffn_up_exps"),
 }
 
-#: Ends of names that quantization tools add to any tensor.
+#: Name suffixes that quantization tools may add to any tensor.
 _ADDED = re.compile(r"\.(scale|input_scale|weight_scale)$")
 
 
@@ -34,8 +34,8 @@ class Asked:
 
     Args:
         shape: names of sizes (`arch.dimensions`), row length first, `?` for an unknown one.
-        required: a file without it (in a layer that the loader wants it in) does not load.
-        always: it is asked for whatever the keys say; only of tensors outside the layers.
+        required: a file without it does not load (if the loader expects it in that layer).
+        always: it is requested regardless of the keys; only for tensors outside the layers.
     """
 
     shape: tuple[str, ...]
@@ -44,13 +44,13 @@ class Asked:
 
 
 def pattern_of(name: str) -> tuple[str, int | None]:
-    """A tensor's name with `{}` for its layer's number, and the number."""
+    """A tensor's name with `{}` in place of its layer number, and that number."""
     match = _LAYER.fullmatch(name)
     return (f"{match[1]}.{{}}.{match[3]}", int(match[2])) if match else (name, None)
 
 
 def alternatives(pattern: str) -> tuple[str, ...]:
-    """Tensors that may stand for this one: the fused one, or the parts of a fused one."""
+    """Tensors that can replace this one: the fused tensor, or the parts of a fused tensor."""
     stem, _, end = pattern.rpartition(".")
     for whole, parts in FUSED.items():
         if stem == whole:
@@ -90,7 +90,7 @@ def surveyed() -> frozenset[str]:
 
 @cache
 def layer_kinds(arch: str) -> tuple[frozenset[str], ...]:
-    """What a layer cannot load without: for each kind of layers a set of patterns.
+    """The tensors that a layer needs to load: one set of patterns for each kind of layer.
 
     Empty for an architecture that was not surveyed.
     """

@@ -1,7 +1,7 @@
 """What is wrong with a file of a known or unknown architecture: findings for `verify`.
 
-A file may load and still mean something else: arrays of another layer count, a pattern
-that no longer fits the tensors, a tail without its tensors.
+A file may load and still be wrong: arrays of another layer count, a pattern that no longer fits the
+tensors, a tail without its tensors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .rules import ArchRules
 from .types import Finding, LayerKind
 from .unprune import original_of
 
-REPAIR = "`ggsurgery repair --removed LIST` mends the file when you know which layers were removed."
+REPAIR = "`ggsurgery repair --removed LIST` fixes the file if you know which layers were removed."
 #: Names that only the tensors of recurrent layers have.
 RECURRENT = ("ssm_", "shortconv.", "time_mix", "linear_attn", "ssm.")
 
@@ -25,7 +25,7 @@ RECURRENT = ("ssm_", "shortconv.", "time_mix", "linear_attn", "ssm.")
 def check(rules: ArchRules, header: Header) -> list[Finding]:
     """All findings, errors first."""
     found = [*_arrays(header)]
-    if not found and rules.known and not rules.rules.refuse:  # whose kinds no rule describes
+    if not found and rules.known and not rules.rules.refuse:  # refused families have no kinds
         kinds = rules.kinds(header)
         found += _kinds_and_tensors(rules, header, kinds)
         found += _tail(header, kinds)
@@ -52,7 +52,7 @@ def _arrays(header: Header) -> Iterator[Finding]:
 def _kinds_and_tensors(
     rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]
 ) -> Iterator[Finding]:
-    """Layers whose tensors are those of another kind: the sign of a shifted pattern."""
+    """Layers that have the tensors of another kind, which indicates a shifted pattern."""
     layers = [header.layer_tensors(i) for i in range(len(kinds))]
     tell = [any(s.startswith(RECURRENT) for s in suffixes) for suffixes in layers]
     if any(tell):
@@ -91,7 +91,7 @@ def _several(layers: list[int], problem: str, hint: str) -> Finding:
 
 
 def _tail(header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
-    """MTP blocks where none are counted, and counted ones that are none."""
+    """MTP blocks that are not counted, and counted layers that are not MTP blocks."""
     marked = [
         any(s.startswith("nextn.") for s in header.layer_tensors(i)) for i in range(len(kinds))
     ]
@@ -102,7 +102,8 @@ def _tail(header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
                 "error",
                 f"blk.{i}",
                 f"counts as an MTP layer ({key}), but has no nextn.* tensors",
-                "The tail was removed and its count was not, or a trunk layer was: set "
+                "The tail was removed but its count was not updated, or a trunk layer was removed: "
+                "set "
                 f"{key} to the number of blocks with nextn.* tensors.",
             )
         if marked[i] and not kind.mtp:
@@ -165,7 +166,7 @@ def _slabs(rules: ArchRules, header: Header) -> Iterator[Finding]:
 
 
 def _recipe(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> Iterator[Finding]:
-    """A recipe in the header that moved layers, and a pattern that was not moved along."""
+    """A recipe in the header moved layers, but a pattern was not updated."""
     recipe = header.metadata.get("ggsurgery.recipe")
     if recipe is None:
         return
@@ -173,7 +174,7 @@ def _recipe(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> I
         original, order = original_of(header, json.loads(recipe.value))
         wanted = [rules.kinds(original)[i] for i in order]
     except (GGSurgeryError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return  # not a plain rearrangement: nothing to compare with
+        return  # not a plain rearrangement, so there is nothing to compare
     wrong = [
         i
         for i, (now, then) in enumerate(zip(kinds, wanted, strict=True))
@@ -185,5 +186,5 @@ def _recipe(rules: ArchRules, header: Header, kinds: tuple[LayerKind, ...]) -> I
             wrong,
             f"layer {i} runs as {kinds[i].label}; the recipe took layer {order[i]}, which was "
             f"{wanted[i].label}",
-            "The pattern of layers was not moved along with them; apply the recipe again.",
+            "The layer pattern was not updated when the layers moved; apply the recipe again.",
         )

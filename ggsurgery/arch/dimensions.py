@@ -1,4 +1,4 @@
-"""The sizes that a header's keys give the tensors of a layer, as llama.cpp's loader reads them.
+"""Tensor sizes of a layer, derived from a header's keys as llama.cpp's loader does.
 
 Source: `llama_model_base::load_hparams` (src/llama-model.cpp, 0c1e570) and the getters of
 llama_hparams. Names of sizes are used in data/_tensors.toml.
@@ -14,8 +14,8 @@ FEED = "feed_forward_length"
 KEY_MLA, VALUE_MLA = "attention.key_length_mla", "attention.value_length_mla"
 ROPE = "rope.dimension_count"
 
-#: Sizes that many loaders take from the first layer for all layers: their names with a 0.
-#: With a ~ the size is known only where the layer's and the first layer's are the same.
+#: Sizes that many loaders take from the first layer for all layers; their names end in 0.
+#: With a ~ the size is known only if the layer's equals the first layer's.
 BY_LAYER = ("ff", "2*ff", "heads", "q", "k", "v", "o", "qkv", "2*q", "q_mla", "o_mla")
 
 #: The keys (without `{arch}.`) that a size is computed from, for messages.
@@ -50,10 +50,10 @@ KEYS |= {f"{name}{mark}": KEYS[name] for name in BY_LAYER for mark in "0~"}
 
 
 def dimensions(header: Header, layer: int | None) -> dict[str, int]:
-    """The sizes by name that the header states; of a per-layer array the layer's entry.
+    """The sizes that the header states, by name; a per-layer array gives this layer's entry.
 
-    A size is missing where its keys are missing, of a wrong type, or (outside the layers)
-    differ by layer. Only the length of a head has a default: embedding over heads.
+    A size is absent if its keys are missing, have a wrong type, or (outside the layers) differ by
+    layer. Only the length of a head has a default: embedding over heads.
     """
     found = _of_layer(header, layer)
     first = found if layer == 0 else _of_layer(header, 0)
@@ -101,11 +101,11 @@ def _of_layer(header: Header, layer: int | None) -> dict[str, int]:
 def _latent(
     key: int | None, value: int | None, rope: int | None, known: dict[str, int | None]
 ) -> dict[str, int | None]:
-    """The sizes of latent attention; none where the header does not state its lengths.
+    """The sizes of latent attention; empty if the header does not state its lengths.
 
     Args:
-        key, value: of a head as the model has it; the plain lengths are the compressed ones.
-        rope: how many of the key's values are rotated; the others come out of the latent.
+        key, value: head lengths as the model uses them; the plain lengths are the compressed ones.
+        rope: number of the key's values that are rotated; the others come from the latent.
     """
     heads, latent = known["heads"], known["kv_lora"]
     if not key or not value or rope is None or heads is None:
@@ -120,7 +120,8 @@ def _latent(
 
 
 def _head_length(header: Header, key: str) -> int | None:
-    """The key, else the width over the first layer's heads; None where windows have their own."""
+    """The key, else the width over the first layer's heads; None if windowed layers have their
+    own."""
     stated = header.get(f"{{arch}}.{key}")
     swa = header.get(f"{{arch}}.{key}_swa")
     if swa is not None and swa != stated:

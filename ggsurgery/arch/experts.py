@@ -1,4 +1,4 @@
-"""Mixtures of experts: which tensors of a layer count experts, and what a plan leaves of them.
+"""Mixtures of experts: which tensors have an expert axis, and which experts a plan keeps.
 
 The expert axis is the outermost one of every such tensor, so an expert is one range of bytes.
 llama.cpp reads one `expert_count` for all layers (src/llama-model.cpp, 0c1e570).
@@ -18,7 +18,7 @@ from ..tensors.parts import counts_experts
 from . import properties
 
 ROUTER = "ffn_gate_inp.weight"
-#: What no deletion can follow: expert numbers as data, and stacks of another count.
+#: Tensors that rule out deletion: expert numbers as data, and stacks of another count.
 _REFUSED = {
     "ffn_gate_tid2eid": "it maps tokens to expert numbers",
     "ffn_gate_chexps": "its chunks are shared between experts",
@@ -31,8 +31,8 @@ class Mixture:
 
     Args:
         n_experts: experts of a layer.
-        n_used: experts that a token goes through, the most of any layer.
-        n_groups: groups of neighbouring experts that the router selects first; 1 without.
+        n_used: experts used per token, the maximum over the layers.
+        n_groups: groups of neighbouring experts that the router selects first; 1 if none.
         layers: the layers that have experts.
     """
 
@@ -74,7 +74,7 @@ def mixture(header: Header) -> Mixture:
 
 
 def expert_tensors(header: Header, layer: int) -> dict[str, TensorInfo]:
-    """The tensors of a layer whose outermost axis counts experts, by suffix.
+    """The tensors of a layer whose outermost axis is the expert axis, by suffix.
 
     Raises:
         ArchitectureError: one of them has another size along that axis.
@@ -86,7 +86,7 @@ def expert_tensors(header: Header, layer: int) -> dict[str, TensorInfo]:
     for suffix, tensor in found.items():
         if suffix not in single and tensor.shape[-1] != count:
             raise ArchitectureError(
-                "the tensor does not have one part an expert",
+                "the tensor does not have one part per expert",
                 file=header.path,
                 tensor=tensor.name,
                 expected=f"{count} along its last axis ({arch}.expert_count)",
@@ -96,11 +96,11 @@ def expert_tensors(header: Header, layer: int) -> dict[str, TensorInfo]:
 
 
 def rewrite(headers: Sequence[Header], plan: Plan) -> dict[str, Value]:
-    """`expert_count` of the output; nothing where no expert leaves.
+    """`expert_count` of the output; empty if no expert is deleted.
 
     Raises:
-        ArchitectureError: layers keep unlike numbers, fewer than a token goes through, or
-            unlike numbers in the groups of the router.
+        ArchitectureError: layers keep different numbers, fewer than a token uses, or different
+        numbers in the groups of the router.
         PlanError: an edit names an expert or a layer that has none.
     """
     if not any(expert_edits(block) for block in plan.stack):
@@ -132,10 +132,10 @@ def rewrite(headers: Sequence[Header], plan: Plan) -> dict[str, Value]:
 def masked_experts(header: Header, plan: Plan) -> dict[int, tuple[int, ...]]:
     """The experts of each layer of a model that a plan of all its layers deletes.
 
-    The layers may keep unlike numbers, which no file can.
+    The layers may keep different numbers here, although a file cannot.
 
     Raises:
-        ArchitectureError: a layer keeps fewer than a token goes through.
+        ArchitectureError: a layer keeps fewer than a token uses.
         PlanError: an edit names an expert or a layer that has none.
     """
     found = mixture(header)
@@ -174,7 +174,7 @@ def _check_counts(shell: Header, before: Mixture, counts: dict[int, int]) -> Non
         raise ArchitectureError(
             "fewer experts than the model needs",
             file=shell.path,
-            expected=f"at least {least}: a token goes through {before.n_used}",
+            expected=f"at least {least}: each token uses {before.n_used}",
             found=first,
             hint="Lower expert_used_count first: `ggsurgery experts delete --used K`.",
         )
@@ -188,6 +188,6 @@ def _check_groups(shell: Header, before: Mixture, layer: int, experts: tuple[int
         raise ArchitectureError(
             f"layer {layer}: the router selects among {before.n_groups} groups of experts",
             file=shell.path,
-            expected="one number of experts, 2 or more, from each group, in their order",
-            found=f"{', '.join(map(str, counts))} experts a group",
+            expected="the same number of experts (at least 2) from each group, in order",
+            found=f"{', '.join(map(str, counts))} experts per group",
         )

@@ -1,8 +1,8 @@
-"""Architectures without a rule file: what can be done without knowing them.
+"""Architectures without a rule file: the operations that are safe without knowing them.
 
-Layers may be left out when nothing in the file tells them apart: no array has the layer
-count's length, no key of a positional kind is set, and all layers have the same tensors.
-Everything else stops unless the caller allows unknown architectures.
+Layers may be removed if nothing in the file distinguishes them: no array has the layer count's
+length, no positional key is set, and all layers have the same tensors. Everything else stops unless
+the caller allows unknown architectures.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from . import arrays, properties
 from .rulefile import RuleFile, keys
 
 UNKNOWN = RuleFile(architectures=(), version="", source=())
-HINT = "`allow_unknown_arch` lets it through; check the output's perplexity then."
+HINT = "`allow_unknown_arch` permits it; then check the output's perplexity."
 
 
 def check_unknown(
     family: str, headers: Sequence[Header], plan: Plan, *, allow: bool
 ) -> tuple[str, ...]:
-    """Stop a surgery on an unknown architecture that could change what a layer is.
+    """Refuse a surgery on an unknown architecture that could change a layer's kind.
 
     Args:
         family: the architecture's name.
@@ -40,7 +40,7 @@ def check_unknown(
     plain = all(isinstance(b, Take) for b in plan.stack) and len({r.source for r in refs}) == 1
     order = [r.index for r in refs]
     if not plain or order != sorted(set(order)):
-        reasons.append("only leaving layers out is known to be safe")
+        reasons.append("only removing layers is known to be safe")
     if not reasons:
         return ()
     if allow:

@@ -1,5 +1,5 @@
 """What depends on the number of layers: behaviours chosen by it, scalars derived from it,
-tensors with one slab a layer, and keys and values shared between layers."""
+tensors with one slab per layer, and keys and values shared between layers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def switches(
     """Tensors into which a changed behaviour is folded, and warnings.
 
     Raises:
-        ArchitectureError: the behaviour changes and no weight can make up for it.
+        ArchitectureError: the behaviour changes and no weight can compensate for it.
     """
     tensors: dict[str, Expr] = {}
     warnings: list[str] = []
@@ -76,7 +76,7 @@ def _scale(header: Header, by_width: bool) -> float:
 def _fold(
     rule: SwitchRule, header: Header, refs: Sequence[BlockRef], source: int, factor: float
 ) -> tuple[dict[str, Expr], str]:
-    """Scale one tensor of each layer by `factor`, where its type can hold the product."""
+    """Scale one tensor of each layer by `factor`, if its type can represent the product."""
     if abs(factor - 1) < 1e-7:
         return {}, f"{rule.reason}; with this model's widths both choices are the same"
     main = rule.fold[0]
@@ -89,7 +89,8 @@ def _fold(
         if main not in own or any(t.type not in FOLDABLE for t in folded):
             return {}, (
                 f"{rule.reason}: attention scores change by a factor of {1 / factor:.4g}. "
-                f"{main} is missing or quantized and cannot take it up; start from an F16 file."
+                f"{main} is missing or quantized and cannot absorb the factor; start from an F16 "
+                f"file."
             )
         for tensor in folded:
             tensors[f"blk.{new}.{tensor.suffix}"] = Apply(
@@ -107,7 +108,7 @@ def _residual_scale(header: Header, n_trunk: int) -> Value:
 
 
 def _zero(header: Header, n_trunk: int) -> Value:
-    """A rank of zero, which is what llama.cpp takes where it does not read the key."""
+    """A rank of zero, llama.cpp's value if it does not read the key."""
     return Value.of(0, GGUFValueType.UINT32, order=header.order)
 
 
@@ -125,7 +126,7 @@ FORMULAS: dict[str, Callable[[Header, int], Value]] = {
 
 
 def implied(rules: RuleFile, header: Header, n_trunk: int) -> dict[str, Value]:
-    """Scalars that the loader would derive from another layer count, written out."""
+    """Explicit keys for scalars that the loader would derive from the new layer count."""
     old = header.n_layers - n_tail(header)
     return {
         properties.full_key(header, rule.key): FORMULAS[rule.formula](header, old)
@@ -134,7 +135,7 @@ def implied(rules: RuleFile, header: Header, n_trunk: int) -> dict[str, Value]:
     }
 
 
-# -- one slab a layer --------------------------------------------------------------------
+# -- one slab per layer --------------------------------------------------------------------
 
 
 def slabs(
@@ -143,7 +144,8 @@ def slabs(
     """Tensors outside the layers, gathered slab by slab when layers move.
 
     Raises:
-        ArchitectureError: slabs of two sources would meet, or a slab has no whole blocks.
+        ArchitectureError: slabs of two sources would be combined, or a slab does not consist of
+            whole blocks.
     """
     found: dict[str, Expr] = {}
     for rule in rules.slab:
@@ -199,7 +201,7 @@ def shared_kv(
     wanted: Sequence[LayerKind],
     shell: int,
 ) -> dict[str, Value]:
-    """The count of sharing layers, after checking that each reads from the layer it knew.
+    """The number of sharing layers, after checking that each still reads from the same layer.
 
     Raises:
         ArchitectureError: naming the layers that would read other keys and values.
@@ -216,7 +218,8 @@ def shared_kv(
             "layers with keys of their own must not follow layers that share them",
             file=header.path,
             found=f"source layers {format_layers([refs[i].index for i in own])}",
-            hint=f"Layers from {kv_start(rules, header)} on share; keep them at the end.",
+            hint=f"Layers from {kv_start(rules, header)} on share keys and values: keep them at "
+            f"the end.",
         )
     for i in sharing:
         source = headers[refs[i].source]
@@ -227,7 +230,7 @@ def shared_kv(
         if place < 0 or refs[place] != read_before:
             raise ArchitectureError(
                 f"layer {refs[i].index} reads the keys and values of layer {read_before.index}, "
-                "which would be gone or in another place",
+                "which would be removed or moved",
                 file=source.path,
                 hint=f"Keep layers {old_start - 2} and {old_start - 1} directly in front of the "
                 f"first sharing layer.",

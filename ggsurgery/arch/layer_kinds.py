@@ -1,4 +1,4 @@
-"""Layer kinds of a header, as llama.cpp's loader understands them."""
+"""Layer kinds of a header, as llama.cpp's loader determines them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .types import LayerKind
 
 
 def n_tail(header: Header) -> int:
-    """Layers behind the trunk (`nextn_predict_layers`), which `block_count` includes.
+    """Number of layers behind the trunk (`nextn_predict_layers`), which `block_count` includes.
 
     Raises:
-        FormatError: there would be more of them than layers.
+        FormatError: the number exceeds the layer count.
     """
     count = properties.get(header, "nextn_predict_layers") or 0
     if not isinstance(count, int) or count < 0 or count > header.n_layers:
@@ -30,7 +30,7 @@ def n_tail(header: Header) -> int:
 
 
 def kv_start(rules: RuleFile, header: Header) -> int | None:
-    """The first layer that attends over keys and values of earlier ones; None if none may."""
+    """The first layer that attends over keys and values of earlier ones; None if there is none."""
     rule = rules.shared_kv
     if rule is None:
         return None
@@ -48,12 +48,12 @@ def ffn_of(suffixes: Iterable[str]) -> str:
 
 
 def has_attention(suffixes: Iterable[str]) -> bool:
-    """Whether a layer has attention weights (not only the norm in front)."""
+    """Whether a layer has attention weights (not only the norm before them)."""
     return any(s.startswith("attn_") and "norm" not in s for s in suffixes)
 
 
 def kinds(rules: RuleFile, header: Header) -> tuple[LayerKind, ...]:
-    """One kind a layer, trunk first, then the tail."""
+    """The kind of each layer, trunk first, then the tail."""
     n, tail = header.n_layers, n_tail(header)
     n_trunk = n - tail
     recurrent = [False] * n

@@ -1,7 +1,7 @@
 """Properties of a layer that llama.cpp derives from the layer's position.
 
 Each function reads one property of all layers of a header, as llama.cpp's loader would;
-the `write_…` functions say which keys make a header state wanted values, if it can.
+the `write_…` functions return the keys that state the wanted values, if a header can.
 Trunk layers come first, then the tail.
 """
 
@@ -19,7 +19,7 @@ Changes = dict[str, Value]
 
 
 def full_key(header: Header, key: str) -> str:
-    """A key with the architecture in front, as it is in the file."""
+    """A key with the architecture prefix, as in the file."""
     return f"{header.architecture}.{key}"
 
 
@@ -29,10 +29,10 @@ def get(header: Header, key: str, default: Any = None) -> Any:
 
 
 def count(header: Header, key: str, default: int = 0) -> int:
-    """An integer that must not be negative; `default` without the key.
+    """A non-negative integer; `default` if the key is missing.
 
     Raises:
-        FormatError: it is something else.
+        FormatError: the value is something else.
     """
     found = get(header, key)
     if found is None:
@@ -97,13 +97,13 @@ def _in_window(layer: int, period: int, first: str) -> bool:
 
 
 def write_windows(rule: WindowRule, header: Header, wanted: Sequence[bool]) -> Changes:
-    """An explicit array under the pattern's key; nothing where the loader reads none.
+    """An explicit array under the pattern's key; empty if the loader reads none.
 
     llama.cpp aborts on a model that has windows but no windowed layer
     (`GGML_ASSERT(hparams.is_swa_any())`): the window's size becomes 0 then.
 
     Raises:
-        ArchitectureError: no windowed layer is left, and the loader insists on windows.
+        ArchitectureError: no windowed layer is left, and the loader requires one.
     """
     if not any(wanted):
         if rule.active == "size":
@@ -142,16 +142,16 @@ def recurrents(rule: RecurrentRule, header: Header, n: int, n_trunk: int) -> lis
 
 
 def write_recurrents(rule: RecurrentRule, header: Header, wanted: Sequence[bool]) -> Changes:
-    """An explicit array; the other patterns follow arrays that are gathered anyway."""
+    """An explicit array; the other patterns are read from arrays that are gathered anyway."""
     if rule.pattern != "array_or_interval":
         return {}
     return {full_key(header, rule.key): bools(header, wanted)}
 
 
 def per_layer(header: Header, key: str, n: int) -> list[Any] | None:
-    """One value a layer of a key that may be a scalar or an array; None without the key.
+    """One value per layer for a key that may be a scalar or an array; None if the key is missing.
 
-    An array that is too short is filled with zeros, as llama.cpp's loader has them.
+    An array that is too short is padded with zeros, as in llama.cpp's loader.
     """
     found = get(header, key)
     if found is None:
@@ -168,7 +168,7 @@ def per_layer(header: Header, key: str, n: int) -> list[Any] | None:
 
 
 def experts(rule: ExpertRule, header: Header, n: int, n_trunk: int) -> list[bool | None]:
-    """Whether each layer is a mixture of experts; None where the tensors decide."""
+    """Whether each layer is a mixture of experts; None if the tensors decide."""
     if not get(header, "expert_count"):
         return [False] * n
     lead = count(header, rule.leading, rule.lead_default) if rule.leading else 0
@@ -181,7 +181,7 @@ def experts(rule: ExpertRule, header: Header, n: int, n_trunk: int) -> list[bool
 
 
 def write_experts(rule: ExpertRule, header: Header, wanted: Sequence[bool]) -> Changes:
-    """The number of leading dense layers, counted again."""
+    """The recounted number of leading dense layers."""
     if not rule.leading or not get(header, "expert_count"):
         return {}
     lead = next((i for i, moe in enumerate(wanted) if moe), len(wanted))
@@ -230,7 +230,7 @@ def prefix(rule: PrefixRule, header: Header, n: int) -> list[Any]:
 
 
 def write_prefix(rule: PrefixRule, header: Header, wanted: Sequence[Any]) -> Changes:
-    """The count again, where a key holds it."""
+    """The recounted number, if a key holds it."""
     if not rule.key or full_key(header, rule.key) not in header.metadata:
         return {}
     first = next((i for i, v in enumerate(wanted) if v is None), len(wanted))

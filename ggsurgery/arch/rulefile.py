@@ -1,9 +1,9 @@
-"""The rule files: what each section may say, read strictly from TOML.
+"""The rule files: the fields of each section, read strictly from TOML.
 
 One file describes one family: which of a layer's properties llama.cpp derives from the
 layer's *position*, and how a header can state them explicitly. Keys are written without
-the `{arch}.` prefix. Every file names the llama.cpp version and the source file in which
-its statements were found.
+the `{arch}.` prefix. Every file names the llama.cpp version and the source file that its rules come
+from.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ class ExpertRule:
 class RopeRule:
     """Which layers rotate positions.
 
-    `step`: not where `(layer + offset) % step == 0`. `without_window` says what the loader
-    does when no window is active: `step`, `all` layers rotate, or the step is the number
-    of `layers`. `equal_is_all`: a stack of exactly `step` layers rotates everywhere.
-    `window_only`: windowed layers rotate, the others do not, but for leading dense ones
-    with `dense_too`. `array`: an array under `pattern_key`.
+    `step`: not where `(layer + offset) % step == 0`. `without_window` is the loader's behaviour
+    when no window is active: `step`, `all` layers rotate, or the step is the number of `layers`.
+    `equal_is_all`: a stack of exactly `step` layers rotates everywhere. `window_only`: windowed
+    layers rotate, the others do not, except leading dense ones with `dense_too`. `array`: an array
+    under `pattern_key`.
     """
 
     pattern: Literal["step", "window_only", "array"]
@@ -92,10 +92,10 @@ class RopeRule:
 
 @dataclass(frozen=True, slots=True)
 class PrefixRule:
-    """The first layers have a property: `count` of them, or as many as `key` says.
+    """The first layers have a property: `count` of them, or the number under `key`.
 
-    `numbered`: each of them has its own role (the third takes the third input), so that
-    they must stay the same layers in the same places.
+    `numbered`: each of them has its own role (the third takes the third input), so they must stay
+    in place.
     """
 
     name: str
@@ -118,7 +118,7 @@ class SharedKvRule:
 
 @dataclass(frozen=True, slots=True)
 class SlabRule:
-    """A tensor outside the layers with one slab a layer along `axis` (0 = along a row)."""
+    """A tensor outside the layers with one slab per layer along `axis` (0 = along a row)."""
 
     tensor: str
     axis: int
@@ -126,12 +126,12 @@ class SlabRule:
 
 @dataclass(frozen=True, slots=True)
 class SwitchRule:
-    """A behaviour that llama.cpp chooses by the number of layers.
+    """A behaviour that llama.cpp selects by the number of layers.
 
-    `counts` are the trunk sizes of one choice. `refuse`: an edit that leaves or enters the
+    `counts` are the trunk sizes with one behaviour. `refuse`: an edit that leaves or enters the
     set (or only `on = "enter"`) is refused. `attention_scale`: attention is scaled by
     1/√(embedding/heads) for `counts` and by 1/√(key length) otherwise; the ratio is folded
-    into the tensors `fold` of each layer, of which the first must be there.
+    into the tensors `fold` of each layer; the first of these must exist.
     """
 
     action: Literal["refuse", "attention_scale"]
@@ -146,7 +146,7 @@ class SwitchRule:
 class ImpliedRule:
     """A scalar that the loader derives from the layer count when its key is missing.
 
-    It is written out before the count changes. `formula` names a function in implied.py.
+    It is written out before the count changes. `formula` is a key of `layer_count.FORMULAS`.
     """
 
     key: str
@@ -155,13 +155,13 @@ class ImpliedRule:
 
 @dataclass(frozen=True, slots=True)
 class RuleFile:
-    """Everything one TOML says.
+    """The content of one TOML file.
 
-    `per_layer` lists keys that this loader reads with one value a layer, so that a scalar
-    may become an array. `refuse` gives the reason why layers of this family cannot be
-    moved at all. `depth_ratio` names something that llama.cpp derives from layer /
-    (layers − 1) in recurrent layers, so that those must keep that ratio. `depth_fixed`
-    gives the reason why the number of layers must stay.
+    `per_layer` lists keys that this loader reads with one value per layer, so that a scalar may
+    become an array. `refuse` gives the reason why layers of this family cannot be moved at all.
+    `depth_ratio` names something that llama.cpp derives from layer / (layers − 1) in recurrent
+    layers, so those layers must keep that ratio. `depth_fixed` gives the reason why the number of
+    layers must stay.
     """
 
     architectures: tuple[str, ...]
@@ -188,12 +188,12 @@ def parse(text: str, file: str) -> RuleFile:
     """Read one rule file.
 
     Raises:
-        ArchitectureError: it is not TOML, or says something that no rule has.
+        ArchitectureError: it is not TOML, or has a field that no rule has.
     """
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ArchitectureError(f"no valid TOML: {error}", file=file) from error
+        raise ArchitectureError(f"invalid TOML: {error}", file=file) from error
     if "file" in table:
         raise ArchitectureError("unknown key 'file'", file=file)
     rules: RuleFile = _build(RuleFile, table, file, "")
@@ -246,7 +246,7 @@ def all_rules() -> dict[str, RuleFile]:
 
 @cache
 def keys() -> dict[str, tuple[str, ...]]:
-    """The lists of `_keys.toml`: metadata keys by how they relate to layers."""
+    """The lists of `_keys.toml`: metadata keys grouped by their relation to layers."""
     text = (resources.files(__package__) / "data" / "_keys.toml").read_text(encoding="utf-8")
     return {name: tuple(values) for name, values in tomllib.loads(text).items()}
 

@@ -1,9 +1,8 @@
 """Applying a family's rules to headers and plans.
 
-The wanted kind of every output layer is its main source layer's. Arrays are gathered,
-counts counted again, patterns written out where a header can state them; then the new
-header is read again as llama.cpp would, and any layer whose kind differs from the wanted
-one stops the surgery.
+Every output layer must have the kind of its main source layer. Arrays are gathered, counts
+recounted, and patterns written explicitly if a header can state them. Then the new header is read
+as llama.cpp would read it, and a layer of any other kind stops the surgery.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class ArchRules:
     Args:
         family: the architecture's name as in the header.
         known: whether a rule file describes it.
-        rules: the rule file; of an unknown architecture, an empty one.
-        allow_unknown: let operations through that an unknown architecture may not survive.
+        rules: the rule file; empty for an unknown architecture.
+        allow_unknown: permit operations that may break an unknown architecture.
     """
 
     family: str
@@ -53,11 +52,11 @@ class ArchRules:
         """Everything in the output that depends on a layer's index or on their count.
 
         Args:
-            force_kinds: let blends of layers of unlike kind through.
+            force_kinds: permit blends of layers of different kinds.
 
         Raises:
-            ArchitectureError: a layer would not mean in the output what it meant in its
-                source, and no metadata can make it so.
+            ArchitectureError: a layer's kind would change in the output, and metadata cannot
+            prevent it.
             PlanError: the plan uses a layer that its source does not have.
         """
         _check_references(headers, plan)
@@ -121,7 +120,7 @@ class ArchRules:
         change.tensors |= layer_count.slabs(self.rules, headers, refs[:n_trunk], plan.shell)
 
     def blendable(self, headers: Sequence[Header], plan: Plan, *, force: bool = False) -> None:
-        """Refuse blends whose parents are of unlike kinds.
+        """Refuse blends whose parents differ in kind.
 
         Raises:
             ArchitectureError: naming the parents and their kinds.
@@ -140,7 +139,7 @@ class ArchRules:
                 other = kinds[ref.source][ref.index]
                 if other != first:
                     raise ArchitectureError(
-                        f"layers {refs[0].index} and {ref.index} are of unlike kinds",
+                        f"layers {refs[0].index} and {ref.index} are of different kinds",
                         file=headers[ref.source].path,
                         expected=first.label,
                         found=other.label,
@@ -150,7 +149,7 @@ class ArchRules:
     # -- steps of rewrite ------------------------------------------------------------
 
     def _moves(self, headers: Sequence[Header], plan: Plan) -> bool:
-        """Whether any layer changes its place, its neighbours' count, or its file."""
+        """Whether any layer changes its position or its file, or the layer count changes."""
         shell = headers[plan.shell]
         tail = layer_kinds.n_tail(shell)
         identity = Plan.identity(shell.n_layers, tail)
@@ -195,7 +194,7 @@ class ArchRules:
             )
 
     def _state(self, draft: Header, wanted: Sequence[LayerKind], n_trunk: int) -> dict[str, Value]:
-        """Keys that state the wanted kinds where the header does not say them yet."""
+        """Keys that state the wanted kinds if the header does not already."""
         rules, now = self.rules, layer_kinds.kinds(self.rules, draft)
         changes: dict[str, Value] = {}
         if rules.window and _differ(now, wanted, "attention"):
@@ -222,7 +221,7 @@ class ArchRules:
         wanted: Sequence[LayerKind],
         n_trunk: int,
     ) -> None:
-        """Stop if llama.cpp would run any layer otherwise than in its source."""
+        """Refuse the output if llama.cpp would run any layer differently from its source."""
         now = layer_kinds.kinds(self.rules, draft)
         wrong = [i for i, (a, b) in enumerate(zip(now, wanted, strict=True)) if a != b]
         if not wrong:
@@ -239,8 +238,8 @@ class ArchRules:
         elif single and all(i < n_trunk for i in wrong):
             hint = self._proposals(source, refs[:n_trunk]) or hint
         raise ArchitectureError(
-            f"{named} would change kind, and {self.family} files cannot say "
-            f"otherwise; the first is layer {refs[first].index} at place {first}",
+            f"{named} would change kind, and {self.family} metadata cannot prevent it; the first "
+            f"is layer {refs[first].index} at place {first}",
             file=source.path,
             expected=wanted[first].label,
             found=now[first].label,
@@ -248,7 +247,7 @@ class ArchRules:
         )
 
     def _proposals(self, source: Header, refs: Sequence[BlockRef]) -> str:
-        """The nearest lists that keep what no metadata can state, as a hint."""
+        """The nearest layer lists that keep every kind, as a hint."""
         own = [self._fixed(k) for k in self.kinds(source)]
         n_trunk = source.n_layers - layer_kinds.n_tail(source)
         if all(k == own[0] for k in own):
@@ -268,7 +267,7 @@ class ArchRules:
         )
 
     def _fixed(self, kind: LayerKind) -> tuple[Any, ...]:
-        """The part of a kind that a layer's place alone decides."""
+        """The part of a kind that depends only on a layer's position."""
         rules = self.rules
         fixed = {p.name for p in rules.prefix if p.numbered or not p.key}
         return (
@@ -311,7 +310,8 @@ def _draft(
 
 
 def _resized(source: Header, n: int) -> Header:
-    """The source as if it had `n` trunk layers, without arrays: what its places imply."""
+    """The source as if it had `n` trunk layers and no arrays: the kinds that the positions
+    imply."""
     tail = layer_kinds.n_tail(source)
     drop = set(arrays.layer_arrays(source))
     metadata = {k: v for k, v in source.metadata.items() if k not in drop}

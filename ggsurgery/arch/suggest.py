@@ -1,8 +1,8 @@
 """The nearest layer lists that keep every layer's kind, for error messages.
 
 A stack is in phase when the layer at each place has the kind that llama.cpp gives that
-place. From a requested list the search leaves out further layers, or puts back some that
-were left out, and counts how many of these steps it needs.
+place. The search removes further layers from a requested list, or restores some that were removed,
+and counts these steps.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-#: Longest stack that the search looks at; above it, a message does without proposals.
+#: Longest stack that is searched; for longer ones, messages contain no proposals.
 LIMIT = 200
 #: How many layers longer or shorter than requested a proposal may be.
 REACH = 12
-#: What leaving out or putting back one layer costs; distances between layers cost less.
+#: Cost of removing or restoring one layer; distances between layers cost less.
 STEP = 1000
 
 
 def nearest(
     requested: Sequence[int], kinds: Sequence[Any], place: Callable[[int], Sequence[Any]]
 ) -> list[list[int]]:
-    """Lists in phase: the best that leaves out more, and the best that may put layers back.
+    """Lists in phase: the best that only removes layers, and the best that may also restore some.
 
     Args:
         requested: source layers in the wanted order, which is out of phase.
         kinds: the kind of each source layer.
-        place: for a number of layers, the kinds that llama.cpp gives their places.
+        place: maps a layer count to the kinds that llama.cpp gives the positions.
 
     Returns:
-        at most two lists, each with the fewest steps of its sort; a list that is not in
-        rising order can only lose layers. The whole stack is never proposed. Empty if
-        nothing within `REACH` layers is in phase.
+        at most two lists, each with the fewest steps of its sort; a list that is not in ascending
+        order can only lose layers. The whole stack is never proposed. Empty if nothing within
+        `REACH` layers is in phase.
     """
     if not 0 < len(kinds) <= LIMIT:
         return []
@@ -58,7 +58,7 @@ def _best(
     last = min(len(pool), len(requested) + REACH)
     for length in range(max(1, len(requested) - REACH), last + 1):
         if length == len(kinds) and len(pool) == length:
-            continue  # the stack as it was
+            continue  # the original stack
         steps = _align(pool, chosen, kinds, place(length))
         if steps is not None:
             found.append(steps)
@@ -70,13 +70,13 @@ def _align(
 ) -> tuple[int, list[int]] | None:
     """The cheapest subsequence of `pool` whose kinds are `places`, and its cost.
 
-    Leaving out a requested layer or putting back one that was not costs one `STEP` each;
-    of equally many steps those near the layers that leave anyway are better.
+    Removing a requested layer or restoring another costs one `STEP` each; among equal numbers of
+    steps, those near the layers already removed are preferred.
     """
     gone = set(range(len(kinds))) - chosen
     n, m = len(pool), len(places)
     far = STEP * (n + 2)
-    # cost[j]: cheapest way to fill the first j places from the pool looked at so far
+    # cost[j]: lowest cost of filling the first j places from the part of the pool seen so far
     cost = [0] + [far] * m
     taken = [[False] * (m + 1) for _ in range(n)]
     for i, layer in enumerate(pool):

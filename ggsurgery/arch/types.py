@@ -1,4 +1,4 @@
-"""What a layer is, and what a surgery changes outside the copied tensors."""
+"""Types: the kind of a layer, and the changes of a surgery outside the copied tensors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LayerKind:
 
     @property
     def label(self) -> str:
-        """For a person: `window 512, MoE`, `full, no rope`, `recurrent`."""
+        """Readable form: `window 512, MoE`, `full, no rope`, `recurrent`."""
         words = []
         if self.mtp:
             words.append("MTP")
@@ -57,7 +57,7 @@ class LayerKind:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong or doubtful in a file, for `verify`."""
+    """One error or doubtful point in a file, for `verify`."""
 
     severity: Severity
     where: str
@@ -71,10 +71,10 @@ class Finding:
 
 @dataclass(slots=True)
 class MetadataChange:
-    """What the output's header and shell have to change besides the copied layers.
+    """Changes to the output's header and shell besides the copied layers.
 
-    `set` holds metadata entries. `tensors` maps an output tensor's name to the tree
-    that computes it, for tensors that are more than a copy of their source.
+    `set` holds metadata entries. `tensors` maps an output tensor's name to its expression, for
+    tensors that are not a plain copy of their source.
     """
 
     set: dict[str, Value] = field(default_factory=dict)

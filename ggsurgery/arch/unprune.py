@@ -1,8 +1,8 @@
-"""Files from which others removed layers and left the metadata as it was.
+"""Files from which another program removed layers without updating the metadata.
 
-The file before the removal is put together again as a header: the old layer count, the
-arrays at their old length, the tensors at their old numbers. Deleting the layers from
-*that* gives the metadata which the removal should have written.
+The header before the removal is reconstructed: the old layer count, the arrays at their old length,
+the tensors at their old numbers. Deleting the layers from *that* header gives the metadata that the
+removal should have written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def unpruned(header: Header, removed: Sequence[int]) -> tuple[Header, Plan]:
     """The header before the removal, and the plan that removes the layers again.
 
     Args:
-        removed: numbers of the removed layers, as they stood in the whole model.
+        removed: numbers of the removed layers in the original model.
 
     Raises:
         PlanError: a number cannot have been a layer.
@@ -37,7 +37,7 @@ def unpruned(header: Header, removed: Sequence[int]) -> tuple[Header, Plan]:
             file=header.path,
             expected=f"numbers from 0 to {n_old - 1}",
             found=", ".join(map(str, gone)) or "none",
-            hint="Number the layers as they stood before the removal.",
+            hint="Give the layer numbers of the original model.",
         )
     order = [i for i in range(n_old) if i not in gone]
     old = _renumbered(header, order, n_old, _stretched)
@@ -47,13 +47,13 @@ def unpruned(header: Header, removed: Sequence[int]) -> tuple[Header, Plan]:
 
 
 def original_of(header: Header, document: Mapping[str, Any]) -> tuple[Header, list[int]]:
-    """The header that a recipe in this file started from, and the source layer of each layer.
+    """The header before this file's recipe, and the source layer of each layer.
 
-    Arrays are taken back to the old layers. A pattern that the counts alone imply is then
-    that of the old count: a recipe that moved layers under it shows.
+    Arrays are mapped back to the old layers. A pattern that only the counts imply then follows the
+    old count, which reveals a recipe that moved layers without it.
 
     Raises:
-        PlanError: no layer count leads to this file's by the recipe.
+        PlanError: no original layer count leads to this file's count by the recipe.
     """
     recipe = Recipe.from_json(dict(document), header.path)
     tail = n_tail(header)
@@ -84,7 +84,7 @@ def _renumbered(
 
 
 def _stretched(header: Header, name: str, value: Value, order: Sequence[int], n_old: int) -> Value:
-    """An array at its old length: as it is, or with entries put back for removed layers."""
+    """An array at its old length: unchanged, or with entries restored for removed layers."""
     tail = n_tail(header)
     if len(value) in (n_old, n_old - tail, arrays.PADDED):
         return value
@@ -102,7 +102,7 @@ def _stretched(header: Header, name: str, value: Value, order: Sequence[int], n_
 
 
 def _taken_back(header: Header, name: str, value: Value, order: Sequence[int], n_old: int) -> Value:
-    """An array of the layers as they stand, at their old numbers; of the trunk it stays one."""
+    """An array of the current layers, at their old numbers; an array of the trunk stays one."""
     found = value.value[: header.n_layers]
     whole = [found[0]] * n_old
     for old, entry in zip(order, found, strict=False):

@@ -1,1 +1,1 @@
-"""Chat templates: rendering a GGUF's own, built-in families, checks, Ollama's form of them."""
+"""Chat templates: rendering a GGUF's own, built-in families, checks, and their Ollama form."""

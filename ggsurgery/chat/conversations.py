@@ -1,8 +1,7 @@
 """The conversations that a chat template is tried on.
 
-Each one asks for one thing a template can get wrong. They are written the way the
-OpenAI interface and transformers write them; `to_ollama` gives the same conversation as
-Ollama passes it to a Go template.
+Each one tests one thing that a template can get wrong. They use the format of the OpenAI API and
+transformers; `to_ollama` converts a conversation to the form that Ollama passes to a Go template.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ from typing import Any
 
 from .render import render
 
-#: The day on which trials take place, so that templates that print today print the same.
+#: The date of all trials, so that templates that print the date have reproducible output.
 TRIAL_DAY = datetime(2024, 7, 26, 12)
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """One trial: an id, what it asks of a template, and the conversation itself.
+    """One trial: an id, what it tests, and the conversation itself.
 
-    `needs` names what a template may lack without a fault: `tools`, `thinking`, `prefix`,
-    `system`.
+    `needs` names the feature that a template may lack without being faulty: `tools`, `thinking`,
+    `prefix`, `system`.
     """
 
     id: str
@@ -39,7 +38,7 @@ class Conversation:
         """Render with a Jinja template.
 
         Raises:
-            TemplateError: the template fails on it or refuses it.
+            TemplateError: the template fails on the conversation or refuses it.
         """
         return render(
             template,
@@ -53,7 +52,7 @@ class Conversation:
         )
 
     def to_ollama(self) -> dict[str, Any]:
-        """The same conversation in the names of Ollama's chat interface."""
+        """The same conversation with the field names of Ollama's chat API."""
         messages = []
         for message in self.messages:
             item: dict[str, Any] = {

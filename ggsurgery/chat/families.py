@@ -1,7 +1,7 @@
 """The built-in chat families, and which of them a template belongs to.
 
-A template is recognised by what it prints, not by what it looks like: it renders the
-trial conversations, and so does each family; the family that agrees most often is meant.
+A template is recognised by its output, not by its source: it renders the trial conversations, as
+does each family, and the family with the most identical prompts is chosen.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..files.resources import shipped
 from .conversations import BY_ID, CONVERSATIONS, TRIAL_DAY
 from .render import TemplateError
 
-#: Why Ollama's form of a prompt can differ, in the words of a bundle's notes.
+#: Reasons why Ollama's form of a prompt can differ, as printed in a bundle's notes.
 REASONS: dict[str, str] = {
     "joined": "Ollama joins messages of one role that follow each other into one turn.",
     "json": "Ollama writes tool descriptions and calls as compact JSON in its own order of keys, "
@@ -29,7 +29,7 @@ REASONS: dict[str, str] = {
     "refuse and prints the messages as they come.",
 }
 
-#: What every chat does; a family that differs here is another family.
+#: Conversations of every ordinary chat; a template that differs here belongs to another family.
 ORDINARY = frozenset({"single", "system", "turns", "non-ascii", "code", "prefix"})
 
 _TEMPLATE = re.compile(r'^TEMPLATE """(.*?)"""$', re.DOTALL | re.MULTILINE)
@@ -37,7 +37,7 @@ _TEMPLATE = re.compile(r'^TEMPLATE """(.*?)"""$', re.DOTALL | re.MULTILINE)
 
 @dataclass(frozen=True)
 class Family:
-    """A chat family: its template in Jinja (`jinja`), for Ollama (`go`), and what goes along.
+    """A chat family: its template in Jinja (`jinja`) and for Ollama (`go`), and related settings.
 
     `differs` maps conversations whose prompt Ollama cannot give to a key of `REASONS`.
     """
@@ -65,8 +65,8 @@ class Match:
 
     Args:
         same: conversations with the same prompt (or refused by both).
-        refused: those that the template refuses and the family prints.
-        other: those with another prompt.
+        refused: conversations that the template refuses and the family prints.
+        other: conversations with another prompt.
         dated: whether the template prints today's date.
     """
 
@@ -78,12 +78,13 @@ class Match:
 
     @property
     def exact(self) -> bool:
-        """Whether every conversation gives the same prompt."""
+        """Whether every conversation has the same prompt."""
         return not self.other and not self.refused
 
     @property
     def usable(self) -> bool:
-        """Whether the family can stand for the template: ordinary talk is the same."""
+        """Whether the family can replace the template: ordinary conversations give the same
+        prompt."""
         return not ORDINARY.intersection(self.other)
 
 
@@ -111,7 +112,7 @@ def family(name: str) -> Family:
     """A family by name.
 
     Raises:
-        FormatError: there is none; the message offers the nearest names.
+        FormatError: the name is unknown; the message lists the nearest names.
 
     Example:
         >>> family("qwen3").stop
@@ -128,7 +129,7 @@ def family(name: str) -> Family:
 
 
 def outcomes(template: str, *, bos_token: str = "", eos_token: str = "") -> dict[str, str | None]:
-    """What a template makes of every trial conversation; None where it fails or refuses."""
+    """The prompt for every trial conversation; None if the template fails or refuses."""
     found: dict[str, str | None] = {}
     for conversation in CONVERSATIONS:
         try:
@@ -141,11 +142,11 @@ def outcomes(template: str, *, bos_token: str = "", eos_token: str = "") -> dict
 
 
 def recognise(template: str, *, bos_token: str = "", eos_token: str = "") -> Match | None:
-    """The family that a Jinja template belongs to, None if it prints none of their prompts.
+    """The family that a Jinja template belongs to, None if it matches none.
 
-    The plainest conversation (one question) has to agree; beyond that the most agreements
-    count. A beginning-of-text token that only one of two prints makes no difference: the
-    tokenizer puts it there once in either case.
+    The simplest conversation (one question) must agree; beyond that the most agreements decide. A
+    beginning-of-text token that only one of two prints makes no difference: the tokenizer adds it
+    once in either case.
     """
     mine = _prompts(template, bos_token, eos_token)
     best: Match | None = None

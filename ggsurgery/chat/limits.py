@@ -1,14 +1,14 @@
-"""What a chat template may cost, for both sides of the process that renders it."""
+"""Limits on a chat template, used by both sides of the rendering process."""
 
 from __future__ import annotations
 
-#: Seconds that a template may take: real ones take a millisecond.
+#: Time limit of a template, in seconds: real templates take a millisecond.
 SECONDS = 5
-#: Address space of the process, bytes; Python and jinja2 take 40 MiB of it.
+#: Address space of the process in bytes; Python and jinja2 use 40 MiB of it.
 MEMORY = 2**29
-#: Characters of a template: real ones have at most some 20,000.
+#: Maximum length of a template in characters: real templates have at most about 20,000.
 TEMPLATE = 2**20
-#: Characters of a prompt: so many for each byte of the conversation, and some more.
+#: Maximum length of a prompt: characters per byte of the conversation, plus a constant.
 REPEATS, OVERHEAD, PROMPT = 16, 2**20, 2**24
-#: Characters of an error message that the template wrote itself.
+#: Maximum length of an error message that comes from the template, in characters.
 MESSAGE = 500

@@ -1,4 +1,4 @@
-"""Check a chat template by using it: every trial conversation, and what must hold of each.
+"""Check a chat template by rendering every trial conversation and testing the results.
 
 An `error` makes conversations go wrong, a `warning` limits what the template can be used
 for or where, a `note` is worth knowing. Every finding names the conversation that shows it.
@@ -35,9 +35,9 @@ class Report:
     """All findings about a template, and what its trials show.
 
     Args:
-        prompts: what the template printed; None where it failed or refused.
+        prompts: the template's output; None if it failed or refused.
         match: the built-in family that prints the same, if there is one.
-        ollama: what Ollama reports for this template where a Modelfile brings none.
+        ollama: what Ollama reports for this template if the Modelfile has none.
     """
 
     findings: tuple[Finding, ...]
@@ -107,7 +107,7 @@ def _try(
             else:
                 message = "takes the arguments of tool calls as JSON text only, not as an object"
                 return prompt, [Finding("note", "tool arguments", message, conversation.id)]
-        # One may refuse odd conversations, but a single question is the least of a chat.
+        # A template may refuse unusual conversations, but must handle a single question.
         may_refuse = error.refused and conversation.id != "single"
         level: Level = "warning" if may_refuse or conversation.needs else "error"
         word = "refuses" if error.refused else "fails on"
@@ -132,7 +132,7 @@ def _arguments_as_text(conversation: Conversation) -> Conversation | None:
 
 
 def _missing(conversation: Conversation, prompt: str) -> Iterator[Finding]:
-    """What the conversation says and the prompt does not."""
+    """Parts of the conversation that are missing from the prompt."""
     for message in conversation.messages:
         text = (message.get("content") or "").strip()
         if text and text not in prompt and json.dumps(text, ensure_ascii=False) not in prompt:
@@ -150,7 +150,7 @@ def _missing(conversation: Conversation, prompt: str) -> Iterator[Finding]:
 
 
 def _generation(template: str, bos: str, eos: str) -> Iterator[Finding]:
-    """add_generation_prompt must only add to the end, so that a cached prompt can be gone on."""
+    """add_generation_prompt must only add to the end, so that a cached prompt can be continued."""
     messages = BY_ID["turns"].messages
     try:
         without, behind = (
@@ -186,7 +186,7 @@ def _thinking(template: str, prompts: dict[str, str | None]) -> Iterator[Finding
 
 
 def _tokens(prompts: dict[str, str | None], vocabulary: Vocabulary) -> Iterator[Finding]:
-    """Marks in the prompt that the vocabulary does not know: the model never saw them."""
+    """Marks in the prompt that are not in the vocabulary: the model was not trained on them."""
     said = "\n".join(str(value) for c in CONVERSATIONS for m in c.messages for value in m.values())
     plain: dict[str, str] = {}
     for id, prompt in prompts.items():
@@ -212,7 +212,7 @@ def _tokens(prompts: dict[str, str | None], vocabulary: Vocabulary) -> Iterator[
 
 
 def _end_of_turn(template: str, vocabulary: Vocabulary) -> Iterator[Finding]:
-    """What follows an answer must be a token that ends generation, or the model runs on."""
+    """An answer must be followed by a token that ends generation, or the model does not stop."""
     talk = [*BY_ID["single"].messages, {"role": "assistant", "content": "zyxwv"}]
     again = [*talk, {"role": "user", "content": "?"}]
     for messages in (talk, again):
@@ -268,7 +268,7 @@ def _for_ollama(template: str, match: Match | None) -> Iterator[Finding]:
 
 
 def _joined(findings: list[Finding]) -> Iterator[Finding]:
-    """Equal findings in one, with all the conversations that show it; worst first."""
+    """Equal findings combined, with all conversations that show them; worst first."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for f in findings:
         ids = groups.setdefault((f.level, f.check, f.message), [])

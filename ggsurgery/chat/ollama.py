@@ -1,6 +1,6 @@
-"""What Ollama will make of a template: which capabilities it will report.
+"""Predict the capabilities that Ollama will report for a template.
 
-Ollama runs no trial. It reads the template's text (server/images.go, thinking/template.go):
+Ollama does not run the template. It inspects the text (server/images.go, thinking/template.go):
 
     tools      a Go template names .Tools; a Jinja template has `tools` or `tool_call` in it
     insert     a Go template names .Suffix
@@ -27,7 +27,7 @@ _BLOCKS = ("if", "range", "with", "define", "block")
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model can be asked for, as far as its template tells."""
+    """A model's capabilities according to its template."""
 
     tools: bool = False
     thinking: bool = False
@@ -35,7 +35,7 @@ class Capabilities:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """As `ollama show` lists them, behind the ever-present `completion`."""
+        """As `ollama show` lists them, after `completion`, which every model has."""
         pairs = (("tools", self.tools), ("thinking", self.thinking), ("insert", self.insert))
         return ("completion", *(name for name, has in pairs if has))
 
@@ -61,7 +61,7 @@ class _Block:
 
 
 def parse(template: str) -> _List:
-    """The tree of a Go template: enough of it to follow ranges, conditions and texts.
+    """The tree of a Go template, limited to ranges, conditions and texts.
 
     Raises:
         TemplateError: blocks that do not nest.
@@ -97,7 +97,7 @@ def parse(template: str) -> _List:
 
 
 def _tokens(template: str) -> list[tuple[str, str]]:
-    """Texts and actions, with the white space gone that `{{-` and `-}}` take away."""
+    """Texts and actions, without the white space that `{{-` and `-}}` trim."""
     tokens: list[tuple[str, str]] = []
     position, trim = 0, False
     for action in _ACTION.finditer(template):
@@ -123,7 +123,7 @@ def names(template: str) -> frozenset[str]:
 
 
 def thinking_marks(template: str) -> tuple[str, str]:
-    """The texts around `.Thinking` as Ollama infers them, empty where it finds none."""
+    """The texts around `.Thinking` as Ollama infers them, empty if it finds none."""
     found = ["", ""]
 
     def see(pipe: str, around: _List, loop: str | None) -> None:
@@ -165,7 +165,7 @@ def of_go(template: str) -> Capabilities:
 
 
 def of_jinja(template: str) -> Capabilities:
-    """What Ollama reports for a GGUF's own chat template where the Modelfile has none."""
+    """What Ollama reports for a GGUF's own chat template if the Modelfile has none."""
     return Capabilities(
         "tools" in template or "tool_call" in template,
         "<think>" in template and "</think>" in template,
@@ -173,6 +173,6 @@ def of_jinja(template: str) -> Capabilities:
 
 
 def lost(jinja: str, go: str) -> tuple[str, ...]:
-    """Capabilities that a GGUF's template shows and a rewritten TEMPLATE no longer does."""
+    """Capabilities that a GGUF's template has and a rewritten TEMPLATE lacks."""
     after = of_go(go).names
     return tuple(name for name in of_jinja(jinja).names if name not in after)

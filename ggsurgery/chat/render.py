@@ -1,10 +1,9 @@
 """Render a chat template the way llama.cpp and transformers do, in a process of its own.
 
-A chat template is a Jinja program that somebody else wrote and that a downloaded file brings
-along. This is the one door to it: every template, compiled or rendered, goes to a child
-(`sandbox`) with a deadline and limits on memory and output. The child starts with the first
-template, which takes 0.1 s, and serves all that follow; a template that it had to be killed
-for is refused from then on.
+A chat template is an untrusted Jinja program that is part of a downloaded file. Every template is
+compiled and rendered in a child process (`sandbox`) with a deadline and limits on memory and
+output. The child starts with the first template, which takes 0.1 s, and serves all later ones; a
+template that made it necessary to kill the child is refused from then on.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ START_SECONDS = 60.0
 
 Message = Mapping[str, Any]
 
-#: Stands behind the last message while rendering; what follows it is cut off.
+#: Marks the end of the last message while rendering; everything after it is cut off.
 _CUT = "\ue000ggsurgery-cut\ue000"
 _HINT = "`ggsurgery template set --family NAME IN OUT` writes another one."
 
@@ -35,7 +34,8 @@ _HINT = "`ggsurgery template set --family NAME IN OUT` writes another one."
 class TemplateError(FormatError):
     """A chat template that does not compile, does not run, or refuses the conversation.
 
-    `refused` tells a template's own `raise_exception` from a fault of the template.
+    `refused` is true if the template called `raise_exception`, and false for a fault of the
+    template.
     """
 
     code = "template"
@@ -44,7 +44,7 @@ class TemplateError(FormatError):
 
 
 class _Renderer:
-    """Keeps the child and what it had to be killed for."""
+    """Owns the child process and remembers the templates for which it was killed."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -53,14 +53,14 @@ class _Renderer:
         self.stopped: dict[str, str] = {}
 
     def ask(self, template: str, names: dict[str, Any] | None, now: datetime) -> str:
-        """What the child prints; nothing if it only compiles, without `names`.
+        """The child's output; empty if it only compiles (no `names`).
 
         Raises:
             TemplateError: what is wrong with the template.
         """
         if len(template) > limits.TEMPLATE:
             raise TemplateError(
-                "the chat template is longer than any model's",
+                "the chat template is too long",
                 expected=f"at most {limits.TEMPLATE:,} characters",
                 found=f"{len(template):,}",
                 hint=_HINT,
@@ -85,7 +85,7 @@ class _Renderer:
             raise TemplateError(self.stopped[template], hint=_HINT)
 
     def _answer(self, request: tuple[Any, ...], most: int) -> bytes:
-        """What the child answers, or the reason why it had to be ended, in the same form."""
+        """The child's answer, or the reason why it was killed, in the same form."""
         child = self._running()
         healthy = False
         try:
@@ -104,7 +104,8 @@ class _Renderer:
                 self.close(kill=True)
 
     def _running(self) -> Child:
-        """The child, started if there is none; one of the process that forked this is not ours."""
+        """The child, started if necessary; a child of the process that forked this one is not
+        used."""
         if self.child is not None and self.owner == os.getpid():
             return self.child
         child = Child("ggsurgery.chat.sandbox", "serve")
@@ -166,7 +167,7 @@ def render(
             excludes the generation prompt.
         bos_token, eos_token: their text, for templates that print them.
         enable_thinking: passed only if not None, so the template's own default counts.
-        now: the time that `strftime_now` tells; the present if None.
+        now: the time that `strftime_now` returns; the current time if None.
         variables: passed to the template under their names.
 
     Raises:
@@ -202,7 +203,7 @@ def render(
 def _open_end(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not messages or not isinstance(messages[-1].get("content"), str):
         raise TemplateError("nothing to continue: the last message has no text")
-    # A template may trim the content; the mark then keeps what stands before it.
+    # A template may trim the content; the mark protects the white space before it.
     return [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + _CUT}]
 
 

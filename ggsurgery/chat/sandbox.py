@@ -1,10 +1,10 @@
-"""The child process in which chat templates run: `render` asks, this answers.
+"""The child process in which chat templates run; it serves the requests of `render`.
 
 jinja2's immutable sandbox allows no attribute that starts with an underscore and no change to
 the conversation. It does not bound what a template computes, so this process has a limit on
 its memory and on the time of each answer, and `render` kills it after a deadline.
 
-What a template may use beyond plain Jinja (transformers, "Chat templates"):
+Extensions of plain Jinja for templates (transformers, "Chat templates"):
 
     raise_exception(text)        refuse the conversation
     strftime_now(format)         today, for system prompts with a date
@@ -61,7 +61,8 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """The sandbox, without operators that no template needs and that fill the memory at once."""
+    """The sandbox, without operators that templates do not need and that can exhaust memory at
+    once."""
 
     intercepted_binops = frozenset({"**", "%"})
 
@@ -118,12 +119,12 @@ def compiled(template: str) -> jinja2.Template:
             f"chat template, line {error.lineno}: {error.message}",
             found=_line(template, error.lineno),
         ) from error
-    except (SyntaxError, RecursionError) as error:  # what Jinja made is too deep
+    except (SyntaxError, RecursionError) as error:  # Jinja's generated code nests too deeply
         raise Failed("error", f"chat template nests too deep: {error}") from error
 
 
 def rendered(template: jinja2.Template, names: dict[str, Any], limit: int) -> str:
-    """What a template prints, at most `limit` characters.
+    """The template's output, at most `limit` characters.
 
     Raises:
         Failed: it refuses the conversation, fails, or prints more.
@@ -182,14 +183,14 @@ def serve() -> None:
         except EOFError:
             os._exit(0)
         *question, seconds = request
-        with _ended_after(seconds + 1):  # by the kernel, where no parent is left to do it
+        with _ended_after(seconds + 1):  # the kernel ends it if the parent is gone
             reply = answer(*question)
         send(answers, reply)
 
 
 @contextlib.contextmanager
 def _ended_after(seconds: float) -> Iterator[None]:
-    """End the process, whatever it computes, if the block takes longer (not on Windows)."""
+    """End the process if the block takes longer, whatever it is computing (not on Windows)."""
     if not hasattr(signal, "setitimer"):
         yield
         return

@@ -1,4 +1,4 @@
-"""What a chat needs to know of a GGUF's vocabulary: its special tokens by id and text."""
+"""The parts of a GGUF's vocabulary that a chat needs: special tokens by id and text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import FormatError
 from ..ggufio.constants import Keys, TokenType
 from ..ggufio.types import Header
 
-#: How special tokens look: <|im_end|>, <｜User｜>, <end_of_turn>, </s>, <think>, [INST].
+#: Pattern of special tokens: <|im_end|>, <｜User｜>, <end_of_turn>, </s>, <think>, [INST].
 SPECIAL = re.compile(r"<[|｜][^\s<>|｜]+[|｜]>|</?[a-z_]+>|\[/?[A-Z_]{3,}\]")
 
 _END_KEYS = (Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID)
@@ -33,7 +33,7 @@ class Vocabulary:
 
     @classmethod
     def find(cls, header: Header) -> Vocabulary | None:
-        """As `of`; None for a file without one (`no_vocab`)."""
+        """Like `of`, but None for a file without a vocabulary (`no_vocab`)."""
         return cls.of(header) if Keys.Tokenizer.LIST in header.metadata else None
 
     @classmethod
@@ -75,12 +75,12 @@ class Vocabulary:
         return {text: i for i, text in enumerate(self.tokens)}
 
     def is_special(self, text: str) -> bool:
-        """Whether a text is one token that a tokenizer takes as a whole."""
+        """Whether a text is a single token to the tokenizer."""
         i = self.ids.get(text)
         return i is not None and self.types[i] in (TokenType.CONTROL, TokenType.USER_DEFINED)
 
     def text(self, key: str) -> str | None:
-        """The text of the token whose id stands under a metadata key."""
+        """The text of the token whose id a metadata key holds."""
         i: Any = self.header.get(key)
         if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < len(self.tokens):
             return self.tokens[i]
@@ -98,8 +98,8 @@ class Vocabulary:
 
     @property
     def adds_bos(self) -> bool:
-        """Whether a tokenizer puts the beginning-of-text token in front by itself."""
-        # llama.cpp's default where the key is missing: SentencePiece and WordPiece add it
+        """Whether the tokenizer itself adds the beginning-of-text token."""
+        # llama.cpp's default if the key is missing: SentencePiece and WordPiece add it
         return bool(self.header.get(Keys.Tokenizer.ADD_BOS, self.model in ("llama", "bert")))
 
     @property

@@ -1,9 +1,9 @@
-"""The command line: one module a command family, loaded when it is called.
+"""The command line: one module per command family, loaded when it is called.
 
-Every command parses its arguments, calls one library function and prints what came back.
-`main` is the one place where errors become exit codes: 1 for a `GGSurgeryError`, 2 for
-wrong usage, 130 after Ctrl-C, 143 after SIGTERM. With `--json` the error is one line of JSON on
-standard error; a traceback appears only with `--debug`.
+Every command parses its arguments, calls one library function and prints the result. `main` is the
+only place where errors become exit codes: 1 for a `GGSurgeryError`, 2 for wrong usage, 130 after
+Ctrl-C, 143 after SIGTERM. With `--json` the error is one line of JSON on standard error; a
+traceback appears only with `--debug`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ COMMANDS: dict[str, str] = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module when the command is asked for."""
+    """A group that imports a command's module when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -130,7 +130,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     command = next((a for a in arguments if not a.startswith("-")), "")
     stop_like_ctrl_c()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8, a plain C locale
+        if isinstance(stream, io.TextIOWrapper):  # bytes that are not UTF-8, a plain C locale
             stream.reconfigure(errors="backslashreplace")
     try:
         temporary.sweep_scratch()
@@ -142,7 +142,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as stop:
-        ignore_signals()  # a second Ctrl-C must not end the cleaning
+        ignore_signals()  # a second Ctrl-C must not interrupt the cleanup
         temporary.remove_all()
         cause = stop.__cause__ if isinstance(stop, click.Abort) else stop
         number = cause.number if isinstance(cause, Stopped) else signal.SIGINT
@@ -150,7 +150,7 @@ def main(args: list[str] | None = None) -> NoReturn:
             "ggsurgery: interrupted; inputs untouched, nothing half-written left behind", err=True
         )
         sys.exit(128 + number)
-    except BrokenPipeError:  # `| head` closed the pipe: not an error of ours
+    except BrokenPipeError:  # `| head` closed the pipe, which is not an error
         sys.stderr.close()
         sys.exit(141)
     except Exception as error:
@@ -168,13 +168,13 @@ def main(args: list[str] | None = None) -> NoReturn:
 
 
 class UnexpectedError(GGSurgeryError):
-    """A fault of the program."""
+    """An internal error of the program."""
 
     code = "bug"
 
 
 def _known(error: Exception, command: str) -> GGSurgeryError:
-    """The error as one of ours."""
+    """The error as a GGSurgeryError."""
     if isinstance(error, GGSurgeryError):
         return error
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""What the evaluating commands print and write alike."""
+"""Output that the evaluating commands share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ._output import note, table
 
 
 def save_text(out: Path, text: str, *, force: bool, inputs: Sequence[Path] = ()) -> None:
-    """Write a text file that appears whole or not at all.
+    """Write a text file atomically.
 
     Raises:
         OutputError: it exists (without `force`), is an input, or its folder is missing.
     """
-    data = text.encode(errors="backslashreplace")  # a file's name that is no UTF-8
+    data = text.encode(errors="backslashreplace")  # a file name that is not UTF-8
     check_output(out, tuple(inputs), force=force, nbytes=len(data))
     with atomic_path(out, inputs=inputs, force=force) as temporary:
         temporary.write_bytes(data)
@@ -63,7 +63,7 @@ def _detail(name: str, mean: float) -> str:
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:
-    """Difference, interval, p, test and what may be said."""
+    """Difference, interval, p-value, test and conclusion."""
     rows = [
         (
             c.label,
@@ -82,7 +82,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
 
 
 def control_table(outcomes: Sequence[Outcome]) -> str:
-    """The controls with size, score and what the paired test says."""
+    """The controls with size, score and result of the paired test."""
     rows = [
         (
             o.control.kind,

@@ -8,16 +8,16 @@ from typing import Any
 
 import click
 
-#: Parameters that are a model, or several, to read; these may be given by name.
+#: Parameters for one or more input models; these may be given by name.
 MODELS = frozenset(
     ("a", "b", "base", "baseline", "cut", "file", "files", "original", "source", "sources", "uncut")
 )
 
 
 class FileParameter(click.Path):
-    """A path as it was typed, or the file that `hf://…` or `ollama://…` stands for.
+    """A path as typed, or the file that `hf://…` or `ollama://…` names.
 
-    That a path cannot be opened is the library's to say, in its one line.
+    Existence is checked by the library, which gives a better message.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The flags of fields that messages of the library name: `out_type` becomes --out-type."""
+"""Replace field names in the library's messages by flags: `out_type` becomes --out-type."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FLAGS = {name: "--" + name.replace("_", "-") for name in _SAME} | _OTHERS
 
 
 def with_flags(text: str, command: str | None = None) -> str:
-    """A message with flags in place of its fields in backquotes; `run` keeps them for its recipe.
+    """A message with flags in place of backquoted fields; `run` keeps the fields of its recipe.
 
     Args:
-        command: the command that it is of; None takes the running one.
+        command: the command that reports it; None means the running one.
 
     Example:
         >>> with_flags("replace it with `force`")

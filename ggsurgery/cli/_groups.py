@@ -1,4 +1,4 @@
-"""A group of commands with one that runs when none is named."""
+"""A group of commands with a default command."""
 
 from __future__ import annotations
 

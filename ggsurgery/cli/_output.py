@@ -1,7 +1,7 @@
-"""What commands print: tables a person can read, or JSON with the same figures.
+"""Output of commands: readable tables, or JSON with the same figures.
 
-The only place that writes to a terminal. Texts come from files, so everything that could
-steer the terminal is escaped here, whoever prints it.
+The only place that writes to a terminal. Texts come from files, so all terminal control characters
+are escaped here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import OutputError, json_text, printable
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-#: What lays a text out and is not escaped where a text may have several lines.
+#: Layout characters that are not escaped in multi-line texts.
 _LAYOUT = "\n\t"
 
 
@@ -32,17 +32,17 @@ def json_option(function: F) -> F:
 
 
 def echo(text: object = "", *, newline: bool = True) -> None:
-    """Print on standard output; line breaks stay, all that steers a terminal is escaped."""
+    """Print on standard output; line breaks stay, other control characters are escaped."""
     with _printing():
         click.echo(printable(str(text), _LAYOUT), nl=newline)
 
 
 @contextmanager
 def _printing() -> Iterator[None]:
-    """Name standard output in an error of the system, such as a full disk behind `> FILE`."""
+    """Report a system error on standard output, such as a full disk behind `> FILE`."""
     try:
         yield
-    except BrokenPipeError:  # `| head`, which ends the program without a word
+    except BrokenPipeError:  # `| head`, which ends the program without a message
         raise
     except OSError as error:
         raise OutputError(
@@ -55,13 +55,13 @@ def _printing() -> Iterator[None]:
 def echo_exact(text: str) -> None:
     """Print a text from a file byte for byte, with a line break at its end.
 
-    A terminal gets it escaped, as `echo` does it.
+    For a terminal it is escaped, as in `echo`.
     """
     text += "" if text.endswith("\n") else "\n"
     buffer = getattr(sys.stdout, "buffer", None)
     if sys.stdout.isatty():
         echo(text.removesuffix("\n"))
-    elif buffer is None:  # a stream of text that Python code put there
+    elif buffer is None:  # a text stream that Python code installed
         sys.stdout.write(text)
     else:
         with _printing():
@@ -71,7 +71,7 @@ def echo_exact(text: str) -> None:
 
 
 def print_json(result: Any) -> None:
-    """One JSON document; a figure that is no number, for which JSON has no word, is null."""
+    """One JSON document; not-a-number and infinity, which JSON lacks, become null."""
     with _printing():
         click.echo(json_text(_finite(result), indent=2, allow_nan=False))
 
@@ -85,13 +85,13 @@ def _finite(value: Any) -> Any:
 
 
 def note(*texts: str) -> None:
-    """Remarks to the user, on standard error so that figures stay alone on standard output."""
+    """Print a remark on standard error, so that standard output holds only figures."""
     for text in texts:
         click.echo(_remark(text), err=True)
 
 
 def warn(*texts: str) -> None:
-    """Warnings, each on a line of its own."""
+    """Print warnings, one per line."""
     for text in texts:
         click.echo(click.style("warning: ", fg="yellow") + _remark(text), err=True)
 
@@ -113,7 +113,7 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> str:
 
 
 def terminal_width() -> int | None:
-    """Cells of a line of the terminal on standard output; None where it is a file or a pipe."""
+    """Width of the terminal on standard output in cells; None for a file or a pipe."""
     if not sys.stdout.isatty():
         return None
     return shutil.get_terminal_size().columns

@@ -1,6 +1,6 @@
 """Progress on standard error: a bar on a terminal, else a plain line every ten seconds.
 
-The bar appears only if the work takes over two seconds, and leaves no line behind.
+The bar appears only if the work takes over two seconds, and is erased at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EVERY_S = 10.0
 
 
 class Bar(tqdm):  # type: ignore[type-arg]
-    """A bar for work of over two seconds; where nobody watches, plain lines."""
+    """A bar for work of over two seconds; plain lines if standard error is not a terminal."""
 
     def __init__(self, **options: Any) -> None:
         if options.get("desc"):
@@ -64,7 +64,7 @@ class Bar(tqdm):  # type: ignore[type-arg]
 
 
 class PlainLines:
-    """A line every ten seconds, also while a step is silent, until `stop`."""
+    """Print a line every ten seconds until `stop`, even if a step reports nothing."""
 
     def __init__(self, what: str, unit: str, total: float | None, *, scaled: bool = False) -> None:
         self.what, self.unit, self.scaled = what, unit, scaled
@@ -89,7 +89,7 @@ class PlainLines:
                 print(self.line(time.monotonic() - self.began), file=sys.stderr, flush=True)
 
     def line(self, seconds: float) -> str:
-        """What is done after so many seconds, and how long the rest takes at that pace."""
+        """The progress after some seconds, and the time left at that pace."""
         what = self.what or "working"
         if not self.total or not self.done:
             return f"{what}: {for_people(seconds)} so far"

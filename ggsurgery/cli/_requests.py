@@ -1,4 +1,4 @@
-"""Options made from request classes, and how a command runs a request."""
+"""Options derived from request classes, and the way a command runs a request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 def is_given(option: str) -> bool:
-    """Whether the running command's option was typed, and not filled with its default."""
+    """Whether the running command's option was typed (not its default)."""
     source = click.get_current_context().get_parameter_source(option)
     return source not in (ParameterSource.DEFAULT, None)
 
@@ -54,7 +54,7 @@ class RequestOption(click.Option):
 
 
 class Maker:
-    """Makes requests from the options of a command.
+    """Builds requests from the options of a command.
 
     Args:
         values: of the options, by field.
@@ -64,10 +64,10 @@ class Maker:
         self.values = values
 
     def __call__(self, cls: type[S], why: str = "", **more: Any) -> S:
-        """A request with these values and more.
+        """A request with the command's values and these.
 
         Args:
-            why: refuses options that it has no field for, which have no effect.
+            why: if given, refuse options without a field in the class, which would have no effect.
 
         Raises:
             UsageError: a required option is missing, or one has no effect.
@@ -102,10 +102,10 @@ def request_options(
 
     Args:
         classes: alternatives; an option that all of them need is required.
-        beside: further requests that the command makes, whatever it was called with.
-        arguments: fields that are positional, in their order.
+        beside: further requests that the command always makes.
+        arguments: fields that are positional, in order.
         many: a positional field that takes several values; each makes a request of its own.
-        several: a positional field that takes several values, all of one request.
+        several: a positional field that takes several values, all for one request.
         skip: fields that the command fills in itself.
     """
     all_classes = (*classes, *beside)
@@ -151,7 +151,7 @@ def request_options(
 
 
 def field_option(cls: type[Settings], name: str) -> Callable[[F], F]:
-    """Add the option of one field to a command that makes no request."""
+    """Add the option of one field to a command without a request."""
     (field,) = (f for f in msgspec.structs.fields(cls) if f.name == name)
 
     def add(function: F) -> F:
@@ -176,7 +176,7 @@ def output_option(name: str, help: str, *, old: tuple[str, ...]) -> Callable[[F]
 
 
 def _attach(function: Any, option: click.Option) -> None:
-    """What `click.option` does with an option that exists."""
+    """Add an existing option, as `click.option` does."""
     function.__dict__.setdefault("__click_params__", []).append(option)
 
 
@@ -199,7 +199,7 @@ def flag_of(cls: type[Settings], field: msgspec.structs.FieldInfo) -> str:
 
 
 def flags_of(*classes: type[Settings]) -> Callable[[str], str]:
-    """What puts flags into a message that names the fields of a request."""
+    """Return a function that puts flags into a message with field names of a request."""
     names = {f.name: flag_of(cls, f) for cls in classes for f in msgspec.structs.fields(cls)}
     return lambda text: rename(text, names)
 

@@ -1,4 +1,4 @@
-"""Signals that ask to end arrive as KeyboardInterrupt, wherever the program happens to be."""
+"""Termination signals raise KeyboardInterrupt, wherever the program is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks to end: handled like Ctrl-C, so that temporary files are removed."""
+    """A termination signal: handled like Ctrl-C, so that temporary files are removed."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -21,14 +21,14 @@ class Stopped(KeyboardInterrupt):
 
 
 def stop_like_ctrl_c() -> None:
-    """Let SIGTERM and SIGHUP raise, and no such exception get lost."""
+    """Make SIGTERM and SIGHUP raise, and keep such exceptions from being lost."""
 
     def stop(number: int, frame: object) -> None:
         raise Stopped(number)
 
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        # A signal that the parent has switched off (nohup) stays off.
+        # A signal that the parent ignores (nohup) stays ignored.
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, stop)
     if sys.unraisablehook is sys.__unraisablehook__:  # not one of the caller's
@@ -46,7 +46,7 @@ def ignore_signals() -> None:
 def _ask_again(lost: Any) -> None:
     """Python drops what is raised inside a destructor or a C library's callback.
 
-    A program that was asked to end there would go on; so the signal is sent once more.
+    The program would then ignore the signal, so it is sent again.
     """
     if not issubclass(lost.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
@@ -60,12 +60,13 @@ def _ask_again(lost: Any) -> None:
 
 
 def _send_after(hook: FrameType, number: signal.Signals) -> None:
-    """Send the signal when the hook has returned: Python drops what is raised inside it, too."""
+    """Send the signal after the hook has returned: Python drops exceptions raised inside it,
+    too."""
     main = threading.main_thread().ident
     while main is not None and _runs(hook, sys._current_frames().get(main)):
         time.sleep(0.001)
     if main is not None and hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(main, number)  # ends a system call that waits
+        signal.pthread_kill(main, number)  # interrupts a waiting system call
     else:
         _thread.interrupt_main(number)
 

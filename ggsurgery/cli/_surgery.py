@@ -1,4 +1,4 @@
-"""What all surgery commands share: their options, the dry run, and the run itself."""
+"""Shared parts of all surgery commands: their options, the dry run, and the run itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ dry_run_option = click.option(
 
 @dataclass(frozen=True, slots=True)
 class Surgery:
-    """What a command that writes a model was asked for, besides the operation itself.
+    """The options of a command that writes a model, besides the operation itself.
 
     Args:
         settings: a request with the fields of `jobs.surgery.write`.
@@ -55,7 +55,7 @@ class Surgery:
     def request(
         self, steps: Sequence[Step], files: Sequence[Path], out: Path
     ) -> job.SurgeryRequest:
-        """A request for these steps with the options that were given."""
+        """A request for these steps with the given options."""
         operations = [one.to_json() for one in steps]
         return self.settings.extend(
             job.SurgeryRequest, files=tuple(files), out=out, operations=operations
@@ -69,7 +69,7 @@ def surgery_options(
 
     Args:
         classes: further requests of the command, which then receives `make: Maker` too.
-        also: of the options for computed tensors those that the command has: `out_type` …
+        also: the options for computed tensors that the command has: `out_type` …
         skip: fields of the further requests that the command fills in itself.
     """
     hidden = {"out_type", "force_kinds"} - {*also}
@@ -94,7 +94,7 @@ scale_tensors_option = click.option(
     help="Multiply these tensors of the copies (weight and bias): attn_q,attn_k=0.7.",
 )
 
-#: Both names work wherever a list of layers is taken; the first is the argument's.
+#: Both names work for any list of layers; the first is the argument's.
 LIST_NAMES = {
     "layer": ("layer", "--layer", "--layers"),
     "layers": ("layers", "--layers", "--layer"),
@@ -102,9 +102,9 @@ LIST_NAMES = {
 
 
 def list_option(name: str, metavar: str, help: str, *, required: bool = True) -> Callable[[F], F]:
-    """A list of layers; several lists are joined, in their order.
+    """An option for a list of layers; several lists are joined, in order.
 
-    click's own rule, that the last one counts, would leave the first layers out in silence.
+    click's own rule, the last one wins, would silently drop the earlier layers.
 
     Args:
         name: of the command's argument; `layer` and `layers` are accepted as either option.
@@ -135,12 +135,12 @@ def operate(
     spared: Sequence[Path | None] = (),
     figures: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Apply steps: prepare, then show or write, and say what was done.
+    """Apply steps: prepare, then show or write, and print a summary.
 
     Args:
-        given: arrays that the steps name.
+        given: arrays that the steps refer to.
         spared: further files that the output must not replace.
-        figures: of the method that proposed the steps; they join the JSON.
+        figures: results of the method that proposed the steps; they are added to the JSON.
     """
     others = [path for path in spared if path is not None]
     perform_surgery(surgery, surgery.request(steps, files, out), given, others, figures)
@@ -155,7 +155,7 @@ def perform_surgery(
 ) -> None:
     """The same for a request, such as one of a recipe file."""
     out, others = Path(request.out), [*request.spared, *spared]
-    if request.full_checksum:  # before a checksum over all bytes
+    if request.full_checksum:  # before computing a checksum over all bytes
         check_early([*map(Path, request.files)], out, surgery, spared=others)
     with request.prepare(given) as prepared:
         written = write(
@@ -176,7 +176,7 @@ def check_early(
     *more: Path | None,
     spared: Sequence[Path] = (),
 ) -> None:
-    """Refuse outputs before long work for them; `more` are files written beside `out`."""
+    """Check the outputs before long work; `more` are files written beside `out`."""
     if surgery.dry_run:
         return
     seen: set[Path] = set()
@@ -197,14 +197,14 @@ def write(
     spared: Sequence[Path] = (),
     dry_run: Callable[[], object] | None = None,
 ) -> Written | None:
-    """Warn, and write the prepared surgery.
+    """Print warnings and write the prepared surgery.
 
     Args:
         spared: further files that the output must not replace.
-        dry_run: shows what would be written; None shows the layer map, counts and metadata.
+        dry_run: prints what would be written; None prints the layer map, counts and metadata.
 
     Returns:
-        What was written; None after a dry run.
+        The written output; None after a dry run.
     """
     warn(*prepared.warnings)
     if surgery.dry_run:
@@ -225,7 +225,7 @@ def stages(name: str, n_bytes: int) -> Iterator[Callable[[int], object]]:
 def _tell(
     prepared: PreparedSurgery, written: Written, surgery: Surgery, figures: Mapping[str, Any]
 ) -> None:
-    """Say what was written."""
+    """Print a summary of the output."""
     facts, out = prepared.summary, written.path
     header_only = prepared.plan.stack == prepared.before.stack and all(
         s.operation in PLAIN_STEPS for s in prepared.recipe.steps

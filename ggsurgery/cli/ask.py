@@ -46,7 +46,7 @@ def ask(make: Maker, files: tuple[Path, ...], prompt: str, as_json: bool) -> Non
 
 
 class _Stream:
-    """Prints answers as they grow."""
+    """Prints answers as they are generated."""
 
     def __init__(self, *, several: bool) -> None:
         self.several = several

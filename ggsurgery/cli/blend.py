@@ -36,7 +36,7 @@ from ._surgery import Surgery, list_option, operate, surgery_options
     is_flag=True,
     help="linear: take the weights as they are; otherwise they are divided by their sum.",
 )
-@list_option("layers", "LIST", "Blend only these; all else comes from A.", required=False)
+@list_option("layers", "LIST", "Blend only these; everything else comes from A.", required=False)
 @surgery_options(also=("out_type", "force_kinds"))
 @click.argument("models", nargs=-1, required=True, type=FILE, metavar="A B … OUT")
 def blend(
@@ -57,8 +57,8 @@ def blend(
     linear           the weighted mean (the weighted sum with --no-normalize)
     slerp            of two models, along the arc between them
     task-arithmetic  --base plus the weighted differences to it
-    ties             the same, but small differences dropped and signs elected
-    dare             the same, but random differences dropped, the rest scaled up
+    ties as task-arithmetic, but small differences dropped and signs elected
+    dare as task-arithmetic, but random differences dropped, the rest scaled up
 
     The output has the header of A, or of the base. Models of other shapes,
     tokenizers or architectures are refused.

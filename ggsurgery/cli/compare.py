@@ -16,9 +16,9 @@ from ._requests import perform, request_options
 def compare(request: CompareRequest, as_json: bool) -> None:
     """Compare result files with the first of them, question by question.
 
-    Right/wrong answers go through McNemar's exact test, other figures through a paired
-    bootstrap; what is not distinguishable is said to be so. Result files come from
-    `evaluate -o`, `choices -o`, `perplexity --json` and `bench`.
+    Right/wrong answers go through McNemar's exact test, other figures through a paired bootstrap;
+    differences that are not significant are marked. Result files come from `evaluate -o`, `choices
+    -o`, `perplexity --json` and `bench`.
 
     \b
     Example:
@@ -35,6 +35,6 @@ def compare(request: CompareRequest, as_json: bool) -> None:
     tests, lost = found.tests
     if lost:
         note(
-            f"{tests} tests were made; {lost} of the differences called here would not "
-            "stand a correction for that (Holm)"
+            f"{tests} tests were made; {lost} of the differences called here would not be "
+            f"significant after correction for that (Holm)"
         )

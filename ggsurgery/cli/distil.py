@@ -22,7 +22,7 @@ from ._surgery import Surgery, check_early, operate, surgery_options
 
 @click.command()
 @surgery_options(DistilRequest, also=("out_type",), skip=("base", "cut", "checkpoint"))
-@output_option("sidecar", "Write what training changed here too (.npz).", old=("--sidecar",))
+@output_option("sidecar", "Also write the trained changes here (.npz).", old=("--sidecar",))
 @click.option(
     "--save-adapter",
     type=FILE,
@@ -46,7 +46,7 @@ def distil(
     vocabulary, AdamW). The last windows of the text are held out: OUT gets the weights that do
     best on them. Needs the extra: pip install '.[train]'.
 
-    Ctrl-C keeps the state in OUT.checkpoint, and the same command continues. --dry-run says
+    Ctrl-C keeps the state in OUT.checkpoint, and the same command continues. --dry-run estimates
     how long the training takes.
 
     \b
@@ -79,7 +79,7 @@ def distil(
 
 
 def _trained(task: Distillation, state: Path) -> Distilled:
-    """Train under a progress bar; Ctrl-C says where the state is kept."""
+    """Train under a progress bar; Ctrl-C prints where the state is kept."""
     try:
         with progress_bar("distil", "window") as progress:
             return task.run(_shown(progress))

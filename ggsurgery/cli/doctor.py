@@ -1,4 +1,4 @@
-"""doctor: what this machine can do, found out once and remembered."""
+"""doctor: detect what this machine can do, and cache the result."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ._output import echo, json_option, print_json, table
 
 
 @click.command()
-@click.option("--again", is_flag=True, help="Probe anew instead of using the remembered answer.")
+@click.option("--again", is_flag=True, help="Probe again instead of using the cached result.")
 @json_option
 def doctor(again: bool, as_json: bool) -> None:
-    """Check this machine: CPU features, llama.cpp, and which of its fast paths survive.
+    """Check this machine: CPU features, llama.cpp, and which of its fast paths work.
 
-    On some virtual machines llama.cpp's AMX or repacked matrix products crash. They are
-    tried in a subprocess, once for each CPU and version; everything else follows the answer.
+    On some virtual machines llama.cpp's AMX or repacked matrix products crash. They are tried in a
+    subprocess, once for each CPU and version; all other commands use the result.
 
     \b
     Example:

@@ -17,7 +17,7 @@ from ._requests import request_options, warn_of
 @click.option("--suite", type=click.Choice(["surgery"]), default="surgery", hidden=True)
 @json_option
 def evaluate(request: EvaluateRequest, suite: str, as_json: bool) -> None:
-    """Score a file from 0 to 100, and say what the score is worth.
+    """Score a file from 0 to 100, and test what the score is worth.
 
     The suite asks factual questions, scores coherence, bits per byte, repetition, the
     thinking switch and stop tokens; answers are greedy, so a run repeats exactly. With

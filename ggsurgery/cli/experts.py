@@ -42,9 +42,9 @@ def experts() -> None:
 def rank(request: RankExpertsRequest, as_json: bool) -> None:
     """Measure what each expert does for some texts, in one pass.
 
-    An expert that no token of the texts reached is unmeasured, not useless. With several texts
-    the experts that one of them needs far more than the others are named: they are what a cut
-    for another text loses.
+    An expert that no token of the texts reached is unmeasured, not useless. With several texts,
+    experts that one text needs far more than the others are listed: a cut chosen for another text
+    would lose them.
 
     \b
     Example:
@@ -85,9 +85,9 @@ def delete(surgery: Surgery, make: Maker, source: Path, out: Path) -> None:
 def merge(surgery: Surgery, make: Maker, source: Path, out: Path) -> None:
     """Merge the experts that are needed least into those that are most like them.
 
-    The experts with the highest scores stay. Each takes in the experts whose outputs and router
-    scores on the texts are most like its own: their neurons are put into its order, and the
-    weights are averaged by saliency. The router keeps the row of the one that stays.
+    The experts with the highest scores stay. Each absorbs the experts whose outputs and router
+    scores on the texts are most similar to its own: their neurons are reordered to match, and the
+    weights are averaged by saliency. The router keeps the row of the remaining expert.
 
     \b
     Example:

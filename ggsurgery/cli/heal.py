@@ -18,7 +18,7 @@ from ._surgery import Surgery, check_early, list_option, operate, surgery_option
 @click.command()
 @list_option("layer", "LIST", "Layers to cut: 12-16 or 5,12-14.", required=False)
 @surgery_options(HealRequest, also=("out_type",), skip=("file", "layer", "cut", "any_cut"))
-@output_option("sidecar", "Write the fitted arrays here too (.npz).", old=("--sidecar",))
+@output_option("sidecar", "Also write the fitted arrays to this file (.npz).", old=("--sidecar",))
 @click.argument("files", metavar="IN [CUT]", nargs=-1, required=True, type=FILE)
 @click.argument("out", metavar="OUT", type=FILE)
 def heal(

@@ -62,7 +62,7 @@ def collect(request: ImatrixRequest) -> None:
 @imatrix.command()
 @click.argument("file", metavar="IMATRIX...", nargs=-1, required=True, type=FILE)
 @click.argument("out", metavar="OUT", type=FILE)
-@click.option("--cut", type=FILE, help="The file after surgery; its header tells the recipe.")
+@click.option("--cut", type=FILE, help="The file after surgery; its header holds the recipe.")
 @click.option("--uncut", type=FILE, help="The file before surgery (with --cut).")
 @click.option("--recipe", type=FILE, help="A recipe instead of --cut and --uncut.")
 @click.option("--force", is_flag=True, help="Replace an existing OUT.")

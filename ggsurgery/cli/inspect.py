@@ -1,4 +1,4 @@
-"""inspect and diff: what a file is, and how two differ."""
+"""inspect and diff: describe a file, and compare two."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _facts(s: Summary) -> str:
 
 
 def _use(s: Summary) -> list[tuple[str, str]]:
-    """What it takes to run the model."""
+    """The memory needed to run the model."""
     return [
         ("embedding", f"{s.embedding or '–'}, vocabulary {s.vocabulary or '–'}"),
         ("context", f"trained {s.context_trained or '–'}"),
@@ -89,7 +89,7 @@ def _use(s: Summary) -> list[tuple[str, str]]:
 
 
 def _layer_table(s: Summary) -> str:
-    """Neighbours that are alike share a line."""
+    """Equal neighbours share a line."""
     runs: list[list[int]] = []
     for row in s.rows:
         last = s.rows[runs[-1][-1]] if runs else None

@@ -1,4 +1,4 @@
-"""kl: how far a model's predictions are from those of its base."""
+"""kl: distance between a model's predictions and its base's."""
 
 from __future__ import annotations
 

@@ -28,10 +28,10 @@ def laco(surgery: Surgery, make: Maker, source: Path, out: Path, log: Path | Non
     """Collapse layers step by step (LaCo), as long as the output stays similar.
 
     Every attempt is shown: base layer, layers merged into it, cosine of the last hidden
-    state with the original's over the calibration texts, kept or not. Base layers are
-    numbered as the stack stands at that attempt. The defaults are those of a published prune
-    of a model of 36 layers, with H as in the paper: the number of layers. Whether plain
-    deletion would have been better is for `prune-depth` and `evaluate --baseline` to say.
+    state with the original's over the calibration texts, kept or not. Base layers are numbered as
+    in the stack at that attempt. The defaults are those of a published prune of a model of 36
+    layers, with H as in the paper: the number of layers. `prune-depth` and `evaluate --baseline`
+    show whether plain deletion would have been better.
 
     \b
     Example:
@@ -53,7 +53,7 @@ def laco(surgery: Surgery, make: Maker, source: Path, out: Path, log: Path | Non
     if not result.steps:
         advice = "Lower `threshold`, or try another `variant`."
         if all(a.similarity is None for a in result.attempts):
-            advice = "No merge was possible: the attempts name the reason."
+            advice = "No merge was possible: each attempt shows the reason."
         raise PlanError("no merge was kept, so nothing was written", file=source, hint=advice)
     operate(surgery, result.recipe.steps, [source], out, spared=inputs[1:], figures=figures)
 

@@ -129,8 +129,8 @@ def _warn_of(fits: list[Fit]) -> None:
         name = fit.adapter.path
         if fit.gone:
             warn(
-                f"{name}: the updates of layers {format_layers(fit.gone)} are left out: the model "
-                "lacks these layers"
+                f"{name}: the updates of layers {format_layers(fit.gone)} are skipped: the model "
+                f"lacks these layers"
             )
         if fit.adapter.unused:
             note(f"{name}: {len(fit.adapter.unused)} norm vectors are not merged, as in llama.cpp")

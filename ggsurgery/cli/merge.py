@@ -49,10 +49,9 @@ def merge(
                (LaCo, equation 1); of two layers that is the second
     damped     the same with the differences times --factor
     mean       the average of all
-    reference  what LaCo's published code really computes: it subtracts the
-               base that it has just updated, so the sum collapses and the
-               seven projections of B simply replace those of A; A keeps its
-               norms and biases
+    reference what LaCo's published code actually computes: it subtracts the base that it has just
+    updated, so the sum collapses and the seven projections of B simply replace A's; A keeps its
+    norms and biases
 
     \b
     Example:

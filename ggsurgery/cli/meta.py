@@ -59,7 +59,7 @@ def show(file: Path, as_json: bool) -> None:
 @click.argument("file", metavar="FILE", type=FILE)
 @json_option
 def get(key: str, file: Path, as_json: bool) -> None:
-    """Print one entry whole; an array as JSON.
+    """Print one entry in full; an array as JSON.
 
     \b
     Example:
@@ -78,7 +78,7 @@ def get(key: str, file: Path, as_json: bool) -> None:
 
 
 class _Signed(click.Command):
-    """Takes a negative number for a value, where click would look for an option `-1`."""
+    """Treats a negative number as a value, not as an option `-1`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.ignore_unknown_options = any(_NEGATIVE.match(arg) for arg in args)
@@ -92,8 +92,8 @@ class _Signed(click.Command):
     "--type",
     "kind",
     metavar="TYPE",
-    help="uint32 (u32), string, array[float32] …; default: the type that llama.cpp reads, or "
-    "that the entry has.",
+    help="uint32 (u32), string, array[float32] …; default: the type that llama.cpp reads, or the "
+    "entry's current type.",
 )
 @click.option(
     "--as-json",
@@ -114,8 +114,8 @@ def set_(
 ) -> None:
     """Write a copy with one entry set.
 
-    A known key gets the type that llama.cpp reads, an entry that is there keeps its type. The
-    type of an unknown key follows the value, and the command says which it is.
+    A known key gets the type that llama.cpp reads; an existing entry keeps its type. The type of an
+    unknown key follows the value, and the command prints it.
 
     \b
     Example:
@@ -151,8 +151,8 @@ def unset(surgery: Surgery, key: str, source: Path, out: Path) -> None:
 def drop_tensor(surgery: Surgery, tensor: str, source: Path, out: Path) -> None:
     """Write a copy without one tensor, or without all that a pattern such as '*.scale' matches.
 
-    `verify` tells whether llama.cpp needs a tensor; the command warns of what it would call an
-    error.
+    `verify` reports whether llama.cpp needs a tensor; this command warns of anything that `verify`
+    would report as an error.
 
     \b
     Example:
@@ -172,4 +172,4 @@ def _value(text: str, is_json: bool) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise PlanError(f"the value is no valid JSON: {error}") from None
+        raise PlanError(f"the value is not valid JSON: {error}") from None

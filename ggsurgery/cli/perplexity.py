@@ -20,7 +20,7 @@ def perplexity(requests: list[PerplexityRequest], as_json: bool) -> None:
     """Measure the perplexity of one or more files on a text.
 
     The definition is llama-perplexity's: windows of --ctx tokens, the second half of each
-    scored. Figures compare only at equal text, --ctx and --windows.
+    scored. Figures are comparable only for the same text, --ctx and --windows.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""prune: weights set to zero, and what that came to."""
+"""prune: set weights to zero, and report the sparsity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ._surgery import Surgery, in_out, surgery_options, write
     type=click.Choice(SCOPES),
     default="global",
     show_default=True,
-    help="One threshold over all weights, one a tensor, or so many of each row.",
+    help="One threshold for all weights, one per tensor, or the same share of each row.",
 )
 @click.option("--largest", is_flag=True, help="Zero the largest weights instead of the smallest.")
 @click.option(
@@ -43,10 +43,10 @@ from ._surgery import Surgery, in_out, surgery_options, write
 @click.option(
     "--imatrix-of",
     type=click.Choice(["this"]),
-    help="It is of IN itself, where neither it nor its layers tell.",
+    help="The imatrix belongs to IN itself, even if neither its lineage nor its layers show it.",
 )
 @click.option("--only", metavar="REGEX", help="Tensors to prune; default: the layers' matrices.")
-@click.option("--list", "each", is_flag=True, help="Show every tensor, not only every kind.")
+@click.option("--list", "each", is_flag=True, help="Show every tensor, not one row per kind.")
 @surgery_options(also=("out_type",))
 @in_out
 def prune(

@@ -1,4 +1,4 @@
-"""quantize: other file types through llama.cpp, one or a ladder of them."""
+"""quantize: convert to other file types through llama.cpp, one or several."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ._requests import flags_of, request_options, warn_of
 def quantize(request: QuantizeRequest, dry_run: bool, as_json: bool) -> None:
     """Quantize a file: the same bytes as llama-quantize of the same version writes.
 
-    Sizes are known before the first byte is written. Tensors whose rows the wanted type
-    cannot divide are listed with what they became.
+    Sizes are known before the first byte is written. Tensors whose rows do not fit the wanted
+    type's blocks are listed with the type used instead.
 
     \b
     Example:
@@ -60,7 +60,7 @@ def quantize(request: QuantizeRequest, dry_run: bool, as_json: bool) -> None:
 
 
 def _show_decision(planned: QuantizePlan) -> None:
-    """The sensitivities that a target was decided by."""
+    """The sensitivities that decided the types."""
     if planned.decision is None or not planned.decision.sensitivities:
         return
     rows = [
@@ -71,7 +71,7 @@ def _show_decision(planned: QuantizePlan) -> None:
 
 
 def _json(request: QuantizeRequest, found: Quantized) -> Any:
-    """A list for several types, else the one result with what a target was decided by."""
+    """A list for several types, else the single result with the sensitivities that decided it."""
     if request.types:
         return [r.to_json() for r in found.results]
     (result,) = found.results

@@ -28,9 +28,9 @@ def apply(
 ) -> None:
     """Apply the operations of a recipe file, in their order.
 
-    Layers are numbered as they stand after the step before. A recipe that
-    blends models takes all of them, a base first. One of `heal` or `distil` needs its
-    --sidecar: the arrays are too large for a recipe.
+    Layers are numbered as they are after the previous step. A recipe that blends models takes all
+    of them, the base first. A recipe from `heal` or `distil` needs its --sidecar: the arrays are
+    too large for a recipe.
 
     \b
     Example:
@@ -55,13 +55,12 @@ def apply(
 def replay(
     make: Maker, made: Path, sources: tuple[Path, ...], new: Path, dry_run: bool, as_json: bool
 ) -> None:
-    """Make a file once more from the recipe in its header, and compare the bytes.
+    """Make a file again from the recipe in its header, and compare the bytes.
 
-    A file made from several inputs needs all of them, in the same order. A file made by
-    `heal` needs the calibration text too (its checksum stands in the header), or the
-    sidecar with the fitted arrays; one made by `distil` needs its sidecar. The imatrix of a
-    prune and the map of a trimmed vocabulary are looked for in the current folder, beside OUT
-    and beside IN.
+    A file made from several inputs needs all of them, in the same order. A file made by `heal` also
+    needs the calibration text (its checksum is in the header), or the sidecar with the fitted
+    arrays; one made by `distil` needs its sidecar. The imatrix of a prune and the map of a trimmed
+    vocabulary are looked for in the current folder, beside OUT and beside IN.
 
     \b
     Example:

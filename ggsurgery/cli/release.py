@@ -22,8 +22,8 @@ def release() -> None:
     """Build a folder for people to download, or upload one.
 
     `release FILE… --out DIR` is short for `release build FILE… --out DIR`: GGUF files,
-    Modelfiles, a model card, checksums and a manifest, everything computed from the files
-    and the results that are given.
+    Modelfiles, a model card, checksums and a manifest, all computed from the given files and
+    results.
 
     \b
     Example:
@@ -39,7 +39,7 @@ def release() -> None:
 def build(ctx: click.Context, /, request: ReleaseRequest, as_json: bool) -> None:
     """Build a bundle from GGUF files of one model.
 
-    The bundle is kept where a check finds an error; the card names it.
+    The bundle is kept even if a check finds an error; the card lists it.
 
     \b
     Example:
@@ -58,8 +58,8 @@ def build(ctx: click.Context, /, request: ReleaseRequest, as_json: bool) -> None
 @click.argument("folder", metavar="FOLDER", type=FILE)
 @click.argument("repo", metavar="ORG/NAME")
 @click.option("--public", is_flag=True, help="Make a new repository public; default: private.")
-@click.option("--endpoint", metavar="URL", help="Another hub than huggingface.co.")
-@click.option("--message", help="The commit's message.")
+@click.option("--endpoint", metavar="URL", help="A hub other than huggingface.co.")
+@click.option("--message", help="The commit message.")
 @json_option
 def push(
     folder: Path, repo: str, public: bool, endpoint: str | None, message: str | None, as_json: bool

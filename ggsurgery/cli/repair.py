@@ -1,4 +1,4 @@
-"""repair: the metadata of files from which others removed layers."""
+"""repair: fix the metadata of files from which another program removed layers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from ._surgery import Surgery, dry_run_option, in_out, list_option, warn_of_refu
 def repair(
     make: Maker, removed: str, dry_run: bool, as_json: bool, source: Path, out: Path
 ) -> None:
-    """Mend a file that another program pruned without its metadata.
+    """Fix the metadata of a file that another program pruned.
 
-    Arrays with one entry a layer, window patterns, counts of dense layers: everything
-    becomes what it would be had ggsurgery removed the layers. The weights stay.
+    Arrays with one entry a layer, window patterns, counts of dense layers: all are set as if
+    ggsurgery had removed the layers. The weights are unchanged.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""report: result files as one page that can be sent to anybody."""
+"""report: result files as one self-contained page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def report(results: tuple[Path, ...], out: Path, title: str, force: bool) -> Non
 
     RESULTS are files written with `evaluate -o`, `choices -o`, `bench -o`, by --json
     (`perplexity`, `kl`, `influence`, `scan`, `search` …), or by lm-evaluation-harness. The HTML
-    page needs nothing else, no network and no script; it reads well on a phone and in the dark.
+    page is self-contained, needs no network and no script, and supports phones and dark mode.
 
     \b
     Example:

@@ -43,10 +43,10 @@ def run(
 ) -> None:
     """Run a recipe: surgery, header, template, quantization, evaluation, release bundle.
 
-    A step is done again only if what it depends on has changed. Interrupted at any point,
-    the same command goes on where it stopped. Paths in a recipe count from its folder. A
-    check that finds an error (the tokenizer's) ends in a warning and exit code 1; its work is
-    kept, and check_tokenizer: false leaves it out.
+    A step is repeated only if something it depends on has changed. After an interruption, the same
+    command continues where it stopped. Paths in a recipe are relative to its folder. A check that
+    finds an error (the tokenizer's) ends in a warning and exit code 1; the output is kept, and
+    check_tokenizer: false skips the check.
 
     \b
     Sections, all but source may be missing; `ggsurgery schema recipe` describes every key:
@@ -57,7 +57,7 @@ def run(
       prune-width: {text: F, ffn: 0.22}      channels leave first; options as of `prune-width`
       heal:       {text: F, tokens: 128000}  refit the cut; options as of `heal`
       distil:     {text: F, epochs: 1}       train it towards the source; as of `distil`
-      header:     {general.license: mit}     entries to set; null takes one away
+      header:     {general.license: mit}     entries to set; null removes one
       template:   {family: chatml}           or {file: template.jinja}
       imatrix:    {text: F, windows: 100}    options as of `imatrix`
       quantize:   {types: [Q8_0, Q4_K_M], pin: true}
@@ -80,7 +80,7 @@ def run(
             results = pipeline.run(tell)
     except GGSurgeryError:
         if not as_json and any(pipeline.results(name) for name in pipeline.files):
-            echo(_table(pipeline))  # what was measured before the step that failed
+            echo(_table(pipeline))  # results from before the step that failed
         raise
     if as_json:
         print_json(results)
@@ -95,7 +95,7 @@ def run(
 
 
 class _Teller:
-    """One line a step on standard error, with a bar for what takes longer."""
+    """One line per step on standard error, with a bar for long steps."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -165,7 +165,7 @@ def _table(pipeline: Pipeline) -> str:
     columns = _columns([r for r in found.values() if r is not None])
     rows = []
     for name, path in files.items():
-        if not path.is_file():  # a step in front of it failed
+        if not path.is_file():  # an earlier step failed
             continue
         results = found[name]
         shown: list[str | None] = []
@@ -185,7 +185,7 @@ def _table(pipeline: Pipeline) -> str:
 
 
 def _columns(results: list[Results]) -> list[tuple[str, str]]:
-    """Label and title of the figures worth a column: of each benchmark its headline."""
+    """Label and title of the figures that get a column: the headline metric of each benchmark."""
     labels = list(dict.fromkeys(s.label for r in results for s in r.all_scores))
     scores = {s.label: s for r in results for s in r.all_scores}
     columns = [
@@ -213,7 +213,7 @@ def _perplexity(results: Results | None) -> float | None:
 
 
 def _say_more(pipeline: Pipeline) -> None:
-    """What a model said, and what to do next."""
+    """Print a model's answer, and the next steps."""
     places, bundle = pipeline.places, pipeline.places.bundle
     before, after = (_perplexity(pipeline.results(name)) for name in ("source", "cut"))
     if before and after:
@@ -240,4 +240,4 @@ def _say_more(pipeline: Pipeline) -> None:
     for option in ("source", "out"):
         if context.get(option) is not None:
             again += [f"--{option}", str(context[option])]
-    echo(f"  {shlex.join(again)}   again: what is done stays; change the recipe to redo")
+    echo(f"  {shlex.join(again)}   again: finished steps are reused; change the recipe to redo")

@@ -20,9 +20,9 @@ from ._requests import perform, request_options
 def scan(request: ScanRequest, as_json: bool) -> None:
     """Do one operation at every place, and measure each.
 
-    Leave-one-out (--op delete) shows which layer is missed least. Layers in front of the
-    change are not computed again, and no file is left behind. A candidate that is refused
-    or crashes is a row with its reason.
+    Leave-one-out (--op delete) shows which layer matters least. Layers before the change are not
+    computed again, and no file is left behind. A candidate that is refused or crashes becomes a row
+    with the reason.
 
     \b
     Example:
@@ -66,6 +66,6 @@ def _show(found: Scan) -> None:
     best = next(iter(found.ranked()), None)
     if best is not None and len(found.trials) > 1:
         note(
-            f"{len(found.trials)} candidates were tried: the best one's figure is flattered by "
-            "the choice. Measure it again on another text before you rely on it."
+            f"{len(found.trials)} candidates were tried: the best figure is biased by the "
+            f"selection. Measure it again on another text before you rely on it."
         )

@@ -1,4 +1,4 @@
-"""schema: what the files that ggsurgery reads look like, for editors."""
+"""schema: the format of the files that ggsurgery reads, for editors."""
 
 from __future__ import annotations
 

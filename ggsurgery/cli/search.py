@@ -25,10 +25,10 @@ from ._requests import request_options, warn_of
 def search(request: SearchRequest, as_json: bool) -> None:
     """Search for operations that cost least (or help), within a budget.
 
-    Equal configurations are measured once. Stop and run the same command again: it goes on.
-    Run it on further machines with the same --storage: they join. The more configurations
-    were tried, the more the best figure owes to luck: --report-text measures the winner and
-    its controls on a text that the search has not seen.
+    Equal configurations are measured once. Stop and run the same command again to continue. Run it
+    on other machines with the same --storage to share the work. The more configurations were tried,
+    the more the best figure is due to chance: --report-text measures the winner and its controls on
+    a text that the search has not seen.
 
     \b
     Example:
@@ -79,7 +79,7 @@ def _show(found: Outcome, top: int, objective: str, second: str | None) -> None:
     header.append("")
     echo(table(rows, header))
     failed = found.tried - len(found.ranked)
-    note(f"{found.tried} configurations tried, {failed} of them refused, halved away or crashed")
+    note(f"{found.tried} configurations tried, {failed} of them rejected, stopped early or crashed")
 
 
 def _show_verdict(verdict: Verdict) -> None:

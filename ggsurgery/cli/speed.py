@@ -21,9 +21,9 @@ from ._requests import Maker, perform, request_options
 def speed(make: Maker, files: tuple[Path, ...], as_json: bool) -> None:
     """Measure tokens a second: reading a prompt, and generating.
 
-    The definitions are llama-bench's. Several files take turns, so that other work on the
-    machine slows all of them alike; the ratio is the mean over the turns. Compare figures of one
-    run: those of another day or machine differ for other reasons.
+    The definitions are llama-bench's. Several files take turns, so that other load on the machine
+    affects all of them equally; the ratio is the mean over the turns. Compare only figures of one
+    run: figures from another day or machine differ for other reasons.
 
     \b
     Example:

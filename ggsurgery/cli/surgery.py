@@ -50,7 +50,7 @@ def swap(surgery: Surgery, layers: str, source: Path, out: Path) -> None:
 @surgery_options()
 @in_out
 def move(surgery: Surgery, layer: str, to: int, source: Path, out: Path) -> None:
-    """Take layers out and put them back elsewhere.
+    """Move layers to another place.
 
     \b
     Example:
@@ -60,15 +60,15 @@ def move(surgery: Surgery, layer: str, to: int, source: Path, out: Path) -> None
 
 
 @click.command()
-@list_option("layers", "LIST", "The new stack: any order, repeats allowed; all others leave.")
+@list_option("layers", "LIST", "The new stack: any order, repeats allowed; all others are removed.")
 @surgery_options()
 @click.argument("sources", metavar="IN…", nargs=-1, required=True, type=FILE)
 @click.argument("out", metavar="OUT", type=FILE)
 def keep(surgery: Surgery, layers: str, sources: tuple[Path, ...], out: Path) -> None:
-    """Build the stack that the list says: depth cuts and frankenmerges.
+    """Build the stack that a list describes: depth cuts and frankenmerges.
 
     Over several models of one shape and vocabulary, a letter names the input (a the
-    first); all that is not a layer comes from the first.
+    first); everything outside the layers comes from the first.
 
     \b
     Example:

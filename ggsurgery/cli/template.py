@@ -44,7 +44,7 @@ def template() -> None:
 @click.argument("file", metavar="FILE", type=FILE)
 @click.option("--name", help="A further template of the file, such as tool_use.")
 def show(file: Path, name: str | None) -> None:
-    """Print the template as it stands in the file.
+    """Print the template exactly as stored in the file.
 
     \b
     Example:
@@ -67,7 +67,7 @@ def show(file: Path, name: str | None) -> None:
 def set_(
     surgery: Surgery, source_file: Path | None, family_name: str | None, source: Path, out: Path
 ) -> None:
-    """Write a copy with another template. It must compile; `lint` says whether it fits.
+    """Write a copy with another template. It must compile; `lint` checks whether it fits.
 
     \b
     Example:
@@ -125,7 +125,7 @@ def render_(
     name: str | None,
     as_json: bool,
 ) -> None:
-    """Print the prompt that a conversation becomes. FILE is a GGUF or a Jinja file.
+    """Print the prompt for a conversation. FILE is a GGUF or a Jinja file.
 
     \b
     Example:
@@ -156,7 +156,7 @@ def render_(
 def _conversation(
     trial: str | None, messages: Path | None, system: str | None, user: str | None
 ) -> Conversation:
-    """A trial conversation or that of a file, with a system prompt and a question around it."""
+    """A trial conversation or one from a file, with an optional system prompt and question."""
     if trial is not None and messages is not None:
         raise click.UsageError("Give either --conversation ID or --messages FILE.")
     if trial is not None and trial not in BY_ID:
@@ -178,11 +178,11 @@ def _conversation(
 @json_option
 @click.pass_context
 def lint_(ctx: click.Context, file: Path, name: str | None, as_json: bool) -> None:
-    """Try the template on conversations and name what fails. FILE is a GGUF or a Jinja file.
+    """Try the template on conversations and list what fails. FILE is a GGUF or a Jinja file.
 
     System prompts, several turns, tools and their results, thinking on and off, prefixes,
-    special tokens that the vocabulary lacks, ends that generation would miss, and what
-    Ollama will make of it. Exit code 1 if there is an error.
+    special tokens that the vocabulary lacks, missing end-of-turn tokens, and what Ollama will
+    report. Exit code 1 if there is an error.
 
     \b
     Example:
@@ -213,7 +213,7 @@ def _show(report: Report) -> None:
 
 
 def _is_gguf(file: Path) -> bool:
-    if file.exists() and not file.is_file():  # what is read of a pipe is gone
+    if file.exists() and not file.is_file():  # a pipe can be read only once
         return False
     try:
         with file.open("rb") as stream:
@@ -228,7 +228,7 @@ def _read(file: Path) -> str:
 
 @contextmanager
 def _named(file: Path | None) -> Iterator[None]:
-    """Errors of a template with the file that it stands in."""
+    """Add the file to errors of its template."""
     try:
         yield
     except TemplateError as error:

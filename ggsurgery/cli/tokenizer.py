@@ -1,4 +1,4 @@
-"""tokenizer check: whether a file's vocabulary means what its model was trained with."""
+"""tokenizer check: whether a file's vocabulary matches the one its model was trained with."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def check(ctx: click.Context, /, request: CheckTokenizerRequest, as_json: bool) 
     """Compare llama.cpp's tokens with another tokenizer's and look for faults.
 
     A SentencePiece vocabulary is rebuilt from the header and run by the package
-    sentencepiece; of a BPE vocabulary the merges, bytes and special tokens are checked. Every
-    line has to come back from its tokens unchanged. Exit code 1 if there is an error.
+    sentencepiece; for a BPE vocabulary the merges, bytes and special tokens are checked. Every line
+    must be restored unchanged from its tokens. Exit code 1 if there is an error.
 
-    With --original, a vocabulary that `vocab trim` trimmed is compared with the one before:
-    the same ids up to the map where all tokens of a line stayed, the same text everywhere.
+    With --original, a vocabulary that `vocab trim` trimmed is compared with the original: the same
+    ids up to the map if all tokens of a line stayed, the same text everywhere.
 
     \b
     Example:

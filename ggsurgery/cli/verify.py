@@ -62,9 +62,9 @@ def verify(file: Path, deep: bool, threads: int | None, as_json: bool) -> None:
 
 
 def _deep(header: Header, found: Sequence[Finding]) -> list[Finding]:
-    """The findings with those of the weights, of llama.cpp and of the tokenizer.
+    """The findings plus those about the weights, from llama.cpp and about the tokenizer.
 
-    A check that fails is a finding as well: those of the others stay.
+    A check that fails is itself a finding; the other checks are kept.
     """
     findings = list(found)
     for where, check in (
@@ -76,7 +76,7 @@ def _deep(header: Header, found: Sequence[Finding]) -> list[Finding]:
             findings += check(header, found)
         except GGSurgeryError as error:
             findings.append(Finding("error", where, error.problem))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not hide the file's
+        except Exception as error:  # noqa: BLE001 - must not hide the file's own errors
             problem = f"the check failed: {type(error).__name__}: {error}"
             findings.append(Finding("error", where, problem))
     return findings
@@ -100,12 +100,12 @@ def _load_faults(header: Header, _found: Sequence[Finding]) -> list[Finding]:
 
 
 def _tokenizer_faults(header: Header, found: Sequence[Finding]) -> list[Finding]:
-    """What the check of the tokenizer finds; nothing of a fault that is named already."""
+    """Findings of the tokenizer check, without those already reported."""
     from ..jobs.tokenizer import CheckTokenizerRequest
 
     if "tokenizer.ggml.tokens" not in header.metadata:
         return [Finding("note", "tokenizer", "not checked: the file has no vocabulary")]
     if any(f.severity == "error" and f.where.startswith("tokenizer.") for f in found):
-        return [Finding("note", "tokenizer", "not run: its errors are named above")]
+        return [Finding("note", "tokenizer", "not run: its errors are listed above")]
     report = CheckTokenizerRequest(file=header.path).run().report
     return [Finding(f.level, f"tokenizer: {f.check}", f.message) for f in report.findings]

@@ -34,7 +34,7 @@ def vocab() -> None:
 @request_options(CountVocabRequest, arguments=("file",))
 @json_option
 def count(request: CountVocabRequest, as_json: bool) -> None:
-    """Count which tokens some texts use, and how few would do.
+    """Count which tokens some texts use, and how few would suffice.
 
     The last table gives sizes of a trimmed vocabulary and the share of the texts' tokens that
     stay whole; the others are split into shorter ones.
@@ -58,8 +58,8 @@ def trim(surgery: Surgery, make: Maker, source: Path, out: Path, map_file: Path 
     """Remove the tokens that some texts use least.
 
     Rows of the embedding and the output leave as bytes, with scores, types, merges and ids.
-    Bytes, special tokens and what the chat template prints stay, so every text can be written.
-    Where all tokens of a text stay, the model computes what it computed before.
+    Bytes, special tokens and tokens that the chat template prints are kept, so every text can be
+    encoded. If all tokens of a text are kept, the model's output for it is unchanged.
 
     \b
     Example:
@@ -91,7 +91,7 @@ def trim(surgery: Surgery, make: Maker, source: Path, out: Path, map_file: Path 
 
 @vocab.command("map")
 @click.argument("file", metavar="FILE", type=FILE)
-@click.option("--map", "map_file", type=FILE, help="The map; default: the file that FILE names.")
+@click.option("--map", "map_file", type=FILE, help="The map; default: the one named in FILE.")
 @json_option
 def map_(file: Path, map_file: Path | None, as_json: bool) -> None:
     """Print which old id each token of a trimmed file had: new id, old id, token.

@@ -57,7 +57,7 @@ class RecipeOptions(Settings, frozen=True, kw_only=True):
     allow_unknown_arch: AllowUnknownArch = False
     out_type: OutType = None
     force_kinds: Annotated[
-        bool, option("Blend layers of unlike kinds (windowed with full attention …) all the same.")
+        bool, option("Blend layers even if they differ in kind (windowed with full attention …).")
     ] = False
 
     @property

@@ -23,7 +23,7 @@ def test_minimal_file() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("architectures = [", "no valid TOML"),
+        ("architectures = [", "invalid TOML"),
         ('architectures = ["a"]', "key 'version' is missing"),
         (GOOD + "windows = 3", "unknown key 'windows'"),
         (GOOD + 'per_layer = "x"', "per_layer: expected a list"),

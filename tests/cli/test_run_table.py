@@ -72,7 +72,7 @@ def test_what_to_do_next_can_be_pasted(tmp_path: Path) -> None:
     out = tmp_path / "out here"
     said = call("run", recipe, "--source", tmp_path / "in.gguf", "--out", out).out
     assert f"cd '{out}/bundle' && ollama create" in said
-    (again,) = (line for line in said.splitlines() if "what is done stays" in line)
+    (again,) = (line for line in said.splitlines() if "finished steps are reused" in line)
     command = again.partition("   again:")[0]
     assert shlex.split(command)[1:] == [
         "run",

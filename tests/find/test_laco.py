@@ -73,7 +73,7 @@ def test_layers_that_cannot_become_one_are_a_rejected_attempt() -> None:
     def similarities(plan: Plan) -> list[float]:
         if len(plan.blocks) == 11 and not calls:
             calls.append(plan)
-            raise ArchitectureError("layers of unlike kinds")
+            raise ArchitectureError("layers of different kinds")
         return [1.0]
 
     calls: list[Plan] = []
@@ -81,7 +81,7 @@ def test_layers_that_cannot_become_one_are_a_rejected_attempt() -> None:
     result = collapse(Plan.identity(12), settings, similarities)
     first, second = result.attempts[:2]
     assert (first.note, first.similarity, first.accepted) == (
-        "rejected: layers of unlike kinds",
+        "rejected: layers of different kinds",
         None,
         False,
     )

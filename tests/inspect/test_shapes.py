@@ -223,7 +223,7 @@ def test_deep_does_not_relay_an_abort(tmp_path):
     assert findings[-1] == {
         "severity": "note",
         "where": "tokenizer",
-        "problem": "not run: its errors are named above",
+        "problem": "not run: its errors are listed above",
         "hint": "",
     }
 

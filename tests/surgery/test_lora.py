@@ -196,7 +196,7 @@ def test_an_adapter_of_the_uncut_model_follows_the_layers(tmp_path: Path) -> Non
                 call("keep", "--layers", "0,4,1,1,5", at, out)
             at = out
         operated[first] = tensors(at)
-    assert "the updates of layers 2-3 are left out: the model lacks these layers" in said.err
+    assert "the updates of layers 2-3 are skipped: the model lacks these layers" in said.err
     assert operated["merge"].keys() == operated["cut"].keys()
     for name, value in operated["merge"].items():
         np.testing.assert_array_equal(operated["cut"][name], value, err_msg=name)

@@ -36,7 +36,7 @@ def collapse(
     Args:
         plan: the stack to start from.
         similarities: cosines of a candidate's last hidden states with the original's, one a
-            calibration text. Layers of unlike kinds (ArchitectureError) and weights that the
+            calibration text. Layers of different kinds (ArchitectureError) and weights that the
             type cannot hold (PlanError) reject the attempt.
         report: called with every attempt.
 
