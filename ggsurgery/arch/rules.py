@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import ArchitectureError, PlanError
 from ..ggufio.types import Header, Value
 from ..plan.channels import changes_channels
+from ..plan.groups import changes_groups
 from ..plan.ops import expert_edits
 from ..plan.text import format_layers
 from ..plan.types import BlockRef, Plan, main_reference, references
@@ -67,6 +68,10 @@ class ArchRules:
             change.set |= experts.rewrite(headers, plan)
         if self._moves(headers, plan):
             self._move(headers, plan, change, force_kinds=force_kinds)
+        if any(changes_groups(block) for block in plan.stack):
+            from . import groups
+
+            change.set |= groups.rewrite(headers, plan)
         if any(changes_channels(block) for block in plan.stack):
             from . import channels
 

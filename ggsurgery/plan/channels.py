@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -101,7 +101,7 @@ def parse_channels(text: Any) -> tuple[int, ...]:
     """The channels that `format_channels` wrote, or a person did.
 
     Raises:
-        PlanError: neither a list nor a mask, an empty one, or a channel that is named twice.
+        PlanError: neither a list nor a mask, or an empty one.
     """
     if isinstance(text, str) and text.startswith(_MASK):
         try:
@@ -115,10 +115,6 @@ def parse_channels(text: Any) -> tuple[int, ...]:
         found = parse_layers(text, longest=_MOST)
     if not found:
         raise PlanError("no channel would be left", expected="at least one")
-    if len(set(found)) != len(found):
-        seen: set[int] = set()
-        twice = next(c for c in found if c in seen or seen.add(c))  # type: ignore[func-returns-value]
-        raise PlanError(f"channel {twice} is named twice")
     return found
 
 
@@ -128,20 +124,36 @@ def channels_by_layer(value: Any) -> dict[int, tuple[int, ...]]:
     Raises:
         PlanError: not such a mapping, or a layer that occurs twice.
     """
+    return by_layer(value, parse_channels, "channels", '{"0-29": "0-1023"}')
+
+
+def by_layer(
+    value: Any, parse: Callable[[Any], tuple[int, ...]], what: str, example: str
+) -> dict[int, tuple[int, ...]]:
+    """A list of numbers for each layer; the keys may be lists of layers.
+
+    Raises:
+        PlanError: not such a mapping, a list that is empty or names a number twice, or a layer
+            that occurs twice.
+    """
     if not isinstance(value, Mapping) or not value:
         raise PlanError(
-            "not a mapping from layers to channels",
-            expected='such as {"0-29": "0-1023"}',
+            f"not a mapping from layers to {what}",
+            expected=f"such as {example}",
             found=repr(value)[:80],
         )
     found: dict[int, tuple[int, ...]] = {}
     for key, text in value.items():
         try:
-            layers, channels = parse_layers(key), parse_channels(text)
+            layers, numbers = parse_layers(key), parse(text)
+            if len(set(numbers)) != len(numbers):
+                seen: set[int] = set()
+                twice = next(c for c in numbers if c in seen or seen.add(c))  # type: ignore[func-returns-value]
+                raise PlanError(f"{what.removesuffix('s')} {twice} is named twice")
         except PlanError as error:
-            raise PlanError(f"channels of layer {key}: {error}") from None
+            raise PlanError(f"{what} of layer {key}: {error}") from None
         for layer in layers:
             if layer in found:
                 raise PlanError(f"layer {layer} is named twice")
-            found[layer] = channels
+            found[layer] = numbers
     return found

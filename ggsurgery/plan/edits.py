@@ -1,5 +1,5 @@
-"""Edits: changes to a layer (Damp, Scale, Add, KeepExperts, MergeExperts, KeepChannels), to the
-whole model (Mask, BlendShell, Drop, TrimVocab) and to single entries (Set, Unset).
+"""Edits: changes to a layer (Damp, Scale, Add, KeepExperts, MergeExperts, KeepChannels,
+KeepGroups), to the whole model (Mask, BlendShell, Drop, TrimVocab) and to entries (Set, Unset).
 
 `to_json` of each is what a plan's digest is made of, so it must not change.
 """
@@ -100,7 +100,22 @@ class KeepChannels:
         return _json(self)
 
 
-BlockEdit = Damp | Scale | Add | KeepExperts | MergeExperts | KeepChannels
+@dataclass(frozen=True, slots=True)
+class KeepGroups:
+    """The attention of a layer keeps these key/value groups of `of`, in this order.
+
+    A group is a key/value head with the query heads that read it.
+    """
+
+    kind: ClassVar[str] = "keep_kv_groups"
+    groups: tuple[int, ...]
+    of: int
+
+    def to_json(self) -> Any:
+        return _json(self)
+
+
+BlockEdit = Damp | Scale | Add | KeepExperts | MergeExperts | KeepChannels | KeepGroups
 
 
 @dataclass(frozen=True, slots=True)

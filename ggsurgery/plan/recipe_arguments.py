@@ -10,6 +10,7 @@ from ..errors import PlanError
 from . import blend_ops, ops
 from .channels import channels_by_layer, keep_channels
 from .distil import distil
+from .groups import groups_of_layers, keep_groups
 from .heal import heal
 from .lora import merge_lora
 from .text import mapping, parse_layers, parse_pair, whole
@@ -152,6 +153,7 @@ def _by_layer(
 STEPS: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[[Any], Any]], tuple[str, ...]]] = {
     "keep_experts": (ops.keep_experts, {"experts": experts_by_layer}, ("experts",)),
     "merge_experts": (ops.merge_experts, {"experts": groups_by_layer}, ("experts",)),
+    "keep_kv_groups": (keep_groups, {"groups": groups_of_layers, "of": whole}, ("groups", "of")),
     "keep_channels": (keep_channels, {"channels": channels_by_layer}, ("channels",)),
     "lora": (
         merge_lora,

@@ -62,6 +62,13 @@ _CHANNELS: Final = {
     "ffn.act.scales": 0,
 }
 
+#: Where the heads of a layer's attention are, one key/value group behind the other.
+_GROUPS: Final = (
+    {f"attn_{x}.weight": 1 for x in "qkv"}
+    | {f"attn_{x}.bias": 0 for x in "qkv"}
+    | {"attn_output.weight": 0}
+)
+
 #: Tensors with one part a token along their outermost axis.
 _TOKENS: Final = re.compile(
     r"(token_embd\.weight|output\.(weight|bias)|per_layer_token_embd\.weight"
@@ -123,6 +130,11 @@ def counts_experts(suffix: str) -> bool:
 def channel_axis(suffix: str) -> int | None:
     """The axis of a layer's tensor that counts the inner channels of its feed-forward network."""
     return _CHANNELS.get(suffix)
+
+
+def group_axis(suffix: str) -> int | None:
+    """The axis of a layer's tensor that counts the heads of its attention."""
+    return _GROUPS.get(suffix)
 
 
 def counts_tokens(name: str) -> bool:

@@ -23,6 +23,7 @@ from ..plan.edits import (
     Damp,
     KeepChannels,
     KeepExperts,
+    KeepGroups,
     MergeExperts,
     Scale,
     params,
@@ -34,6 +35,7 @@ from .parts import (
     channel_axis,
     counts_experts,
     damps,
+    group_axis,
     in_part,
     is_integer,
     is_projection,
@@ -235,6 +237,12 @@ def edit_tensor(edit: BlockEdit, suffix: str, get: Get) -> Expr | None:
     if isinstance(edit, KeepChannels):
         axis = channel_axis(suffix)
         return expr if axis is None else _channels(expr, axis, edit.channels, get)
+    if isinstance(edit, KeepGroups):
+        axis = group_axis(suffix)
+        if axis is None:
+            return expr
+        width = shape_of(expr)[axis] // edit.of
+        return _kept(expr, axis, [g * width + n for g in edit.groups for n in range(width)])
     with_weight = suffix != weight and _concerned(edit, weight, get(weight))
     match edit:
         case Scale(_, factor):
@@ -291,7 +299,11 @@ def _channels(expr: Expr, axis: int, channels: Sequence[int], get: Get) -> Expr:
             expected=f"a multiple of {count} along axis {axis}",
             found=list(shape_of(expr)),
         )
-    kept = [start + c for start in range(0, size, count) for c in channels]
+    return _kept(expr, axis, [start + c for start in range(0, size, count) for c in channels])
+
+
+def _kept(expr: Expr, axis: int, kept: Sequence[int]) -> Expr:
+    """The numbers along an axis that stay."""
     if isinstance(expr, Slice) and expr.axis == axis:  # one slice, so that bytes can be copied
         numbers = [n for a, b in expr.ranges for n in range(a, b)]
         return replace(expr, ranges=runs([numbers[k] for k in kept]))
