@@ -42,6 +42,7 @@ def count(request: CountVocabRequest, as_json: bool) -> None:
     \b
     Example:
       ggsurgery vocab count model.gguf --text texts.txt
+      ggsurgery vocab count model.gguf --text texts.txt --plot curve.svg
     """
     found = perform(request, Path(request.file).name, "text")
     if as_json:

@@ -27,7 +27,7 @@ _POSITIONS = {
 
 
 def figures_of(document: Any) -> tuple[Figure, ...] | None:
-    """The figures of a result of `influence`, `scan`, `search` or of a recovery; else None.
+    """The figures of an `influence`, `scan`, `search`, `vocab count` or a recovery; else None.
 
     Raises:
         FormatError: a field is missing or of the wrong type.
@@ -39,9 +39,32 @@ def figures_of(document: Any) -> tuple[Figure, ...] | None:
         return influence_figures(document)
     if {"study", "objective", "rows"} <= fields:
         return (search_figure(document),)
+    if {"vocabulary", "needed", "curve"} <= fields:
+        return (vocabulary_figure(document),)
     if is_recovery(document):
         return (recovery_figure(document),)
     return None
+
+
+def vocabulary_figure(count: Mapping[str, Any]) -> Figure:
+    """How much of the texts would be split further, against the tokens that stay.
+
+    Raises:
+        FormatError: a field is missing or of the wrong type.
+    """
+    rows = Fields(count).get("curve", list_of(Fields))
+    points = tuple(
+        Point(n, 100 * (1 - share), label=f"{n:,} tokens")
+        for n, share in ((row.get("tokens", whole), row.get("coverage", finite)) for row in rows)
+    )
+    return Figure(
+        "text split further against the size of the vocabulary",
+        "tokens kept",
+        "tokens of the text split, %",
+        points,
+        joined="all",
+        whole=False,
+    )
 
 
 def scan_figure(scan: Mapping[str, Any]) -> Figure:

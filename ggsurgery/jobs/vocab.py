@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from ..errors import PlanError, RequestError
 from ..files.progress import Progress
+from ..find.plot import check_plot, save_plot
 from ..ggufio.header import read_header
 from ..ggufio.types import Header
 from ..runtime import worker
@@ -15,12 +17,16 @@ from ..surgery.trim_vocab import check_trimmable
 from ..surgery.vocab_map import VocabMap
 from ..tensors.parts import counts_tokens
 from ..tokenizer.usage import Usage, tokens_after, usage
-from .fields import Model, ParseSpecial, corpus
+from .fields import Force, Model, ParseSpecial, Plot, corpus
 from .request import FilePath, FilePaths, Settings, Texts, option
 
 #: The size is rounded up to a multiple of it: llama.cpp's kernels take 8 or 16 rows at a time on
 #: processors and up to 64 on graphics cards (ggml-cpu/repack.cpp, ggml-cuda/mmq.cuh, 0c1e570).
 MULTIPLE = 64
+
+#: Shares of a text's tokens whose vocabulary sizes are shown, and those that a plot shows.
+SHARES = (0.9, 0.99, 0.999, 0.9999, 1.0)
+DRAWN = (*(n / 20 for n in range(10, 20)), 0.97, 0.98, 0.99, 0.995, 0.998, *SHARES[2:])
 
 _Texts = Annotated[
     FilePaths, option("UTF-8 text whose tokens are counted; may be repeated.", short="-f")
@@ -34,12 +40,21 @@ class CountResult:
     file: Path
     usage: Usage
 
-    def curve(self) -> list[tuple[int, float]]:
-        """Sizes, from the smallest possible, and the share of the texts' tokens that stay whole."""
+    def curve(self, shares: Sequence[float] = SHARES) -> list[tuple[int, float]]:
+        """Sizes, from the smallest possible, and the share of the texts' tokens that stay whole.
+
+        Args:
+            shares: for which a size is sought.
+        """
         order = self.usage.order
         sizes = {order.least, len(order.counts)}
-        sizes |= {order.size_for(c) for c in (0.9, 0.99, 0.999, 0.9999, 1.0)}
+        sizes |= {order.size_for(share) for share in shares}
         return [(n, order.coverage(n)) for n in sorted(sizes)]
+
+    def plot(self, path: Path, *, force: bool = False) -> None:
+        """Draw the curve."""
+        dense = [{"tokens": n, "coverage": c} for n, c in self.curve(DRAWN)]
+        save_plot(self.to_json() | {"curve": dense}, path, force=force)
 
     def to_json(self) -> dict[str, Any]:
         found = self.usage
@@ -65,14 +80,19 @@ class CountVocabRequest(Settings, frozen=True, kw_only=True):
     file: Model
     text: _Texts
     parse_special: ParseSpecial = False
+    plot: Plot = None
+    force: Force = False
 
     def agree(self) -> None:
         if not self.text:
             raise RequestError("`text`", expected="at least one text", found="none")
 
     def check(self) -> list[str]:
-        """Refuse a vocabulary that cannot be trimmed."""
+        """Refuse a vocabulary that cannot be trimmed, and a plot in the way."""
         check_trimmable(read_header(self.file))
+        if self.plot is not None:
+            inputs = [Path(self.file), *map(Path, self.text)]
+            check_plot(Path(self.plot), inputs, force=self.force)
         return []
 
     def run(self, progress: Progress | None = None) -> CountResult:
@@ -81,7 +101,10 @@ class CountVocabRequest(Settings, frozen=True, kw_only=True):
         found = worker.run(
             usage, self.file, texts, parse_special=self.parse_special, progress=progress
         )
-        return CountResult(Path(self.file), found)
+        result = CountResult(Path(self.file), found)
+        if self.plot is not None:
+            result.plot(Path(self.plot), force=self.force)
+        return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from ggsurgery.tokenizer.needed import by_kind
 from ggsurgery.tokenizer.removal import closure, removal
 from ggsurgery.tokenizer.scripts import script_of, token_scripts, tokens_in
 from tests._llama_source import llama_source
-from tests._needs import ROOT
+from tests._needs import ROOT, needs_shared, needs_smollm2
 from tests._tiny import MODEL, REPORT_TEXT
 from tests.tokenizer import _trimmed
 from tests.tokenizer._trained import converted, trained
@@ -206,3 +206,19 @@ def test_a_vocabulary_without_bytes_keeps_its_characters() -> None:
     assert len(single) > 1000
     assert single <= set(by_kind(cut))
     assert not single <= set(by_kind(vocabulary))
+
+
+@pytest.mark.slow
+def test_a_million_characters_come_back(tmp_path: Path) -> None:
+    """English, and all kinds of characters, through a vocabulary cut to a third."""
+    source = needs_smollm2()
+    text = needs_shared("data", "wikitext2.valid.raw").read_text("utf-8")
+    draw = np.random.default_rng(11)
+    points = draw.integers(1, 0x110000, 40_000)
+    text += "".join(chr(p) for p in points if not 0xD800 <= p < 0xE000)
+    assert len(text) > 1_000_000
+    chosen = draw.random(len(_trimmed.vocabulary(source).tokens)) < 0.3
+    kept = _trimmed.keeping(source, np.flatnonzero(chosen))
+    out = _trimmed.write(source, kept, tmp_path / "out.gguf")
+    parts = [text[at : at + 4000] for at in range(0, len(text), 4000)]
+    _trimmed.compare(source, out, kept, parts)
