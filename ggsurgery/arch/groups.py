@@ -119,7 +119,7 @@ def rewrite(headers: Sequence[Header], plan: Plan) -> dict[str, Value]:
     for number, block in enumerate(plan.stack):
         ref = main_reference(block)
         try:
-            counts[number] = kept_groups(block, known[ref.source].kv_heads)
+            counts[number] = len(kept_groups(block, known[ref.source].kv_heads))
         except PlanError as error:
             raise error.at(file=shell.path, tensor=f"blk.{number}.attn_k.weight") from error
     if len(set(counts.values())) > 1:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import PlanError
-from .channels import by_layer
+from .channels import by_layer, changes_channels
 from .edits import KeepGroups
 from .text import parse_layers
 from .types import Blend, Block, Edited, Plan, Take, with_edit
@@ -44,32 +44,54 @@ def changes_groups(block: Block) -> bool:
             return changes_groups(inner) or any(isinstance(e, KeepGroups) for e in edits)
 
 
-def kept_groups(block: Block, n_groups: int) -> int:
-    """How many groups the edits of a block leave.
+def is_narrower(block: Block) -> bool:
+    """Whether matrices of a block lose columns: channels or heads."""
+    return changes_channels(block) or changes_groups(block)
+
+
+def kept_groups(block: Block, n_groups: int) -> tuple[int, ...]:
+    """The groups that the edits of a block leave, numbered as in its source.
 
     Raises:
-        PlanError: an edit is of another number of groups, or the parents of a blend differ.
+        PlanError: an edit is of another number of groups, or the parents of a blend lack some.
     """
     match block:
         case Take():
-            return n_groups
+            return tuple(range(n_groups))
         case Blend(parents):
             if any(map(changes_groups, parents)):
                 raise PlanError(
                     "layers without some key/value groups cannot be blended",
                     hint="Blend the layers first, then prune the result.",
                 )
-            return n_groups
+            return tuple(range(n_groups))
         case Edited(inner, edits):
-            count = kept_groups(inner, n_groups)
+            kept = kept_groups(inner, n_groups)
             for edit in edits:
                 if isinstance(edit, KeepGroups):
-                    if edit.of != count:
+                    if edit.of != len(kept):
                         raise PlanError(
-                            "another number of key/value groups", expected=count, found=edit.of
+                            "another number of key/value groups", expected=len(kept), found=edit.of
                         )
-                    count = len(edit.groups)
-            return count
+                    kept = tuple(kept[g] for g in edit.groups)
+            return kept
+
+
+def kept_columns(block: Block, n_columns: int) -> list[int]:
+    """The columns that stay of a matrix whose inputs are the heads, such as `attn_output`."""
+    first = _first(block)
+    if first is None:
+        return list(range(n_columns))
+    width = n_columns // first.of
+    return [g * width + n for g in kept_groups(block, first.of) for n in range(width)]
+
+
+def _first(block: Block) -> KeepGroups | None:
+    """The edit of a block that removes groups before all others."""
+    if not isinstance(block, Edited):
+        return None
+    own = (edit for edit in block.edits if isinstance(edit, KeepGroups))
+    return _first(block.block) or next(own, None)
 
 
 def groups_of_layers(value: Any) -> dict[int, tuple[int, ...]]:

@@ -19,6 +19,7 @@ from ..ggufio.header import read_header
 from ..ggufio.imatrix import Entry, Imatrix, read_imatrix
 from ..ggufio.types import BLOCK_NAME
 from ..plan.channels import changes_channels, kept_channels
+from ..plan.groups import changes_groups, is_narrower, kept_columns
 from ..plan.ops import expert_edits, kept_experts
 from ..plan.types import Block, BlockRef, Plan, references
 from ..surgery.imatrix_lineage import Of, check_fits, followed, in_words, plan_between, with_origin
@@ -55,7 +56,7 @@ def remap(matrices: Sequence[Imatrix], plan: Plan) -> Imatrix:
             parents.append(found)
         for suffix in parents[0]:
             pooled = _pool([p[suffix] for p in parents if suffix in p], suffix)
-            entry = _of_kept_channels(_of_kept_experts(pooled, block), suffix, block)
+            entry = _of_kept_columns(_of_kept_experts(pooled, block), suffix, block)
             entries[f"blk.{index}.{suffix}"] = entry
     most = max((int(e.counts.max()) for e in entries.values()), default=0)
     size = shell.chunk_size
@@ -84,7 +85,7 @@ def matching(path: str | Path, src: str | Path, of: Of | None = None) -> tuple[I
         check_fits(matrix, header, of)
         return matrix, None
     stays = all(references(b) == (BlockRef(0, i),) for i, b in enumerate(plan.stack))
-    if stays and not any(expert_edits(b) or changes_channels(b) for b in plan.stack):
+    if stays and not any(expert_edits(b) or is_narrower(b) for b in plan.stack):
         return matrix, None
     said = f"its entries followed the layers through {in_words(between)}"
     return remap([matrix], plan), said
@@ -116,11 +117,17 @@ def _of_kept_experts(entry: Entry, block: Block) -> Entry:
     return Entry(entry.sums[kept], entry.counts[kept])
 
 
-def _of_kept_channels(entry: Entry, suffix: str, block: Block) -> Entry:
-    """The columns of the channels that stay, of the tensor whose inputs they are."""
-    if suffix != DOWN or not changes_channels(block):
+def _of_kept_columns(entry: Entry, suffix: str, block: Block) -> Entry:
+    """The columns that stay, of tensors whose inputs are channels or heads."""
+    n_columns = entry.sums.shape[1]
+    kept: Sequence[int]
+    if suffix == DOWN and changes_channels(block):
+        kept = kept_channels(block, n_columns)
+    elif suffix == "attn_output.weight" and changes_groups(block):
+        kept = kept_columns(block, n_columns)
+    else:
         return entry
-    return Entry(entry.sums[:, list(kept_channels(block, entry.sums.shape[1]))], entry.counts)
+    return Entry(entry.sums[:, list(kept)], entry.counts)
 
 
 def _range(layers: dict[int, dict[str, Entry]]) -> str:

@@ -23,7 +23,8 @@ from ..errors import FormatError, GGSurgeryError, PlanError
 from ..ggufio.constants import GGUFValueType
 from ..ggufio.imatrix import Imatrix
 from ..ggufio.types import Header, Value
-from ..plan.channels import changes_channels, kept_channels
+from ..plan.channels import kept_channels
+from ..plan.groups import is_narrower, kept_columns
 from ..plan.recipe import PLAIN_STEPS, Recipe, Step
 from ..plan.types import Plan, references
 from .provenance import lineage
@@ -171,7 +172,7 @@ def check_fits(matrix: Imatrix, header: Header, of: Of | None = None) -> None:
     n = max(matrix.layers, default=-1) + 1
     layers = _gathered(between, matrix, header) if between else None
     plan = plan_between(between, n, header) if between else None
-    narrower = plan is not None and any(map(changes_channels, plan.stack))
+    narrower = plan is not None and any(map(is_narrower, plan.stack))
     if between and (narrower or layers != tuple((i,) for i in range(n))):
         raise PlanError(
             f"the importance matrix {_name(matrix)} is of the model before {in_words(between)}, "
@@ -195,19 +196,20 @@ def _gathered(
 
 
 def _columns_fit(matrix: Imatrix, plan: Plan, header: Header) -> bool:
-    """Whether the plan leaves as many columns of `ffn_down` as the file has."""
+    """Whether the plan leaves as many columns of channels and heads as the file has."""
     for number, block in enumerate(plan.stack):
-        ref = references(block)[0]
-        entry = matrix.entries.get(f"blk.{ref.index}.{DOWN}")
-        tensor = header.layer_tensors(number).get(DOWN)
-        if entry is None or tensor is None:
-            continue
-        try:
-            count = len(kept_channels(block, entry.sums.shape[-1]))
-        except PlanError:  # it has fewer than an edit names
-            return False
-        if count != tensor.shape[0]:
-            return False
+        layer = references(block)[0].index
+        for suffix, kept in ((DOWN, kept_channels), ("attn_output.weight", kept_columns)):
+            entry = matrix.entries.get(f"blk.{layer}.{suffix}")
+            tensor = header.layer_tensors(number).get(suffix)
+            if entry is None or tensor is None:
+                continue
+            try:
+                count = len(kept(block, entry.sums.shape[-1]))
+            except PlanError:  # it has fewer than an edit names
+                return False
+            if count != tensor.shape[0]:
+                return False
     return True
 
 

@@ -295,3 +295,19 @@ def test_columns_follow_the_channels(
     refused = run("prune", "--sparsity", 0.5, "--score", "wanda", "--imatrix", ours, cut, "no.gguf")
     assert refused.exit_code == 1
     assert "has other columns under the same numbers" in str(refused.exception)
+
+
+def test_columns_follow_the_heads(model: Path, foreign: Path, ours: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text('operations: [{keep_kv_groups: {groups: {"0-4": "1"}, of: 2}}]')
+    cut = operated(model, tmp_path, ("apply", recipe))
+    for matrix in (foreign, ours):
+        found, said = matching(matrix, cut)
+        assert said is not None
+        for layer in range(N):
+            name = f"blk.{layer}.attn_output.weight"
+            before, after = read_imatrix(matrix).entries[name].sums, found.entries[name].sums
+            np.testing.assert_array_equal(after, before[:, 128:])
+    out = tmp_path / "q.gguf"
+    done = run("quantize", cut, out, "--type", "Q4_K_M", "--imatrix", foreign)
+    assert done.exit_code == 0, (done.output, done.exception)
