@@ -1,10 +1,10 @@
-"""Every error that ggsurgery raises on purpose.
+"""The errors that ggsurgery raises deliberately.
 
 All of them descend from `GGSurgeryError`. A message answers five questions, as
 far as they apply: which file, which tensor or key, what was expected, what was
 found, and what to do next. The command line prints the message as one line and
-exits with `exit_code`; a library caller catches the class. Each class has a `code`, which stays
-the same where a message is reworded; `--json` and `--debug` print it.
+exits with `exit_code`; a library caller catches the class. Each class has a `code`, which stays the
+same if a message is reworded; `--json` and `--debug` print it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with control characters escaped: a file's texts must not steer a terminal.
+    """The text with control characters escaped: texts from a file must not control a terminal.
 
-    Everything that does not show itself is escaped: escape sequences, line breaks, marks that
-    turn the direction of writing, characters of no width.
+    All invisible characters are escaped: escape sequences, line breaks, marks that change the
+    writing direction, zero-width characters.
 
     Args:
         keep: characters that stay as they are, such as line breaks.
@@ -36,7 +36,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def one_line(text: object) -> str:
-    """A text of somebody else's file on one line, escaped as `printable` does it."""
+    """A text from a file on one line, escaped as by `printable`."""
     return printable(" ".join(str(text).split()))
 
 
@@ -58,7 +58,7 @@ def json_text(value: Any, **options: Any) -> str:
 
 
 def rename(text: str, names: Mapping[str, str]) -> str:
-    """A message about fields, in backquotes, with the names that its reader uses.
+    """Replace backquoted field names in a message by the names that the reader uses.
 
     Example:
         >>> rename("`ctx` 8 is too small", {"ctx": "--ctx"})
@@ -68,28 +68,28 @@ def rename(text: str, names: Mapping[str, str]) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> str | None:
-    """A hint at the known names that are most like a mistyped one, None where none is.
+    """A hint with the known names closest to a mistyped one; None if none is close.
 
     Example:
         >>> did_you_mean("delet", ["delete", "swap"])
         'Did you mean delete?'
     """
-    from difflib import get_close_matches  # where a name is wrong, not at every start
+    from difflib import get_close_matches  # imported only when a name is wrong
 
     near = get_close_matches(name, list(known), n, cutoff)
     return f"Did you mean {' or '.join(near)}?" if near else None
 
 
 class GGSurgeryError(Exception):
-    """Root of all errors raised on purpose.
+    """Root of all errors that ggsurgery raises deliberately.
 
     Args:
         problem: what is wrong, a clause without a full stop.
-        file: the file concerned; only its name as given is shown.
+        file: the file concerned, shown as given.
         tensor: the tensor or metadata key concerned.
-        expected: what should have been there.
-        found: what was there.
-        hint: the next step for the user.
+        expected: the expected value.
+        found: the actual value.
+        hint: what the user can do next.
 
     Example:
         >>> str(FormatError("wrong magic", file="a.gguf", expected="GGUF", found="PK"))
@@ -138,7 +138,7 @@ class GGSurgeryError(Exception):
         return {"code": self.code, **texts, "hint": self.hint, "message": str(self)}
 
     def at(self, *, file: str | Path | None = None, tensor: str | None = None) -> GGSurgeryError:
-        """The same error with its place, where the one who found it did not know it."""
+        """A copy of the error with its location added by a caller that knows it."""
         state = self.__dict__ | {
             "file": self.file or (None if file is None else str(file)),
             "tensor": self.tensor or tensor,
@@ -146,7 +146,8 @@ class GGSurgeryError(Exception):
         return _rebuild(type(self), state)
 
     def reworded(self, change: Callable[[str], str]) -> GGSurgeryError:
-        """The same error with its texts changed, such as fields named as the reader knows them."""
+        """A copy of the error with changed texts, for example with flags in place of field
+        names."""
         texts = {
             k: v for k in ("problem", "expected", "hint") if isinstance(v := getattr(self, k), str)
         }
@@ -191,7 +192,7 @@ class PlanError(GGSurgeryError):
 
 
 class ArchitectureError(GGSurgeryError):
-    """An operation after which layers would no longer mean what they meant."""
+    """An operation that would change the kind of a layer."""
 
     code = "architecture"
 

@@ -1,4 +1,4 @@
-"""What every part may ask about the machine: threads, and what the terminal can show."""
+"""Facts about the machine that every part may use: threads, and the terminal's abilities."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def n_threads() -> int:
 
 @contextmanager
 def use_threads(count: int | None) -> Iterator[None]:
-    """Let this process and its children use so many threads, as `GGSURGERY_THREADS` does.
+    """Set the number of threads of this process and its children, like `GGSURGERY_THREADS`.
 
     Args:
         count: None changes nothing.

@@ -24,7 +24,7 @@ QUESTIONS = Path(__file__).parent / "questions"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What was written: the files, the model's origin, and what the user should know."""
+    """The result: the files, the model's origin, and warnings."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -35,7 +35,7 @@ class Example:
 def find_model(given: Path | None = None) -> tuple[Path, tuple[str, ...]]:
     """The file that becomes `in.gguf`, and warnings.
 
-    The file that was given, else the demo's model from its package, else the small one.
+    The given file, else the demo's model from its package, else the small model.
 
     Raises:
         GGSurgeryError: none of them is there; the message names the package to install.
@@ -62,7 +62,7 @@ def make_example(
     """Write every file that is missing; nothing is replaced.
 
     Args:
-        folder: is made; files that are there stay as they are.
+        folder: created if missing; existing files are kept.
         model: becomes `in.gguf` instead of the demo's model.
         progress: called with the name of each file before it is written.
 

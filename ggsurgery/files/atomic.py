@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all.
+"""Atomic output files: a file appears complete or not at all.
 
-The content goes to a sibling `.NAME.ggsurgery-tmp-XXXXXXXX`, which is renamed when it is
-whole. What a killed run leaves of it, the next run in the same folder removes (`temporary`).
+The content goes to a sibling `.NAME.ggsurgery-tmp-XXXXXXXX`, which is renamed when complete. The
+next run in the same folder removes what a killed run leaves behind (`temporary`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .system_errors import write_error, writing
 def check_output(
     out: Path, inputs: Sequence[Path] = (), *, force: bool = False, nbytes: int = 0
 ) -> None:
-    """Refuse an output before any work is done for it.
+    """Check an output path before any work is done for it.
 
     Args:
         out: the file to be written.
@@ -73,10 +73,10 @@ def check_output(
 def atomic_path(
     out: Path, *, inputs: Sequence[Path] = (), force: bool = False, sync: bool = False
 ) -> Iterator[Path]:
-    """A temporary path beside `out` that takes its name when the block ends well.
+    """A temporary path beside `out` that is renamed to it if the block succeeds.
 
     On any error, Ctrl-C included, the temporary file is removed and `out` stays as it was.
-    With `sync`, the data reaches the disk before the name does.
+    With `sync`, the data is on the disk before the file is renamed.
 
     Args:
         inputs: files whose content goes into the output: who may not read one of them may not
@@ -98,7 +98,7 @@ def atomic_path(
             with writing(out):
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
                 tighten(descriptor, [*inputs, out])
-            # Waits for a sweeper that took the lock first; some network disks have no locks.
+            # Waits if a cleanup took the lock first; some network disks have no locks.
             temporary.hold(descriptor, wait=True)
             if path.exists():
                 break
@@ -122,7 +122,7 @@ def atomic_path(
 
 
 def tighten(descriptor: int, inputs: Sequence[Path]) -> None:
-    """Take from an open output the rights that one of the inputs does not give."""
+    """Remove permissions from an open output that one of the inputs does not have."""
     mode = os.fstat(descriptor).st_mode & 0o777
     allowed = mode
     for path in (shard for one in inputs for shard in siblings(one)):
@@ -137,7 +137,7 @@ def _rename(temporary: Path, out: Path, force: bool) -> None:
         temporary.replace(out)
         return
     try:
-        os.link(temporary, out)  # unlike rename, refuses a name that has appeared meanwhile
+        os.link(temporary, out)  # unlike rename, fails if the name exists by now
     except FileExistsError:
         raise OutputError(
             "the output has appeared while it was being made",

@@ -1,4 +1,4 @@
-"""Put a finished folder in the place of an older one, so that one of the two is always there."""
+"""Replace an older folder by a finished one, so that one of the two always exists."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def swap_in(finished: Path, out: Path) -> None:
     """Give `finished` the name `out`; afterwards `finished` names the older folder, if any.
 
     Raises:
-        OSError: it could not; the older folder is where it was.
+        OSError: the exchange failed; the older folder is unchanged.
     """
     if not out.exists():
         finished.rename(out)
@@ -49,7 +49,7 @@ def swap_in(finished: Path, out: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Whether the system exchanged the two names; a disk without the call says it cannot."""
+    """Whether the system exchanged the two names; a file system may not support the call."""
     function = _renameat2()
     if function is None:
         return False
@@ -70,10 +70,10 @@ def _one_after_the_other(finished: Path, out: Path) -> None:
 
 
 def restore(out: Path) -> None:
-    """Undo or finish what a run did that was killed between its two renames.
+    """Undo or finish the work of a run that was killed between its two renames.
 
     Raises:
-        OutputError: several older folders are there; which one is the last cannot be known.
+        OutputError: several older folders exist, and the latest cannot be determined.
     """
     if not out.parent.is_dir():
         return

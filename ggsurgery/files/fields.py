@@ -1,12 +1,12 @@
-"""Read JSON documents that anybody may have written, with the type of every field checked.
+"""Read untrusted JSON documents, with the type of every field checked.
 
     entry = Fields(document)
     n = entry.get("n", whole)
     items = entry.get_or("items", list_of(number), ())
 
 A kind (`whole`, `text`, `list_of(number)` …) is a function that returns the value or raises a
-`FieldError`; every `Fields` and list on the way adds its key to the error's path, so that it
-names the field whole: `field scores[2].n: expected a whole number, found a text`.
+`FieldError`; every `Fields` and list on the way adds its key to the error's path, so that it gives
+the full path of the field: `field scores[2].n: expected a whole number, found a text`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 Kind = Callable[[Any], T]
 
-#: How infinities and not-a-number are written, for which JSON has no form.
+#: How infinities and not-a-number are written, which JSON cannot represent.
 _NOT_FINITE = ("nan", "inf", "-inf")
 #: Below this a number can be computed with: squared and summed without overflow.
 FINITE = 1e100
@@ -40,7 +40,7 @@ class FieldError(FormatError):
         super().__init__(where, expected=expected, found=found)
 
     def below(self, key: str) -> FieldError:
-        """The same error seen from the document that holds this one under `key`."""
+        """The same error, seen from the document that has this one under `key`."""
         return FieldError(str(self.expected), str(self.found), _joined(key, self.path))
 
 
@@ -154,7 +154,7 @@ def dict_of(kind: Kind[T]) -> Kind[dict[str, T]]:
 
 
 def kind_of(value: object) -> str:
-    """What a value is, in a few words for a message."""
+    """A short description of a value for a message."""
     if value is None:
         return "nothing"
     if isinstance(value, str):

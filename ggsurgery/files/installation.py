@@ -19,7 +19,7 @@ def install_command(extra: str = "") -> str:
     """The pip command that adds an extra to this installation (or repeats it, without one).
 
     A source tree, a folder, a wheel and a repository are named as pip was given them
-    (direct_url.json, PEP 610). Where that place is gone, the extra's own packages are named.
+    (direct_url.json, PEP 610). If that place no longer exists, the extra's own packages are named.
     """
     root = Path(__file__).parents[2]
     if (root / "pyproject.toml").is_file():
@@ -62,7 +62,7 @@ def _origin() -> dict[str, Any]:
 
 
 def _requirements(extra: str) -> list[str]:
-    """What an extra installs, from the metadata: `lm-eval>=0.4.9`."""
+    """The packages that an extra installs, from the metadata: `lm-eval>=0.4.9`."""
     found = []
     for line in metadata.requires(NAME) or ():
         requirement, _, marker = line.partition(";")
@@ -72,11 +72,11 @@ def _requirements(extra: str) -> list[str]:
 
 
 def require(module: str, extra: str, what: str, package: str | None = None) -> Any:
-    """Import a module that an extra brings.
+    """Import a module that an extra installs.
 
     Args:
-        what: what needs it, for the message.
-        package: the name that pip knows, where it is not the module's.
+        what: the feature that needs it, for the message.
+        package: the package name for pip, if it differs from the module's.
 
     Raises:
         MissingExtraError: it is not installed.

@@ -23,7 +23,7 @@ _HUB_URL = re.compile(
     r"(?P<revision>[^/]+)/(?P<file>[^?#]+)"
 )
 _MODEL_LAYER = "application/vnd.ollama.image.model"
-#: Where Ollama's service keeps its store, where the user has none.
+#: Where Ollama's service keeps its store if the user has none.
 _SERVICE_STORE = Path("/usr/share/ollama/.ollama/models")
 
 
@@ -33,10 +33,10 @@ def is_model_name(text: str) -> bool:
 
 
 def model_file(name: str) -> Path:
-    """The file on this disk that a model's name stands for; of the hub it is downloaded first.
+    """The local file for a model's name; a hub file is downloaded first.
 
     Raises:
-        InputError: no such model, or a scheme that is not known.
+        InputError: no such model, or an unknown scheme.
         MissingExtraError: the hub's package is not installed.
     """
     match = _NAME.fullmatch(name)
@@ -92,8 +92,8 @@ def _hub_file(name: str, rest: str) -> Path:
     return Path(paths[0])
 
 
-#: Whose errors mean that the hub refuses or cannot be reached; connections belong to the HTTP
-#: library, another one in every major version.
+#: Modules whose errors mean that the hub refuses or cannot be reached; connections belong to the
+#: HTTP library, another one in every major version.
 _HUB_MODULES = ("huggingface_hub", "httpx", "httpx2", "requests")
 
 

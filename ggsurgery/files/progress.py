@@ -1,4 +1,4 @@
-"""What long work calls to say how far it is."""
+"""Callback types with which long work reports its progress."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called with how many are done, and how many there are."""
+    """Called with the number done and the total."""
 
     def __call__(self, done: int, total: int, /) -> object: ...
 
 
 class NamedProgress(Protocol):
-    """Called with what is being worked on, how many are done, and how many there are."""
+    """Called with the name of the current item, the number done and the total."""
 
     def __call__(self, name: str, done: int, total: int, /) -> object: ...

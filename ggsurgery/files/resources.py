@@ -1,4 +1,4 @@
-"""Folders that stand beside the package in the repository and inside it in a wheel."""
+"""Folders that are beside the package in the repository and inside it in a wheel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .installation import install_command
 
 
 def shipped(name: str) -> Path:
-    """The folder `Modelfile.templates` or `models`, wherever this installation has it.
+    """The folder `Modelfile.templates` or `models`, at its place in this installation.
 
     A wheel carries it inside the package; an editable install and a checkout have it beside.
 

@@ -19,12 +19,12 @@ def shard_paths(path: Path, count: int) -> list[Path]:
     match = SHARD.match(path.name)
     if match is None or int(match["count"]) != count:
         raise FormatError(
-            "the header says that this is one of several files, its name does not",
+            "the header marks this as one of several files, but its name does not",
             file=path,
             expected=f"a name that ends in -00001-of-{count:05d}.gguf",
             found=path.name,
             hint="Rename the shards back to the names that llama-gguf-split gave them; if this "
-            "file is whole, `ggsurgery meta unset split.count IN OUT` mends it.",
+            "file is complete, `ggsurgery meta unset split.count IN OUT` fixes it.",
         )
     paths = [
         path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)
@@ -42,9 +42,9 @@ def shard_paths(path: Path, count: int) -> list[Path]:
 
 
 def siblings(path: Path) -> list[Path]:
-    """The shards that are there of the split file that `path` is named as one of, in order.
+    """The existing shards of the split file that `path` belongs to by its name, in order.
 
-    The path alone where its name is no shard's.
+    Only the path if its name is not a shard's.
     """
     match = SHARD.match(path.name)
     if match is None:

@@ -20,7 +20,7 @@ _FREE = "Free some room and run it again."
 _DISK = "The disk or its connection fails: see the system's log (dmesg), then run it again"
 _GONE = "The disk is gone: mount it again, then run the command again."
 
-#: What a full disk is called, by error number: the problem and the next step.
+#: Errors of a full disk, by error number: the problem and the next step.
 _NO_ROOM = {
     errno.ENOSPC: ("the disk ran full while writing", _FREE),
     errno.EDQUOT: ("the disk quota ran out while writing", _FREE),

@@ -1,7 +1,7 @@
 """Everything temporary: scratch folders, and files on their way to their names.
 
-Each is entered in a table before it is made, and locked (flock) for as long as its process
-lives. So it goes away however the process ends:
+Each is registered in a table before it is created, and locked (flock) while its process lives. So
+it is removed however the process ends:
 
 normal end, error     the `with` block that made it removes it
 signal                between any two instructions: `remove_all`, also at exit
@@ -29,7 +29,7 @@ try:
 except ImportError:  # pragma: no cover - Windows has no flock; leftovers stay there
     fcntl = None  # type: ignore[assignment]
 
-#: In the names of files and folders that get the name of an output when they are whole.
+#: Part of the names of files and folders that are renamed to an output when complete.
 MARK = ".ggsurgery-tmp-"
 
 #: Begins the names of scratch folders.
@@ -41,13 +41,13 @@ MEMORY = Path("/dev/shm")
 #: Bytes of an output's name in its temporary name; a name has at most 255.
 _STEM_BYTES = 200
 
-_entered: dict[Path, int] = {}  # path → the process that entered it
+_entered: dict[Path, int] = {}  # path → the process that registered it
 
 
 class _Listener:
-    """Who else keeps the table: in a worker, its parent.
+    """A second keeper of the table: in a worker, its parent.
 
-    Called with (path, True) before something is made, (path, False) when it is gone.
+    Called with (path, True) before something is created, (path, False) when it is removed.
     """
 
     announce: Callable[[Path, bool], object] | None = None
@@ -57,27 +57,27 @@ listener = _Listener()
 
 
 def enter(path: Path) -> None:
-    """Note that this process is about to make `path`, and removes it at its end."""
+    """Register `path`, which this process is about to create, for removal at its end."""
     _entered[path] = os.getpid()
     if listener.announce is not None:
         listener.announce(path, True)
 
 
 def remove(path: Path) -> None:
-    """Remove an entered file or folder, if it is still there, and forget it."""
+    """Remove a registered file or folder, if it still exists, and its entry."""
     _delete(path)
     forget(path)
 
 
 def forget(path: Path) -> None:
-    """Take something out of the table that is gone."""
+    """Remove the entry of something that no longer exists."""
     _entered.pop(path, None)
     if listener.announce is not None:
         listener.announce(path, False)
 
 
 def remove_all() -> None:
-    """Remove everything that this process has entered and not removed."""
+    """Remove everything that this process has registered and not removed."""
     for path, pid in list(_entered.items()):
         if pid == os.getpid():  # a forked child does not remove what its parent works on
             _delete(path)
@@ -93,7 +93,7 @@ def _delete(path: Path) -> None:
     except (IsADirectoryError, PermissionError):  # macOS: EPERM for a folder
         shutil.rmtree(path, ignore_errors=True)
     except OSError:
-        pass  # removed or renamed; or the disk is gone, and with it the file
+        pass  # removed or renamed, or the disk was removed
 
 
 def beside(out: Path) -> Path:
@@ -105,7 +105,7 @@ def beside(out: Path) -> Path:
 def lock(path: Path, *, folder: bool = False, wait: bool = False) -> int | None:
     """A descriptor that holds the lock on a file or folder.
 
-    None where another process holds it, or where the system or the disk has no such locks.
+    None if another process holds it, or if the system or the disk has no such locks.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR
     descriptor = os.open(path, flags | os.O_NOFOLLOW)
@@ -116,7 +116,7 @@ def lock(path: Path, *, folder: bool = False, wait: bool = False) -> int | None:
 
 
 def hold(descriptor: int, *, wait: bool = False) -> bool:
-    """Lock an open file; False where another process has it, or there are no such locks."""
+    """Lock an open file; False if another process has it or locks are not supported."""
     if fcntl is None:
         return False
     try:
@@ -127,7 +127,7 @@ def hold(descriptor: int, *, wait: bool = False) -> bool:
 
 
 class Folder(Closing):
-    """A folder that goes away with everything in it: on `close`, or with its process.
+    """A folder that is removed with its contents on `close`, or at the end of its process.
 
     Args:
         place: where; None takes the system's folder for temporary files.

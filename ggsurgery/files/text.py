@@ -1,4 +1,4 @@
-"""Read files of text, bounded by the bytes that come out of them.
+"""Read text files with a bound on the bytes read.
 
 A name may point to anything: a pipe of the shell (`<(zcat text.gz)`), a device that never
 ends, a file larger than the memory. So no reader trusts a size: it reads one byte more than

@@ -1,6 +1,6 @@
-"""Choose layers to cut by what is left after healing.
+"""Choose layers to cut by the perplexity after healing.
 
-Greedy, one layer a round; then the best span of so many neighbours takes its place if it heals
+Greedy, one layer a round; then the best span of the same length replaces the choice if it heals
 better. In each candidate the layer in front of the cut is refitted quickly (`tw`: a map of n_embd
 features folded into its `ffn_down`), and the candidates are ranked by perplexity:
 

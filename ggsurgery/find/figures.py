@@ -16,7 +16,7 @@ from ..measure.registry import as_direction, direction_of, metric_of
 from ..measure.results.recovery import CONTROL, Recovery, is_recovery
 from ..present.figure import Figure, Level, Point, bars
 
-#: What a scan's positions are, by its operation.
+#: The label of a scan's positions, by its operation.
 _POSITIONS = {
     "delete": "removed layer",
     "duplicate": "duplicated layer",

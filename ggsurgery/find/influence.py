@@ -3,8 +3,8 @@
 block influence    1 − mean_t cos(x_t, y_t)            (Men et al. 2024, ShortGPT, Eq. 1)
 angular distance   arccos(cos(x^(l), x^(l+n))) / π     (Gromov et al. 2024, at the last token)
 
-x^(l) is the input of layer l, so x^(l+n) is the output of the n layers l … l+n−1: the
-distance of a span says how far its removal throws the state.
+x^(l) is the input of layer l, so x^(l+n) is the output of the n layers l … l+n−1: the distance of a
+span is how far its removal moves the state.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Influence:
         """First layer and angular distance of every span of `n` layers, smallest first.
 
         Raises:
-            EngineError: there is no such span.
+            EngineError: the span does not exist.
         """
         if not 1 <= n <= self.n_layers:
             raise EngineError(
@@ -127,7 +127,7 @@ def influence(
 
     Args:
         engine: the loaded model; its context must hold the longest window.
-        windows: int32 [n] each; BOS, where the model wants it, stands in them already.
+        windows: int32 [n] each; they include BOS if the model needs it.
         tokens: at which tokens the angular distance is taken: the last of each window, as
             published, or all.
 

@@ -17,10 +17,10 @@ KINDS = (".png", ".svg", ".pdf")
 
 
 def check_plot(path: Path, inputs: Sequence[Path | None] = (), *, force: bool = False) -> None:
-    """Refuse a plot before any work is done for it.
+    """Check a plot's path before any work is done for it.
 
     Args:
-        inputs: files that the command reads or writes besides.
+        inputs: other files that the command reads or writes.
         force: whether an existing file may be replaced.
 
     Raises:
@@ -41,7 +41,7 @@ def check_plot(path: Path, inputs: Sequence[Path | None] = (), *, force: bool = 
 
 
 def save_plot(result: Mapping[str, Any], path: Path, *, force: bool = False) -> None:
-    """Draw the JSON document of `influence`, `scan` or `search`, whole or not at all.
+    """Draw the JSON document of `influence`, `scan` or `search`, atomically.
 
     Raises:
         OutputError: the file cannot be written, or has appeared meanwhile (without `force`).

@@ -39,11 +39,11 @@ Rounds = tuple[tuple[int, float], ...]
 class Choice:
     """Layers to cut, and why.
 
-    `rounds` tells of every cut in its order: the layer (as numbered in the file), and the
-    figure that spoke for it (`score`: influence, distance, or the metric after the cut).
-    `before` and `after` are the metric of the uncut model and of the whole cut, on the text
-    or the questions that it was chosen on, and `cost` is their paired difference (of healed: after
-    the quick refit), corrected for all cuts that were measured.
+    `rounds` lists every cut in order: the layer (as numbered in the file), and the figure that
+    decided it (`score`: influence, distance, or the metric after the cut). `before` and `after` are
+    the metric of the uncut model and of the whole cut, on the text or the questions that it was
+    chosen on, and `cost` is their paired difference (of healed: after the quick refit), corrected
+    for all cuts that were measured.
     """
 
     by: By
@@ -84,7 +84,7 @@ def how_many(n_layers: int, layers: int | None, share: float | None) -> int:
             raise PlanError("impossible share of layers", expected="0 to 1", found=share)
         layers = math.floor(share * n_layers + 0.5)
     if n_layers < 2:
-        raise PlanError("a model of one layer has none to spare")
+        raise PlanError("a model with one layer cannot be cut")
     if not 1 <= layers < n_layers:
         raise PlanError(
             "impossible number of layers to cut", expected=f"1 to {n_layers - 1}", found=layers
@@ -106,7 +106,7 @@ def choose(
 
     Args:
         setup: the model, and the metric that the cut is measured with.
-        journal: keeps the measurements of `scan` and `greedy`; they go on where they stopped.
+        journal: keeps the measurements of `scan` and `greedy`; a later run continues from them.
         keep: layers that stay.
         tokens: where `angular` takes its distance.
 
@@ -233,7 +233,7 @@ class _Table:
         """The figure of one candidate among others; None where it is refused."""
         try:
             return self.figure(cut)
-        except (InputError, OutputError):  # no room for its file
+        except (InputError, OutputError):  # no disk space for its file
             raise
         except GGSurgeryError as error:
             self.refused = error
@@ -249,7 +249,7 @@ class _Table:
         )
 
     def shown(self, figure: float) -> float:
-        """The metric itself again."""
+        """Convert back to the metric."""
         return figure if self.measurer.setup.lower_is_better else -figure
 
 

@@ -31,7 +31,7 @@ class Change:
 
 
 def changes(before: dict[str, Value], after: dict[str, Value]) -> list[Change]:
-    """The entries that differ, in the order of the new header; filler says nothing."""
+    """The entries that differ, in the order of the new header; filler is ignored."""
     keys = [*after, *(k for k in before if k not in after)]
     return [
         Change(k, before.get(k), after.get(k))

@@ -112,7 +112,8 @@ def _data(source: int, at: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _seek(source: int, at: int, how: int) -> int | None:
-    """The next data or hole; None if there is none; `at` where the file system does not say."""
+    """The next data or hole; None if there is none; `at` if the file system does not support the
+    query."""
     try:
         return os.lseek(source, at, how)
     except OSError as error:
@@ -146,7 +147,7 @@ def _copy_plain(source: int, target: int, nbytes: int, at: int, to: int) -> None
             while done < nbytes:
                 moved = os.copy_file_range(source, target, nbytes - done, at + done, to + done)
                 if moved == 0:
-                    break  # some file systems say 0 where they cannot; try the portable way
+                    break  # some file systems return 0 if unsupported; use the portable way
                 done += moved
         except OSError as error:  # of EIO, the portable way finds out which file it is of
             if error.errno not in _UNSUPPORTED | {errno.EIO}:

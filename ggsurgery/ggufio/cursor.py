@@ -10,7 +10,7 @@ from ..errors import FormatError
 from .types import ByteOrder
 
 # Far above every real model (a vocabulary of 262k tokens with merges takes 12 MB), and low
-# enough that a header which lies about its size cannot eat the memory or the day.
+# enough that a header with a false size cannot exhaust memory or time.
 MAX_HEADER = 2**28
 MAX_ENTRIES = 2**18
 

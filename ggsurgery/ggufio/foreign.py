@@ -1,11 +1,11 @@
-"""What a file is that is not GGUF: the usual mistakes by name, each with the next step."""
+"""Identify files that are not GGUF: the common formats, each with the next step."""
 
 from __future__ import annotations
 
 import re
 import struct
 
-#: Bytes at the start of a file that `describe` wants to see.
+#: Bytes at the start of a file that `describe` needs.
 HEAD = 1024
 
 _CONVERT = "Convert the model with llama.cpp's convert_hf_to_gguf.py."
@@ -13,7 +13,7 @@ _DOWNLOAD = "Download the file itself; on Hugging Face its address has /resolve/
 
 
 def describe(head: bytes) -> tuple[str, str] | None:
-    """What the first bytes of a file show, and what to do; None if they show nothing known."""
+    """The format that a file's first bytes indicate, and what to do; None if unknown."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"version https://git-lfs.github.com/"):
         size = re.search(rb"\nsize (\d{1,20})", text)

@@ -1,4 +1,4 @@
-"""Read and validate a GGUF header, trusting nothing that the file says.
+"""Read and validate a GGUF header without trusting its contents.
 
 Every count, length, offset and product is checked before it is used, so a hostile or
 damaged file gives a `FormatError` and never a crash or an endless loop. String arrays are
@@ -34,10 +34,10 @@ def read_header(path: str | Path, *, alone: bool = False) -> Header:
 
     Args:
         path: the file, or any shard `…-0000K-of-0000N.gguf` of a split file.
-        alone: read this file only, whatever it says of further shards.
+        alone: read only this file, even if its header names further shards.
 
     Raises:
-        FormatError: the file is not whole, not consistent or no GGUF at all.
+        FormatError: the file is truncated, inconsistent or not GGUF.
 
     Example:
         >>> read_header("model.gguf").n_layers  # doctest: +SKIP
@@ -59,7 +59,7 @@ def _join(shards: list[Header]) -> Header:
     for number, shard in enumerate(shards):
         if shard.get("split.no") != number or shard.get("split.count") != len(shards):
             raise FormatError(
-                "not the shard that its name says",
+                "the shard's number does not match the file's name",
                 file=shard.path,
                 tensor="split.no",
                 expected=f"{number} of {len(shards)}",
@@ -137,7 +137,7 @@ def refuse_foreign(path: Path, head: bytes | mmap.mmap) -> None:
     Raises:
         FormatError: they do.
     """
-    from .foreign import HEAD, describe  # only of what is no GGUF
+    from .foreign import HEAD, describe  # only for files that are not GGUF
 
     if found := describe(head[:HEAD]):
         raise FormatError(found[0], file=path, hint=found[1])

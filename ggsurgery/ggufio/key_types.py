@@ -82,7 +82,7 @@ def expand(text: str) -> frozenset[str]:
 
 
 def key_type(key: str, architecture: str) -> KeyType | None:
-    """What is known of a key in files of an architecture; None of an unknown key."""
+    """The known facts about a key for an architecture; None for an unknown key."""
     everywhere, by_architecture, written = (_tables()[name] for name in _SECTIONS)
     prefix = f"{architecture}."
     if architecture and key.startswith(prefix):

@@ -76,7 +76,7 @@ class Adapter:
         return self.header.path
 
     def factor(self, pair: Pair, scale: float) -> float:
-        """What B A is multiplied by."""
+        """The factor of B A."""
         return scale * self.alpha / pair.rank if self.alpha else scale
 
 

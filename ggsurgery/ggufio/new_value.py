@@ -1,7 +1,7 @@
 """The type of a new metadata value: one function for everything that writes entries.
 
-A known key gets the type that llama.cpp reads (`ggufio.key_types`), an entry that is there keeps
-its type unless llama.cpp refuses it, and for any other key the type is chosen and named.
+A known key gets the type that llama.cpp reads (`ggufio.key_types`), an existing entry keeps its
+type unless llama.cpp refuses it, and for any other key a type is chosen and reported.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ Kind = tuple[GGUFValueType, GGUFValueType | None]
 def new_value(
     key: str, value: Any, header: Header, *, old: Value | None = None, asked: str | None = None
 ) -> tuple[Value, str | None]:
-    """Encode a value for a key, and say which type was chosen where nothing states one.
+    """Encode a value for a key, and report the type if it had to be chosen.
 
     Args:
         value: text, a number, a boolean, or a list of such.
-        old: the entry's value before, if there is one.
-        asked: the type that the user wants: `uint32`, `u32`, `array[string]`.
+        old: the entry's previous value, if any.
+        asked: the type that the user requested: `uint32`, `u32`, `array[string]`.
 
     Returns:
         The value, and a note for the user or None.
@@ -100,7 +100,7 @@ def parse_type(text: str) -> Kind:
     """A type as written by a user: `uint32`, `u32`, `array[float32]`.
 
     Raises:
-        PlanError: there is no such type.
+        PlanError: the type does not exist.
     """
     match = re.fullmatch(r"(?:array|arr)\[(\w+)\]", text.strip().lower())
     name = match[1] if match else text.strip().lower()

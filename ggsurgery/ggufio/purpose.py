@@ -1,4 +1,4 @@
-"""What a GGUF file is for: a language model, or one of the files that go with one."""
+"""The purpose of a GGUF file: a language model, or a file that accompanies one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """What a file is, and what to do with it instead of surgery; `model` has no advice."""
+    """The kind of a file, and what to do with it instead of surgery; empty for `model`."""
 
     name: str
     advice: str = ""
@@ -41,7 +41,7 @@ OTHER = Purpose(
 
 
 def purpose(header: Header) -> Purpose:
-    """What the file is for, by its type, its architecture and its entries."""
+    """The file's purpose, from its type, its architecture and its entries."""
     kind, architecture = header.get("general.type"), header.architecture
     entries = header.metadata
     if kind == "imatrix" or "imatrix.datasets" in entries or "imatrix.chunk_count" in entries:

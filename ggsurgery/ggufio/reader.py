@@ -21,7 +21,7 @@ SAMPLE = 4096
 
 @dataclass(frozen=True, slots=True)
 class _Identity:
-    """What changes when another program writes to a file or replaces it."""
+    """The file attributes that change when another program writes to a file or replaces it."""
 
     device: int
     inode: int
@@ -53,7 +53,7 @@ class Source(Closing):
 
     def __init__(self, path: str | Path, *, alone: bool = False) -> None:
         before = None
-        with contextlib.suppress(OSError):  # read_header says what is wrong
+        with contextlib.suppress(OSError):  # read_header reports what is wrong
             before = _Identity.of(Path(path).stat())
         self.header: Header = read_header(path, alone=alone)
         self._maps: dict[int, mmap.mmap] = {}
@@ -78,7 +78,7 @@ class Source(Closing):
         ):
             with reading(path):
                 same = _Identity.of(os.fstat(descriptor)) == seen
-                if path.exists():  # a name that is gone leaves the open file whole
+                if path.exists():  # removing the name does not affect the open file
                     same = same and _Identity.of(path.stat()) == seen
             if not same:
                 raise _changed(path)
@@ -109,12 +109,12 @@ class Source(Closing):
         mapped.madvise(mmap.MADV_DONTNEED, start, self.position(tensor) + tensor.nbytes - start)
 
     def checksum(self, *, full: bool = False) -> str:
-        """What tells this file from every other: `sampled-sha256:…` or `sha256:…`.
+        """A checksum that identifies the file: `sampled-sha256:…` or `sha256:…`.
 
         The sampled sum covers the header and 4 KiB at the start, the middle and the end of
         every tensor: it takes milliseconds at any size, where sha256 of all bytes would take
-        longer than the surgery. The full sum is that of `sha256sum` (of a split file: over
-        its shards in order).
+        longer than the surgery. The full sum equals `sha256sum` (for a split file: over its shards
+        in order).
         """
         return self._full() if full else self._sampled()
 

@@ -1,4 +1,4 @@
-"""What the header of a shard says, and of a file that only looks like one."""
+"""Split entries in the headers of shards, and of files that only look like shards."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from .types import Header
 
 
-#: Entries of a shard that say which one it is.
+#: Entries that identify a shard.
 KEYS = ("split.no", "split.count", "split.tensors.count")
 
 
 def is_leftover(header: Header) -> bool:
-    """Whether a whole file still says that it is one of several, as merging tools leave it.
+    """Whether a complete file is still marked as one of several, as merging tools leave it.
 
-    It holds all tensors that `split.tensors.count` counts, and its name is not a shard's.
+    It holds all tensors that `split.tensors.count` counts, and its name is not a shard name.
     """
     count = header.get("split.count", 0)
     return (

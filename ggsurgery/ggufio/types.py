@@ -1,4 +1,4 @@
-"""What a GGUF header consists of, as immutable values.
+"""The contents of a GGUF header as immutable values.
 
 Source of the format: the GGUF specification in ggml's docs (gguf.md), version 3.
 
@@ -329,7 +329,7 @@ class Header:
                 expected=f"an integer from 0 to {MAX_LAYERS}",
                 found=count,
                 hint="Surgery works on language models with blk.N.* tensors; "
-                "`ggsurgery meta show` lists what this file says of itself.",
+                "`ggsurgery meta show` lists this file's entries.",
             )
         return count
 

@@ -1,1 +1,1 @@
-"""What a file is, what is wrong with it, and how two differ: reading without changing."""
+"""Read-only inspection: describe a file, check it, and compare two."""

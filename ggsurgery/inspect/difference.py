@@ -35,7 +35,7 @@ class TensorChange:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What differs between two files. `tensors` compares under equal names; `layers` finds
+    """The differences between two files. `tensors` compares under equal names; `layers` finds
     moved layers by content."""
 
     metadata: tuple[Change, ...]
@@ -113,7 +113,7 @@ def _origins(a: Source, b: Source) -> list[LayerOrigin]:
 
 
 def _layers(source: Source) -> list[int]:
-    """The layers that have tensors, whatever the header counts."""
+    """The layers that have tensors, regardless of the header's count."""
     return sorted({t.layer for t in source.header.tensors if t.layer is not None})
 
 

@@ -122,13 +122,13 @@ def split_findings(header: Header) -> Iterator[Finding]:
             "error",
             "split.count",
             f"names {count} files, and this one holds all tensors: llama.cpp refuses it",
-            "Any change mends it, such as: ggsurgery meta unset split.count IN OUT",
+            "Any change fixes it, such as: ggsurgery meta unset split.count IN OUT",
         )
 
 
 def _warning(where: str, what: str, command: str) -> Finding:
     return Finding(
-        "warning", where, f"{what} {_PROBLEM}", f"`ggsurgery {command} IN OUT` mends the file."
+        "warning", where, f"{what} {_PROBLEM}", f"`ggsurgery {command} IN OUT` fixes the file."
     )
 
 

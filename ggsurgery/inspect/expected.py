@@ -1,7 +1,7 @@
-"""Which tensors a file of its architecture should have, and which it should not.
+"""The tensors that a file of an architecture should have, and those it should not.
 
-What llama.cpp's loader asks for is data (`arch.asked`); the package gguf lists further
-names. An architecture that neither knows gets warnings only: its tensors are a guess.
+The tensors that llama.cpp's loader requests are data (`arch.asked`); the package gguf lists further
+names. An architecture in neither gets warnings only, since its tensors are guessed.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ def scale_findings(header: Header) -> Iterator[Finding]:
             "warning",
             names[0] + _more(names),
             f"llama.cpp reads this scale, and its graph of {header.architecture} leaves it out",
-            "What computes with the weight, as `merge` or `quantize --type BF16`, applies it.",
+            "Operations that compute with the weight, such as `merge` or `quantize --type BF16`, "
+            "apply it.",
         )
 
 

@@ -1,4 +1,4 @@
-"""What ggml refuses of a file's form, where reading the header alone goes through.
+"""Format errors that ggml refuses although the header can be read.
 
 The rules are those of `gguf_init_from_file` (ggml/src/gguf.cpp) and of the memory mapping
 in llama.cpp 0c1e570; tests/fuzz/against_ggml.py compares the verdicts on mutated files.
@@ -12,7 +12,7 @@ from ..arch import Finding
 from ..ggufio.types import REMOVED_TYPES, Header, block_size
 from ..ggufio.writer import TENSOR_ALIGNMENT, padded
 
-_REWRITE = "Any command that writes a file mends it: ggsurgery meta set general.name NAME IN OUT"
+_REWRITE = "Any command that writes a file fixes it: ggsurgery meta set general.name NAME IN OUT"
 
 
 def format_findings(header: Header) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
-"""Tensor shapes against the keys that decide them: widths, heads, feed-forward lengths.
+"""Check tensor shapes against the keys that determine them: widths, heads, feed-forward lengths.
 
-llama.cpp refuses a file whose tensor has another shape than the keys say. The shapes are
-those that its loader asked for (`arch.asked`); a size that no key states is not checked.
+llama.cpp refuses a file whose tensor has a different shape from the keys. The shapes are those that
+its loader requests (`arch.asked`); a size that no key states is not checked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What llama.cpp loads and runs otherwise than the file says, without a word.
+"""Files that llama.cpp loads without a message but runs differently from their metadata.
 
 Read in src/llama-graph.cpp (build_moe_ffn) and src/models/deci.cpp, 0c1e570.
 """

@@ -1,4 +1,4 @@
-"""What a GGUF file is, from its header alone: counts, types, layer kinds, memory to run."""
+"""A summary of a GGUF file from its header alone: counts, types, layer kinds, memory to run."""
 
 from __future__ import annotations
 

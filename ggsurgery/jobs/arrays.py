@@ -24,7 +24,7 @@ def arrays_of(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Sidecar | None:
-    """The arrays that a recipe names, from their file or fitted once more in a child process.
+    """The arrays that a recipe names, from their file or fitted again in a child process.
 
     Args:
         source: the uncut model.
@@ -32,7 +32,7 @@ def arrays_of(
         named: the file that holds the recipe, for messages.
 
     Raises:
-        GGSurgeryError: neither the arrays nor the text are there, or they are others.
+        GGSurgeryError: neither the arrays nor the text are given, or they do not match.
     """
     fit = fit_of(recipe)
     if fit is None:

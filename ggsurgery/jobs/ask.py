@@ -39,7 +39,7 @@ class AskRequest(Settings, frozen=True, kw_only=True):
     """
 
     files: Annotated[FilePaths, option("GGUF files, asked one after the other.", metavar="FILE")]
-    prompt: Annotated[str, option("What the user says.")]
+    prompt: Annotated[str, option("The user's message.")]
     system: Annotated[str, option("The system prompt.")] | None = None
     thinking: (
         Annotated[
@@ -65,11 +65,11 @@ class AskRequest(Settings, frozen=True, kw_only=True):
             raise RequestError("`prompt`", expected="a text", found="nothing")
 
     def check(self) -> list[str]:
-        """Nothing can be said before the files are read."""
+        """Nothing can be checked before the files are read."""
         return []
 
     def question(self) -> Question:
-        """What each file is asked."""
+        """The prompt for each file."""
         thinking = None if self.thinking is None else self.thinking == "on"
         return Question(
             self.prompt,

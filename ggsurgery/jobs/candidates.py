@@ -23,7 +23,7 @@ METRIC_HELP = (
 
 
 class CandidateSettings(Settings, frozen=True, kw_only=True):
-    """What candidates are measured on, and how."""
+    """How candidates are measured, and on which data."""
 
     text: Annotated[FilePath | None, option("UTF-8 text for perplexity and KL.", short="-f")] = None
     ctx: Annotated[int, option("Tokens of a window.", ge=8, short="-c")] = 512
@@ -95,6 +95,6 @@ def files_of(setup: Setup) -> tuple[Path | None, ...]:
 
 
 def envelope_of(kind: str, setup: Setup, source: Source | None = None) -> dict[str, Any]:
-    """What a result says of itself; `source` is the setup's model, if it is open."""
+    """The provenance of a result; `source` is the setup's model, if it is open."""
     facts = {k: v for k, v in setup.facts().items() if k != "text"}
     return envelope(kind, setup.path, facts, setup.text if setup.needs_text else None, source)

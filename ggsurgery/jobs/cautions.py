@@ -146,7 +146,7 @@ def of_bundle(bundle: Bundle) -> list[str]:
 
 
 def of_template(text: str, header: Header) -> list[str]:
-    """What `lint` would call an error of this template on this model's vocabulary."""
+    """The errors that `lint` would report for this template with this model's vocabulary."""
     from ..chat.lint import lint
     from ..chat.vocabulary import Vocabulary
 

@@ -28,7 +28,7 @@ class CompareResult:
 
     @property
     def tests(self) -> tuple[int, int]:
-        """How many tests were made, and how many verdicts a correction for that takes back."""
+        """The number of tests, and of verdicts that do not survive a correction for it."""
         found = [c.p_value for _, pairs in self.pairs for c in pairs if c.p_value is not None]
         return len(found), sum(p < 0.05 <= q for p, q in zip(found, holm(found), strict=True))
 

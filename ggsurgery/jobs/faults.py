@@ -1,4 +1,4 @@
-"""What msgspec finds wrong with a request or a recipe, with its place, in our words."""
+"""Convert msgspec's errors in requests and recipes to messages with the field's location."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Fault:
 
 
 def fault_of(error: msgspec.ValidationError, kind: Any) -> Fault:
-    """What `msgspec.convert(value, kind)` refused."""
+    """The error of `msgspec.convert(value, kind)`."""
     match = re.fullmatch(r"(.*?)(?: - at `\$(.*)`)?", str(error), re.DOTALL)
     assert match is not None
     text, path = match[1], _path(match[2] or "")

@@ -1,4 +1,4 @@
-"""What each layer does to the hidden state, from one forward pass."""
+"""The effect of each layer on the hidden state, from one forward pass."""
 
 from __future__ import annotations
 

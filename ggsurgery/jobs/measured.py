@@ -1,4 +1,4 @@
-"""What a measuring request returns, and how it writes its result file."""
+"""The result of a measuring request, and its result file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _MODELS = {"base", "baseline", "base_file", "cut"}
 
 
 def envelope_of(kind: str, request: Settings) -> dict[str, Any]:
-    """What a result says of itself, for `--json`: see `measure.results.envelope`."""
+    """The provenance of a result, for `--json`: see `measure.results.envelope`."""
     values = request.values()
     text = values.get("text")
     settings = {k: _plain(k, v) for k, v in values.items() if k not in _NO_SETTINGS}
@@ -66,7 +66,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def write_text(out: Path, text: str, *, force: bool, inputs: Sequence[Path] = ()) -> None:
-    """Write a text file that appears whole or not at all.
+    """Write a text file atomically.
 
     Raises:
         OutputError: it exists (without `force`) or its folder is missing.

@@ -20,7 +20,8 @@ class PerplexitySettings(TextSettings, frozen=True, kw_only=True):
     """A recipe's section `evaluate.perplexity`."""
 
     bos: Annotated[
-        bool | None, option("Override whether BOS precedes each window; default: as the file says.")
+        bool | None,
+        option("Override whether BOS precedes each window; default: the file's setting."),
     ] = None
 
 

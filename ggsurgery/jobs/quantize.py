@@ -25,7 +25,7 @@ from .request import FilePath, Settings, Texts, option
 
 
 class QuantizeOptions(Settings, frozen=True, kw_only=True):
-    """What decides the types beside the file type."""
+    """The options that determine the types besides the file type."""
 
     tensor_types: Annotated[
         Texts,
@@ -96,7 +96,7 @@ class QuantizePlan:
         return self.ladder.bytes_to_write
 
     def without_writing(self) -> Quantized:
-        """What a run would make."""
+        """The files that a run would write."""
         rungs = () if self.ladder is None else self.ladder.rungs
         planned = [self.planned] if self.planned is not None else [r.planned for r in rungs]
         return self._found([p.result for p in planned])
@@ -164,7 +164,7 @@ class QuantizeRequest(QuantizeOptions, frozen=True, kw_only=True):
     pin: Annotated[
         FilePath | None,
         option(
-            "Types as the uncut model would have had them; IN's header tells what was cut.",
+            "Types as the uncut model would have had them; IN's header records what was cut.",
             metavar="UNCUT",
         ),
     ] = None
@@ -301,7 +301,7 @@ class QuantizeRequest(QuantizeOptions, frozen=True, kw_only=True):
         return self.type, with_pins(self.file, self.pin, self.type, options)
 
     def _decide(self, options: dict[str, Any], progress: NamedProgress | None) -> Decision:
-        """What a target picks."""
+        """The choice for a target size."""
         kept = {k: options[k] for k in ("imatrix", "allow_requantize", "n_threads") if k in options}
         if self.target_size is not None:
             budget = size_in_bytes("target_size", self.target_size)

@@ -35,7 +35,7 @@ class ReleaseSettings(Settings, frozen=True, kw_only=True):
         None
     )
     base_model: Annotated[
-        str | None, option("What the model was made from.", metavar="ORG/NAME")
+        str | None, option("The model that this one was made from.", metavar="ORG/NAME")
     ] = None
     license: Annotated[
         str | None,
@@ -84,7 +84,7 @@ class ReleaseSettings(Settings, frozen=True, kw_only=True):
     def bundle(
         self, files: Iterable[Path], name: str | None, licence: Path | str | None, **more: Any
     ) -> Request:
-        """What `release.build_bundle` takes.
+        """The arguments of `release.build_bundle`.
 
         Args:
             licence: a file, or an identifier.
@@ -130,7 +130,7 @@ class ReleaseRequest(ReleaseSettings, frozen=True, kw_only=True):
     name: Annotated[str | None, option("The model's name; default: general.name.")] = None
     original: Annotated[FilePaths, option("Results of the model before surgery.")] = ()
     threads: Threads = None
-    force: Annotated[bool, option("Replace a bundle that is there.")] = False
+    force: Annotated[bool, option("Replace an existing bundle.")] = False
 
     def check(self) -> list[str]:
         """Refuse missing files and a folder in the way, before the work."""

@@ -45,7 +45,9 @@ class ReplayRequest(Settings, frozen=True, kw_only=True):
     """
 
     made: Annotated[FilePath, option("The file with the recipe in its header.", metavar="OUT")]
-    files: Annotated[FilePaths, option("What it was made from, in the same order.", metavar="IN")]
+    files: Annotated[
+        FilePaths, option("The inputs it was made from, in the same order.", metavar="IN")
+    ]
     out: Annotated[FilePath, option("The file to make.", role="output", metavar="NEW")]
     sidecar: Sidecar = None
     text: Annotated[

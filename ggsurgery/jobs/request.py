@@ -35,7 +35,7 @@ else:
     Texts = tuple[str, ...]
     FilePaths = tuple[Path, ...]
 
-#: What a path is to the request: a `file` or `folder` that it reads, or an `output`.
+#: The role of a path in the request: a `file` or `folder` that it reads, or an `output`.
 Role = Literal["file", "folder", "output"]
 
 S = TypeVar("S", bound="Settings")
@@ -57,7 +57,7 @@ def option(
     role: Role = "file",
     joined: bool = False,
 ) -> msgspec.Meta:
-    """What a field means, its bounds, and how the command line and recipes write it.
+    """A field's meaning, its bounds, and its names on the command line and in recipes.
 
     Args:
         short: a second, short flag, `-c`.
@@ -157,7 +157,7 @@ def _fields(cls: type[Settings]) -> tuple[tuple[str, Any, Any], ...]:
 
 @cache
 def field_metadata(cls: type[Settings], name: str) -> dict[str, Any]:
-    """What `option` was called with for a field; empty for a field without."""
+    """The arguments of a field's `option`; empty for a field without one."""
     kind = next(kind for known, kind, _ in _fields(cls) if known == name)
     inside = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     for part in inside:  # bounds belong to the number, not to the union of number and None

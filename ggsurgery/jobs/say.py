@@ -1,4 +1,4 @@
-"""A model's answer to one question, so that a person sees what a cut has done."""
+"""A model's answer to one question, so that people can see the effect of a cut."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SayRequest(SaySettings, frozen=True, kw_only=True):
     threads: Threads = None
 
     def check(self) -> list[str]:
-        """Nothing can be wrong before the model runs."""
+        """Nothing can be checked before the model runs."""
         return []
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
@@ -39,10 +39,10 @@ class SayRequest(SaySettings, frozen=True, kw_only=True):
 
 
 def prompt_of(path: Path, question: str) -> tuple[str, bool]:
-    """A question as the file's own chat template puts it; of a base model the bare text.
+    """A question rendered with the file's own chat template; for a base model, the bare text.
 
     Returns:
-        The prompt, and whether it is a chat's (its special tokens are then to be read).
+        The prompt, and whether it is a chat prompt (with special tokens to parse).
     """
     header = read_header(path)
     template = chat_template(header)
@@ -64,7 +64,7 @@ def prompt_of(path: Path, question: str) -> tuple[str, bool]:
 
 
 def read_said(path: Path) -> dict[str, Any]:
-    """What a model was asked and said, as a run wrote it.
+    """A question and a model's answer, as written by a run.
 
     Raises:
         FormatError: the file is damaged.
@@ -82,7 +82,7 @@ def say(
     """Let a model answer, the likeliest token each time.
 
     Returns:
-        `prompt`, `text`, and `reason` why it ended: `eog`, `stop` or `length`.
+        `prompt`, `text`, and `reason`, why it ended: `eog`, `stop` or `length`.
     """
     prompt, chat = prompt_of(path, question)
     n_ctx = max(512, 2 * len(prompt.encode()) + max_tokens)

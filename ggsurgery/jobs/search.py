@@ -267,7 +267,7 @@ class SearchRequest(CandidateRequest, frozen=True, kw_only=True):
 
 
 def reporting_setup(setup: Setup, text: str | Path | None, data: str | Path | None) -> Setup | None:
-    """What the winner is measured with on another text or other questions."""
+    """The setup that measures the winner on another text or other questions."""
     if text is not None:
         metric = setup.metric if setup.needs_text else "perplexity"
         return replace(setup, metric=metric, text=kept(text))

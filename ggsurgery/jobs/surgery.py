@@ -69,7 +69,7 @@ class RecipeOptions(Settings, frozen=True, kw_only=True):
 
 
 class SurgerySettings(RecipeOptions, frozen=True, kw_only=True):
-    """What every operation on models takes."""
+    """The options shared by all operations on models."""
 
     name: Annotated[str | None, option("The new model's general.name.")] = None
     sync: Sync = False
@@ -200,5 +200,5 @@ def write(
 
 
 def result_of(prepared: PreparedSurgery, written: Written) -> SurgeryResult:
-    """What a request returns of a surgery."""
+    """The result of a surgery request."""
     return SurgeryResult(written.files, prepared.summary, (*prepared.warnings, *written.warnings))

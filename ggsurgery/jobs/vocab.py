@@ -35,7 +35,7 @@ _Texts = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class CountResult:
-    """What texts use of a vocabulary."""
+    """The tokens of a vocabulary that texts use."""
 
     file: Path
     usage: Usage

@@ -1,4 +1,4 @@
-"""What an importance matrix says about tensors and layers: llama-imatrix's statistics.
+"""Statistics of an importance matrix by tensor and layer, as in llama-imatrix.
 
 Per tensor, over the mean squared activations a_j = sums_j / count of its input columns:
 
@@ -26,7 +26,7 @@ INACTIVE = 1e-5  # a column whose mean square is below this counts as not active
 
 @dataclass(frozen=True, slots=True)
 class TensorStatistics:
-    """Figures of one tensor; `cossim` is None where there is no layer before."""
+    """Figures of one tensor; `cossim` is None for the first layer."""
 
     name: str
     layer: int | None

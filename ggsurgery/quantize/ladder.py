@@ -1,8 +1,8 @@
 """A ladder of files from one source: Q8_0, Q6_K, Q4_K_M …, all sizes known before the first byte.
 
-A rung that is there and whole is not made again. Whole it is by being there (files appear
-under their name only when finished); made of this source with these options it is if its
-header, tensor types and copied tensors are those that would be written now and it is not older.
+An existing, complete file is reused. A file is complete if it exists, because files get their name
+only when finished. It belongs to this source and these options if its header, tensor types and
+copied tensors equal those that would be written now and it is not older.
 """
 
 from __future__ import annotations
@@ -78,15 +78,15 @@ class Ladder:
     def make(
         self, *, force: bool = False, progress: NamedProgress | None = None
     ) -> Iterator[QuantizeResult]:
-        """Make the rungs that are missing, one after the other.
+        """Make the missing files one after the other.
 
         Args:
-            force: make them all, replacing files.
+            force: make all files, replacing existing ones.
             progress: called with (file name, tensors done, tensors in all).
 
         Raises:
-            OutputError: the disk has not room for all of them, or a file of that name stands
-                there that is not this rung.
+            OutputError: the disk does not have room for all files, or a different file of that name
+                exists.
         """
         self._check_disk(force)
         for folder in {rung.path.parent for rung in self.rungs}:
@@ -144,7 +144,7 @@ def ladder(
 
     Args:
         types: file types, largest first or in any order; the files follow this order.
-        out_dir: the folder, made if it is not there; files are named `NAME-TYPE.gguf`.
+        out_dir: the folder, created if missing; files are named `NAME-TYPE.gguf`.
         pin: the uncut model whose types the layers keep; see `like.pinned`.
         split_max_size: write each as several files with tensors of at most so many bytes.
         options: as of `runtime.quantize.plan`.

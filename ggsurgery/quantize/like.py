@@ -30,12 +30,12 @@ def pinned(made: str | Path, uncut: str | Path, ftype: str, **options: Any) -> P
     """The types that the layers of `made` would have in the uncut model.
 
     Args:
-        made: the file after surgery; its header tells the recipe.
+        made: the file after surgery; its header holds the recipe.
         uncut: its first source, in any type.
         options: `imatrix`, `pure` … as of `runtime.quantize.plan`.
 
     Raises:
-        FormatError: `made` does not tell how it was made.
+        FormatError: `made` has no ggsurgery provenance.
         PlanError: it was not made from `uncut`.
     """
     header = read_header(uncut)

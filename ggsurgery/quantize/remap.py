@@ -65,16 +65,16 @@ def remap(matrices: Sequence[Imatrix], plan: Plan) -> Imatrix:
 
 
 def matching(path: str | Path, src: str | Path, of: Of | None = None) -> tuple[Imatrix, str | None]:
-    """An importance matrix for a file, its entries behind the layers where that is needed.
+    """An importance matrix for a file, with its entries remapped to the layers if needed.
 
     Args:
-        of: what the user says of a matrix that keeps no trace of its model.
+        of: what the user states about a matrix without a record of its model.
 
     Returns:
-        The matrix, and what was done with it in words; None where it fits as it is.
+        The matrix, and a description of the change; None if it fits unchanged.
 
     Raises:
-        PlanError: of another model, or nobody can tell of which.
+        PlanError: the matrix belongs to another model, or its model cannot be determined.
     """
     matrix, header = read_imatrix(path), read_header(src)
     between = followed(matrix, header, of)

@@ -20,13 +20,13 @@ def make_split(
     force: bool = False,
     progress: Progress | None = None,
 ) -> QuantizeResult:
-    """Quantize and split; for a moment the whole file stands beside its parts.
+    """Quantize and split; for a moment the disk holds both the whole file and its parts.
 
     Returns:
         The result, with the first file as its path.
 
     Raises:
-        OutputError: a file exists, is the input, or the disk has no room.
+        OutputError: a file exists, is the input, or the disk is full.
     """
     with temporary.Folder("split", place=out.parent) as folder:
         whole = folder / out.name

@@ -54,7 +54,7 @@ NARROW = ("q4_0", "iq4_nl", "q5_0", "q5_1", "q8_0")
 
 @dataclass(frozen=True)
 class Decision:
-    """What was picked and why.
+    """The choice and the reason for it.
 
     Attributes:
         planned: ready to be made; tensor_types: the mix, empty for a standard type.
@@ -161,7 +161,7 @@ def parse_size(text: str) -> int:
 
 
 def budget_of(src: str | Path, bpw: float) -> int:
-    """Bytes of a file with so many bits of tensor data for each parameter."""
+    """Size of a file with the given bits of tensor data per parameter."""
     header = read_header(src)
     return int(header.n_parameters * bpw / 8) + sum(header.data_offset)
 

@@ -42,7 +42,7 @@ def test_how_many() -> None:
             how_many(10, layers, share)
     with pytest.raises(PlanError, match="impossible share"):
         how_many(10, None, float("nan"))
-    with pytest.raises(PlanError, match="none to spare"):
+    with pytest.raises(PlanError, match="cannot be cut"):
         how_many(1, 1, None)
 
 

@@ -58,7 +58,7 @@ def test_a_renamed_shard(shards):
 
 def test_shards_in_each_others_place(shards):
     shutil.copy(shards[1], shards[2])
-    with pytest.raises(FormatError, match="not the shard that its name says"):
+    with pytest.raises(FormatError, match="does not match the file's name"):
         read_header(shards[0])
 
 

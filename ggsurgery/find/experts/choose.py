@@ -49,7 +49,7 @@ def scores(ranking: Ranking, method: Method, names: Sequence[str] = ()) -> dict[
 
 
 def random_scores(header: Header, seed: int) -> dict[int, F64]:
-    """The control: scores that mean nothing."""
+    """The control: random scores."""
     found, generator = mixture(header), np.random.default_rng(seed)
     return {layer: generator.random(found.n_experts) for layer in found.layers}
 
@@ -64,14 +64,14 @@ def choose(
 ) -> dict[int, tuple[int, ...]]:
     """The experts of each layer that stay: those with the highest scores, in their old order.
 
-    Layers without scores (behind the trunk, or not in the ranking) take those of the last
-    layer in front of them that has some. Where the router selects among groups, each group
-    keeps the same number.
+    Layers without scores (behind the trunk, or not in the ranking) take the scores of the nearest
+    earlier layer that has some. If the router selects among groups, each group keeps the same
+    number.
 
     Args:
-        keep: how many stay in each layer.
-        protected: experts that stay whatever their score.
-        used: experts that a token will go through; None: as the model says.
+        keep: number of experts kept in each layer.
+        protected: experts that are kept regardless of their score.
+        used: experts used per token; None keeps the model's value.
 
     Raises:
         PlanError: `keep` is impossible, or more experts are protected than stay.
@@ -122,7 +122,7 @@ def _best(values: F64, keep: int, n_groups: int) -> tuple[int, ...]:
 
 
 def parse_count(text: str, header: Header) -> int:
-    """How many experts `25%` or `4` of them are, to be dropped from each layer.
+    """The number of experts to drop from each layer, from `25%` or `4`.
 
     A share is rounded down to what the router's groups allow.
 

@@ -1,4 +1,4 @@
-"""Group experts for a merge: each that stays takes those in that are most like it.
+"""Group experts for a merge: each kept expert absorbs those most similar to it.
 
 REAM (arXiv 2604.04356): the experts that stay are the most salient ones; in the order of their
 saliency each takes its nearest neighbours, up to `most`, so that few experts change and most
@@ -19,7 +19,7 @@ Groups = tuple[tuple[tuple[int, float], ...], ...]
 
 #: Experts of a group, with the one that stays.
 MOST = 16
-#: Weights are written with so many digits; a member with less takes no part.
+#: Digits of the written weights; a member whose weight rounds to 0 is left out.
 DIGITS = 6
 
 
@@ -31,8 +31,8 @@ def group(
     Args:
         saliency: [n_experts]; an expert without any is left out.
         unlikeness: [n_experts, n_experts].
-        alone: experts of `kept` that take no other in (guarded ones).
-        most: members of a group; more where the others would not all find a place.
+        alone: experts of `kept` that absorb no others (guarded ones).
+        most: members of a group; more if the others would not all fit.
 
     Example:
         >>> unlike = np.array([[0, 1, 0.2], [1, 0, 0.9], [0.2, 0.9, 0]])

@@ -36,7 +36,7 @@ Method = Literal["reap", "ean", "frequency"]
 GUARD_QUANTILE, GUARD_SHARE = 99.5, 0.1
 #: The guard looks at the layers in this first part of the model.
 GUARD_DEPTH = 0.75
-#: Below so many tokens for an expert on average a ranking is mostly chance.
+#: With fewer tokens per expert on average, a ranking is mostly chance.
 FEW_TOKENS = 50
 #: An expert belongs to a text that needs it this many times as much as the others on average.
 OWN_FACTOR = 2.0
@@ -44,7 +44,7 @@ OWN_FACTOR = 2.0
 
 @dataclass(frozen=True, slots=True)
 class TextSums:
-    """What the experts did on one text; arrays are float64 [layers, n_experts]."""
+    """Statistics of the experts on one text; arrays are float64 [layers, n_experts]."""
 
     name: str
     n_tokens: int
@@ -177,12 +177,12 @@ def rank_file(
     likeness: bool = False,
     progress: Progress | None = None,
 ) -> Ranking:
-    """Run texts through the model and add up what each expert does.
+    """Run texts through the model and accumulate statistics of each expert.
 
     Memory does not grow with the texts. Made to be run by `runtime.worker.run`.
 
     Args:
-        likeness: measure how unlike two experts are, too.
+        likeness: also measure the dissimilarity of each pair of experts.
 
     Raises:
         ArchitectureError: the model has no experts.

@@ -31,7 +31,7 @@ def collapse(
     similarities: Callable[[Plan], Sequence[float]],
     report: Callable[[Attempt], object] | None = None,
 ) -> Result:
-    """The loop itself; it knows layers and numbers, not models.
+    """The loop itself; it works on layer numbers and similarities, not on models.
 
     Args:
         plan: the stack to start from.
@@ -60,7 +60,7 @@ def collapse(
         last = min(base + settings.merge_layers - 1, count - 1)
         merged = tuple(range(base + 1, last + 1))
         number = len(attempts) + 1
-        if not merged:  # the last layer has nothing behind it to take in
+        if not merged:  # no layer follows the last one, so nothing can be merged into it
             base -= 1
             continue
         if (total - count + len(merged)) / total > settings.max_compression:
@@ -75,7 +75,7 @@ def collapse(
             parts = tuple(float(s) for s in similarities(candidate))
             mean: float | None = float(np.mean(parts))
             note = "" if np.isfinite(np.mean(parts)) else "rejected: the candidate gives no numbers"
-        except (ArchitectureError, PlanError) as error:  # another base may do
+        except (ArchitectureError, PlanError) as error:  # another base may work
             parts, mean, note = (), None, f"rejected: {error.problem}"
         accepted = mean is not None and mean > settings.threshold  # False for NaN
         attempts.append(Attempt(number, base, merged, count, mean, accepted, parts, note))

@@ -1,4 +1,5 @@
-"""LaCo on a model: candidates are loaded without being written, and compared by what they say.
+"""LaCo on a model: candidates are loaded without being written, and compared by their hidden
+states.
 
 The similarity of a candidate is the cosine of its last hidden states with the original's,
 a text's states flattened over its tokens.

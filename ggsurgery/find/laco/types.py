@@ -1,4 +1,4 @@
-"""What a LaCo run is told, what it tries, and what comes out: settings, attempts, statistics."""
+"""The settings, attempts and statistics of a LaCo run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ...plan.types import Plan
 
 Variant = Literal["paper", "reference", "damped"]
 
-#: What the variants are called as methods of `merge`.
+#: The variants' names as methods of `merge`.
 METHODS: dict[str, str] = {"paper": "rdsc", "reference": "reference", "damped": "damped"}
 
 #: The default of L.
 LOWEST = 4
 
-#: What marks a document of settings and statistics, as `Result.to_json` writes it.
+#: Marks a document of settings and statistics, as written by `Result.to_json`.
 FORMAT = "laco"
 
 
@@ -113,7 +113,7 @@ class Settings:
         return 0.5 if self.factor is None else self.factor
 
 
-#: How the note of the attempt begins that the compression limit ends the run at.
+#: Prefix of the note on the attempt that hit the compression limit.
 STOPPED = "stopped: "
 
 
@@ -121,7 +121,7 @@ STOPPED = "stopped: "
 class Attempt:
     """One pass of the loop.
 
-    `merged` are the layers that go, numbered as the stack stood then; `similarity` is None
+    `merged` are the removed layers, as numbered in the stack at that point; `similarity` is None
     for the attempt that the compression limit stopped and for one that the architecture
     refuses, and `per_text` holds its parts.
     """

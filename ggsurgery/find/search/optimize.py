@@ -360,7 +360,7 @@ class _Worker:
                     trial.report(self._figure(losses).value, step=count)
                     behind = trial.should_prune()
                 if count < total and self._worse(losses, 2.0 if behind else 3.0):
-                    raise GGSurgeryError(f"halved away after {count} windows")
+                    raise GGSurgeryError(f"stopped early after {count} windows")
         mean = np.concatenate(losses).mean()
         if math.isfinite(mean) and (self.best is None or mean < np.concatenate(self.best).mean()):
             self.best = losses

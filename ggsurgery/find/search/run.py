@@ -114,7 +114,7 @@ def search(work: Work, progress: Progress | None = None) -> Outcome:
 
 
 def _give_back(work: Work, numbers: Collection[int], max_retry: int | None = RETRIES) -> None:
-    """Queue the trials of a dead child at once: nobody must wait for its heartbeat to be missed."""
+    """Requeue a dead child's trials immediately instead of waiting for the heartbeat timeout."""
     storage = open_storage(work.storage, work.heartbeat)
     try:
         study = optuna().load_study(study_name=work.name, storage=storage)

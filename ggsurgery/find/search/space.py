@@ -6,7 +6,7 @@ Every slot has three coordinates that are always there, so that any sampler can 
     at     the layer it starts at, as numbered after the slots before it
     other  how far its partner is (swap, interpolate, merge), or the place of a bridge
 
-Points that mean the same are told apart by nobody: equal plans have equal digests.
+Equivalent points share a digest, so each plan is measured once.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def test_halving_finds_one_as_good_for_less(tmp_path: Path) -> None:
     tested = paired_test(best.items, winner.items)  # all windows of both
     assert len(winner.items) == 8 and tested is not None and tested.p_value > 0.05
     assert winner.recipe in [t.recipe for t in whole.ranked()[: N_LAYERS // 2]]
-    assert all("halved away" in str(r.error) for r in found.rows[len(found.ranked) :])
+    assert all("stopped early" in str(r.error) for r in found.rows[len(found.ranked) :])
 
 
 def test_halving_survives_a_candidate_without_numbers(
