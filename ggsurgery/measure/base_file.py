@@ -1,4 +1,4 @@
-"""A compact file of a base model's predictions, for KL without the base model at hand.
+"""A compact file of a base model's predictions, for KL without loading the base model.
 
     magic     8 bytes   b"GGSKL" 0 0 2
     size      4 bytes   of the JSON header, little-endian

@@ -1,4 +1,4 @@
-"""What else could have been done with the same bytes and the same number of layers?
+"""Controls: cheap alternatives with the same bytes or the same number of layers.
 
 A cut is worth something only if it beats the cheap alternatives:
 
@@ -91,7 +91,7 @@ class Control:
 
 
 class Figure(Protocol):
-    """What a control was measured with: a `Score` or a `SurgeryScore`."""
+    """The result of measuring a control: a `Score` or a `SurgeryScore`."""
 
     @property
     def value(self) -> float: ...
@@ -145,7 +145,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """`the cut wins`, `the control wins`, or why neither can be said."""
+        """`the cut wins`, `the control wins`, or why there is no verdict."""
         if not self.measured:
             return f"not built: {self.refused}"
         if self.cut_wins:
@@ -259,10 +259,10 @@ def measure_controls(
     measure: Callable[[Path], SurgeryScore],
     progress: NamedProgress | None = None,
 ) -> list[Outcome]:
-    """Build, measure and compare every control; one that cannot be built says why.
+    """Build, measure and compare every control; one that cannot be built has a reason.
 
     Args:
-        built: a control's file, which goes away when it was measured; see `building`.
+        built: a control's file, which is removed after measuring; see `building`.
         measure: the suite on a file, with the settings of the cut's own run.
     """
     raw: list[Outcome] = []
@@ -361,7 +361,7 @@ def controls_of(file: Path, baseline: Path, *, n_random: int, seed: int) -> list
 
 
 def _removed(file: Path, baseline: Path) -> tuple[int, ...]:
-    """The base's layers that a file made by ggsurgery lacks; empty if its header does not say."""
+    """The base's layers that a file made by ggsurgery lacks; empty if its header has no record."""
     base = read_header(baseline)
     try:
         plan = plan_of(file, base)

@@ -1,7 +1,7 @@
-"""Which questions a limit takes: the same share of every subject, drawn by a seed.
+"""Select the questions for a limit: the same share of every subject, drawn by a seed.
 
-The first questions of a file are no sample of it: MMLU is sorted by subject, HellaSwag by where
-its texts come from.
+The first questions of a file are not a representative sample: MMLU is sorted by subject, HellaSwag
+by where its texts come from.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .questions import Question
 
 T = TypeVar("T")
 
-#: Of a draw for which nobody chose one.
+#: The default seed of a draw.
 SEED = 0
 
 

@@ -1,4 +1,4 @@
-"""What a metric's class is: it reads its data once, and measures one model after another.
+"""The interface of a metric's class: it reads its data once and measures several models.
 
     read(setup)                  the data: windows, questions, nothing
     base(model, data, losses)    the uncut model's own figure

@@ -1,8 +1,8 @@
 """Every metric: its label, its unit, which direction is better, and who measures it.
 
-A new metric is one row here and one class in `measure.metrics` (see `measure.meter`). What only
-other programs' results hold, and what is one of several figures of one measurement, is a row
-without a class.
+A new metric is one row here and one class in `measure.metrics` (see `measure.meter`). A figure that
+occurs only in other programs' results, or that is one of several of a measurement, is a row without
+a class.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ Direction = Literal["lower", "higher"]
 #: `share`: a fraction of n right answers, in [0, 1], so that its interval is Wilson's.
 Unit = Literal["", "nats", "bits", "share", "figure", "points", "tokens/s"]
 
-#: What a measurement reads besides the model. A metric of questions is written `name:FILE`, one
+#: Input of a measurement besides the model. A metric of questions is written `name:FILE`, one
 #: of lm-evaluation-harness's tasks `name:TASK`; the task's own figure replaces its row.
 Needs = Literal["text", "questions", "task", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What is known of a metric before it is measured.
+    """The static facts about a metric.
 
     Args:
         name: as in result files.
         label: for tables.
         unit: `""` is a ratio without a unit.
         direction: which values are better.
-        needs: what its measurement reads besides the model.
+        needs: the input of its measurement besides the model.
         meter: the class that measures it, `module:Class`; a module without a package is one of
-            `measure.metrics`. None where it is only a part of another's result.
+            `measure.metrics`. None if it is only part of another metric's result.
         logarithmic: its items are logarithms: the value is the exponential of their mean, and
             differences are those of the logarithms.
         relative: the figure itself compares two models, so no share of a base's is kept.
@@ -61,7 +61,7 @@ class Metric:
         return self.name + {"questions": ":FILE", "task": ":TASK"}.get(self.needs, "")
 
     def takes(self, argument: str) -> bool:
-        """Whether the metric can be measured, and what stands behind its colon fits."""
+        """Whether the metric can be measured with the part after its colon."""
         return self.meter is not None and (self.needs in ("questions", "task")) == bool(argument)
 
 
@@ -162,7 +162,7 @@ def direction_of(name: str) -> Direction | None:
 
 
 def askable() -> list[str]:
-    """What `--metric` and `--objective` take."""
+    """The values of `--metric` and `--objective`."""
     return [row.written for row in METRICS.values() if row.meter is not None]
 
 

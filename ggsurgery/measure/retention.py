@@ -10,7 +10,7 @@ STATUS = ((0.80, "Good"), (0.70, "Acceptable"), (0.50, "Degraded"))
 LOST = "Not recommended"
 NEAR_RANDOM = "Near random"
 
-#: What the words mean, for the foot of a table.
+#: Definitions of the status words, printed below a table.
 LEGEND = (
     "Good: at least 80 % kept; Acceptable: 70 %; Degraded: 50 %; below that Not recommended. "
     "Near random: guessing is within the 95 % interval, or above it."
@@ -32,7 +32,7 @@ def retention(base: Score, other: Score) -> tuple[float | None, str | None]:
 
     There is neither where less is better, where the figure itself compares two models, where
     the direction is unknown, or where the base is not above 0. A figure that guessing explains
-    is `Near random` whatever its share: 96 % of a base that guesses is not worth keeping.
+    is `Near random` whatever its share: 96 % of a base that guesses is meaningless.
 
     Example:
         >>> retention(Score("acc", 0.8, None, 9), Score("acc", 0.6, None, 9))

@@ -106,7 +106,7 @@ def save_base_file(
 
 def longest_of_file(file: str | Path, prompted: Sequence[Prompted]) -> tuple[int, int]:
     """Tokens of the longest prompt with its choice, and the context that the model was trained
-    with (0 if the file does not say)."""
+    with (0 if the file does not state it)."""
     with Engine.open(file, n_ctx=64) as engine:
         longest = max((longest_prompt(engine, [p]) for p in prompted), default=0)
         return longest, engine.n_ctx_train

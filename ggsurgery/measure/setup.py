@@ -1,4 +1,4 @@
-"""What is measured, on what, and how: everything that a measurement's process needs."""
+"""The setup of a measurement: everything that its process needs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ CACHE_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured, on what, and how.
+    """The setup of a measurement.
 
     Args:
         path: the uncut model.
-        metric: as the metric's row writes it: `kl`, `choices:FILE`, `bench:TASK`.
+        metric: in the form of the metric's row: `kl`, `choices:FILE`, `bench:TASK`.
         text: a UTF-8 text for the metrics that need one.
         n_ctx, n_windows: size of a window in tokens, and how many; None takes all.
         limit: how many questions, or how many of each part of the suite.
@@ -71,7 +71,7 @@ class Setup:
 
     @property
     def argument(self) -> str:
-        """What stands behind the metric's colon."""
+        """The part after the metric's colon."""
         return self.metric.partition(":")[2]
 
     @property
@@ -104,7 +104,7 @@ class Setup:
         return self.row is not None and self.row.direction == "lower"
 
     def facts(self) -> dict[str, Any]:
-        """What makes two measurements comparable; goes into journals and studies.
+        """The settings that make two measurements comparable; stored in journals and studies.
 
         Texts and questions count by their content: paths differ by machine, and files change.
 

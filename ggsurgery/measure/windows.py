@@ -1,7 +1,7 @@
-"""A text as tokens in windows of the context's length, and when it is too short for one.
+"""Cut a text into token windows of the context's length; refuse a text that is too short.
 
 llama-perplexity's convention: windows of n_ctx tokens side by side, the first token of each
-replaced by BOS where the model wants one, and only the second half scored, so that every
+replaced by BOS if the model needs it, and only the second half scored, so that every
 scored token has at least n_ctx/2 tokens before it:
 
     window   t0 t1 … t(h) | t(h+1) … t(n−1)      h = n_ctx / 2
@@ -93,7 +93,7 @@ class Windows:
             file: the model whose tokens these are, for the error.
 
         Raises:
-            EngineError: there are fewer than `n_ctx` tokens; says how many.
+            EngineError: there are fewer than `n_ctx` tokens; the message gives the number.
         """
         text = np.ascontiguousarray(tokens, np.int32)
         count = len(text) // n_ctx

@@ -1,4 +1,4 @@
-"""What a run hands to the release: its files, everything measured, the recipe itself."""
+"""Inputs of the release from a run: its files, everything measured, the recipe itself."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def _convert(raw: Mapping[Any, Any], node: yaml.MappingNode, path: Path) -> Reci
 
 
 def names_of(settings: type[Settings], where: str) -> dict[str, str]:
-    """What a recipe calls the fields of a section: `evaluate.kl.ctx`."""
+    """The recipe's names of a section's fields: `evaluate.kl.ctx`."""
     return {f.name: f"{where}.{f.encode_name}" for f in msgspec.structs.fields(settings)}
 
 
@@ -237,7 +237,7 @@ def _header_steps(sections: Mapping[str, Any], template: Template | None, path: 
     steps = []
     for key, value in header.items():
         try:
-            json.dumps(value)  # it will stand in the file's recipe
+            json.dumps(value)  # it becomes part of the file's recipe
         except (TypeError, ValueError, RecursionError) as error:
             raise FormatError(
                 f"header.{key} is not a plain value",

@@ -73,7 +73,7 @@ class Measurement:
 
 
 def measurements(document: Document, source: Path) -> list[Measurement]:
-    """What the recipe asks for, in the order of the section's description.
+    """The measurements that the recipe requests, in the order of the section's description.
 
     Raises:
         FormatError: a file is missing, or the recipe asks the same questions twice.
@@ -146,7 +146,7 @@ def results_of(paths: Iterator[Path], base: Results | None = None) -> Results | 
 
 
 def text_key(text: Any) -> dict[str, Any]:
-    """What the figures of a text depend on."""
+    """The settings that a text's figures depend on."""
     key: dict[str, Any] = {"n_ctx": text.ctx, "n_windows": text.windows}
     if text.parse_special:  # only then, so that the keys of earlier runs stay
         key["parse_special"] = True
@@ -156,7 +156,7 @@ def text_key(text: Any) -> dict[str, Any]:
 
 
 def _drawn(asked: Any) -> dict[str, Any]:
-    """What keys a step beside its section, so that another draw is another step."""
+    """Parts of a step's key besides its section, so that another draw is another step."""
     return {} if asked.limit is None else {"limit_seed": asked.limit_seed}
 
 

@@ -11,12 +11,12 @@ from .evaluation import Measurement
 from .sections import RecipeFile
 
 Stage = Literal["cut", "heal", "distil"]
-#: What the model of a stage is called while others follow.
+#: File name of a stage's model if other stages follow.
 STAGES: dict[Stage, str] = {"cut": "bare", "heal": "healed", "distil": "distilled"}
 
 
 def stages_of_file(file: RecipeFile) -> tuple[Stage, ...]:
-    """What makes the model of a recipe, in order."""
+    """The stages that make the model of a recipe, in order."""
     asked: dict[Stage, object] = {"cut": file, "heal": file.heal, "distil": file.distil}
     return tuple(stage for stage, section in asked.items() if section is not None)
 
@@ -68,7 +68,7 @@ class Places:
 
     @property
     def recovery(self) -> Path:
-        """What each step behind the cut won back."""
+        """The recovery by each step after the cut."""
         return self.folder / "results" / "recovery.json"
 
     @property

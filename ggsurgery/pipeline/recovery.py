@@ -46,7 +46,7 @@ SUM = 160
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a stage is called, its key, its files (the model first), and the work."""
+    """A stage's name, its key, its files (the model first), and the work."""
 
     what: str
     key: str
@@ -208,7 +208,7 @@ def _refitted(document: Document, uncut: Header) -> Iterable[str]:
 
 
 def _growth(changed: Iterable[TensorInfo], document: Document) -> int:
-    """By how many bytes tensors of another type are larger."""
+    """The number of bytes by which tensors of another type are larger."""
     section = document.file.heal
     kind = None if section is None else section.type_of_refitted
     if kind is None:

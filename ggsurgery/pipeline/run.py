@@ -37,9 +37,9 @@ from .width import estimated
 
 @dataclass(frozen=True)
 class Event:
-    """What a run tells while it goes on.
+    """An event of a running pipeline.
 
-    `kind`: `start`, `progress` (done of total), `done` (seconds, result), `skip` (is done),
+    `kind`: `start`, `progress` (done of total), `done` (seconds, result), `skip` (up to date),
     `warning` (text; before the first step). `step` counts from 1, of `steps`.
     """
 
@@ -110,9 +110,9 @@ class Pipeline:
         )
         check_stages(self.document, self.source)
         self.tasks = tasks_of(self.document, self.source, self.places)
-        #: What a user is warned of before the work.
+        #: Warnings before the work starts.
         self.cautions = tuple(self._check())
-        #: What `plan` found that the user should know before the work.
+        #: Warnings of `plan` before the work starts.
         self.warnings: tuple[str, ...] = ()
 
     def _check(self) -> list[str]:
@@ -174,7 +174,7 @@ class Pipeline:
     def _sizes(self, recipe: Recipe) -> dict[str, int]:
         """Sizes of all files that will be written, found without writing one.
 
-        The cut model's header in a sparse file stands for it: llama.cpp's dry run reads
+        A sparse file with the cut model's header replaces it: llama.cpp's dry run reads
         shapes and types only.
         """
         types = [t.subject for t in self.tasks if t.kind == "quantize"]
@@ -272,7 +272,7 @@ class Pipeline:
             for file in task.files:
                 if file.exists() and not state.owns(file):
                     raise OutputError(
-                        "a file of this name is there that this run did not make",
+                        "a file of this name exists that this run did not make",
                         file=file,
                         hint="Move it away, or choose another folder with --out.",
                     )

@@ -40,7 +40,7 @@ class Template(Settings, frozen=True, kw_only=True):
 
 
 class Evaluate(Settings, frozen=True, kw_only=True):
-    """What is measured of the source, the cut and every quantized file."""
+    """Measurements of the source, the cut and every quantized file."""
 
     perplexity: PerplexitySettings | None = None
     kl: Annotated[TextSettings | None, option("KL divergence from the source.")] = None

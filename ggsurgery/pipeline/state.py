@@ -1,8 +1,8 @@
-"""What a run has done already: one JSON file in its folder, a line a step.
+"""The finished steps of a run: one JSON file in its folder, with one line per step.
 
 A step is keyed by everything its result depends on: its settings, the keys of the steps
-before it, the versions of the tools. It is done if the key is the same and its files are
-there as they were left. So a second run does nothing, and a change redoes what follows.
+before it, the versions of the tools. It is done if the key is the same and its files are unchanged.
+So a second run does nothing, and a change redoes what follows.
 """
 
 from __future__ import annotations

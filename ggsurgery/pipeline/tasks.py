@@ -1,4 +1,4 @@
-"""The steps of a recipe as tasks: what each depends on, makes, and how.
+"""The steps of a recipe as tasks, with their inputs, outputs and work.
 
 source ─ [laco] ─ cut ─ [heal] ─ [distil] ─┬─ imatrix ─┐
                                            └───────────┴─ quantize TYPE …
@@ -42,7 +42,7 @@ from .state import key_of
 from .width import narrowed, settings_of
 from .won_back import won_back
 
-#: What a step does.
+#: The work of a step.
 Kind = Literal[
     "laco", "cut", "heal", "distil", "imatrix", "quantize", "measure", "recovery", "say", "release"
 ]
@@ -126,7 +126,7 @@ def tasks_of(document: Document, source: Path, places: Places) -> list[Task]:
 
 
 def _types(document: Document) -> list[str]:
-    """The file types, checked: all of them exist, and an imatrix is there for those in need."""
+    """The file types, checked: all exist, and an imatrix is given for those that need one."""
     section = document.file.quantize
     if section is None:
         return []
@@ -264,7 +264,7 @@ def quantize_options(
     """The keyword arguments of `runtime.quantize` that a recipe asks for.
 
     Args:
-        imatrix: the importance matrix, or one that stands for it; used where the recipe has one.
+        imatrix: the importance matrix, or a placeholder for it; used where the recipe has one.
         model: the cut model, or a file with its header.
     """
     section = document.file.quantize
@@ -325,7 +325,7 @@ def _measure(
 
 
 def _recommended(document: Document, made: Mapping[str, object]) -> str:
-    """The file that the controls are for and that says something.
+    """The file that the controls and the sample answer use.
 
     The one that the release recommends by name, else Q4_K_M, else the first type; the cut itself
     where nothing is quantized.

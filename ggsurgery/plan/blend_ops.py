@@ -1,7 +1,7 @@
 """The operations that compute new layers: each takes a plan and returns a new one.
 
-Nothing is computed here; a new layer is a `Blend` or an `Edited` block that says how. Layers
-are numbered as they stand in the plan that is given, as in `ops`.
+Nothing is computed here; a new layer is a `Blend` or an `Edited` block that describes it. Layers
+are numbered as in the given plan, as in `ops`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def interpolate(
     """Insert a layer between two: (1 − weight) of the first, weight of the second.
 
     Args:
-        at: the number of the new layer; by default it stands behind the first parent.
+        at: the number of the new layer; by default right after the first parent.
 
     Raises:
         PlanError: a layer or place does not exist, or the weight is outside 0 … 1.
@@ -157,8 +157,8 @@ def blend(
     comes from the first model.
 
     Args:
-        models: how many sources there are, the base included.
-        weights: one a model (the base has none); for slerp one, that of the second model.
+        models: number of sources, including the base.
+        weights: one per model (the base has none); for slerp only the second model's.
         normalize: whether the weights of `linear` are divided by their sum (as by default in
             mergekit), so that 1,1 is the mean.
 

@@ -146,7 +146,7 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class BlendShell:
-    """What is outside the layers is blended like them, from these sources."""
+    """Tensors outside the layers are blended like them, from these sources."""
 
     kind: ClassVar[str] = "blend_shell"
     method: str

@@ -1,8 +1,8 @@
 """The operations that rearrange layers and experts: each takes a plan and returns a new one.
 
-Layers are numbered as they stand in the plan that is given, so operations chain: after
-`delete 10`, the layer that was 11 is 10. Only trunk layers can be named; the tail (MTP)
-follows by itself or leaves with `drop_tail`.
+Layers are numbered as in the given plan, so operations chain: after
+`delete 10`, the layer that was 11 is 10. Only trunk layers can be named; the tail (MTP) follows
+automatically or is removed with `drop_tail`.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ def duplicate(plan: Plan, layer: Sequence[int], to: int | None = None, times: in
     """Insert copies of layers, by default right behind the last of them.
 
     Args:
-        layer: what to copy, as one group in the given order.
+        layer: layers to copy, as one group in the given order.
         to: the number that the first copy gets.
-        times: how many copies of the whole group.
+        times: number of copies of the whole group.
 
     Raises:
         PlanError: a layer or the position does not exist, or `times` is below 1.
@@ -131,7 +131,7 @@ def duplicate(plan: Plan, layer: Sequence[int], to: int | None = None, times: in
 
 
 def keep(plan: Plan, layers: Sequence[int] | Sequence[tuple[int, int]]) -> Plan:
-    """The stack that the list says: any order, repeats allowed, all others leave.
+    """The stack that a list describes: any order, repeats allowed, all others are removed.
 
     Args:
         layers: numbers, or pairs (input, layer) for a stack over several models.
@@ -196,7 +196,7 @@ def trim_vocab(plan: Plan, map: str, ids: Mapping[str, Any]) -> Plan:
 
     Args:
         map: the file.
-        ids: `sha256` of the list, and how many tokens there were and are.
+        ids: `sha256` of the list, and the number of tokens before and after.
 
     Raises:
         PlanError: a second trim, or no checksum.

@@ -3,7 +3,7 @@
     name: Qwen3-tiny-v1
     operations:
       - delete: {layer: "10"}
-      - swap: {layers: "11,12"}      # numbers as they stand after the step before
+      - swap: {layers: "11,12"}      # numbers after the previous step
 
 The same document, as JSON, is in the header of every file made here.
 """
@@ -133,7 +133,7 @@ class Step:
         return {self.operation: dict(self.arguments)}
 
     def describe(self) -> str:
-        """As a person would say it: `delete 10`. Mappings, which are bookkeeping, stay out."""
+        """Readable form: `delete 10`. Mappings, which are bookkeeping, are omitted."""
         said = (_short(k, v) for k, v in self.arguments if not isinstance(v, dict))
         return " ".join([self.operation, *said])
 
@@ -160,7 +160,7 @@ class Recipe:
         """The plan after all steps.
 
         Raises:
-            PlanError: from the step that cannot be done; the message says which.
+            PlanError: from the step that cannot be done, which the message names.
         """
         for number, one in enumerate(self.steps, 1):
             try:

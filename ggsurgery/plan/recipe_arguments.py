@@ -68,10 +68,10 @@ def scales(value: Any) -> tuple[tuple[tuple[str, ...], float], ...]:
 
 
 def quoted(value: Any) -> str:
-    """Text that YAML takes for a number where it stands without quotes: 2:4 is 124.
+    """Text that YAML reads as a number without quotes: 2:4 is 124.
 
     Raises:
-        ValueError: it is not a text.
+        ValueError: it is not text.
     """
     if not isinstance(value, str):
         raise ValueError(f'expected text in quotes, such as "2:4", found {value!r}')

@@ -28,7 +28,7 @@ class BlockRef:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """A layer as it stands in its source."""
+    """A layer, unchanged from its source."""
 
     ref: BlockRef
 
@@ -101,7 +101,7 @@ class Plan:
     Args:
         blocks: the trunk in its new order.
         tail: the layers behind the trunk (MTP / nextn), in order.
-        n_sources: how many files the references count through.
+        n_sources: number of files that the references index.
         shell: the source of everything outside the layers.
         edits: edits over the whole model, such as a mask with one global threshold.
         metadata: edits of single metadata entries.

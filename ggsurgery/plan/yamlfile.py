@@ -1,9 +1,9 @@
-"""Read a YAML file that anybody may have written: bounded before anything is built of it.
+"""Read an untrusted YAML file: its size is bounded before any value is constructed.
 
-A few hundred bytes of aliases to aliases ("billion laughs") stand for more values than fit
-into any memory, and a number of a million digits takes minutes. So the events of the parser
-are counted first, an alias as all that it stands for; then the tree is composed once, keys
-are checked, and the values are constructed from the same tree.
+A few hundred bytes of aliases to aliases ("billion laughs") expand to more values than fit into
+memory, and a number of a million digits takes minutes to parse. So the events of the parser are
+counted first, an alias as all values it expands to; then the tree is composed once, keys are
+checked, and the values are constructed from the same tree.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ try:
 except ImportError:  # PyYAML without libyaml: twenty times slower
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
-#: Values of a document, those that aliases stand for among them.
+#: Maximum number of values of a document, including those that aliases expand to.
 MAX_NODES = 50_000
 #: Lists and mappings within each other.
 MAX_DEPTH = 50
@@ -112,7 +112,7 @@ def _count(source: str, path: str | Path) -> None:
         count += values
         if count > MAX_NODES:
             raise FormatError(
-                f"line {line}: too many values, with those that aliases stand for",
+                f"line {line}: too many values, including those from aliases",
                 file=path,
                 expected=f"at most {MAX_NODES:,}",
             )

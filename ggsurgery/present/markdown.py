@@ -10,10 +10,10 @@ import re
 
 from ..errors import one_line
 
-#: What Markdown, its tables, mathematics and HTML read as markup inside a line; an underscore
-#: within a word is none.
+#: Characters that Markdown, its tables, mathematics and HTML read as markup inside a line; an
+#: underscore within a word is none.
 _MARKUP = re.compile(r"[\\`*~$&<>\[\]|#]|(?<![^\W_])_|_(?![^\W_])")
-#: What opens a list, a rule or an underlined heading at the start of a line.
+#: Text that opens a list, a rule or an underlined heading at the start of a line.
 _OPENING = re.compile(r"[-+](?=\s|$)|[-=](?=[-=\s]*$)|(?<=\d)[.)](?=\s|$)")
 _ADDRESS = re.compile(r"(?<=[A-Za-z]):(?=//)|(?<=www)\.", re.IGNORECASE)
 
@@ -44,7 +44,7 @@ def plain(text: object) -> Markdown:
 
 
 def code(text: object) -> Markdown:
-    """A text as a code span, whatever backticks are in it.
+    """A text as a code span, even if it has backticks.
 
     Example:
         >>> print(code("a`b"))

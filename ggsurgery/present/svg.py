@@ -25,7 +25,7 @@ COLOURS = """:root { --ground: #fff; --ink: #1c2126; --faint: #5d6873; --rule: #
   :root { --ground: #14181c; --ink: #e4e8ec; --faint: #9ba6b1; --rule: #353d45; --tint: #1d2328;
     --mark: #6cb6ff; --band: #6cb6ff26; --good: #5fcf8b; --fair: #e0b34f; --bad: #ff8a80; } }"""
 
-#: What the classes of a drawing look like.
+#: The styles of a drawing's classes.
 STYLE = """svg text { fill: var(--ink); font-size: 11px; font-family: system-ui, sans-serif; }
 svg .name { fill: var(--faint); } svg .grid { stroke: var(--rule); stroke-width: .7; }
 svg .dot { fill: var(--mark); } svg .bar { stroke: var(--mark); stroke-width: 1.2; fill: none; }
@@ -133,7 +133,7 @@ def _level(level: Level, x: Axis, y: Axis) -> list[str]:
 
 
 def _mark(point: Point, x: Axis, y: Axis) -> list[str]:
-    """A dot with its error bar; hovering tells the figures."""
+    """A dot with its error bar; hovering shows the figures."""
     place, height = x.at(point.x), y.at(point.y)
     error = "" if point.stderr is None else f" ± {point.stderr:.4g}"
     words = escape(f"{point.label}: {point.y:.4g}{error}")

@@ -42,10 +42,10 @@ MARK, SUMS = "manifest.json", "SHA256SUMS"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A finished bundle: its folder and files, the recommended one, what Ollama will say.
+    """A finished bundle: its folder and files, the recommended one, and Ollama's predicted report.
 
     Args:
-        errors: what checks found wrong with the files; the bundle is whole all the same.
+        errors: errors that checks found in the files; the bundle is complete nevertheless.
     """
 
     folder: Path
@@ -59,17 +59,17 @@ class Bundle:
 def build_bundle(
     request: Request, out: Path, *, force: bool = False, progress: Progress | None = None
 ) -> Bundle:
-    """Build a bundle; the folder appears whole or not at all.
+    """Build a bundle; the folder appears complete or not at all.
 
     GGUF files are linked where the file system can, else copied.
 
     Args:
-        force: replace a bundle that is there (a folder with a `manifest.json` of ours, or an
-            empty one); anything else is never touched.
+        force: replace an existing bundle (a folder with a `manifest.json` from ggsurgery, or an
+        empty one); anything else is never touched.
         progress: called with (bytes done, bytes in all) while checksums are taken.
 
     Raises:
-        OutputError: the folder is there, or holds something else.
+        OutputError: the folder exists, or holds something else.
         FormatError: the files are not a release; see `release_files`, `check_origin`, `chat_of`.
         MissingExtraError: huggingface_hub is not installed.
     """
@@ -247,10 +247,10 @@ def _manifest(
 
 
 def check_folder(out: Path, force: bool) -> None:
-    """Refuse to build a bundle where something else is.
+    """Refuse to build a bundle over something else.
 
     Raises:
-        OutputError: the folder is there (without `force`), or holds what is not a bundle's.
+        OutputError: the folder exists (without `force`), or holds other files than a bundle's.
     """
     if not out.exists():
         return

@@ -164,7 +164,7 @@ def _about(request: Request, header: Header) -> list[str]:
     if request.license:
         lines.append("Its text is in `LICENSE`.")
     lines.append(
-        "`SHA256SUMS` and `manifest.json` say what the files are and how they were made; "
+        "`SHA256SUMS` and `manifest.json` describe the files and how they were made; "
         "`sha256sum -c SHA256SUMS` checks them. Ollama rewrites a file on import, so its "
         "own digest differs."
     )

@@ -125,7 +125,7 @@ def _statistics(document: Mapping[str, Any]) -> list[str]:
         "",
         Table(head, steps).markdown(),
         "",
-        "Layers are numbered as the stack stood before the step.",
+        "Layers are numbered as in the stack before the step.",
     ]
 
 

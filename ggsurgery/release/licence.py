@@ -1,7 +1,8 @@
-"""What `--license` and `release.license` name: a file with the text, or an identifier.
+"""The licence of a release (`--license`, `release.license`): a file with the text, or an
+identifier.
 
-The hub's model cards take the identifiers of `hub`; any other SPDX identifier goes onto a card
-as `license: other` with its name and a link.
+The hub's model cards take the identifiers of `hub`; any other SPDX identifier becomes `license:
+other` on a card, with its name and a link.
 """
 
 from __future__ import annotations

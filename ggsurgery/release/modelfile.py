@@ -35,7 +35,7 @@ SAMPLING = {
 #: cache of every token of it when the model is loaded.
 DEFAULT_CONTEXT = 8192
 
-#: What Ollama accepts behind PARAMETER (docs/modelfile.md), besides `stop` and `num_ctx`.
+#: Names that Ollama accepts after PARAMETER (docs/modelfile.md), besides `stop` and `num_ctx`.
 PARAMETERS = frozenset(
     {
         "temperature",
@@ -62,7 +62,8 @@ PARAMETERS = frozenset(
 
 @dataclass(frozen=True)
 class Chat:
-    """How a model talks: its family, what Ollama will say of it, and where Ollama differs.
+    """The chat settings of a model: its family, Ollama's predicted report, and Ollama's
+    differences.
 
     Args:
         match: the built-in family; None leaves the template to Ollama.
@@ -198,7 +199,7 @@ def check_parameters(given: Mapping[str, float]) -> None:
     for name, value in given.items():
         if name not in PARAMETERS:
             raise FormatError(
-                f"Ollama knows no PARAMETER {name}",
+                f"Ollama has no PARAMETER {name}",
                 expected=f"one of {', '.join(sorted(PARAMETERS))}",
             )
         if not _is_number(value):
@@ -243,8 +244,8 @@ def modelfile(
 
     Args:
         from_: the GGUF file, relative to the Modelfile.
-        parameters: overrides of what the header and the family say.
-        system: a SYSTEM prompt. license: the text behind LICENSE.
+        parameters: overrides of the header's and the family's settings.
+        system: a SYSTEM prompt. license: the text after LICENSE.
 
     Raises:
         FormatError: a text holds the three quotes that end it.

@@ -1,4 +1,4 @@
-"""Where a model comes from, as the Hub's model tree wants it: base, relation, makers, imatrix."""
+"""The origin of a model for the Hub's model tree: base, relation, makers, imatrix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .request import ReleaseFile, Request
 
 _HUB = "https://huggingface.co/"
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-#: The relations that the Hub knows (docs/hub/model-cards, "Specifying a base model").
+#: The relations that the Hub accepts (docs/hub/model-cards, "Specifying a base model").
 RELATIONS = ("quantized", "finetune", "merge", "adapter")
 #: More base models than any merge has.
 _MAX_BASES = 64
@@ -88,7 +88,7 @@ def relation(request: Request, header: Header) -> str | None:
 
 
 def quantized_by(request: Request, header: Header) -> str | None:
-    """Who made the files: as given, else as the header tells."""
+    """The makers of the files: as given, else from the header."""
     named: Any = request.quantized_by or header.get(Keys.General.QUANTIZED_BY)
     return one_line(named) or None if isinstance(named, str) else None
 

@@ -11,7 +11,7 @@ from ..errors import FormatError
 
 
 def quoted(text: str) -> str | None:
-    """The value that stands for a text, in quotes; None where no value does.
+    """The quoted value that represents a text; None if none can.
 
     Example:
         >>> print(quoted('</s>'), quoted('"'), quoted('a \"\"\" b'))

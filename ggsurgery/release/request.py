@@ -1,4 +1,4 @@
-"""What a release is made of: the files, what was measured, and what only people know."""
+"""The inputs of a release: the files, the measurements, and facts that only the user knows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..measure.results.score import Score
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that goes into a bundle; what is None or empty is left out of it.
+    """The contents of a bundle; fields that are None or empty are omitted.
 
     Args:
         files: GGUF files of one model in several types.
@@ -96,13 +96,13 @@ def type_of(header: Header) -> str:
     """llama.cpp's name of a file's type: `Q4_K_M`.
 
     Raises:
-        FormatError: the header does not tell.
+        FormatError: the header does not state it.
     """
     try:
         name = LlamaFileType(header.get("general.file_type")).name
     except ValueError:
         raise FormatError(
-            "the header does not tell the file's type",
+            "the header does not state the file's type",
             file=header.path,
             tensor="general.file_type",
             found=header.get("general.file_type"),
@@ -196,7 +196,7 @@ def _results_of(request: Request, path: Path) -> Results | None:
 
 
 def _check_alike(measured: Sequence[tuple[Path, Results | None]], original: Results | None) -> None:
-    """Refuse figures that a card would set side by side though they were measured unlike.
+    """Refuse figures that a card would compare although they were measured differently.
 
     Raises:
         FormatError: names the file, the metric and the first setting that differs.
@@ -209,8 +209,7 @@ def _check_alike(measured: Sequence[tuple[Path, Results | None]], original: Resu
             unlike = base.unlike(score, same_n=True)
             if unlike is not None:
                 raise FormatError(
-                    f"{score.label} was not measured as of the other models, which differs in "
-                    f"{unlike}",
+                    f"{score.label} was measured differently from the other models, in {unlike}",
                     file=path,
                     hint="Measure all alike, or leave these results out.",
                 )

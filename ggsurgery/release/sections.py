@@ -97,7 +97,7 @@ def files_table(files: Sequence[ReleaseFile], best: ReleaseFile, why: str) -> li
 
 
 def won_back(found: Recovery | None) -> list[str]:
-    """What healing and training won back of the cut's loss, and the control."""
+    """The recovery of the cut's loss by healing and training, and the control."""
     if found is None:
         return []
     lines = ["## What each step won back", "", Table(HEAD, found.rows()).markdown(), "", NOTE]
@@ -225,7 +225,7 @@ def suite(files: Sequence[ReleaseFile], original: Results | None) -> list[str]:
 
 
 def controls(files: Sequence[ReleaseFile]) -> list[str]:
-    """What the evaluation's controls said, in its own words."""
+    """The results of the evaluation's controls."""
     said = [(f.name, f.results.verdict) for f in files if f.results and f.results.verdict]
     if not said:
         return []
@@ -239,10 +239,10 @@ def controls(files: Sequence[ReleaseFile]) -> list[str]:
 def limitations(
     request: Request, files: Sequence[ReleaseFile], chat: Chat, errors: Sequence[str] = ()
 ) -> list[str]:
-    """What a user has to know, drawn from what was measured and what was not.
+    """Limitations for users, derived from what was measured and what was not.
 
     Args:
-        errors: what checks of the files found wrong.
+        errors: errors that checks of the files found.
     """
     lines = [f"A check of the files found an error: {error}." for error in errors]
     base = request.original.score("perplexity") if request.original else None
@@ -278,9 +278,10 @@ def recovery(header: Header) -> list[str]:
     if all(step.operation in ("set", "unset") for step in steps):
         return []
     advice = (
-        "What surgery cost can partly be won back: LoRA fine-tuning on a few million tokens of "
+        "Part of the quality lost to surgery can be recovered: by LoRA fine-tuning on a few "
+        "million tokens of "
         "the original's data, or distillation from the original. Without training, "
-        "`ggsurgery heal` fits the weights before a cut to what the cut layers did."
+        "`ggsurgery heal` fits the weights before a cut to the output of the removed layers."
     )
     return ["## Recovering quality", "", advice]
 

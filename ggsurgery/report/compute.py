@@ -25,7 +25,7 @@ from ..present.figure import Figure, Point, bars
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One score in a table, and how it stands to the base's."""
+    """One score in a table, and its relation to the base's."""
 
     value: float
     stderr: float | None
@@ -115,10 +115,10 @@ def compute_report(
 
 
 def _verdicts(base: Results, other: Results) -> dict[str, str]:
-    """What may be said of each metric against the base's."""
+    """The conclusion for each metric against the base's."""
     found = compare_all(base.scores, other.scores)
     if base.suite is not None and other.suite is not None:
-        # suites over unlike parts (one model has a chat template) are shown side by side
+        # suites with different parts (one model has a chat template) are shown side by side
         with suppress(GGSurgeryError):
             found += compare_surgery(base.suite, other.suite)
     return {c.label: c.verdict for c in found}
@@ -160,7 +160,7 @@ _OF_THE_FILE = ("file", "task", *FACTS)
 
 
 def _provenance(results: Results) -> dict[str, Any]:
-    """What the figures of a model rest on: settings and versions, each value once."""
+    """Provenance of a model's figures: settings and versions, each value once."""
     merged: dict[str, Any] = {"model": results.model.file}
     for score in results.all_scores:
         task = score.task or score.metric

@@ -16,7 +16,7 @@ ANSWER = 300
 
 
 def models_table(report: Report) -> Table:
-    """What each model is."""
+    """A description of each model."""
     head = ("model", "layers", "parameters", "size", "type", "bits per weight")
     rows = (
         (
@@ -57,7 +57,7 @@ def _score(cell: Score | None) -> Cell | None:
 
 
 def controls_table(controls: Sequence[Mapping[str, Any]]) -> Table:
-    """The controls of a model, with what the paired test says of each."""
+    """The controls of a model, with the result of the paired test for each."""
     head = ("control", "kind", "size", "score", "95 % interval", "p (Holm)", "result")
     rows = (
         (
@@ -91,7 +91,7 @@ def parts_table(suite: Mapping[str, Any]) -> Table:
 
 
 def points_table(figure: Figure) -> Table:
-    """The points of a plot, for a person who cannot see it and for Markdown."""
+    """The points of a plot, for readers who cannot see it and for Markdown."""
     rows = [(p.label, figure_in_words(p.y, p.stderr, None, None)) for p in figure.points]
     rows += [(v.label, figure_in_words(v.y, v.stderr, None, None)) for v in figure.levels]
     return Table((figure.x_label, figure.y_label), rows)

@@ -143,10 +143,10 @@ def llama() -> Any:
 
 
 def check_defaults(module: Any) -> None:
-    """Compare default parameters with values known from llama.h: a shifted struct shows here.
+    """Compare default parameters with values known from llama.h: this detects a shifted struct.
 
     Raises:
-        EngineError: a value that does not stand where this package expects it.
+        EngineError: a value is not where this package expects it.
     """
     context = module.llama_context_default_params()
     quantize = module.llama_model_quantize_default_params()

@@ -90,7 +90,7 @@ def receive(stream: IO[bytes], limit: int | None = None) -> bytes:
     """Read one frame.
 
     Raises:
-        EOFError: the other side is gone, or its frame is longer than `limit` bytes.
+        EOFError: the other side has ended, or its frame is longer than `limit` bytes.
     """
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:

@@ -30,9 +30,9 @@ def score(
     """Log-probabilities of the tokens of continuations of one prefix, computed once.
 
     Continuations share batches, each in a sequence of its own that starts as a copy of the
-    prefix (exact also for recurrent models). The prefix stays in the KV cache: what the next
-    call's prefix has in common with it (solved examples, say) is not decoded again. Anything
-    else that the cache held is dropped.
+    prefix (exact also for recurrent models). The prefix stays in the KV cache: the part that the
+    next call's prefix shares with it (such as solved examples) is not decoded again. The rest of
+    the cache is dropped.
 
     Raises:
         EngineError: an empty prefix, or more tokens than the context holds.

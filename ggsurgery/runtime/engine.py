@@ -286,7 +286,7 @@ class Engine(Context):
     def score(
         self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
     ) -> list[shared_prefix.Continued]:
-        """Like `logprobs`, with whether greedy decoding would say each continuation."""
+        """Like `logprobs`, plus whether greedy decoding would generate each continuation."""
         return shared_prefix.score(self, prefix, continuations)
 
     def first_nonfinite(self, tokens: Sequence[int] | NDArray[Any]) -> str | None:

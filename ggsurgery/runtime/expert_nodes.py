@@ -1,4 +1,4 @@
-"""What each expert of a mixture layer does for the tokens that the router gives it.
+"""The output of each expert of a mixture layer for the tokens that the router assigns to it.
 
 The nodes of llama.cpp's `build_moe_ffn`, for k experts a token:
 

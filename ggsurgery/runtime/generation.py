@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a model said.
+    """A model's output.
 
-    `reason` is `eog` (it ended by itself), `stop` (a stop string came; it is cut off) or
+    `reason` is `eog` (the model ended it), `stop` (a stop string occurred; it is cut off) or
     `length` (the token budget or the context was used up).
     """
 
@@ -140,7 +140,7 @@ def generate_together(
     """
     engine.reset()
     answers = [_Answer(engine, stop) for _ in prompts]
-    last = np.empty(len(prompts), np.int64)  # the token that each sequence goes on from
+    last = np.empty(len(prompts), np.int64)  # the token from which each sequence continues
     for seq, tokens in enumerate(prompts):
         logits = engine.decode(tokens, seq=seq, logits="last", copy=False)[-1]
         last[seq] = _finite(engine, logits, tokens).argmax()

@@ -103,7 +103,7 @@ class Collector:
                 counts[expert] += len(mine)
 
     def entries(self) -> dict[str, Entry]:
-        """What was summed, by tensor; a single count for a matrix without experts."""
+        """The sums by tensor; a single count for a matrix without experts."""
         found = {}
         for name, sums in sorted(self.sums.items()):
             counts = self.counts[name]
@@ -140,7 +140,7 @@ def collect(
     """Run a text through a model and sum the squares of what every weight is multiplied with.
 
     Args:
-        n_chunks: only the first so many chunks of `n_ctx` tokens.
+        n_chunks: number of chunks of `n_ctx` tokens from the start.
         process_output: include `output.weight`, which llama-imatrix leaves out by default.
         parse_special: read `<|im_start|>` and the like in the text as the tokens they name.
         dataset: the name to keep in the file for the text.

@@ -1,8 +1,8 @@
-"""llama.cpp's log: silenced, kept, and quoted where something went wrong.
+"""llama.cpp's log: silenced, recorded, and quoted in errors.
 
 with log.capture() as lines:
     ...                       # calls into llama.cpp
-lines.errors()                # what it said at level warning or error
+lines.errors()                # its messages at level warning or error
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-WARN, ERROR, CONTINUED = 3, 4, 5  # GGML_LOG_LEVEL_*; CONTINUED goes on with the line before
+WARN, ERROR, CONTINUED = 3, 4, 5  # GGML_LOG_LEVEL_*; CONTINUED continues the previous line
 
 Listener = Callable[[int, str], None]
 

@@ -1,4 +1,4 @@
-"""What the machine is: threads, CPU features, cache folder."""
+"""The machine's properties: threads, CPU features, cache folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cpu() -> tuple[str, tuple[str, ...]]:
     except OSError:
         return platform.processor() or platform.machine(), ()
     facts: dict[str, str] = {}
-    for line in lines:  # the first core's entry stands for all
+    for line in lines:  # the first core's entry represents all
         key, _, value = line.partition(":")
         facts.setdefault(key.strip(), value.strip())
     name = facts.get("model name") or facts.get("CPU part") or platform.machine()

@@ -11,7 +11,7 @@ from .engine import Engine
 def peak_memory(
     path: str | Path, n_ctx: int = 2048, n_threads: int | None = None
 ) -> dict[str, int]:
-    """Load a file, read a prompt of 512 tokens, and tell what it took at the most.
+    """Load a file, read a prompt of 512 tokens, and return the peak memory.
 
     Made to be run by `runtime.worker.run`, so that the process holds nothing else.
 
@@ -20,7 +20,7 @@ def peak_memory(
         as they were touched, which is wholly); `n_ctx`: the context it was measured with.
 
     Raises:
-        EngineError: the machine tells no memory figures (it has no /proc).
+        EngineError: the machine reports no memory figures (it has no /proc).
     """
     before = _resident("VmRSS")
     with Engine.open(path, n_ctx=n_ctx, n_threads=n_threads) as engine:
@@ -36,4 +36,4 @@ def _resident(field: str) -> int:
         text = Path("/proc/self/status").read_text(encoding="ascii")
         return int(text.split(f"{field}:")[1].split()[0]) * 1024
     except (OSError, IndexError, ValueError):
-        raise EngineError("this machine does not tell how much memory a process takes") from None
+        raise EngineError("this machine does not report the memory of a process") from None

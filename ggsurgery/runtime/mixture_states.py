@@ -1,7 +1,7 @@
-"""What the experts of a layer read and give, with the states between the layers held to others.
+"""Inputs and outputs of a layer's experts, with the states between the layers replaced.
 
 l_out-(n-1) := forced    so that layer n computes on states of our own
-ffn_moe_topk, _weights   which experts a token goes through, and their gates
+ffn_moe_topk, _weights   the experts that a token uses, and their gates
 ffn_moe_down             its input is what the experts' down projections multiply
 l_out-n                  what the layer makes of it
 """

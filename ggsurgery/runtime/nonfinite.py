@@ -16,11 +16,11 @@ def not_finite(
     where: str,
     file: Path | None = None,
 ) -> EngineError:
-    """The error to raise after `tokens` gave NaN or infinity; decodes them once more.
+    """The error to raise after `tokens` gave NaN or infinity; decodes them again.
 
     Args:
-        engine: the model; None where it cannot decode these tokens by itself.
-        where: what was measured, for a person: `window 3`.
+        engine: the model; None if it cannot decode these tokens by itself. where: what was
+        measured, for the message: `window 3`.
         file: the model to name; None names the engine's.
     """
     node = None if engine is None else engine.first_nonfinite(tokens)
@@ -31,5 +31,5 @@ def not_finite(
         f"{where}: the model's logits are not numbers (NaN or infinity), {place}",
         file=file or getattr(engine, "path", None),
         hint=f"One of {tensors} is damaged or too large for its type; `ggsurgery diff` with the "
-        "original tells which tensors changed.",
+        f"original shows which tensors changed.",
     )

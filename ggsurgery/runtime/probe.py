@@ -40,7 +40,7 @@ WIDTH, N_TOKENS, N_VOCAB = 256, 48, 64
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What was found. `reason` says why the extra buffers are not used, if they are not."""
+    """The result of the probe. `reason` is why the extra buffers are not used, if so."""
 
     survive: bool
     reason: str
@@ -61,25 +61,25 @@ class Probe:
 
 
 def extra_buffers_survive() -> bool:
-    """The remembered answer; probes first if there is none for this CPU and version.
+    """The cached result; probes first if there is none for this CPU and version.
 
     Raises:
-        EngineError: the variable that overrides it says neither yes nor no.
+        EngineError: the variable that overrides it is neither yes nor no.
     """
     wanted = os.environ.get(VARIABLE, "").strip().lower()
     if not wanted:
         return result().survive
     if wanted not in _SAYS:
-        raise EngineError(f"{VARIABLE} says neither yes nor no", expected="0 or 1", found=wanted)
+        raise EngineError(f"{VARIABLE} is neither yes nor no", expected="0 or 1", found=wanted)
     return _SAYS[wanted]
 
 
 @cache
 def result(again: bool = False) -> Probe:
-    """What the probe found, from the cache file if it knows this CPU and version.
+    """The probe's result, from the cache file if it has this CPU and version.
 
     Args:
-        again: probe again and store the new answer.
+        again: probe again and store the new result.
     """
     key = f"{machine.cpu_digest()}-{binding.installed_version()}"
     known = _read()

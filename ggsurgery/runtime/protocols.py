@@ -1,4 +1,5 @@
-"""What the metrics need of a model: the part of `runtime.engine.Engine` that they call."""
+"""The interface that metrics need from a model: the part of `runtime.engine.Engine` that they
+call."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ Logits = NDArray[np.float32]
 
 
 class LanguageModel(Protocol):
-    """A model with its vocabulary, ready to decode; `Engine` says what the methods do."""
+    """A model with its vocabulary, ready to decode; `Engine` documents the methods."""
 
     n_ctx: int
     n_vocab: int

@@ -55,7 +55,7 @@ FLOAT_NAMES = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Planned:
-    """A quantization that was checked and can be made: `result` says what it will write."""
+    """A checked quantization: `result` describes the files that it will write."""
 
     header: Header
     call: Call
@@ -135,7 +135,7 @@ class Planned:
 def _write_failure(
     error: GGSurgeryError, temporary: Path, out: Path, n_bytes: int
 ) -> GGSurgeryError:
-    """What stopped llama.cpp, which says `iostream error` of every failed write, or nothing."""
+    """The cause of a failed write, for which llama.cpp reports only `iostream error` or nothing."""
     is_read = isinstance(error, FormatError) and error.file == str(temporary)
     if not is_read and "iostream" not in error.problem:
         return error
@@ -172,8 +172,8 @@ def quantize(
 
     Args:
         ftype: a `llama_ftype` by its name, `Q4_K_M`.
-        imatrix: an importance matrix of this very model: a file, which is looked at for that,
-            or a matrix that `quantize.remap.matching` read.
+        imatrix: an importance matrix of exactly this model: a file, which is checked for that, or a
+        matrix from `quantize.remap.matching`.
         tensor_types: `REGEX=TYPE` (or pairs): tensors whose name the regular expression finds
             get that type; the first match counts. Only with quantized file types.
         pure: every tensor in the base type, no mix. leave_output: `output.weight` as it is.
@@ -215,8 +215,8 @@ def plan(
 ) -> list[Planned]:
     """Check the quantization of one source to several types; arguments as of `quantize`.
 
-    With `trial` only types and sizes are asked for: nothing is refused, and an imatrix counts
-    as present whatever model it is of (its presence alone changes some mixes).
+    With `trial` only types and sizes are computed: nothing is refused, and an imatrix counts as
+    present regardless of its model (its presence alone changes some mixes).
     """
     src = Path(src)
     header = read_header(src)
@@ -324,7 +324,7 @@ def _means(matrix: Imatrix, trial: bool) -> dict[str, NDArray[np.float32]]:
 
 
 def _facts(matrix: Imatrix) -> tuple[tuple[str, str | int], ...]:
-    """What llama-quantize writes into the header about an imatrix, without folders."""
+    """The header entries that llama-quantize writes about an imatrix, without folders."""
     name = "" if matrix.path is None else _plain(str(matrix.path))
     facts: list[tuple[str, str | int]] = [("quantize.imatrix.file", name)]
     if matrix.datasets:

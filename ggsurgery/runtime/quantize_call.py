@@ -1,7 +1,7 @@
-"""One call of `llama_model_quantize`, in a worker, and what its log says.
+"""One call of `llama_model_quantize` in a worker, and the parser of its log.
 
-llama.cpp tells only by its log which type each tensor got and which tensors fell back; the
-lines are read here, and tests hold them against the tensors of the file that was written.
+llama.cpp reports only in its log which type each tensor got and which tensors fell back; tests
+compare the parsed lines with the tensors of the written file.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class InvalidDataError(EngineError):
 
 @dataclass
 class LogFacts:
-    """What the log states: new type by tensor, wanted type and columns of those that fell back."""
+    """The contents of the log: new type by tensor, wanted type and columns of those that fell
+    back."""
 
     types: dict[str, str] = field(default_factory=dict)
     fallback: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -131,7 +132,7 @@ def _parameters(call: Call) -> tuple[Any, list[Any]]:
     p.max_buf_size = MAX_BUFFER
     keep: list[Any] = []
     if call.imatrix:
-        # all three tables end with an empty row, as llama.h wants it
+        # all three tables end with an empty row, as llama.h requires
         table = (llama.llama_model_imatrix_data * (len(call.imatrix) + 1))()
         pointer = ctypes.POINTER(ctypes.c_float)
         for row, (name, values) in zip(table, call.imatrix.items(), strict=False):

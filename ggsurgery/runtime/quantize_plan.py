@@ -1,4 +1,4 @@
-"""What a quantization will write: types, sizes and fallbacks of every tensor, checked before.
+"""The plan of a quantization: types, sizes and fallbacks of every tensor, checked in advance.
 
 The types come from llama.cpp's own dry run; the size of the file is computed to the byte.
 """
@@ -38,13 +38,13 @@ class QuantizedTensor:
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """What was (or, of a dry run, would be) written.
+    """The output that was (or, in a dry run, would be) written.
 
     Attributes:
-        path: the output; None of a dry run.
+        path: the output; None for a dry run.
         n_bytes: the file's size; bpw: bits of tensor data for each parameter.
         tensors: every tensor in file order.
-        requantized: how many tensors were already quantized and lose a second time.
+        requantized: number of tensors that were already quantized and lose precision again.
         without_imatrix: quantized tensors that the imatrix has no entry for.
         folded_scales: how many separate scales are multiplied into their weights.
         warnings: of those scales.
@@ -110,10 +110,10 @@ def planned_result(
 
 
 def requantized_warning(result: QuantizeResult, name: str) -> str | None:
-    """What a second rounding costs; None where the source is in float types.
+    """A warning about requantization; None if the source has float types.
 
     Args:
-        name: how the user knows the source.
+        name: the source's name for the user.
     """
     if not result.requantized:
         return None
@@ -204,10 +204,10 @@ def check(
 
 
 def check_requantized(planned: QuantizeResult, file: Path, allow_requantize: bool) -> None:
-    """Refuse tensors that are quantized already, unless that is allowed.
+    """Refuse tensors that are already quantized, unless allowed.
 
     Args:
-        file: the source as the user knows it.
+        file: the source's name for the user.
 
     Raises:
         EngineError: names the first of them.

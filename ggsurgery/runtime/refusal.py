@@ -1,4 +1,4 @@
-"""Why llama.cpp does not take a file: what the header shows, else llama.cpp's own words."""
+"""Why llama.cpp does not take a file: what the header shows, else llama.cpp's message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def unfit(header: Header) -> GGSurgeryError | None:
         )
     if is_leftover(header):
         return EngineError(
-            "the file is whole, but its header names further files",
+            "the file is complete, but its header names further files",
             file=header.path,
             tensor="split.count",
             found=header.get("split.count"),
@@ -39,8 +39,8 @@ def refusal(path: Path, what: str, said: str) -> GGSurgeryError:
     """The error for a file that llama.cpp did not load.
 
     Args:
-        what: what was to be loaded, for the message.
-        said: llama.cpp's own words.
+        what: what should have been loaded, for the message.
+        said: llama.cpp's message.
     """
     found: GGSurgeryError | None
     try:
@@ -51,5 +51,5 @@ def refusal(path: Path, what: str, said: str) -> GGSurgeryError:
     return found or EngineError(
         f"llama.cpp cannot load {what}: {said or 'no reason given'}",
         file=path,
-        hint="`ggsurgery verify` tells more about the file.",
+        hint="`ggsurgery verify` shows more about the file.",
     )

@@ -27,7 +27,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 class Scale(NamedTuple):
-    """What turns a row of logits into log-probabilities: log p = (logit − top) − log_sum.
+    """Constants that turn a row of logits into log-probabilities: log p = (logit − top) − log_sum.
 
     `top` is float32 [n], the largest logit; `log_sum` float64 [n], log Σ exp(logit − top).
     """

@@ -19,7 +19,7 @@ class Vocabulary:
 
     Attributes:
         n_vocab: number of tokens.
-        add_bos: whether the model wants BOS in front of a text.
+        add_bos: whether the model needs BOS before a text.
         bos, eos: token ids, None where the vocabulary has none.
     """
 
@@ -66,7 +66,7 @@ class Vocabulary:
         """Token ids of a text.
 
         Args:
-            add_special: add BOS and EOS where the model wants them.
+            add_special: add BOS and EOS if the model needs them.
             parse_special: read `<|im_start|>` and the like as the tokens they name.
 
         Raises:
@@ -95,7 +95,7 @@ class Vocabulary:
             room = -n
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes that a token stands for; of special tokens nothing, unless asked for."""
+        """The bytes of a token; empty for special tokens, unless requested."""
         self._need_text()
         room = 64
         while True:

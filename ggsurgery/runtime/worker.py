@@ -2,8 +2,8 @@
 
     result = worker.run(measure, "model.gguf", progress=bar)
 
-The child is a fresh Python: it does not import the caller's `__main__`, and it dies with
-its parent. What passes between them, framed by length:
+The child is a fresh Python: it does not import the caller's `__main__`, and it ends with its
+parent. The messages between them, framed by length:
 
     parent → stdin of the child     pickle of (function, args, kwargs, wants progress)
     child → stdout, before fd 1 is redirected
@@ -67,7 +67,7 @@ def run(
         inbox, killed = _Inbox(child.answers), False
         with child.deadline(timeout):
             try:
-                with contextlib.suppress(BrokenPipeError):  # crashed early: its status tells
+                with contextlib.suppress(BrokenPipeError):  # crashed early: its status shows it
                     send(child.questions, payload)
                 kind, value = inbox.answer(progress)
             except BaseException:  # Ctrl-C, or a progress callback that raised
@@ -137,7 +137,7 @@ class _Inbox:
             temporary.forget(path)
 
     def answer(self, progress: Callable[..., object] | None) -> tuple[str, Any]:
-        """The child's result or error, or ("gone", None); passes progress on."""
+        """The child's result or error, or ("gone", None); forwards progress."""
         while True:
             kind, value = self._messages.get()
             if kind != "progress":

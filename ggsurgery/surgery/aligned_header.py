@@ -19,10 +19,10 @@ def aligned_header(
     order: ByteOrder,
     alignment: int,
 ) -> tuple[dict[str, Value], bytes]:
-    """The encoded header, made as long as needed for copies to stand block-aligned.
+    """The encoded header, padded so that copies are block-aligned.
 
     Extents can be shared only where source and target positions agree modulo the block
-    size, so a header gets some filler that lets as many copied bytes as possible agree.
+    size, so the header gets filler that aligns as many copied bytes as possible.
 
     Args:
         copies: for each copied tensor, where its bytes are in the source's file.

@@ -29,9 +29,9 @@ from ..plan.recipe import PLAIN_STEPS, Recipe, Step
 from ..plan.types import Plan, references
 from .provenance import lineage
 
-#: What a user can say of a matrix without a trace: of the uncut model, or of the very file.
+#: What a user can state about a matrix without a record: made on the uncut model, or on this file.
 Of = Literal["base", "this"]
-#: Recipes, the oldest first, each with how many inputs it had.
+#: Recipes, oldest first, each with its number of inputs.
 Operations = tuple[tuple[Recipe, int], ...]
 
 MODEL = "ggsurgery.imatrix.model"
@@ -78,7 +78,7 @@ def with_origin(matrix: Imatrix, header: Header | None, checksum: str | None = N
 
 
 def recorded(matrix: Imatrix) -> Operations | None:
-    """The operations that had made the matrix's model; None where it does not say.
+    """The operations that made the matrix's model; None if the matrix does not record them.
 
     Raises:
         FormatError: the entry is damaged.
@@ -97,10 +97,10 @@ def recorded(matrix: Imatrix) -> Operations | None:
 def followed(matrix: Imatrix, header: Header, of: Of | None = None) -> Operations:
     """The operations between the matrix's model and a file: those that its entries must follow.
 
-    A matrix that says of which model it is must be of the file, or of one that the file was
-    made from. Of any other matrix the number of layers decides: those of the file, or those that
-    some of the file's operations turn into the file's. Where both fit (a swap keeps the number),
-    nothing but the user can tell, by `of`.
+    A matrix that records its model must belong to the file, or to one that the file was made from.
+    For any other matrix the number of layers decides: the file's, or a number that some of the
+    file's operations turn into the file's. Where both fit (a swap keeps the number), nothing but
+    the user can tell, by `of`.
 
     Raises:
         PlanError: of another model, or `of` is needed.
@@ -166,7 +166,7 @@ def check_fits(matrix: Imatrix, header: Header, of: Of | None = None) -> None:
     """Refuse a matrix whose entries would have to follow the layers first.
 
     Raises:
-        PlanError: it is of the model before the file's operations, or as `followed` says.
+        PlanError: it belongs to the model before the file's operations, or see `followed`.
     """
     between = followed(matrix, header, of)
     n = max(matrix.layers, default=-1) + 1

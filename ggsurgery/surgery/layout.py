@@ -61,8 +61,8 @@ class Piece:
 class FileLayout:
     """The output file before it is written.
 
-    `pieces` stand in llama.cpp's own order (outside the layers first, then layer by layer,
-    by name), so the same plan gives the same file however its sources were sorted.
+    `pieces` are in llama.cpp's own order (outside the layers first, then layer by layer,
+    by name), so the same plan gives the same file regardless of the sources' order.
     """
 
     metadata: dict[str, Value]
@@ -213,7 +213,7 @@ def _check_layers(header: Header) -> None:
 def _shell_pieces(
     plan: Plan, headers: Sequence[Header], change: MetadataChange, chooser: TypeChooser
 ) -> list[Piece]:
-    """What is outside the layers: the shell's tensors, or those of all models blended."""
+    """The tensors outside the layers: the shell's, or a blend of all models' tensors."""
     likes = {t.name: t for t in headers[plan.shell].shell}
     exprs: dict[str, Expr | None] = {n: Read(plan.shell, t) for n, t in likes.items()}
     blend = next((e for e in plan.edits if isinstance(e, BlendShell)), None)

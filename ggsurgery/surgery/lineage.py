@@ -1,4 +1,4 @@
-"""Which layers of its sources a file is made of, as its own header tells."""
+"""The source layers of a file, from the provenance in its header."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .provenance import read_provenance
 
 
 def plan_of(made: str | Path, uncut: Header) -> Plan:
-    """The plan that made a file out of `uncut`: its first source, or what that was made from.
+    """The plan that made a file from `uncut`: its first source, or an ancestor of that.
 
     Raises:
-        FormatError: the file does not tell how it was made.
+        FormatError: the file has no ggsurgery provenance.
         PlanError: the recipes do not lead from `uncut` to it, or give another number of layers.
     """
     header = read_header(made)

@@ -38,7 +38,7 @@ class Fit:
 
     Attributes:
         layers: for each layer of the model the adapter's; None: the same numbers.
-        gone: layers of the adapter that the model lacks; their updates are left out.
+        gone: layers of the adapter that the model lacks; their updates are skipped.
     """
 
     adapter: Adapter
@@ -84,9 +84,10 @@ def fit_of(path: str | Path, model: Header, uncut: str | Path | None = None) -> 
         uncut: the model that the adapter was made for, if layers of it were cut or moved since.
 
     Raises:
-        FormatError: it is not an adapter, or the model does not say how it was made from `uncut`.
+        FormatError: it is not an adapter, or the model does not record how it was made from
+        `uncut`.
         PlanError: the model was not made from `uncut`, a layer of it is made of several, or the
-            adapter is for layers that are gone.
+            adapter is for removed layers.
     """
     adapter = read_adapter(path)
     if (wanted := model.architecture) != (found := adapter.header.architecture):

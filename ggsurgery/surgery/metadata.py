@@ -14,7 +14,7 @@ from ..ggufio.split import KEYS as SPLIT_KEYS
 from ..ggufio.types import Header, Value
 from ..plan.edits import Drop, MetadataEdit, ModelEdit, Set, Unset
 
-#: Entries that say how the rest of the file is to be read.
+#: Entries that determine how the rest of the file is read.
 _STRUCTURE = re.compile(r"^(general\.(alignment|architecture)|split\..*|.*\.block_count)$")
 #: Entries that every surgery rewrites, so that setting them would have no effect.
 _OWN = re.compile(r"^ggsurgery\.(version|recipe|sources|checksums|digest|history|padding)$")
@@ -26,8 +26,8 @@ def edited(
     """The metadata after the edits of a plan, and notes for the user.
 
     Raises:
-        PlanError: a value does not fit, a key to remove is missing, or the entry says how
-            the file is to be read and cannot be changed alone.
+        PlanError: a value does not fit, a key to remove is missing, or the entry determines how the
+            file is read and cannot be changed alone.
     """
     metadata, notes = dict(metadata), []
     for edit in edits:
@@ -36,14 +36,14 @@ def edited(
             continue  # no output has them: a whole file that had them is mended by any change
         if _STRUCTURE.match(key):
             raise PlanError(
-                "says how the file is to be read and cannot be changed alone",
+                "determines how the file is read and cannot be changed alone",
                 file=header.path,
                 tensor=key,
                 hint="Layer counts follow from `delete`, `keep` and the others.",
             )
         if _OWN.match(key):
             raise PlanError(
-                "tells how the file was made and is written by ggsurgery alone",
+                "records how the file was made and is written only by ggsurgery",
                 file=header.path,
                 tensor=key,
             )

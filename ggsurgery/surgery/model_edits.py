@@ -145,13 +145,13 @@ def prunable(name: str, shape: tuple[int, ...], only: str | None) -> bool:
 
 
 def _score(expr: Expr, mask: Mask) -> Expr | None:
-    """What decides over the weights: None for their magnitude, else Wanda's score."""
+    """The score that selects weights: None for their magnitude, else Wanda's score."""
     if mask.score == "magnitude":
         return None
     source = reads(expr)[0].tensor
     width, slabs = source.shape[0], slab_count(source.shape)
     key = f"{mask.imatrix}|{source.name}"
-    input_norms(key, width, slabs)  # says now what would be missing later
+    input_norms(key, width, slabs)  # fail now if data would be missing later
     return Combine((expr, Given(f"{IMATRIX}{key}", (width, slabs))), "score")
 
 

@@ -1,4 +1,4 @@
-"""What a model says of itself: its name, size label and file type, updated after surgery."""
+"""The descriptive entries of a model: its name, size label and file type, updated after surgery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..ggufio.constants import (
 from ..ggufio.types import TensorInfo, Value
 from ..plan.recipe import operations
 
-#: Beyond how many a unit is used, its factor and its letter; thousands serve what is smaller.
+#: Threshold of a unit, its factor and its letter; smaller counts are in thousands.
 _UNITS = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (0, 1e-3, "K"))
 
 #: Types that are not quantized, whose layout has no version.
@@ -54,13 +54,13 @@ def _rounded(count: int) -> str:
 def new_identity(
     metadata: dict[str, Value], label: str, done: str, name: str | None
 ) -> dict[str, Value]:
-    """Name and size label that tell the new truth.
+    """Name and size label of the new model.
 
     Args:
         metadata: of the source.
         label: the counted size label.
-        done: the operations in words, put behind the old name.
-        name: the name that the user wants instead.
+        done: the operations in words, appended to the old name. name: the name that the user chose
+            instead.
 
     Returns:
         The entries to set. A label that the source does not have is not added.
@@ -86,8 +86,8 @@ def new_file_type(
 ) -> dict[str, Value]:
     """The new file type where most weights have another tensor type than before.
 
-    A file type names the type of most weights; a missing one is not added, and one that says
-    more than that (Q4_K_M) stays as long as the weights do.
+    A file type names the type of most weights; a missing one is not added, and a more specific one
+    (Q4_K_M) stays if the weights keep their types.
     """
     key, kind = Keys.General.FILE_TYPE, _main_type(after)
     if key not in metadata or kind is None or kind == _main_type(before):

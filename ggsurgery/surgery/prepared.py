@@ -25,14 +25,14 @@ if TYPE_CHECKING:  # numpy, which plain copying does not need
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a surgery changes: counts before and after, and the map of the layers.
+    """Summary of a surgery: counts before and after, and the map of the layers.
 
     Args:
         operation: the steps in words.
         layer_map: one row a new layer (`layer_map`).
         parameters: counted from shapes.
         bytes: of all files.
-        computed: how many tensors are computed, by type; all others are copied.
+        computed: number of computed tensors, by type; all others are copied.
         warnings: of the layout.
     """
 
@@ -144,7 +144,8 @@ class PreparedSurgery(Closing):
 
     @property
     def faults(self) -> list[str]:
-        """What `verify` would call an error of the output; of a damaged input that it is one."""
+        """Errors that `verify` would report for the output; for a damaged input, that it is
+        damaged."""
         output = self.layout.header_at(Path("the output"))
         found = [f for f in verify(output, self.rules) if f.severity == "error"]
         if not found:
@@ -166,7 +167,7 @@ class PreparedSurgery(Closing):
 
     @property
     def warnings(self) -> list[str]:
-        """What to know before the file is written."""
+        """Warnings before the file is written."""
         found, options = list(self.layout.warnings), dict(self.recipe.options)
         if options.get("drop_mtp") and not self.before.tail:
             found.append("`drop_mtp`: the file has no layers behind the trunk")
@@ -231,7 +232,7 @@ class PreparedSurgery(Closing):
 
 
 def describe(block: Block) -> str:
-    """What a layer is made of: `11`, `lerp(20, 22)`, `1:4` for layer 4 of the second file."""
+    """The sources of a layer: `11`, `lerp(20, 22)`, `1:4` for layer 4 of the second file."""
     match block:
         case Take(ref):
             return str(ref.index) if ref.source == 0 else f"{ref.source}:{ref.index}"

@@ -47,7 +47,7 @@ def entries(
     checksums: Sequence[str],
     version: str = __version__,
 ) -> dict[str, Value]:
-    """The header entries that tell how a file was made.
+    """The header entries that record how a file was made.
 
     Args:
         names: of the inputs, without folders.
@@ -120,9 +120,9 @@ def _recipe(header: Header, entries: Fields) -> Recipe:
 
 
 def lineage(header: Header) -> tuple[tuple[Recipe, int], ...]:
-    """The recipes that led to a file, the oldest first, each with how many inputs it had.
+    """The recipes that led to a file, oldest first, each with its number of inputs.
 
-    Of files with several inputs the first one is followed.
+    For files with several inputs the first one is followed.
 
     Raises:
         FormatError: the entries are damaged.

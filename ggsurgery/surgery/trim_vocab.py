@@ -21,8 +21,8 @@ from .vocab_map import VocabMap
 #: Tokenizers (`tokenizer.ggml.model`) that can be trimmed, and what the others are.
 TRIMMED = ("gpt2", "gemma4", "llama", "t5")
 _OTHERS = {
-    "bert": "WordPiece takes the longest piece that it knows, so other words would change",
-    "rwkv": "RWKV takes the longest token that it knows, so other words would change",
+    "bert": "WordPiece matches the longest known piece, so other words would change",
+    "rwkv": "RWKV matches the longest known token, so other words would change",
     "plamo2": "its tables are built over the whole vocabulary",
     "hybriddna": "its k-mers are found by their place in the vocabulary",
     "whitespace": "words that it lacks have no pieces",
@@ -250,7 +250,7 @@ def _array(header: Header, key: str, values: list[object] | list[str] | list[int
 
 
 def _check_recognized(header: Header, before: int, after: int) -> None:
-    """llama.cpp knows some models by the size of their vocabulary (src/models/deepseek2.cpp)."""
+    """llama.cpp recognises some models by their vocabulary size (src/models/deepseek2.cpp)."""
     if header.architecture != "deepseek2":
         return
     for depths, size in (((48,), 128256), ((47, 48), 154880)):

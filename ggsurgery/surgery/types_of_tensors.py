@@ -44,7 +44,7 @@ class TypeChooser:
         return wanted
 
     def warnings(self) -> list[str]:
-        """What was not written as wanted, one line a reason."""
+        """Tensors that did not get the wanted type, one line per reason."""
         said = [
             f"{type_name(t)} cannot be written without an importance matrix or a separate "
             "scale: computed tensors of that type become f32; choose another type with `out_type`"

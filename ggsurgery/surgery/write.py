@@ -119,7 +119,7 @@ def execute(
     split_max_size: int | None = None,
     stages: Stages = unseen,
 ) -> tuple[FileLayout, tuple[Path, ...]]:
-    """Write the file, or several. They get their names when all of them are whole.
+    """Write the file, or several. They are renamed when all of them are complete.
 
     Args:
         layout: what to write.

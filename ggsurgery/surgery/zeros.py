@@ -1,4 +1,4 @@
-"""What a pruning came to: the zeros in a file, and the thresholds found.
+"""The result of a pruning: the zeros in a file, and the thresholds.
 
 They are counted in the file itself, after encoding, since some types have no exact zero.
 """

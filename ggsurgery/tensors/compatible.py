@@ -12,7 +12,7 @@ from ..plan.types import Plan, Take, references
 from .expr import Expr, Read
 from .scales import belongs_to_weight
 
-#: The entries that say what a token number means; models of one stack share them.
+#: The entries that define token numbers; models of one stack share them.
 VOCABULARY = tuple(
     f"tokenizer.ggml.{name}"
     for name in ("model", "pre", "tokens", "token_type", "scores", "merges")

@@ -40,10 +40,10 @@ def evaluate(
 
     Args:
         expr: a tree as `blend.lower` makes it.
-        out_type: ggml's number of a type for which `kernels.can_encode` holds; a tensor
-            taken as it stands, or cut between blocks, may have any type it already has.
+        out_type: ggml's number of a type for which `kernels.can_encode` holds; a tensor that is
+        copied, or cut between blocks, may keep any type.
         sources: the open files, in the order that `Read.source` counts.
-        threads: how many work at once; None for `host.n_threads`.
+        threads: number of threads; None for `host.n_threads`.
         given: the arrays that `Given` names, as a mapping or a function of the key.
 
     Raises:

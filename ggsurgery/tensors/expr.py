@@ -141,7 +141,7 @@ def reads(expr: Expr) -> tuple[Read, ...]:
 
 
 def describe(expr: Expr) -> str:
-    """One line for a person: `0.5*blk.20.x + 0.5*blk.22.x`."""
+    """One readable line: `0.5*blk.20.x + 0.5*blk.22.x`."""
     match expr:
         case Read(source, tensor):
             return tensor.name if source == 0 else f"{source}:{tensor.name}"

@@ -3,7 +3,7 @@
     before   mask_all(x, edit=0, sparsity=0.3)      in every tensor that the edit chose
     after    mask(x, threshold=0.0667, cut=None)    cut: how far weights equal to it fall
 
-What is asked of all weights together cannot be known before they have been read once; the
+A threshold over all weights cannot be computed before they have been read once; the
 second pass, that of writing, then goes tensor by tensor.
 """
 
@@ -66,5 +66,5 @@ def _marks(expr: Expr) -> list[Apply | Combine]:
 
 
 def _score(mark: Apply | Combine) -> Expr:
-    """What is compared with the threshold: the values, or the score beside them."""
+    """The quantity compared with the threshold: the values, or their score."""
     return mark.input if isinstance(mark, Apply) else mark.inputs[1]

@@ -1,6 +1,6 @@
 """The k-th smallest magnitude of any number of weights, exactly, in constant memory.
 
-    sample      a million weights tell about where the threshold lies
+    sample      a million weights give the approximate threshold
     one pass    count what is below that range, and what lies where inside it
     (again)     only if the sample was wrong, or to split a bin of F32 further
 
@@ -67,7 +67,7 @@ class Threshold:
 
 @dataclass
 class _Tally:
-    """What one thread has counted."""
+    """The counts of one thread."""
 
     tables: dict[tuple[int, int], Counts] = field(default_factory=dict)
     totals: dict[tuple[int, int], npt.NDArray[np.uint64]] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from . import kernels
 from .finite import check_source
 from .kernels import Values
 
-#: Prefix of the keys of `Given` that stand for such updates.
+#: Prefix of the keys of `Given` for such updates.
 LORA = "lora:"
 
 F32 = NDArray[np.float32]

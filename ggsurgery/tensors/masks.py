@@ -1,4 +1,4 @@
-"""Which weights become zero: by a threshold, so many of each row, or N of every M.
+"""Select the weights that become zero: by a threshold, a number per row, or N of every M.
 
 Scores are compared; weights whose score is NaN are never chosen, so they stay visible.
 Among equal scores those that come first in the tensor are chosen, so counts are exact.

@@ -109,7 +109,7 @@ def _orders(node: MergeStack, experts: Sequence[int], reader: Reader) -> list[ND
 
 
 def _vectors(node: MergeStack, expert: int, reader: Reader) -> NDArray[np.float32]:
-    """What each neuron of an expert is made of, [neurons, weights]."""
+    """The weights of each neuron of an expert, [neurons, weights]."""
     count = shape_of(node.neurons[-1].stack)[0]
     parts = []
     for each in node.neurons:

@@ -1,7 +1,7 @@
-"""What `Apply` and `Combine` compute, on flat float32 blocks of whole rows.
+"""The computations of `Apply` and `Combine`, on flat float32 blocks of whole rows.
 
 Each method sees only some rows, so whatever needs the whole tensor (the angle of a slerp,
-a threshold) has been worked out before by `resolve`.
+a threshold) is computed beforehand by `resolve`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _RESIDUAL: Final = (
 _POST_NORMS: Final = ("post_attention_norm", "post_ffw_norm", "post_norm")
 _GROK_NORMS: Final = ("attn_output_norm", "layer_output_norm", "post_ffw_norm")
 
-#: What LaCo's published code merges: the seven projections of a LLaMA layer.
+#: The tensors that LaCo's published code merges: the seven projections of a LLaMA layer.
 _PROJECTIONS: Final = frozenset(
     f"{name}.weight"
     for name in (
@@ -85,8 +85,8 @@ _INTEGERS: Final = frozenset(
 def in_part(suffix: str, part: str, has: Has) -> bool:
     """Whether a tensor belongs to the part `all`, `attn` or `ffn` of its layer.
 
-    Norms go with the half they stand in. `post_attention_norm` closes the attention half
-    in families with a norm behind it, and opens the feed-forward half where no `ffn_norm` is.
+    Norms belong to the half that contains them. `post_attention_norm` closes the attention half
+    in families with a norm after it, and opens the feed-forward half if there is no `ffn_norm`.
     """
     if part == "all":
         return True
@@ -104,7 +104,7 @@ def is_projection(suffix: str) -> bool:
 def damps(suffix: str, has: Has) -> bool:
     """Whether scaling this tensor scales what the layer adds to the residual stream.
 
-    Where a norm stands behind the projection, only the weight of that norm does.
+    If a norm follows the projection, only the weight of that norm does.
     """
     stem = suffix.rsplit(".", 1)[0]
     if has("attn_output_norm.weight") and has("ffn_norm.weight"):

@@ -151,7 +151,7 @@ class RowReader:
             if not mapped_pages.populate(view):
                 return self.raw(read, rows)
         except OSError:
-            return self.raw(read, rows)  # which says what is wrong
+            return self.raw(read, rows)  # which reports what is wrong
         check_readable(source.header, tensor)
         if self._progress is not None:
             self._progress(view.size)

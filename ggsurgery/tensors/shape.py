@@ -14,7 +14,7 @@ def shape_of(expr: Expr) -> Shape:
     """The shape in ggml's order, row length first.
 
     Raises:
-        PlanError: inputs of unlike shape, or a slice outside its input.
+        PlanError: inputs of different shapes, or a slice outside its input.
     """
     match expr:
         case Read(_, tensor):
@@ -46,7 +46,7 @@ def _common(inputs: tuple[Expr, ...]) -> Shape:
             continue
         if (found := shape_of(other)) != first:
             raise PlanError(
-                "tensors of unlike shape cannot be combined",
+                "tensors of different shapes cannot be combined",
                 tensor=f"{describe(inputs[0])} and {describe(other)}",
                 expected=list(first),
                 found=list(found),

@@ -64,8 +64,8 @@ METHODS = (
 class Lowered:
     """A block as tensors: `get` gives the expression of each, as it will be stored.
 
-    Weights with a separate scale keep it where they are copied or damped; one that is
-    computed comes out multiplied, and its scale is gone.
+    Weights with a separate scale keep it if they are copied or damped; a computed weight is
+    multiplied by its scale, which is then removed.
     """
 
     def __init__(self, block: Block, read: ReadTensor) -> None:

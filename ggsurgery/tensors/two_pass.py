@@ -1,10 +1,10 @@
-"""Work out what a method needs to know of whole tensors, in passes of constant memory.
+"""Compute the facts about whole tensors that a method needs, in passes of constant memory.
 
     slerp                       the angle between the parents       → linear
     ties with `density`         what magnitude is trimmed           → ties with `thresholds`
     mask with `sparsity`        the tensor's own threshold and cut  → mask with `threshold`
 
-What is left can be evaluated row block by row block.
+The rest can be evaluated row block by row block.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .shape import n_rows, shape_of
 
 #: Numbers in a block: as float32 4 MiB, which stays in the cache that the cores share.
 BLOCK = 1 << 20
-#: Sample for the first guess of a threshold: so many pieces of so many numbers.
+#: Sample for the first guess of a threshold: number of pieces, and numbers per piece.
 PIECES, PIECE = 16384, 64
 
 #: Above this cosine the parents point the same way and slerp is lerp.

@@ -11,7 +11,7 @@ from ..errors import FormatError
 from ..ggufio.imatrix import Imatrix, read_imatrix
 from .kernels import Values
 
-#: Prefix of the keys of `Given` that stand for such norms: `imatrix:PATH|TENSOR`.
+#: Prefix of the keys of `Given` for such norms: `imatrix:PATH|TENSOR`.
 IMATRIX = "imatrix:"
 
 
@@ -23,8 +23,7 @@ def slab_count(shape: tuple[int, ...]) -> int:
 def input_norms(key: str, width: int, slabs: int) -> Values:
     """Root mean square of every input of a matrix over the calibration tokens.
 
-    Wanda takes the norm Σ x², which differs by a factor that the tokens' number gives and
-    that all tensors share.
+    Wanda uses Σ x²; the mean differs by the token count, the same factor for every tensor.
 
     Args:
         key: `PATH|TENSOR`.

@@ -10,9 +10,9 @@ from .findings import Finding
 
 
 def byte_alphabet() -> dict[int, str]:
-    """The character that stands for each byte in a GPT-2 vocabulary.
+    """The character that represents each byte in a GPT-2 vocabulary.
 
-    Printable bytes of Latin-1 stand for themselves, the others for U+0100 and up, in order.
+    Printable Latin-1 bytes represent themselves; the others map to U+0100 and up, in order.
 
     Example:
         >>> byte_alphabet()[0x20]
@@ -25,7 +25,7 @@ def byte_alphabet() -> dict[int, str]:
 
 
 def check_bpe(vocabulary: Vocabulary) -> Iterator[Finding]:
-    """What is wrong with the lists of a BPE vocabulary."""
+    """Errors in the lists of a BPE vocabulary."""
     merges = vocabulary.header.get(Keys.Tokenizer.MERGES)
     if not isinstance(merges, list):
         yield Finding("error", "merges", "the header has none: no text can be tokenized")

@@ -1,7 +1,7 @@
-"""Which tokens a trimmed vocabulary needs in any case.
+"""The tokens that a trimmed vocabulary always needs.
 
 - tokens that are found in the raw text or added by rule: control, user-defined, unknown;
-- tokens that an entry of the header names, and those that llama.cpp knows by their text;
+- tokens that an entry of the header names, and those that llama.cpp recognises by their text;
 - bytes, and single characters where no bytes stand in for them, so that every text survives;
 - what the chat template prints.
 
@@ -52,7 +52,7 @@ def by_kind(vocabulary: Vocabulary) -> Iterator[int]:
     """Tokens that must stay by their type or their text."""
     alphabet = frozenset(byte_alphabet().values())
     bytes_ = {t for t in vocabulary.tokens if _BYTE.fullmatch(t)}
-    # t5: llama.cpp gives a character without a token as unknown, whatever bytes there are
+    # t5: llama.cpp encodes a character without a token as unknown, even if byte tokens exist
     characters = vocabulary.model == "t5" or len(bytes_) < 256
     for i, (text, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
         special = kind in (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
@@ -84,7 +84,7 @@ def _rarest(vocabulary: Vocabulary) -> Iterator[int]:
 
 
 def template_texts(vocabulary: Vocabulary) -> Iterator[str]:
-    """What the chat templates of a file print: trial conversations, and texts in their source."""
+    """The output of a file's chat templates: trial conversations, and texts in their source."""
     header = vocabulary.header
     for name in (None, *template_names(header)):
         template = chat_template(header, name)

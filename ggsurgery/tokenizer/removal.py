@@ -35,12 +35,12 @@ def closure(tokens: Iterable[int], parts: Parts) -> frozenset[int]:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """The tokens of a vocabulary in the order in which they would leave.
+    """The tokens of a vocabulary in the order of removal.
 
     Args:
         counts: how often each token occurs in the texts.
-        order: the tokens that can leave, the first one first.
-        dropped: how many of them, at the start, leave in any case.
+        order: the removable tokens, in order of removal. dropped: number of them at the start that
+            are always removed.
     """
 
     counts: NDArray[np.int64]

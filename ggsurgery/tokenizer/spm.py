@@ -24,7 +24,7 @@ from ..chat.vocabulary import Vocabulary
 from ..errors import FormatError
 from ..ggufio.constants import Keys, TokenType
 
-#: What SentencePiece writes for a space.
+#: SentencePiece's character for a space.
 SPACE = "\u2581"
 
 #: `tokenizer.ggml.model` → SentencePiece's model type.
@@ -37,7 +37,7 @@ def is_sentencepiece(vocabulary: Vocabulary) -> bool:
 
 
 def model_bytes(vocabulary: Vocabulary) -> bytes:
-    """The `.model` file that a header's vocabulary stands for.
+    """The `.model` file equivalent to a header's vocabulary.
 
     Raises:
         FormatError: no SentencePiece vocabulary, or the scores are missing.

@@ -29,7 +29,7 @@ MOST_DROPPED = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Tokens of one script or kind: how many there are, how many the texts use, how often."""
+    """Tokens of one script or kind: their number, how many of them the texts use, and how often."""
 
     tokens: int
     used: int
@@ -38,7 +38,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What texts use of a vocabulary.
+    """The tokens of a vocabulary that texts use.
 
     Args:
         n_bytes: of the texts.

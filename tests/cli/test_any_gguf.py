@@ -218,7 +218,7 @@ def test_leftovers_of_a_split_are_mended(tmp_path):
     assert len(read_header(path).tensors) == 20
     said = call("verify", path, code=1).out
     assert "error: split.count: names 3 files, and this one holds all tensors" in said
-    with pytest.raises(Exception, match="the file is whole, but its header names further files"):
+    with pytest.raises(Exception, match="the file is complete, but its header names further files"):
         worker.run(loads, str(path))
     for number, arguments in enumerate(
         [

@@ -70,7 +70,7 @@ def test_the_variable_overrides(monkeypatch: pytest.MonkeyPatch, text: str, used
 
 def test_a_variable_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(probe.VARIABLE, "maybe")
-    with pytest.raises(EngineError, match="GGSURGERY_EXTRA_BUFFERS says neither yes nor no"):
+    with pytest.raises(EngineError, match="GGSURGERY_EXTRA_BUFFERS is neither yes nor no"):
         probe.extra_buffers_survive()
     monkeypatch.setenv(probe.VARIABLE, "")
     assert probe.extra_buffers_survive() is probe.result().survive

@@ -36,10 +36,10 @@ class GGUFModel:
     """The methods of `TemplateLM` over an open engine.
 
     Args:
-        engine: its context is the longest prompt; longer ones lose their beginning, as in
-            the harness's own models, and are counted in `n_truncated`.
-        chat: prompts come through the file's chat template.
-        progress: told (requests done, requests in all) of each kind of request.
+        engine: its context limits the prompts; longer ones lose their beginning, as in the
+        harness's own models, and are counted in `n_truncated`.
+        chat: prompts are rendered with the file's chat template.
+        progress: called with (requests done, total requests) for each kind of request.
     """
 
     def __init__(self, engine: Engine, *, chat: bool = False, progress: Progress | None = None):
@@ -75,7 +75,7 @@ class GGUFModel:
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Tokens; BOS in front where the model wants one, exactly once."""
+        """Tokens, with exactly one BOS in front if the model needs it."""
         if add_special_tokens is False:
             return self.engine.tokenize(string, add_special=False, parse_special=self.chat)
         if self.chat:
@@ -85,7 +85,7 @@ class GGUFModel:
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], **_: Any
     ) -> list[tuple[float, bool]]:
-        """(summed log-probability, whether greedy decoding would say the same) of each.
+        """(summed log-probability, whether greedy decoding would generate it) of each.
 
         Neighbours with one context (the choices of a question) share its KV cache.
         """

@@ -151,7 +151,7 @@ def directions_of_task(
 
 
 def _manager(tasks: Sequence[str], include: Sequence[Path], *, offline: bool) -> Any:
-    """The harness's `TaskManager`, which knows all the tasks."""
+    """The harness's `TaskManager`, which lists all tasks."""
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
 """Word problems with a number as the answer (GSM8K), solved by greedy generation.
 
 A line is {"id", "question", "answer", "final"}: `answer` is a worked solution that ends in
-`#### number`, `final` that number alone; one of the two suffices. Wording, stop strings and
-the rule which number counts are lm-evaluation-harness's (gsm8k, `flexible-extract`: the last
-number said).
+`#### number`, `final` that number alone; one of the two suffices. Wording, stop strings and the
+rule for the answer's number follow lm-evaluation-harness (gsm8k, `flexible-extract`: the last
+number in the output).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ TOP = 256
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """What was measured at each scored position, every array float64 [n].
+    """Measurements at each scored position; every array is float64 [n].
 
     Args:
         kl: nats.
@@ -210,7 +210,7 @@ def kl_from_records(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> Divergence:
-    """KL from a base file of whatever gives logits for its windows; see `kl_from_file`."""
+    """KL from a base file for any source of logits for its windows; see `kl_from_file`."""
     cut = Windows.of_tokens(base.tokens, base.n_ctx, limit, base.bos, file=base.path)
     parts = []
     for window in cut:

@@ -52,7 +52,7 @@ class Perplexity:
         nll: mean negative log-likelihood a token, in nats; n: scored tokens.
         chunks: mean nll of each chunk, in text order; a paired comparison uses these.
         n_tokens: tokens that the text has; n_ctx: tokens of a chunk.
-        add_bos: whether BOS stood in front of each chunk.
+        add_bos: whether BOS preceded each chunk.
         parse_special: whether special tokens in the text were read as tokens.
     """
 
@@ -102,11 +102,11 @@ def perplexity(
     parse_special: bool = False,
     progress: Progress | None = None,
 ) -> Perplexity:
-    """Measure the perplexity of a text (or of tokens that are already there).
+    """Measure the perplexity of a text (or of given tokens).
 
     Args:
-        n_chunks: only the first so many chunks; None takes all.
-        add_bos: None does what the model's vocabulary says.
+        n_chunks: number of chunks from the start; None takes all.
+        add_bos: None uses the vocabulary's setting.
         parse_special: read `<|im_start|>` and the like in a text as the tokens they name.
         progress: called with (chunks done, chunks in all).
 

@@ -1,8 +1,8 @@
 """Tokens a second as llama-bench measures them: reading a prompt, and generating.
 
 Both start from an empty cache; tokens are random, since speed does not depend on them. Several
-files take turns, so that whatever else runs on the machine slows all of them alike, and the
-repetitions of two files pair.
+files take turns, so that other load on the machine affects all of them equally and the repetitions
+of two files are paired.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def speed_of_files(
     Made to be run by `runtime.worker.run`. All files are loaded at once.
 
     Raises:
-        EngineError: a file does not load, or is no generating model.
+        EngineError: a file does not load, or is not a generative model.
     """
     random = np.random.default_rng(1)
     total = len(paths) * (repetitions + 1)

@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or why neither can be said."""
+        """`better`, `worse`, or why there is no verdict."""
         if self.p_value is None:
             return "not tested: a result has no standard error"
         if not self.distinguishable:
@@ -94,13 +94,13 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far one figure is from another, item by item.
+    """The difference between two figures, paired item by item.
 
     Args:
         value: the mean of the items' differences: in the metric's own unit, of a logarithmic
             metric the difference of logarithms, so that windows weigh alike.
         stderr: its standard error; None without paired items.
-        p_value, interval, test: of `statistics.paired_test`; None where that says nothing.
+        p_value, interval, test: of `statistics.paired_test`; None if the test is undefined.
         n: pairs.
     """
 
@@ -132,7 +132,8 @@ def paired(other: Score, base: Score) -> Difference:
 
 
 def corrected(differences: Sequence[Difference | None]) -> list[float | None]:
-    """Their p values with Holm's correction for having tried so many; None where there is none."""
+    """The p values with Holm's correction for the number of candidates; None where there is
+    none."""
     known = [d.p_value for d in differences if d is not None and d.p_value is not None]
     rest = iter(statistics.holm(known))
     return [None if d is None or d.p_value is None else next(rest) for d in differences]
@@ -140,7 +141,7 @@ def corrected(differences: Sequence[Difference | None]) -> list[float | None]:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one of several candidates differs by from the uncut model.
+    """The difference of one of several candidates from the uncut model.
 
     Args:
         p_corrected: its p with Holm's correction for all `n_candidates` that were measured.

@@ -1,4 +1,4 @@
-"""What every result says of itself: its kind, the model, the text, the settings, the versions."""
+"""The provenance of every result: its kind, the model, the text, the settings, the versions."""
 
 from __future__ import annotations
 

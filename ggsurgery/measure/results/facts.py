@@ -1,4 +1,4 @@
-"""What a model file is, for tables: counted from its header."""
+"""Facts about a model file for tables, counted from its header."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ...ggufio.reader import Source
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a model file is: counted from its header, never scaled.
+    """Facts about a model file: counted from its header, never scaled.
 
     Args:
         name: short name for tables.
         file: as given; bytes: of the whole file.
-        layers, parameters: None where the results do not tell.
+        layers, parameters: None if the results do not state them.
         quantization: llama.cpp's name of the file type (`Q4_K_M`), None where the file has none.
-        checksum: what tells this file from another of its name and size (`Source.checksum`).
+        checksum: distinguishes this file from others of the same name and size (`Source.checksum`).
     """
 
     name: str
@@ -60,13 +60,13 @@ class ModelFacts:
         return all(a == b for a, b in known if None not in (a, b))
 
     def filled_from(self, other: ModelFacts) -> ModelFacts:
-        """With what the other knows where this knows nothing."""
+        """A copy whose missing facts are taken from the other."""
         gaps = {k: getattr(other, k) for k, v in asdict(self).items() if v is None}
         return replace(self, **gaps)
 
 
 def read_facts(data: Any) -> dict[str, Any]:
-    """What results tell of a file beside its name; what they do not tell is None.
+    """The facts about a file in results, besides its name; missing ones are None.
 
     Raises:
         FieldError: an entry is of the wrong type.
@@ -81,7 +81,7 @@ def read_facts(data: Any) -> dict[str, Any]:
 def model_facts(
     path: str | Path, name: str | None = None, source: Source | None = None
 ) -> ModelFacts:
-    """What a table says about a model, from its header; `source` is the model, if it is open."""
+    """Facts for a table about a model, from its header; `source` is the model, if it is open."""
     with nullcontext(source) if source is not None else Source(path) as opened:
         header, checksum = opened.header, opened.checksum()
     kind = header.get("general.file_type")

@@ -1,9 +1,9 @@
-"""What each step behind a cut won back: uncut, bare, healed, distilled, and a control.
+"""The recovery by each step after a cut: uncut, bare, healed, distilled, and a control.
 
 Perplexities of one text, paired window by window:
 
     above      nats a token that a model loses against the uncut one
-    won        nats a token that a step gains over the step before it
+    won        nats a token that a step gains over the previous step
     control    the uncut model quantized to about the bytes of the last step's model
 """
 
@@ -133,7 +133,7 @@ class Recovery:
         gain, named = control.won, f"The uncut model in about the same bytes ({control.what})"
         interval = gain.interval
         if interval is None or interval.low <= 0 <= interval.high:
-            return f"{named} cannot be told apart from the last step's model on this text."
+            return f"{named} does not differ significantly from the last step's model on this text."
         word = "better" if gain.value > 0 else "worse"
         return (
             f"{named} predicts this text {word} than the last step's model, by "
@@ -141,7 +141,7 @@ class Recovery:
         )
 
     def rows(self) -> list[tuple[Any, ...]]:
-        """What a table shows under `HEAD`."""
+        """The rows of a table under `HEAD`."""
         found: list[tuple[Any, ...]] = []
         for rung in self.rungs:
             share, control = self.share(rung), rung.name == CONTROL
@@ -183,7 +183,7 @@ def read_recovery(path: Path) -> Recovery:
 
 
 def is_recovery(document: Any) -> bool:
-    """Whether a JSON document says what was won back."""
+    """Whether a JSON document is a recovery result."""
     return isinstance(document, dict) and document.get("ggsurgery") == FORMAT
 
 

@@ -145,7 +145,7 @@ def _results(document: Fields) -> Results:
 
 
 def _comparison(data: Any) -> Mapping[str, Any]:
-    """What `Comparison.to_json` wrote, as far as it is read again."""
+    """Read the output of `Comparison.to_json`, as far as it is used."""
     fields = Fields(data)
     for name in ("label", "verdict"):
         fields.get(name, text)
@@ -153,7 +153,7 @@ def _comparison(data: Any) -> Mapping[str, Any]:
 
 
 def _control(data: Any) -> Mapping[str, Any]:
-    """What `controls.Outcome.to_json` wrote, with nothing missing."""
+    """Read the complete output of `controls.Outcome.to_json`."""
     fields = Fields(data)
     interval = fields.get_or("interval", Fields, None)
     return {
@@ -195,7 +195,7 @@ def _lm_eval(document: Mapping[str, Any], path: str | Path) -> Results:
 
 
 def _facts(score: Score, path: str | Path) -> ModelFacts:
-    """What a score's provenance tells of its model."""
+    """Facts about the model from a score's provenance."""
     told = score.provenance
     file = str(told.get("file") or path)
     known = {k: told.get(k) for k in FACTS}
@@ -225,7 +225,7 @@ def lm_eval_scores(
     Filters other than `none` are named in the metric: `exact_match (strict-match)`.
 
     Args:
-        directions: what the harness says of them; figures that the registry does not know as
+        directions: the harness's directions; figures that the registry does not know as
             the harness's count only if they are in it.
     """
     found = []

@@ -19,7 +19,7 @@ from .facts import model_facts, read_facts
 
 _SPEED = ("machine", "n_threads", "n_prompt", "n_generated")
 #: Settings of a measurement that figures must share to be compared, and those that count as
-#: switched off where they are not told.
+#: off if not stated.
 _SETTINGS = ("text", "n_tokens", "n_ctx", "add_bos", "base", "top_k", "style", "shots", *_SPEED)
 _FLAGS = ("chat", "lower_bound", "parse_special")
 
@@ -59,7 +59,7 @@ class Score:
 
     @property
     def task(self) -> str | None:
-        """What was asked: the name of the data or task, where there is one."""
+        """The name of the data or task, if there is one."""
         task = self.provenance.get("task")
         return None if task is None else str(task)
 
@@ -92,7 +92,7 @@ class Score:
     def unlike(self, other: Score, *, same_n: bool = False) -> str | None:
         """The first setting that differs, so that the two figures answer different questions.
 
-        Settings that one of them does not tell count as equal. `same_n`: n is one of them; not
+        Settings that one of them does not state count as equal. `same_n`: n is one of them; not
         so where only what both have is compared.
 
         Example:
@@ -184,7 +184,7 @@ def mean_score(
     return Score(metric, mean, stderr, n, provenance or {}, values, tuple(ids))
 
 
-#: What a provenance tells of the file itself.
+#: The entries of a provenance about the file itself.
 FACTS = ("bytes", "layers", "parameters", "quantization", "checksum")
 
 

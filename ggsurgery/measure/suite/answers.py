@@ -1,4 +1,4 @@
-"""Is an accepted answer in what the model said?"""
+"""Check whether a model's output contains an accepted answer."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def normal(text: str) -> str:
 
 
 def accepted(said: str, answers: Iterable[str]) -> bool:
-    """Whether one of the answers stands in the text as whole words.
+    """Whether the text contains one of the answers as whole words.
 
-    A number must stand alone: 4 is not in 4.5, 14 or −4.
+    A number must match as a whole: 4 is not in 4.5, 14 or −4.
 
     Example:
         >>> accepted("The capital is Paris.", ["Paris"])

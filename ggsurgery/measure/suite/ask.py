@@ -34,12 +34,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one model generated.
+    """The output of one model.
 
     Args:
         text: all of it, with the marks of thinking.
-        answer: the text outside the thinking; thought: the text inside it, if there is any.
-        reason: why it ended: `eog` (the model ended it) or `length`.
+        answer: the text outside the thinking; thought: the text inside it, if any.
+        reason: why generation ended: `eog` (the model ended it) or `length`.
         chat: whether the prompt went through a chat template.
         prompt_seconds: until the first token; seconds: from the first token to the last.
     """

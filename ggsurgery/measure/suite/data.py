@@ -95,7 +95,7 @@ def load_facts(length: Length = "default", path: Path = DATA / "facts.jsonl") ->
 
 
 def load_openings(path: Path = DATA / "openings.jsonl") -> list[Opening]:
-    """What open answers are asked for."""
+    """The prompts for open answers."""
     return [
         Opening(item["id"], item["instruction"], item["opening"]) for _, item in read_jsonl(path)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-#: An open answer with fewer words says nothing about repetition and counts as failed.
+#: An open answer with fewer words is too short to measure repetition and counts as failed.
 MIN_WORDS = 10
 
 

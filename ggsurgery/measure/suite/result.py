@@ -28,8 +28,8 @@ class Part:
         items: per-question or per-window values, in the unit of `bad` and `good`.
         bad, good: means of the items that count as 0 and as 1.
         ids: names of the items.
-        note: why the part does not apply; then there are no items.
-        transcript: what was asked and said, for a person to check.
+        note: why the part does not apply, in which case there are no items.
+        transcript: questions and answers, for manual checking.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Part:
 
 
 def _said(data: Any) -> Mapping[str, Any]:
-    """What was asked and said."""
+    """The questions and answers."""
     fields = Fields(data)
     for key in {"asked", "said"} & set(fields.data):
         fields.get(key, text)
@@ -236,7 +236,7 @@ def compare_surgery(base: SurgeryScore, other: SurgeryScore) -> list[Comparison]
     through McNemar's exact test; the others through a paired bootstrap.
 
     Raises:
-        GGSurgeryError: the two runs asked different questions or have unlike parts.
+        GGSurgeryError: the two runs asked different questions or have different parts.
     """
     names = [[p.name for p in one.parts] for one in (base, other)]
     if names[0] != names[1]:
@@ -252,7 +252,7 @@ def compare_surgery(base: SurgeryScore, other: SurgeryScore) -> list[Comparison]
                 f"suite: part {ours.name} does not apply to both models alike",
                 expected=_state(ours),
                 found=_state(theirs),
-                hint="Scores over unlike parts cannot be compared; compare the parts by eye",
+                hint="Scores over different parts cannot be compared; compare the parts one by one",
             )
         if len(ours.items) != len(theirs.items) or ours.ids != theirs.ids:
             raise GGSurgeryError(

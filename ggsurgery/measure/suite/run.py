@@ -107,7 +107,7 @@ def _suite(
 
 
 def n_steps(length: data.Length = "default", limit: int | None = None) -> int:
-    """How often `progress` is told something at most, for a progress bar."""
+    """The maximum number of `progress` calls, for a progress bar."""
     sizes = (
         len(data.load_facts(length)),
         len(data.load_coherence()),
@@ -241,7 +241,7 @@ class _Suite:
             return self._part("thinking", items=(), note="no chat template")
         template = self.engine.chat_template or ""
         if not self.switch and not any(begin in template for begin, _ in THINK_TAGS):
-            return self._part("thinking", items=(), note="the template knows no thinking")
+            return self._part("thinking", items=(), note="the template has no thinking switch")
         positions = (True, False) if self.switch else (None,)
         items, transcript, ids = [], [], []
         for fact in self.facts[:N_THINKING]:
@@ -291,5 +291,5 @@ def _thinks(reply: Reply) -> bool:
 
 
 def _answers_only(reply: Reply) -> bool:
-    # a template may print an empty, closed block itself: that is no thinking
+    # a template may print an empty, closed block itself, which does not count as thinking
     return not reply.thought and bool(reply.answer) and (reply.closed or not reply.opened)

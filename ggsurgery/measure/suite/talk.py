@@ -18,12 +18,12 @@ SWITCHES = ("enable_thinking", "thinking")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model said to one prompt.
+    """A model's answer to one prompt.
 
     Args:
         answer: the text outside the thinking.
         thought: the text inside it, None if there was no thinking block.
-        opened, closed: whether such a block began and ended.
+        opened, closed: whether a thinking block began and ended.
         reason: `eog`, `stop` or `length`.
         n_tokens: tokens generated.
     """

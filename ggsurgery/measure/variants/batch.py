@@ -41,7 +41,7 @@ BASE = "base"
 class Trial:
     """One measured recipe.
 
-    `difference` is None, and `error` says why, where the candidate was refused or crashed.
+    If the candidate was refused or crashed, `difference` is None and `error` is the reason.
     """
 
     recipe: Recipe
@@ -196,7 +196,7 @@ def measure_all(
 
 
 def key_of(identity: Plan, recipe: Recipe) -> str:
-    """What a recipe's result is filed under: the digest of its plan, if it can be planned.
+    """The key of a recipe's result: the digest of its plan, if it can be planned.
 
     Args:
         identity: the plan of the uncut model.

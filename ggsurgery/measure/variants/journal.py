@@ -1,6 +1,6 @@
 """A journal of measurements: one JSON line each, so that nothing is measured twice.
 
-The first line says what was measured and on what; a line `started` without its result is
+The first line states the metric and its data; a line `started` without its result is
 the candidate that crashed the process.
 """
 
@@ -17,7 +17,7 @@ from ...errors import EngineError, FormatError, OutputError
 from ...files.fields import FieldError, Fields, Kind, dict_of, list_of, number, text, whole
 from ...files.text import lines
 
-#: What the keys of a subject are called where two of them differ.
+#: Readable names of a subject's keys, for messages about differences.
 TOPICS = {
     "windows": "text",
     "source": "source file",
@@ -26,7 +26,7 @@ TOPICS = {
 }
 
 
-#: What the fields of an entry hold, whatever was measured.
+#: The fields of an entry, for every metric.
 KINDS: Mapping[str, Kind[Any]] = {
     **dict.fromkeys(
         ("value", "stderr", "difference", "difference_stderr", "difference_p", "seconds"), number
@@ -44,10 +44,10 @@ class Journal:
 
     Args:
         path: the file; made if it does not exist.
-        subject: what the results are about; another one in the file is refused.
+        subject: what was measured; a file with another subject is refused.
 
     Raises:
-        FormatError: the file is no journal, or one of something else.
+        FormatError: the file is not a journal, or belongs to another subject.
     """
 
     def __init__(self, path: str | Path, subject: dict[str, Any]) -> None:
@@ -133,7 +133,8 @@ class Journal:
         return found
 
     def lost(self, run: str) -> dict[str, str]:
-        """What the process `run` began and did not finish: digests, and the rest of their labels.
+        """Measurements that the process `run` began and did not finish: digests, and the rest of
+        their labels.
 
         Other processes' lines, of an earlier one that was stopped, are not among them.
         """

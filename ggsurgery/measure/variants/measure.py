@@ -1,6 +1,6 @@
 """One figure for a plan, paired with the same figure of the uncut model.
 
-The metric's row in the registry names its meter; nothing here knows a metric by its name.
+The metric's row in the registry names its meter; nothing here depends on a metric's name.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Measurer(ExitStack):
         return nll
 
     def _refuse_nan(self, index: int) -> NoReturn:
-        """Nothing can be compared with a model that gives no numbers; says where that begins."""
+        """Refuse a base model whose figure is not a number; the message locates the first such
+        value."""
         self.session.states = None  # so that the whole model is opened
         with self.session.open(self.session.identity) as candidate:
             raise not_finite(

@@ -107,10 +107,10 @@ def _few_rows(header: Header, source: int) -> dict[str, Expr]:
 
 
 def without_vocabulary(header: Header, metadata: Mapping[str, Value]) -> dict[str, Value]:
-    """Metadata of a model that takes token ids and knows no text.
+    """Metadata of a model that takes token ids and has no text vocabulary.
 
     Raises:
-        GGSurgeryError: the number of tokens cannot be told from the embedding's shape.
+        GGSurgeryError: the number of tokens cannot be determined from the embedding's shape.
     """
     embedding = header.by_name.get("token_embd.weight")
     if embedding is None:

@@ -46,8 +46,7 @@ TOKENS_ONLY = ("glm4moe",)
 def takes_states(header: Header) -> bool:
     """Whether a model can be fed hidden states instead of tokens.
 
-    With sections in its rotation it wants several positions of each, which a batch of states
-    has not.
+    With rotation sections it needs several positions per token, which a batch of states lacks.
     """
     sections = header.get("{arch}.rope.dimension_sections")
     return header.architecture not in TOKENS_ONLY and not any(sections or ())
@@ -178,7 +177,7 @@ class Candidates(ExitStack):
                 with self._suffix(plan, depth) as candidate:
                     yield candidate
                 return
-            except ArchitectureError:  # the last layers alone have no header that says it
+            except ArchitectureError:  # the last layers alone have no header that states it
                 pass
         with self.open_blocks(plan.blocks, plan) as engine:
             yield Candidate(engine, self.windows, None, 0, "file")
@@ -197,7 +196,8 @@ class Candidates(ExitStack):
         return values
 
     def kind_of(self, layer: int) -> str:
-        """The attention of a layer of the source; llama.cpp wants all kinds of a model present."""
+        """The attention of a layer of the source; llama.cpp requires all layer kinds of a model to
+        be present."""
         return self._attention[layer]
 
     def write_whole(self, plan: Plan) -> Path:

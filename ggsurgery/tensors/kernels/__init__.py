@@ -40,7 +40,7 @@ log = logging.getLogger("ggsurgery.tensors.kernels")
 
 @cache
 def backend() -> Backend:
-    """The fastest back end there is; says once, in the log, if that is only numpy.
+    """The fastest available back end; logs once if that is only numpy.
 
     Raises:
         EngineError: GGSURGERY_NATIVE or GGSURGERY_ISA names what cannot be used.

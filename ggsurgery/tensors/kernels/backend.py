@@ -1,4 +1,4 @@
-"""What a back end for F32, F16 and BF16 has to offer; `reference` and `native` are two.
+"""The interface of a back end for F32, F16 and BF16, implemented by `reference` and `native`.
 
 Raw data is a flat `uint8` array (of any alignment, possibly read-only), values are flat
 `float32`. Types are ggml's numbers. Where an `out` array is given, it is filled and
@@ -69,7 +69,7 @@ class Backend(Protocol):
     ) -> int:
         """Add 1 to `counts[(key - lo) >> shift]` for each magnitude key in [lo, hi).
 
-        `counts` has `((hi - lo - 1) >> shift) + 1` items, and the caller sees to it that none
+        `counts` has `((hi - lo - 1) >> shift) + 1` items, and the caller ensures that none
         overflows. Returns how many keys are below `lo`.
         """
         ...

@@ -122,7 +122,7 @@ class Native:
     ) -> Raw:
         n, n_sources = n_elements(kind, raws[0]), len(raws)
         if any(raw.size != raws[0].size for raw in raws) or len(weights) != n_sources:
-            raise ValueError("inputs of unlike length, or not one weight for each")
+            raise ValueError("inputs of different lengths, or not one weight for each")
         out = np.empty(raws[0].size, np.uint8) if out is None else _sized(out, raws[0].size)
         sources = (ctypes.c_void_p * n_sources)(*[_at(raw) for raw in raws])
         factors = (ctypes.c_float * n_sources)(*weights)
@@ -142,7 +142,7 @@ class Native:
 
     def moments(self, kind: int, a: Raw, b: Raw) -> tuple[float, float, float]:
         if a.size != b.size:
-            raise ValueError("inputs of unlike length")
+            raise ValueError("inputs of different lengths")
         sums = (ctypes.c_double * 3)()
         _check(self._lib.ggs_moments(kind, _at(a), _at(b), n_elements(kind, a), sums))
         return sums[0], sums[1], sums[2]
