@@ -163,7 +163,7 @@ def test_every_command_has_help(name):
         (["meta", "unset", "no.key", "IN", "OUT"], "no entry no.key to remove"),
         (["meta", "set", "llama.block_count", "3", "IN", "OUT"], "cannot be changed alone"),
         (["meta", "set", "general.alignment", "8", "IN", "OUT"], "cannot be changed alone"),
-        (["meta", "unset", "ggsurgery.recipe", "IN", "OUT"], "written by ggsurgery alone"),
+        (["meta", "unset", "ggsurgery.recipe", "IN", "OUT"], "written only by ggsurgery"),
         (
             ["meta", "set", "llama.vocab_size", "many", "IN", "OUT"],
             "in.gguf: llama.vocab_size: the value does not fit the type uint32: expected a whole "

@@ -340,7 +340,7 @@ def test_shapes_that_differ_are_named(tmp_path: Path) -> None:
         {"blk.0.w": (weights((4, 64), 0), F32), "blk.1.w": (weights((5, 64), 1), F32)},
         2,
     )
-    with pytest.raises(PlanError, match=r"blk\.0\.w and blk\.1\.w.*unlike shape"):
+    with pytest.raises(PlanError, match=r"blk\.0\.w and blk\.1\.w.*different shapes"):
         run(linear([read(source, 0), read(source, 1)], [0.5, 0.5]), F32, source)
 
 
