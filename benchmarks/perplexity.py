@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/perplexity.py [--model M.gguf] [--text T] [--runs 5] [--json]
 
 Whole commands are timed, each with few and with many chunks; the difference is free of
-start-up, loading and tokenizing. Runs alternate, so the machine's mood falls out of the
-ratios. CPU seconds are given beside wall seconds: on a busy machine they are the steadier
-figure. Both must print the same perplexity.
+start-up, loading and tokenizing. Runs alternate, so load on the machine cancels in the ratios. CPU
+seconds are given beside wall seconds: on a busy machine they vary less. Both must
+print the same perplexity.
 """
 
 from __future__ import annotations

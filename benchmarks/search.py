@@ -5,7 +5,7 @@
 
 The plain loop and the scan take turns, layer by layer, with as many threads each, so that the
 machine's speed falls out of the ratio. Printed are wall time and processor time: on a machine
-that does other things too, only the second tells something. With --every K the times
+with other load, only the second is meaningful. With --every K the times
 of the plain loop and of the scan over all layers are the sampled layers' mean times their
 number (and the scan's own pass over the uncut model once).
 """

@@ -187,11 +187,13 @@ def _thinking(template: str, prompts: dict[str, str | None]) -> Iterator[Finding
 
 def _tokens(prompts: dict[str, str | None], vocabulary: Vocabulary) -> Iterator[Finding]:
     """Marks in the prompt that are not in the vocabulary: the model was not trained on them."""
-    said = "\n".join(str(value) for c in CONVERSATIONS for m in c.messages for value in m.values())
+    trial_text = "\n".join(
+        str(value) for c in CONVERSATIONS for m in c.messages for value in m.values()
+    )
     plain: dict[str, str] = {}
     for id, prompt in prompts.items():
         for mark in dict.fromkeys(SPECIAL.findall(prompt or "")):
-            if mark in said or vocabulary.is_special(mark):
+            if mark in trial_text or vocabulary.is_special(mark):
                 continue
             if mark.startswith(("<|", "<｜")):
                 yield Finding(

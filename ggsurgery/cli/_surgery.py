@@ -268,11 +268,11 @@ def _dropped(names: Sequence[str]) -> str:
 def _entries(prepared: PreparedSurgery) -> str:
     """The entries that a header edit changes: `general.license apache-2.0 → mit`."""
     found = [c for c in prepared.changes if not c.key.startswith(PREFIX)]
-    texts = (f"{c.key} {_said(c.before)} → {_said(c.after)}" for c in found)
+    texts = (f"{c.key} {_shown(c.before)} → {_shown(c.after)}" for c in found)
     return printable(", ".join(texts)) or "no entry changes"
 
 
-def _said(value: Value | None) -> str:
+def _shown(value: Value | None) -> str:
     return "–" if value is None else short(value, 40) or '""'
 
 

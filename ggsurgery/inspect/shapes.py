@@ -67,12 +67,12 @@ def _stated(
             keys |= dict.fromkeys(KEYS[name])
     if any(k.endswith(("key_length", "value_length")) for k in keys):
         keys |= {"embedding_length": None}  # what the length of a head is taken from without them
-    said = []
+    stated = []
     for key in keys:
         full = key if key.startswith("tokenizer.") else f"{header.architecture}.{key}"
         value = header.get(full)
         if isinstance(value, list):
             value = value[layer] if layer is not None and layer < len(value) else None
         if value is not None:
-            said.append(f"{full} = {value}")
-    return ", ".join(said) or "the number of its dimensions"
+            stated.append(f"{full} = {value}")
+    return ", ".join(stated) or "the number of its dimensions"

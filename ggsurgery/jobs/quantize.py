@@ -257,10 +257,10 @@ class QuantizeRequest(QuantizeOptions, frozen=True, kw_only=True):
         notes: list[str] = []
         options = self.keywords() | {"n_threads": self.threads}
         if self.imatrix is not None:
-            options["imatrix"], said = matching(self.imatrix, self.file, self.imatrix_of)
-            if said is not None:
+            options["imatrix"], change = matching(self.imatrix, self.file, self.imatrix_of)
+            if change is not None:
                 better = f"a matrix collected on {Path(self.file).name} is better"
-                notes.append(f"{self.imatrix}: {said}; {better}")
+                notes.append(f"{self.imatrix}: {change}; {better}")
         decision = rungs = planned = None
         if self.types:
             assert self.out_dir is not None

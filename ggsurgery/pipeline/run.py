@@ -241,11 +241,11 @@ class Pipeline:
                 state.begin(task.files)
                 began = time.monotonic()
 
-                def told(done: int, total: int, at: Event = at) -> None:
+                def report(done: int, total: int, at: Event = at) -> None:
                     tell(replace(at, kind="progress", done=done, total=total))
 
                 with use_threads(self.threads):
-                    result = task.make(told)
+                    result = task.make(report)
                 state.record(task.name, task.key, task.files, result)
                 results[task.name] = result
                 seconds = time.monotonic() - began

@@ -37,7 +37,7 @@ def distil(plan: Plan, fit: Mapping[str, Any]) -> Plan:
     if not isinstance(sums, Mapping) or not sums:
         raise PlanError("distil: no array is named", expected="fit: arrays: sha256 by key")
     edits: dict[int, list[Add]] = {}
-    # A weight takes up its separate scale first: what stands beside it is changed after that.
+    # A weight takes up its separate scale first: the tensors beside it are changed after that.
     for key in sorted(sums, key=lambda key: (not str(key).endswith(".weight"), str(key))):
         match = _KEY.fullmatch(str(key))
         number = int(match[1]) if match else -1

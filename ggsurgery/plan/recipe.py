@@ -134,8 +134,8 @@ class Step:
 
     def describe(self) -> str:
         """Readable form: `delete 10`. Mappings, which are bookkeeping, are omitted."""
-        said = (_short(k, v) for k, v in self.arguments if not isinstance(v, dict))
-        return " ".join([self.operation, *said])
+        shown = (_short(k, v) for k, v in self.arguments if not isinstance(v, dict))
+        return " ".join([self.operation, *shown])
 
 
 def step(operation: str, **arguments: Any) -> Step:

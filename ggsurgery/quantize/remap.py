@@ -87,8 +87,8 @@ def matching(path: str | Path, src: str | Path, of: Of | None = None) -> tuple[I
     stays = all(references(b) == (BlockRef(0, i),) for i, b in enumerate(plan.stack))
     if stays and not any(expert_edits(b) or is_narrower(b) for b in plan.stack):
         return matrix, None
-    said = f"its entries followed the layers through {in_words(between)}"
-    return remap([matrix], plan), said
+    change = f"its entries followed the layers through {in_words(between)}"
+    return remap([matrix], plan), change
 
 
 def _by_layer(matrix: Imatrix) -> dict[int, dict[str, Entry]]:

@@ -93,7 +93,7 @@ def for_size(
         options: `imatrix`, `allow_requantize`, `n_threads` as of `runtime.quantize.plan`.
 
     Raises:
-        EngineError: even the smallest type is larger; says what it takes.
+        EngineError: even the smallest type is larger; the message gives the size needed.
     """
     src = Path(src)
     names = STANDARD + (imatrix_need.FILE_TYPES if options.get("imatrix") else ())

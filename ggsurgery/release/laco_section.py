@@ -79,7 +79,7 @@ def sections(document: Mapping[str, Any] | None) -> list[str]:
 
 def _settings(settings: Mapping[str, Any]) -> list[str]:
     variant = str(settings["variant"])
-    said = _VARIANTS[variant].format(factor=settings.get("factor", 0.5))
+    description = _VARIANTS[variant].format(factor=settings.get("factor", 0.5))
     rows = []
     for key, letter, meaning in _SETTINGS:
         value = settings[key]
@@ -93,7 +93,7 @@ def _settings(settings: Mapping[str, Any]) -> list[str]:
         "",
         Table(("setting", "", "value"), rows).markdown(),
         "",
-        f"Variant {code(variant)}: {said}.",
+        f"Variant {code(variant)}: {description}.",
     ]
 
 

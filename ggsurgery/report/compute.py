@@ -98,9 +98,9 @@ def compute_report(
     rows = []
     for label, first in labels.items():
         cells = []
-        for item, said in zip(results, verdicts, strict=True):
+        for item, verdict in zip(results, verdicts, strict=True):
             base = None if item is results[0] else results[0].score(label)
-            cells.append(_cell(base, item.score(label), said.get(label)))
+            cells.append(_cell(base, item.score(label), verdict.get(label)))
         rows.append(Row(label, first.direction, tuple(cells)))
     quality = _quality_against_size(results)
     return Report(
@@ -124,11 +124,11 @@ def _verdicts(base: Results, other: Results) -> dict[str, str]:
     return {c.label: c.verdict for c in found}
 
 
-def _cell(base: Score | None, score: Score | None, said: str | None) -> Cell | None:
+def _cell(base: Score | None, score: Score | None, verdict: str | None) -> Cell | None:
     if score is None:
         return None
     share, word = (None, None) if base is None else retention(base, score)
-    return Cell(score.value, score.stderr, score.n, score.interval, share, word, said)
+    return Cell(score.value, score.stderr, score.n, score.interval, share, word, verdict)
 
 
 def _quality_against_size(results: Sequence[Results]) -> Figure | None:

@@ -54,7 +54,7 @@ def generate(
     room = min(max_tokens, max(1, engine.n_ctx - len(tokens)))
     while answer.say(token := _choose(logits, temperature, top_k, top_p, random), room):
         logits = engine.decode([token], logits="last", copy=False)[-1]
-        _finite(engine, logits, [*tokens, *answer.said])
+        _finite(engine, logits, [*tokens, *answer.generated])
     return answer.result()
 
 
@@ -77,20 +77,20 @@ class _Answer:
         self.each = each
         self.stops = [s.encode() for s in stop if s]
         self.keep = max(map(len, self.stops), default=0)  # one may begin in an earlier piece
-        self.said: list[int] = []
+        self.generated: list[int] = []
         self.text = bytearray()
         self.reason: Literal["eog", "stop", "length"] = "length"
 
     def say(self, token: int, room: int) -> bool:
         """Add a token, if there is room for one; whether another may follow."""
-        if len(self.said) >= room:
+        if len(self.generated) >= room:
             return False
         if token in self.engine.eog:
             self.reason = "eog"
             return False
-        self.said.append(token)
+        self.generated.append(token)
         if self.each is not None:
-            self.each(self.said)
+            self.each(self.generated)
         before = len(self.text)
         self.text += self.engine.piece(token)
         begin = max(0, before - self.keep)
@@ -99,10 +99,10 @@ class _Answer:
             del self.text[min(found) :]
             self.reason = "stop"
             return False
-        return len(self.said) < room
+        return len(self.generated) < room
 
     def result(self) -> Generation:
-        return Generation(self.text.decode("utf-8", "replace"), tuple(self.said), self.reason)
+        return Generation(self.text.decode("utf-8", "replace"), tuple(self.generated), self.reason)
 
 
 def _choose(
@@ -153,6 +153,6 @@ def generate_together(
             return [answer.result() for answer in answers]
         logits = engine.decode_batch(last[active], ends[active], active, np.ones(len(active), bool))
         for row, at in enumerate(map(int, active)):
-            _finite(engine, logits[row], [*prompts[at], *answers[at].said])
+            _finite(engine, logits[row], [*prompts[at], *answers[at].generated])
         last[active] = logits.argmax(axis=1)
         ends[active] += 1

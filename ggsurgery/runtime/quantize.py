@@ -183,7 +183,7 @@ def quantize(
 
     Raises:
         EngineError: unknown type, a type that needs an imatrix, an imatrix of another model,
-            an already quantized source, or what llama.cpp says.
+            an already quantized source, or llama.cpp's message.
         OutputError: the output exists, is the input, or the disk has no room for it.
     """
     (planned,) = plan(

@@ -35,12 +35,12 @@ def unfit(header: Header) -> GGSurgeryError | None:
     return None
 
 
-def refusal(path: Path, what: str, said: str) -> GGSurgeryError:
+def refusal(path: Path, what: str, message: str) -> GGSurgeryError:
     """The error for a file that llama.cpp did not load.
 
     Args:
         what: what should have been loaded, for the message.
-        said: llama.cpp's message.
+        message: llama.cpp's message.
     """
     found: GGSurgeryError | None
     try:
@@ -49,7 +49,7 @@ def refusal(path: Path, what: str, said: str) -> GGSurgeryError:
     except FormatError as error:
         found = error
     return found or EngineError(
-        f"llama.cpp cannot load {what}: {said or 'no reason given'}",
+        f"llama.cpp cannot load {what}: {message or 'no reason given'}",
         file=path,
         hint="`ggsurgery verify` shows more about the file.",
     )

@@ -97,9 +97,9 @@ def _crash(status: int, noise: str, file: str | Path | None) -> EngineError:
     last = [line.strip() for line in noise.splitlines() if line.strip()]
     # llama.cpp's own words: a failed assertion is the best explanation there is
     words = [line for line in last if "GGML_ASSERT" in line or "rror" in line] or last[-1:]
-    said = re.sub(r"\S*/(?=[^/\s]+:\d+: )", "", words[-1])[:300] if words else ""
+    last_line = re.sub(r"\S*/(?=[^/\s]+:\d+: )", "", words[-1])[:300] if words else ""
     return EngineError(
-        f"{CRASHED} ({name})" + (f", saying: {said}" if said else ""),
+        f"{CRASHED} ({name})" + (f", saying: {last_line}" if last_line else ""),
         file=file,
         hint="The file may be damaged or of an architecture this version cannot run; "
         "`ggsurgery verify` checks the file and `ggsurgery doctor` the machine.",

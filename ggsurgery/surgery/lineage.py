@@ -24,7 +24,7 @@ def plan_of(made: str | Path, uncut: Header) -> Plan:
     read_provenance(header)
     all_of, before = operations(header), operations(uncut)
     after = all_of[len(before) :]
-    said = in_words(after)
+    shown = in_words(after)
     if all_of[: len(before)] != before or (all_of and not after):
         raise PlanError(
             f"{Path(made).name} was not made from {uncut.path.name}, which was operated on itself",
@@ -34,7 +34,7 @@ def plan_of(made: str | Path, uncut: Header) -> Plan:
         )
     if len(after) > 1 and any(n > 1 for _, n in after):
         raise PlanError(
-            f"{Path(made).name} was made from several models in more than one step ({said})",
+            f"{Path(made).name} was made from several models in more than one step ({shown})",
             hint="Take one step after the other, each with its own sources.",
         )
     plan = Plan.identity(uncut.n_layers, rules_for(uncut, allow_unknown=True).n_tail(uncut))
@@ -43,6 +43,6 @@ def plan_of(made: str | Path, uncut: Header) -> Plan:
     if plan.n_layers != header.n_layers:
         raise PlanError(
             f"{Path(made).name} was not made from {uncut.path.name}: its recipe "
-            f"({said}) would give {plan.n_layers} layers, it has {header.n_layers}"
+            f"({shown}) would give {plan.n_layers} layers, it has {header.n_layers}"
         )
     return plan

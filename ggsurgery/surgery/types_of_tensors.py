@@ -45,18 +45,18 @@ class TypeChooser:
 
     def warnings(self) -> list[str]:
         """Tensors that did not get the wanted type, one line per reason."""
-        said = [
+        notes = [
             f"{type_name(t)} cannot be written without an importance matrix or a separate "
             "scale: computed tensors of that type become f32; choose another type with `out_type`"
             for t in sorted(self._unwritable)
         ]
         for (wanted, columns), names in self._too_long.items():
             kinds = sorted({_suffix(name) for name in names})
-            said.append(
+            notes.append(
                 f"rows of {columns} do not fit {type_name(wanted)}: {len(names)} computed "
                 f"tensors become f16: {', '.join(kinds)}"
             )
-        return said
+        return notes
 
 
 def _suffix(name: str) -> str:

@@ -65,7 +65,7 @@ def _letters(path: Path) -> str:
 
 
 def overlap(a: str, b: str) -> tuple[float, str]:
-    """Share of the shorter text that stands in the longer one too, and the first such passage.
+    """Share of the shorter text that is also in the longer one, and the first such passage.
 
     Pieces of PIECE characters side by side are looked up at every offset of the other text.
 

@@ -27,7 +27,7 @@ from .storage import RETRIES, close_storage, open_storage, optuna, patiently, sh
 class Row:
     """One configuration of a study.
 
-    `values` are the objectives; `error` says why there are none. `hand_made` ones were
+    `values` are the objectives; `error` is the reason if there are none. `hand_made` ones were
     queued as recipes. `share`: the first objective is a share of right answers.
     """
 
@@ -148,7 +148,7 @@ def outcome(work: Work) -> Outcome:
     for t in trials:
         a = t.user_attrs
         if not ("digest" in a or HAND_MADE in a) or SAME_AS in a:
-            continue  # a point that is no recipe, or a plan that stands in another row
+            continue  # an invalid recipe, or a plan that another row has
         if t.state not in (states.COMPLETE, states.PRUNED) and t.number not in lost:
             continue
         # Optuna gives a pruned trial its last intermediate value, which is of fewer windows

@@ -132,7 +132,7 @@ def patiently(action: Callable[[], T], url: str, kept: Callable[[], int]) -> T:
     raise AssertionError("unreachable")
 
 
-#: What a database says of itself where waiting does not help, and what then to do.
+#: Database errors that waiting cannot fix, with the next step.
 _LASTING = {
     "readonly database": "Make the file and its folder writable, or work on a copy.",
     "malformed": "Restore the file from a copy, or name a new one.",
@@ -146,8 +146,8 @@ def _lasting_fault(error: BaseException) -> tuple[str, str] | None:
     """Problem and next step where a study is damaged or may not be written; None otherwise."""
     root = _root(error)
     if lost_storage(error):
-        said = str(root)
-        hint = next((hint for words, hint in _LASTING.items() if words in said), None)
+        message = str(root)
+        hint = next((hint for words, hint in _LASTING.items() if words in message), None)
         return None if hint is None else (f"the study cannot be used: {_first_line(root)}", hint)
     if isinstance(error, GGSurgeryError | optuna().exceptions.OptunaError):
         return None

@@ -132,13 +132,13 @@ class GGUFModel:
             tokens = self.tok_encode(context)
             kept = tokens[-(self.engine.n_ctx - budget) :]
             self.n_truncated += len(kept) < len(tokens)
-            said = self.engine.generate(
+            generated = self.engine.generate(
                 kept,
                 max_tokens=budget,
                 stop=stop,
                 temperature=float(settings.get("temperature") or 0) if sampled else 0.0,
             )
-            out.append(said.text)
+            out.append(generated.text)
             self._tell(number, len(requests))
         return out
 

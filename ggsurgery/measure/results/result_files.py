@@ -196,9 +196,9 @@ def _lm_eval(document: Mapping[str, Any], path: str | Path) -> Results:
 
 def _facts(score: Score, path: str | Path) -> ModelFacts:
     """Facts about the model from a score's provenance."""
-    told = score.provenance
-    file = str(told.get("file") or path)
-    known = {k: told.get(k) for k in FACTS}
+    recorded = score.provenance
+    file = str(recorded.get("file") or path)
+    known = {k: recorded.get(k) for k in FACTS}
     return ModelFacts(Path(file).stem, file, **known)
 
 

@@ -194,13 +194,13 @@ def provenance(file: str | Path, **settings: Any) -> dict[str, Any]:
     Settings that are None are left out.
     """
     path = Path(file)
-    told: dict[str, Any] = {"bytes": path.stat().st_size if path.exists() else None}
+    file_facts: dict[str, Any] = {"bytes": path.stat().st_size if path.exists() else None}
     with suppress(GGSurgeryError, OSError):  # a name without a file, in tests and old results
         facts = asdict(model_facts(path))
-        told = {k: facts[k] for k in FACTS}
+        file_facts = {k: facts[k] for k in FACTS}
     return {
         "file": str(file),
-        **told,
+        **file_facts,
         **{k: v for k, v in settings.items() if v is not None},
         "versions": versions(),
     }
@@ -217,8 +217,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _setting(told: Mapping[str, Any], key: str) -> Any:
-    value = told.get(key)
+def _setting(settings: Mapping[str, Any], key: str) -> Any:
+    value = settings.get(key)
     if key in _FLAGS:
         return bool(value)
     return Path(str(value)).name if key == "base" and value is not None else value

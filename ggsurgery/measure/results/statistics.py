@@ -201,7 +201,7 @@ def paired_test(a: Sequence[float], b: Sequence[float]) -> Paired | None:
     the same are as sure as coins that all fall alike.
 
     Returns:
-        None where nothing can be said: a single value, or values that are not numbers.
+        None if the test is undefined: a single value, or values that are not numbers.
 
     Example:
         >>> found = paired_test([2.0, 2.1, 2.2, 2.3], [2.1, 2.2, 2.4, 2.4])

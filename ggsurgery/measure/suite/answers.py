@@ -25,7 +25,7 @@ def normal(text: str) -> str:
     return " ".join(text.split())
 
 
-def accepted(said: str, answers: Iterable[str]) -> bool:
+def accepted(output: str, answers: Iterable[str]) -> bool:
     """Whether the text contains one of the answers as whole words.
 
     A number must match as a whole: 4 is not in 4.5, 14 or −4.
@@ -36,7 +36,7 @@ def accepted(said: str, answers: Iterable[str]) -> bool:
         >>> accepted("About 4.5", ["4", "four"])
         False
     """
-    text = normal(said)
+    text = normal(output)
     return any(_pattern(answer).search(text) for answer in answers)
 
 

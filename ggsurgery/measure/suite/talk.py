@@ -36,7 +36,7 @@ class Reply:
     n_tokens: int
 
 
-def split_thinking(prompt: str, said: str) -> tuple[str, str | None, bool, bool]:
+def split_thinking(prompt: str, output: str) -> tuple[str, str | None, bool, bool]:
     """(answer, thought, opened, closed); the prompt may itself have opened the block.
 
     Example:
@@ -45,15 +45,15 @@ def split_thinking(prompt: str, said: str) -> tuple[str, str | None, bool, bool]
     """
     for begin, end in THINK_TAGS:
         opened_by_prompt = prompt.rfind(begin) > prompt.rfind(end)
-        at = 0 if opened_by_prompt else said.find(begin)
+        at = 0 if opened_by_prompt else output.find(begin)
         if at < 0:
             continue
-        before = said[:at]
-        inside = said[at:] if opened_by_prompt else said[at + len(begin) :]
+        before = output[:at]
+        inside = output[at:] if opened_by_prompt else output[at + len(begin) :]
         thought, closing, after = inside.partition(end)
         answer = before + after if closing else before
         return answer.strip(), thought.strip(), True, bool(closing)
-    return said.strip(), None, False, False
+    return output.strip(), None, False, False
 
 
 def has_switch(engine: LanguageModel) -> bool:
@@ -137,13 +137,13 @@ class Talker:
         self, prompt: str, tokens: list[int], budget: int, stop: Sequence[str] = ()
     ) -> Reply:
         room = max(1, min(budget, self.engine.n_ctx - len(tokens) - 1))
-        said = self.engine.generate(
+        output = self.engine.generate(
             tokens, max_tokens=room, stop=stop, temperature=self.temperature, seed=self.seed
         )
         # marks of thinking may be special tokens, which the plain text leaves out
-        text = said.text if stop else self.engine.detokenize(said.tokens, special=True)
+        text = output.text if stop else self.engine.detokenize(output.tokens, special=True)
         answer, thought, opened, closed = split_thinking(prompt, text)
-        return Reply(answer, thought, opened, closed, said.reason, len(said.tokens))
+        return Reply(answer, thought, opened, closed, output.reason, len(output.tokens))
 
 
 def _text(engine: LanguageModel, token: int | None) -> str:
