@@ -1,12 +1,14 @@
-"""A quick refit, for the choice among many cuts: the seams only, `tw`, one ridge.
+"""A quick refit, for the choice among many cuts: the seams only, one ridge.
 
-Each seam's `ffn_down` takes up a map of n_embd features towards the uncut model's state. The
-sums of several places come from one pass of the uncut model and one of the plan.
+Each seam's `ffn_down` is fitted towards the uncut model's state: by itself, as `refit` does it,
+or through a map of n_embd features (`tw`) where the text is too short for its columns, or their
+sums too large to keep for many places. The sums of several places come from one pass of the
+uncut model and one of the plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -19,12 +21,50 @@ from ..measure.variants import Candidates
 from ..plan.heal import PROJECTION, corrected, places
 from ..plan.types import Block, Plan, main_reference
 from ..runtime.engine import Outputs
-from .nodes import check_layer, weights
+from .checks import TOKENS_PER_FEATURE
+from .nodes import FEATURES, check_layer, n_features, weights
 from .regression import Regression, Rows
 from .settings import RIDGE, Settings
 
+F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 FIRST = Settings().first
+
+#: Bytes of the sums of one place, above which `tw` is fitted.
+PLACE_BYTES = 64 << 20
+#: Bytes of the sums that one pass over the windows gathers.
+PASS_BYTES = 768 << 20
+
+
+class Sums(Regression):
+    """The sums of one place.
+
+    Attributes:
+        through_map: whether a map of the layer's output is fitted, and not the projection itself.
+    """
+
+    def __init__(self, n_features: int, width: int, *, through_map: bool) -> None:
+        super().__init__(n_features, width, FIRST)
+        self.through_map = through_map
+
+
+def places_a_pass(session: Candidates, blocks: Sequence[Block]) -> int:
+    """For how many of some layers the sums are gathered in one pass over the windows."""
+    width = int(session.source.header.get("{arch}.embedding_length") or 1)
+    largest = 1
+    for block in blocks:
+        features = _features(session, block) or width
+        largest = max(largest, 8 * features * (features + width))
+    return max(1, PASS_BYTES // largest)
+
+
+def _features(session: Candidates, block: Block) -> int | None:
+    """The columns of a layer's projection if that is fitted itself, None for the map."""
+    count = n_features(session, block, PROJECTION)
+    width = int(session.source.header.get("{arch}.embedding_length") or 1)
+    tokens = sum(len(window) for window in session.windows.inputs)
+    fits = tokens >= TOKENS_PER_FEATURE * count and 8 * count * (count + width) <= PLACE_BYTES
+    return count if fits else None
 
 
 def quickly_healed(session: Candidates, plan: Plan, given: dict[str, Any]) -> Plan:
@@ -54,7 +94,7 @@ def quickly_healed(session: Candidates, plan: Plan, given: dict[str, Any]) -> Pl
     return now
 
 
-def correction(session: Candidates, block: Block, sums: Regression) -> F64:
+def correction(session: Candidates, block: Block, sums: Sums) -> F64:
     """What is added to a layer's projection.
 
     Raises:
@@ -67,11 +107,11 @@ def correction(session: Candidates, block: Block, sums: Regression) -> F64:
             file=session.path,
         )
     d, _ = sums.solve(RIDGE)
-    found: F64 = d.T @ weights(session, block, PROJECTION)
-    return found
+    change: F64 = d.T @ weights(session, block, PROJECTION) if sums.through_map else d.T
+    return change
 
 
-def statistics(session: Candidates, base: Plan, wanted: Mapping[int, int]) -> dict[int, Regression]:
+def statistics(session: Candidates, base: Plan, wanted: Mapping[int, int]) -> dict[int, Sums]:
     """Sums over the windows for layers of a plan.
 
     Args:
@@ -82,11 +122,13 @@ def statistics(session: Candidates, base: Plan, wanted: Mapping[int, int]) -> di
     """
     n, places = len(session.identity.blocks), list(wanted)
     targets = {p: f"l_out-{layer}" for p, layer in wanted.items()}
-    own = [f"{name}-{p}" for p in places for name in ("ffn_inp", "ffn_out")]
+    counts = {p: _features(session, base.blocks[p]) for p in places}
+    names = ("ffn_inp", "ffn_out", *(FEATURES if any(counts.values()) else ()))
+    own = [f"{name}-{p}" for p in places for name in names]
     same = base == session.identity
     # the last layer computes only the tokens whose logits are asked for
     outputs: Outputs = "all" if n - 1 in wanted.values() else "last"
-    sums: dict[int, Regression] = {}
+    sums: dict[int, Sums] = {}
     with ExitStack() as stack:
         uncut = stack.enter_context(session.open(session.identity)).engine
         uncut.observe([*targets.values(), *own] if same else list(targets.values()))
@@ -101,19 +143,35 @@ def statistics(session: Candidates, base: Plan, wanted: Mapping[int, int]) -> di
                 now.reset()
                 now.decode(tokens, logits="last", copy=False)
             seen = now.observed
-            for place in places:
-                names = (f"ffn_inp-{place}", f"ffn_out-{place}")
-                missing = [x for x in names if x not in seen]
-                missing += [targets[place]] if targets[place] not in states else []
-                if missing:
-                    raise EngineError(
-                        "this architecture's graph does not show what healing fits",
-                        file=session.path,
-                        expected=missing[0],
-                        hint="Choose cuts by what they cost bare.",
-                    )
-                z, y, m = states[targets[place]], seen[names[0]], seen[names[1]]
+            for place, target in targets.items():
+                rows, through_map = _rows(session, place, seen, states.get(target), counts[place])
                 if place not in sums:
-                    sums[place] = Regression(m.shape[1], z.shape[1], FIRST)
-                sums[place].add(Rows(m, z - y - m, z, z - y))
+                    shape = rows.features.shape[1], rows.wanted.shape[1]
+                    sums[place] = Sums(*shape, through_map=through_map)
+                sums[place].add(rows)
     return sums
+
+
+def _rows(
+    session: Candidates, place: int, seen: Mapping[str, F32], wanted: F32 | None, count: int | None
+) -> tuple[Rows, bool]:
+    """What one window gives a fit, and whether that is of a map.
+
+    Raises:
+        EngineError: the graph does not show the states.
+    """
+    y, m = seen.get(f"ffn_inp-{place}"), seen.get(f"ffn_out-{place}")
+    if y is None or m is None or wanted is None:
+        raise EngineError(
+            "this architecture's graph does not show what healing fits",
+            file=session.path,
+            expected=f"l_out, ffn_inp-{place}, ffn_out-{place}",
+            hint="Choose cuts by what they cost bare.",
+        )
+    features = None
+    if count is not None:
+        shown = (seen.get(f"{name}-{place}") for name in FEATURES)
+        features = next((f for f in shown if f is not None and f.shape[1] == count), None)
+    did = wanted - y
+    through_map = features is None
+    return Rows(m if features is None else features, did - m, wanted, did), through_map

@@ -1,8 +1,8 @@
 """Choose layers to cut by the perplexity after healing.
 
 Greedy, one layer a round; then the best span of the same length replaces the choice if it heals
-better. In each candidate the layer in front of the cut is refitted quickly (`tw`: a map of n_embd
-features folded into its `ffn_down`), and the candidates are ranked by perplexity:
+better. In each candidate the layer in front of the cut is refitted quickly (see
+`compensate.quick`), and the candidates are ranked by perplexity:
 
     three quarters of the windows   one pass of the uncut model and one of the cut so far give
                                     the statistics of all candidates' fits
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compensate.nodes import check_layer
-from ..compensate.quick import correction, statistics
+from ..compensate.quick import correction, places_a_pass, statistics
 from ..errors import EngineError, GGSurgeryError, InputError, OutputError, PlanError
 from ..files.progress import Progress
 from ..measure.metrics.perplexity import of_windows
@@ -33,9 +33,6 @@ from ..plan.types import Block, Plan, main_reference
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-
-#: Bytes of the statistics that one pass over the windows gathers.
-STATISTICS_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +204,7 @@ def _corrections(
     layers = [main_reference(block).index for block in base.blocks]
     first, length = {cut[0] for cut in cuts}, len(cuts[0])
     n = len(session.identity.blocks)
-    places, width = [], int(session.source.header.get("{arch}.embedding_length") or 1)
+    places = []
     for place in range(len(layers) - length):
         if layers[place + 1] in first:
             try:
@@ -215,7 +212,7 @@ def _corrections(
                 places.append(place)
             except GGSurgeryError as error:
                 yield place, error
-    size = max(1, STATISTICS_BYTES // (16 * width * width))
+    size = places_a_pass(session, [base.blocks[place] for place in places])
     for begin in range(0, len(places), size):
         part = places[begin : begin + size]
         ends = {p: p + 1 + length for p in part}

@@ -249,7 +249,7 @@ def test_by_healed_ranks_by_what_is_left_after_a_refit(cuts, monkeypatch) -> Non
         figures = {}
         for cut in cuts:
             plan = delete(fit.identity, cut)
-            chain = Chain(fit, plan, range(N_LAYERS), 9, Settings("tw", ridge=1e-2))
+            chain = Chain(fit, plan, range(N_LAYERS), 9, Settings("refit", ridge=1e-2))
             (place,) = [p for p in places(plan, N_LAYERS) if p.seam]
             chain.start(place)
             chain.fit(place)
