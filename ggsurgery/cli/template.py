@@ -133,8 +133,8 @@ def render_(
       ggsurgery template render model.gguf --conversation tool-result
       ggsurgery template render model.jinja --messages chat.json --tools tools.json
     """
-    source, vocabulary = _load(file, name)
     talk = _conversation(conversation, messages, system, user)
+    source, vocabulary = _load(file, name)
     wanted = talk.thinking if thinking is None else thinking == "on"
     with _named(file):
         prompt = render(
