@@ -1,6 +1,6 @@
 """Architecture rules: the kind of each layer, and what must change when layers move.
 
-The rules are data, one TOML a family in `data/`; the modules here apply them. An architecture
+The rules are data, one TOML per family in `data/`; the modules here apply them. An architecture
 without a TOML gets rules that allow only operations that are always safe.
 """
 

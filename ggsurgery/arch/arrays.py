@@ -1,4 +1,4 @@
-"""Metadata arrays with one entry a layer: found, gathered, promoted from scalars."""
+"""Metadata arrays with one entry per layer: found, gathered, promoted from scalars."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_unknown(header: Header) -> None:
     """
     for name in unknown_arrays(header):
         raise ArchitectureError(
-            "an unknown array with one entry a layer",
+            "an unknown array with one entry per layer",
             file=header.path,
             tensor=name,
             found=f"{header.n_layers} layers and {len(header.metadata[name])} entries",

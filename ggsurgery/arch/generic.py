@@ -56,7 +56,7 @@ def reasons_against(header: Header) -> list[str]:
     """Why the layers of an unknown architecture may differ by their position."""
     reasons = []
     for name in [*arrays.layer_arrays(header), *arrays.unknown_arrays(header)]:
-        reasons.append(f"{name} has one entry a layer")
+        reasons.append(f"{name} has one entry per layer")
     for key in keys()["layer_numbers"]:
         if properties.full_key(header, key) in header.metadata:
             reasons.append(f"{properties.full_key(header, key)} names layers")

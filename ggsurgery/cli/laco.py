@@ -29,7 +29,7 @@ def laco(surgery: Surgery, make: Maker, source: Path, out: Path, log: Path | Non
 
     Every attempt is shown: base layer, layers merged into it, cosine of the last hidden
     state with the original's over the calibration texts, kept or not. Base layers are numbered as
-    in the stack at that attempt. The defaults are those of a published prune of a model of 36
+    in the stack at that attempt. The defaults are from a published prune of a model of 36
     layers, with H as in the paper: the number of layers. `prune-depth` and `evaluate --baseline`
     show whether plain deletion would have been better.
 

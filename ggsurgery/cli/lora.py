@@ -19,7 +19,7 @@ from ._surgery import Surgery, check_early, operate, surgery_options
 uncut_option = click.option(
     "--uncut",
     type=FILE,
-    help="The model that the adapters were made for; their layers follow those of IN.",
+    help="The model that the adapters were made for; their layers are mapped to IN's.",
 )
 
 

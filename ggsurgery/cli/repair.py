@@ -30,7 +30,7 @@ def repair(
 ) -> None:
     """Fix the metadata of a file that another program pruned.
 
-    Arrays with one entry a layer, window patterns, counts of dense layers: all are set as if
+    Arrays with one entry per layer, window patterns, counts of dense layers: all are set as if
     ggsurgery had removed the layers. The weights are unchanged.
 
     \b

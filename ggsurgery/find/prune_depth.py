@@ -183,7 +183,7 @@ def measure_influence(
 class _Table:
     """Figures of cut sets, measured once each; smaller is better.
 
-    `differences` are those of the measured sets to the uncut model.
+    `differences` are between the measured sets and the uncut model.
     """
 
     def __init__(self, measurer: Measurer, journal: Path | None, keep: Collection[int]) -> None:

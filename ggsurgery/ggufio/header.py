@@ -30,7 +30,7 @@ _SCALAR_SIZE = {kind: struct.calcsize("<" + code) for kind, code in SCALAR_CODES
 
 
 def read_header(path: str | Path, *, alone: bool = False) -> Header:
-    """Read the header of a GGUF file; of a split file those of all its shards together.
+    """Read the header of a GGUF file; for a split file, the headers of all shards combined.
 
     Args:
         path: the file, or any shard `…-0000K-of-0000N.gguf` of a split file.

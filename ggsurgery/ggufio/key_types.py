@@ -97,7 +97,7 @@ def key_type(key: str, architecture: str) -> KeyType | None:
 
 
 def _of_architecture(text: str, architecture: str) -> KeyType:
-    """The types of the architecture's loader, else those of the loader that most share."""
+    """The types of the architecture's loader, else the types of the loader that most share."""
     groups = [part.partition(": ")[::2] for part in text.split("; ")]
     for types, users in groups:
         if architecture in users.split():

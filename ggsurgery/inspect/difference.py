@@ -25,7 +25,7 @@ class LayerOrigin:
 
 @dataclass(frozen=True, slots=True)
 class TensorChange:
-    """A tensor of B that differs from that of A: `added`, `removed`, `shape`, `type`, `values`."""
+    """A tensor of B that differs from A's: `added`, `removed`, `shape`, `type`, `values`."""
 
     name: str
     what: str

@@ -297,7 +297,7 @@ class QuantizeRequest(QuantizeOptions, frozen=True, kw_only=True):
         assert self.type is not None
         if self.pin is None:
             return self.type, options
-        notes.append(f"types pinned to those of {Path(self.pin).name}")
+        notes.append(f"types pinned to the types of {Path(self.pin).name}")
         return self.type, with_pins(self.file, self.pin, self.type, options)
 
     def _decide(self, options: dict[str, Any], progress: NamedProgress | None) -> Decision:

@@ -28,7 +28,7 @@ from .surgery import split_size, write
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The file that was made, and whether its bytes are those of the first."""
+    """The file that was made, and whether its bytes equal the first's."""
 
     path: Path
     identical: bool

@@ -121,7 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def agreeing(check: Callable[[], object]) -> None:
-    """Call a check of the library; its refusals become those of a request.
+    """Call a check of the library; its errors become a request's errors.
 
     Raises:
         RequestError: as the check raised it.

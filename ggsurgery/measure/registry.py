@@ -36,7 +36,7 @@ class Metric:
         meter: the class that measures it, `module:Class`; a module without a package is one of
             `measure.metrics`. None if it is only part of another metric's result.
         logarithmic: its items are logarithms: the value is the exponential of their mean, and
-            differences are those of the logarithms.
+            differences are taken between logarithms.
         relative: the figure itself compares two models, so no share of a base's is kept.
         headline: place among the figures that tables with little room show, 1 first.
         harness: lm-evaluation-harness's results hold it as a figure of merit.

@@ -56,7 +56,7 @@ class Document:
 
     @property
     def name(self) -> str:
-        """The new model's name: `name:` or that of the recipe file."""
+        """The new model's name: `name:` or the recipe file's name."""
         return self.file.name or self.path.stem
 
     def section(self, *names: str) -> dict[str, Any]:

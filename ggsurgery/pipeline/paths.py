@@ -38,7 +38,7 @@ class Places:
         return self.folder / f"{self.name}.gguf"
 
     def made(self, stage: Stage) -> Path:
-        """The model that a stage makes; that of the last one is `cut`."""
+        """The model that a stage makes; the last one's is `cut`."""
         if stage == self.stages[-1]:
             return self.cut
         return self.folder / f"{self.name}-{STAGES[stage]}.gguf"

@@ -36,7 +36,7 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def section_types(kind: type[Settings]) -> list[type[Settings]]:
-    """A section's type and those of the sections in it, each once."""
+    """The types of a section and of its subsections, each once."""
     found = [kind]
     for field in msgspec.structs.fields(kind):
         below = plain_type(field.type)
@@ -57,7 +57,7 @@ def _without_nulls(value: Any) -> Any:
         return [_without_nulls(v) for v in value]
     if not isinstance(value, dict):
         return list(value) if isinstance(value, tuple) else value
-    # the default of a section is that of its keys
+    # a section's default consists of its keys' defaults
     kept = {
         k: _without_nulls(v)
         for k, v in value.items()

@@ -44,7 +44,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """The array `key` is added to tensors of a layer; `sha256` is that of the array."""
+    """The array `key` is added to tensors of a layer; `sha256` is the array's."""
 
     kind: ClassVar[str] = "add"
     tensors: tuple[str, ...]

@@ -33,7 +33,7 @@ class Place:
     Attributes:
         begin: the first of the layers that replace them; mostly `position` itself.
         seam: whether they are anything else than that one uncut layer as it was.
-        removed: those of them that the plan lacks.
+        removed: the ones that the plan lacks.
     """
 
     begin: int
@@ -53,7 +53,7 @@ class Place:
 
 
 def places(plan: Plan, n_layers: int) -> tuple[Place, ...]:
-    """The layers of a plan behind which the state should be that of the uncut model.
+    """The layers of a plan after which the state should equal the uncut model's.
 
     A layer that is followed by an earlier one (a repeat, a move) has no such state.
 
@@ -137,7 +137,7 @@ def heal(plan: Plan, fit: Mapping[str, Any], layer: Sequence[int] = ()) -> Plan:
 def scaled_behind(plan: Plan, scales: Mapping[int, float]) -> Plan:
     """What the layers behind some others write is divided, so that their input counts more.
 
-    The final norm takes the length out, so the effect is that of a multiplied state in front.
+    The final norm removes the length, so the effect equals multiplying the state before it.
 
     Args:
         scales: by the number of the layer in front: how many times the state behind it grows.

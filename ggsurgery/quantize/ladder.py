@@ -58,7 +58,7 @@ class Rung:
 
     @property
     def out(self) -> Path:
-        """The name to write; numbers are put into that of a split file."""
+        """The name to write; a split file's name gets numbers."""
         return self.path.with_name(f"{_SHARD.sub('', self.path.stem)}.gguf")
 
 

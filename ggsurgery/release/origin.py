@@ -65,7 +65,7 @@ def base_entry(request: Request, header: Header) -> str | list[str] | None:
 def relation(request: Request, header: Header) -> str | None:
     """How the model relates to its base: `quantized`, `finetune` or `merge`.
 
-    The base that a header names is that of the model which was operated on. A base that is
+    The base in a header belongs to the model that was operated on. A base that is
     given is the model itself before the operations, so these decide.
     """
     if request.relation is not None:

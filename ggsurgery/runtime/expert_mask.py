@@ -1,7 +1,7 @@
 """Experts masked in a loaded model: the router never chooses them, as if they were deleted.
 
 The router's scores of the masked experts become −∞ in the graph itself, before the softmax, so
-that the gates of the others are those of the smaller model. Where a model's selection adds a
+that the gates of the others equal the smaller model's. Where a model's selection adds a
 bias to the gates (`exp_probs_b`), the biased scores are masked as well.
 """
 

@@ -1,6 +1,6 @@
 """Which types llama.cpp makes only with an importance matrix.
 
-Its own rule is that of a tensor (llama-quant.cpp, tensor_requires_imatrix); a file type needs
+Its own rule applies to a tensor (llama-quant.cpp, tensor_requires_imatrix); a file type needs
 a matrix if its mix holds such tensors. A test compares both with llama.cpp's dry run.
 """
 

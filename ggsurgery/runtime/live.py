@@ -26,7 +26,7 @@ from .refusal import refusal
 Original = Callable[[str], memoryview | bytes]
 
 
-#: How the names of weights end, and those of what is stored beside them.
+#: Name suffixes of weights, and of the tensors stored beside them.
 _ENDS = (b".weight", b".bias", b".scale")
 
 

@@ -1,4 +1,4 @@
-"""Which model an importance matrix was made of, and whether its layers are those of a file.
+"""The model that an importance matrix was made on, and whether its layers match a file's.
 
 Entries know their layers by number alone. After `swap`, `move` or `keep` the numbers mean other
 layers, and a matrix of the uncut model gives each layer another one's importances.

@@ -44,7 +44,7 @@ _LISTS = (Keys.Tokenizer.LIST, Keys.Tokenizer.SCORES, Keys.Tokenizer.TOKEN_TYPE)
 _OTHER_LISTS = (Keys.Tokenizer.MERGES, Keys.Tokenizer.PRECOMPILED_CHARSMAP, SUPPRESSED)
 #: Copies of the vocabulary in another form, which llama.cpp does not read.
 _COPIES = (Keys.Tokenizer.HF_JSON, Keys.Tokenizer.RWKV)
-#: Architectures whose tokens are those of another model.
+#: Architectures whose tokens belong to another model.
 _DRAFTS = ("dflash", "eagle3")
 
 

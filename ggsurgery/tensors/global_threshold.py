@@ -4,7 +4,7 @@
     after    mask(x, threshold=0.0667, cut=None)    cut: how far weights equal to it fall
 
 A threshold over all weights cannot be computed before they have been read once; the
-second pass, that of writing, then goes tensor by tensor.
+second pass, which writes, then goes tensor by tensor.
 """
 
 from __future__ import annotations

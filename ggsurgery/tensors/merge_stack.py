@@ -1,6 +1,6 @@
 """Experts of a stack merged group by group (REAM, arXiv 2604.04356).
 
-The neurons of an expert have no order: those of each further member are first put into the
+The neurons of an expert have no order: the neurons of each further member are first put into the
 order of the first one, so that what is averaged does alike things. The order is the
 assignment with the largest sum of products between the neurons' weights, each stack scaled to
 length 1 (weight matching, Ainsworth et al. 2023).

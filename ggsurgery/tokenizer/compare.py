@@ -1,4 +1,4 @@
-"""Compare a trimmed file's tokenizer with that of the file that it was made from."""
+"""Compare a trimmed file's tokenizer with the original file's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Comparison:
 
     Args:
         whole: lines whose tokens all stayed.
-        mapped: those of them whose ids are the old ones up to the map; all should be.
+        mapped: the ones whose ids equal the old ids up to the map; all should.
         returned: lines whose tokens give the same text as the original's; all should be.
         tokens: of all lines, before and after.
         wrong: the first line that is wrong; empty without one.

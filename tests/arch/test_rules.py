@@ -134,7 +134,7 @@ def test_image_inputs_keep_their_layers() -> None:
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
-        ({"mystery": [1, 2, 3, 4]}, "mystery has one entry a layer"),
+        ({"mystery": [1, 2, 3, 4]}, "mystery has one entry per layer"),
         ({"attention__sliding_window": 8}, "layers differ by position"),
         ({"nextn_predict_layers": 1}, "layers differ by position"),
     ],

@@ -21,7 +21,7 @@ def from_imatrix(matrix: Imatrix, header: Header) -> dict[int, F64]:
     """How many tokens each expert of each layer received, as an importance matrix counted them.
 
     Raises:
-        FormatError: the matrix has no counts a expert, or those of another model.
+        FormatError: the matrix has no counts per expert, or counts of another model.
     """
     found = mixture(header)
     counts: dict[int, F64] = {}

@@ -224,9 +224,9 @@ def rank_file(
 
 
 def _unlikeness(sums: Sequence[ExpertSums]) -> F64:
-    """1 - (a + b) / 2 of each pair, with cosines mapped to 0 ... 1 (REAM, arXiv 2604.04356).
+    """1 - (a + b) / 2 for each pair, with cosines mapped to 0 ... 1 (REAM, arXiv 2604.04356).
 
-    a is that of the mean gated outputs, b that of the router's scores over all tokens.
+    a is the cosine of the mean gated outputs, b the cosine of the router's scores over all tokens.
     """
     missing = EngineError(
         "the model's graph does not show the scores of its router", expected="ffn_moe_logits-N"

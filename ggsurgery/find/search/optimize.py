@@ -1,4 +1,4 @@
-"""One worker of a study: ask for a candidate, measure it if nobody has, tell the result.
+"""One worker of a study: get a candidate, measure it if it is new, record the result.
 
 Runs in a child process (`search` starts it through `runtime.worker`): a candidate that
 crashes llama.cpp takes the child, not the search.
@@ -188,7 +188,8 @@ class _Worker:
     def _propose(self) -> bool:
         """Queue a new configuration that the sampler draws; False where it knows no new one.
 
-        It draws in a copy of the study, so that what it draws again is no trial of the real one.
+        It draws in a copy of the study, so that repeated draws do not become trials of the real
+        one.
         """
         return propose(self.study, self._digest_of, STALE)
 
@@ -288,7 +289,7 @@ class _Worker:
         return entry["values"]
 
     def _recipe(self, trial: Any) -> Recipe:
-        """The recipe that somebody gave the trial, or that of the point which is suggested."""
+        """The recipe given to the trial, or the recipe of the suggested point."""
         given = trial.user_attrs.get(GIVEN)
         if given is not None:
             return Recipe.from_json(given)
@@ -346,7 +347,7 @@ class _Worker:
         """Window after window, as long as the candidate may still be the best.
 
         It goes when it is in the worse half of those seen (after 1, 2, 4 … windows) and two
-        standard errors worse than the best, or three wherever it stands: where few were seen,
+        standard errors worse than the best, or three at any rank: where few were seen,
         or all are alike, the half alone would throw good ones away.
         """
         total = len(self.measurer.windows)

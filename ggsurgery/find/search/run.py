@@ -103,7 +103,7 @@ def search(work: Work, progress: Progress | None = None) -> Outcome:
         nonlocal restarts
         restarts += 1
         book = Journal(work.journal, {})
-        for digest, trial in lost.items():  # nobody here tries it again
+        for digest, trial in lost.items():  # not retried on this machine
             label = f"crashed {trial}"
             book.finished({"digest": digest, "label": label, "error": str(error)})
         numbers = set(map(int, lost.values()))

@@ -118,7 +118,7 @@ class Space:
         """How many single operations the architecture allows.
 
         Raises:
-            ArchitectureError: none; the message is that of the rule which refused the first.
+            ArchitectureError: none; the message comes from the rule that refused the first.
             PlanError: the model has too few layers.
         """
         identity = Plan.identity(header.n_layers, rules.n_tail(header))

@@ -167,7 +167,7 @@ def _lasting_fault(error: BaseException) -> tuple[str, str] | None:
 def lost_storage(error: BaseException) -> bool:
     """Whether an exception means that the storage does not answer.
 
-    Those that it was raised from or during count too: when a trial cannot be told, Optuna
+    Those that it was raised from or during count too: when a trial cannot be recorded, Optuna
     stumbles over its own clean-up.
     """
     module = optuna()

@@ -53,7 +53,7 @@ class Results:
 
     @property
     def all_scores(self) -> tuple[Score, ...]:
-        """The scores with those of the suite in front."""
+        """The scores, the suite's first."""
         suite = tuple(self.suite.scores()) if self.suite is not None else ()
         return suite + self.scores
 

@@ -36,8 +36,8 @@ class Score:
         provenance: file, its size, settings and versions; see `provenance`.
         items: the per-unit values behind a mean, in file order, for paired comparisons.
         ids: names of the units, as many as `items`, or empty.
-        direction: which values are better; that of `metrics` where the result does not say, and
-            None where `metrics` does not know it either.
+        direction: which values are better; taken from `metrics` if the result does not state it,
+            and None where `metrics` does not know it either.
 
     Example:
         >>> str(Score("acc", 0.25, 0.0433, 100))

@@ -64,7 +64,7 @@ class Weights:
 
 
 def load_facts(length: Length = "default", path: Path = DATA / "facts.jsonl") -> list[Fact]:
-    """The factual questions: those of the default set, or all of them.
+    """The factual questions: the default set, or all of them.
 
     Raises:
         FormatError: a field is missing or of the wrong kind; names file, line and field.
