@@ -277,9 +277,11 @@ def paste(
             arguments += ["--limit", LIMIT]
         if arguments[0] == "prune-width" and "--text" in arguments:
             arguments += ["--tokens", "2048"]
-        if arguments[0] == "heal":  # of random layers nothing can be learnt, which is an error
+        if "heal" in arguments[:2]:  # of random layers nothing can be learnt, which is an error
             assert not Path(arguments[-1]).exists(), f"ggsurgery {line}: the output exists"
-            arguments += ["--force", "--tokens", "4096"]
+            arguments += ["--force"]
+        if arguments[0] == "heal":
+            arguments += ["--tokens", "4096"]
         target = arguments[-1] if arguments[-2:-1] == [">"] else None
         try:
             printed = call(*arguments[: -2 if target else None], code=code).out
