@@ -13,11 +13,10 @@ from typing import Any
 
 from ..errors import ArchitectureError, PlanError
 from ..ggufio.types import Header, Value
-from ..plan.channels import changes_channels
-from ..plan.groups import changes_groups
+from ..plan.edits import KeepChannels, KeepGroups
 from ..plan.ops import expert_edits
 from ..plan.text import format_layers
-from ..plan.types import BlockRef, Plan, main_reference, references
+from ..plan.types import BlockRef, Plan, has_edit, main_reference, references
 from . import arrays, layer_count, layer_kinds, properties
 from .rulefile import RuleFile
 from .types import LayerKind, MetadataChange
@@ -68,11 +67,11 @@ class ArchRules:
             change.set |= experts.rewrite(headers, plan)
         if self._moves(headers, plan):
             self._move(headers, plan, change, force_kinds=force_kinds)
-        if any(changes_groups(block) for block in plan.stack):
+        if any(has_edit(block, KeepGroups) for block in plan.stack):
             from . import groups
 
             change.set |= groups.rewrite(headers, plan)
-        if any(changes_channels(block) for block in plan.stack):
+        if any(has_edit(block, KeepChannels) for block in plan.stack):
             from . import channels
 
             change.set |= channels.rewrite(headers, plan, change.set)

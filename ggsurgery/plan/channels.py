@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import PlanError
 from .edits import KeepChannels
 from .text import format_layers, parse_layers
-from .types import Blend, Block, Edited, Plan, Take, with_edit
+from .types import Blend, Block, Edited, Plan, Take, has_edit, with_edit
 
 _MASK = "mask:"
 #: Channels of a layer at most; llama.cpp's tensors have no such bound.
@@ -39,13 +39,7 @@ def keep_channels(plan: Plan, channels: Mapping[int, Sequence[int]]) -> Plan:
 
 def changes_channels(block: Block) -> bool:
     """Whether an edit of a block, or of a parent of it, deletes channels."""
-    match block:
-        case Take():
-            return False
-        case Blend(parents):
-            return any(map(changes_channels, parents))
-        case Edited(inner, edits):
-            return changes_channels(inner) or any(isinstance(e, KeepChannels) for e in edits)
+    return has_edit(block, KeepChannels)
 
 
 def kept_channels(block: Block, n_channels: int) -> tuple[int, ...]:

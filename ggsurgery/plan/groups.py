@@ -10,7 +10,7 @@ from ..errors import PlanError
 from .channels import by_layer, changes_channels
 from .edits import KeepGroups
 from .text import parse_layers
-from .types import Blend, Block, Edited, Plan, Take, with_edit
+from .types import Blend, Block, Edited, Plan, Take, has_edit, with_edit
 
 
 def keep_groups(plan: Plan, groups: Mapping[int, Sequence[int]], of: int) -> Plan:
@@ -35,13 +35,7 @@ def keep_groups(plan: Plan, groups: Mapping[int, Sequence[int]], of: int) -> Pla
 
 def changes_groups(block: Block) -> bool:
     """Whether an edit of a block, or of a parent of it, removes key/value groups."""
-    match block:
-        case Take():
-            return False
-        case Blend(parents):
-            return any(map(changes_groups, parents))
-        case Edited(inner, edits):
-            return changes_groups(inner) or any(isinstance(e, KeepGroups) for e in edits)
+    return has_edit(block, KeepGroups)
 
 
 def is_narrower(block: Block) -> bool:

@@ -66,6 +66,17 @@ class Edited:
 Block = Take | Blend | Edited
 
 
+def has_edit(block: Block, kind: type) -> bool:
+    """Whether a block, or a parent of it, has an edit of a kind."""
+    match block:
+        case Take():
+            return False
+        case Blend(parents):
+            return any(has_edit(parent, kind) for parent in parents)
+        case Edited(inner, edits):
+            return has_edit(inner, kind) or any(isinstance(edit, kind) for edit in edits)
+
+
 def with_edit(block: Block, edit: BlockEdit) -> Edited:
     """A block with one more edit behind those that it has."""
     if isinstance(block, Edited):
