@@ -20,11 +20,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._inputs import data, smollm2_f16  # noqa: E402
-from ggsurgery.measure.metrics.choices import Answered, encode_pair, score_question  # noqa: E402
-from ggsurgery.measure.questions import Prompted, guess_style, load_questions, prompts  # noqa: E402
-from ggsurgery.runtime.engine import Engine  # noqa: E402
-from ggsurgery.runtime.scoring import log_softmax_at  # noqa: E402
+from benchmarks._inputs import data, smollm2_f16
+from ggsurgery.measure.metrics.choices import Answered, encode_pair, score_question
+from ggsurgery.measure.questions import Prompted, guess_style, load_questions, prompts
+from ggsurgery.runtime.engine import Engine
+from ggsurgery.runtime.scoring import log_softmax_at
 
 
 def score_whole(engine: Engine, prompted: Prompted) -> Answered:

@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._bench import Bench  # noqa: E402
-from benchmarks._inputs import data, smollm2_f16  # noqa: E402
+from benchmarks._bench import Bench
+from benchmarks._inputs import data, smollm2_f16
 
 #: Thresholds tried for LaCo, highest first: the first that gets down to --layers counts.
 THRESHOLDS = (

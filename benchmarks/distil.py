@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._inputs import data, smollm2_f16  # noqa: E402
-from tests._tiny import MODEL, REPORT_TEXT, SEARCH_TEXT  # noqa: E402
+from benchmarks._inputs import data, smollm2_f16
+from tests._tiny import MODEL, REPORT_TEXT, SEARCH_TEXT
 
 
 def command(*arguments: object) -> tuple[str, float, float]:

@@ -21,12 +21,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._inputs import data, smollm2, smollm2_f16  # noqa: E402
-from ggsurgery import host  # noqa: E402
-from ggsurgery.measure.questions import load_questions, prompts  # noqa: E402
-from ggsurgery.measure.runs import choices_of_file, kl_of_files  # noqa: E402
-from ggsurgery.runtime import worker  # noqa: E402
-from tests._llama_tools import llama_tool  # noqa: E402
+from benchmarks._inputs import data, smollm2, smollm2_f16
+from ggsurgery import host
+from ggsurgery.measure.questions import load_questions, prompts
+from ggsurgery.measure.runs import choices_of_file, kl_of_files
+from ggsurgery.runtime import worker
+from tests._llama_tools import llama_tool
 
 THREADS = str(host.n_threads())
 

@@ -23,13 +23,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import llama_cpp  # noqa: E402
+import llama_cpp
 
-from ggsurgery import PerplexityRequest  # noqa: E402
-from ggsurgery.files.text import read_corpus  # noqa: E402
-from ggsurgery.runtime.quantize import quantize  # noqa: E402
-from ggsurgery.runtime.vocab_only import VocabularyFile  # noqa: E402
-from tests._tiny import MODEL, REPORT_TEXT, SEARCH_TEXT  # noqa: E402
+from ggsurgery import PerplexityRequest
+from ggsurgery.files.text import read_corpus
+from ggsurgery.runtime.quantize import quantize
+from ggsurgery.runtime.vocab_only import VocabularyFile
+from tests._tiny import MODEL, REPORT_TEXT, SEARCH_TEXT
 
 I32, F32, ADAMW = 26, 0, 0  # enum ggml_type, enum ggml_opt_optimizer_type
 

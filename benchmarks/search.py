@@ -30,15 +30,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._inputs import data, smollm2_f16  # noqa: E402
-from ggsurgery.find.search.optimize import Budget, Work, run_worker  # noqa: E402
-from ggsurgery.find.search.run import outcome  # noqa: E402
-from ggsurgery.host import n_threads  # noqa: E402
-from ggsurgery.measure.setup import Setup  # noqa: E402
-from ggsurgery.measure.variants.measure import Measurer  # noqa: E402
-from ggsurgery.plan.recipe import Recipe, step  # noqa: E402
-from ggsurgery.surgery.prepare import prepare  # noqa: E402
-from tests._llama_tools import llama_tool  # noqa: E402
+from benchmarks._inputs import data, smollm2_f16
+from ggsurgery.find.search.optimize import Budget, Work, run_worker
+from ggsurgery.find.search.run import outcome
+from ggsurgery.host import n_threads
+from ggsurgery.measure.setup import Setup
+from ggsurgery.measure.variants.measure import Measurer
+from ggsurgery.plan.recipe import Recipe, step
+from ggsurgery.surgery.prepare import prepare
+from tests._llama_tools import llama_tool
 
 
 class Clock:

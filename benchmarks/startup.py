@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests._shapes import small, write_shapes  # noqa: E402
+from tests._shapes import small, write_shapes
 
 #: What each command is compared with, and the ratio that is aimed at.
 GOALS = {"inspect": ("import numpy", 2.0), "--help": ("import click", 2.5)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -29,6 +29,9 @@ from ._output import echo, json_option, note, print_json, table, warn
 from ._progress import bytes_bar
 from ._requests import request_options
 
+if TYPE_CHECKING:
+    from ..compensate.sidecar import Sidecar  # numpy, which a plain cut does not need
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 dry_run_option = click.option(
@@ -38,19 +41,15 @@ dry_run_option = click.option(
 
 @dataclass(frozen=True, slots=True)
 class Surgery:
-    """The options of a command that writes a model, besides the operation itself.
+    """The options of a command that writes a model, besides the operation itself."""
 
-    Args:
-        settings: a request with the fields of `jobs.surgery.write`.
-    """
-
-    settings: Settings
+    settings: job.WritingSettings | job.SurgerySettings
     dry_run: bool
     as_json: bool
 
     @property
     def force(self) -> bool:
-        return bool(self.settings.values()["force"])
+        return self.settings.force
 
     def request(
         self, steps: Sequence[Step], files: Sequence[Path], out: Path
@@ -82,7 +81,7 @@ def surgery_options(
             return function(surgery=surgery, **values)
 
         options = request_options(*classes, beside=(job.SurgerySettings,), skip=(*hidden, *skip))
-        return dry_run_option(json_option(options(wrapped)))  # type: ignore[return-value]
+        return cast(F, dry_run_option(json_option(options(wrapped))))
 
     return add
 
@@ -187,6 +186,14 @@ def check_early(
                 "two outputs have the same name", file=path, hint="Name another file."
             )
         seen.add(path.absolute())
+
+
+def save_arrays(
+    surgery: Surgery, arrays: Sidecar, path: Path | None, inputs: Sequence[Path]
+) -> None:
+    """Write the arrays of a fit beside the model, if a path is given and this is no dry run."""
+    if path is not None and not surgery.dry_run:
+        arrays.save(path, inputs=inputs, force=surgery.force)
 
 
 def write(

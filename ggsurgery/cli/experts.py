@@ -19,7 +19,7 @@ from ..present.numbers import human_count
 from ._files import FILE
 from ._output import echo, json_option, note, print_json, table
 from ._requests import Maker, output_option, perform, request_options
-from ._surgery import Surgery, check_early, in_out, operate, surgery_options
+from ._surgery import Surgery, check_early, in_out, operate, save_arrays, surgery_options
 
 #: Shades of the heat map, from the least needed expert of a layer to the most needed.
 SHADES = " ░▒▓█"
@@ -125,9 +125,8 @@ def heal(
     if not surgery.as_json:
         _show_healed(found)
     if not request.any_cut:
-        check_wins(found)
-    if sidecar is not None and not surgery.dry_run:
-        found.sidecar.save(sidecar, inputs=(source, *others), force=surgery.force)
+        check_wins(found.losses)
+    save_arrays(surgery, found.sidecar, sidecar, (source, *others))
     figures = {"heal": found.to_json()}
     steps = found.recipe.steps
     operate(surgery, steps, [source], out, given=found.sidecar, spared=others, figures=figures)

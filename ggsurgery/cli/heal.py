@@ -12,7 +12,7 @@ from ..jobs.measured import envelope_of
 from ._files import FILE
 from ._output import echo, note, table
 from ._requests import Maker, output_option, perform
-from ._surgery import Surgery, check_early, list_option, operate, surgery_options
+from ._surgery import Surgery, check_early, list_option, operate, save_arrays, surgery_options
 
 
 @click.command()
@@ -52,9 +52,8 @@ def heal(
     if not surgery.as_json:
         show_fits(found)
     if not surgery.force:
-        check_wins(found)
-    if sidecar is not None and not surgery.dry_run:
-        found.sidecar.save(sidecar, inputs=(source, *request.inputs), force=surgery.force)
+        check_wins(found.losses)
+    save_arrays(surgery, found.sidecar, sidecar, (source, *request.inputs))
     figures = envelope_of("heal", request) if surgery.as_json else {}
     operate(
         surgery,

@@ -16,16 +16,15 @@ from ..files.atomic import atomic_path
 from ..files.shard_names import siblings
 from ..jobs.measured import envelope_of
 from ..jobs.prune_width import PruneWidthRequest
-from ._files import FILE
 from ._output import echo, note, print_json
-from ._requests import Maker, perform
-from ._surgery import Surgery, check_early, in_out, operate, surgery_options
+from ._requests import Maker, output_option, perform
+from ._surgery import Surgery, check_early, in_out, operate, save_arrays, surgery_options
 from .heal import show_fits
 
 
 @click.command("prune-width")
 @surgery_options(PruneWidthRequest, also=("out_type",), skip=("file", "any_refit"))
-@click.option("--sidecar", type=FILE, help="Write the fitted arrays here too (.npz).")
+@output_option("sidecar", "Also write the fitted arrays to this file (.npz).", old=("--sidecar",))
 @in_out
 def prune_width(
     surgery: Surgery, make: Maker, source: Path, out: Path, sidecar: Path | None
@@ -43,16 +42,16 @@ def prune_width(
     """
     request = make(PruneWidthRequest, file=source, any_refit=surgery.force)
     if sidecar is not None and not request.refit:
-        raise click.UsageError("--sidecar: nothing is fitted with --no-refit")
+        raise click.UsageError("--out: nothing is fitted with --no-refit")
     check_early((source,), out, surgery, sidecar, spared=request.inputs)
     found = perform(request, "prune-width", "window").narrowed
     if not surgery.as_json:
         _show(found)
     healed = found.healed
     if healed is not None and not request.any_refit:
-        check_wins(healed)
-    if sidecar is not None and healed is not None and not surgery.dry_run:
-        healed.sidecar.save(sidecar, inputs=(source, *request.inputs), force=surgery.force)
+        check_wins(healed.losses)
+    if healed is not None:
+        save_arrays(surgery, healed.sidecar, sidecar, (source, *request.inputs))
     figures = envelope_of("prune-width", request) if surgery.as_json else {}
     if not found.recipe.steps:
         _copy(source, out, surgery, figures | {"width": found.to_json()})

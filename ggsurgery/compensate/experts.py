@@ -13,7 +13,7 @@ whose sums fit in memory. A layer is corrected only where that helps on windows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from ..plan.heal import EXPERTS, key_of
 from ..plan.recipe import PLAIN_STEPS, Recipe, step
 from ..runtime.engine import Engine
 from ..runtime.mixture_states import MixtureHook, MixtureSeen
-from .calibration import windows_of
+from .calibration import Ticks, windows_of
 from .regression import Regression, Rows
 from .settings import RIDGES, Settings
 from .sidecar import Sidecar
@@ -76,11 +76,6 @@ class HealedExperts:
     fits: tuple[ExpertFit, ...]
     losses: Losses
     windows: tuple[int, int]
-
-    @property
-    def wins(self) -> bool:
-        """Whether healing helps on text that it has not seen."""
-        return self.losses.healed < self.losses.bare
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -129,9 +124,8 @@ def heal_experts(
     arrays: dict[str, F32] = {}
     fits: list[ExpertFit] = []
     batches = list(_batches(read_header(cut)))
-    total = (len(batches) + 1) * len(windows)
-    for number, layers in enumerate(batches):
-        tick = _shifted(progress, number * len(windows), total)
+    tick = Ticks(progress, (len(batches) + 1) * len(windows))
+    for layers in batches:
         for layer, sums in _collected(path, cut, layers, windows, n_fit, n_threads, tick).items():
             fit, deltas = sums.solve(layer)
             fits.append(fit)
@@ -162,18 +156,9 @@ def heal_experts(
             float(np.mean(session.nll(one.apply(session.identity), held_out)))
             for one in (recipe, healed)
         )
-    if progress is not None:
-        progress(total, total)
+    tick.finish()
     counts = (n_fit, len(held_out))
     return HealedExperts(healed, sidecar, tuple(fits), Losses(bare, corrected), counts)
-
-
-def _shifted(progress: Progress | None, done: int, total: int) -> Callable[[int], None]:
-    def tick(n: int) -> None:
-        if progress is not None:
-            progress(done + n, total)
-
-    return tick
 
 
 def _check(recipe: Recipe, header: Header) -> None:
@@ -221,7 +206,7 @@ def _collected(
     windows: Windows,
     n_fit: int,
     n_threads: int | None,
-    tick: Callable[[int], None],
+    tick: Ticks,
 ) -> dict[int, _LayerSums]:
     """The sums of some layers over all windows."""
     wanted = sorted({n - 1 for n in layers if n} | set(layers))
@@ -254,7 +239,7 @@ def _collected(
                     )
                 one = sums.setdefault(layer, _LayerSums(count, seen.features.shape[2], state))
                 one.add(seen, state, held_out=number >= n_fit)
-            tick(number + 1)
+            tick()
     return sums
 
 

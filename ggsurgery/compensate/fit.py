@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,11 +65,6 @@ class Healed:
     @property
     def losses(self) -> Losses | None:
         return self.swept.losses
-
-    @property
-    def wins(self) -> bool:
-        """Whether healing helps on text that it has not seen."""
-        return self.losses is None or self.losses.healed < self.losses.bare
 
     def to_json(self) -> dict[str, Any]:
         losses = self.losses
@@ -267,23 +262,13 @@ def _with_unrounded(chain: Chain, swept: Swept) -> Swept:
     return replace(swept, losses=replace(swept.losses, unrounded=unrounded))
 
 
-class Compared(Protocol):
-    """Corrections, and what they are worth on held-out text."""
-
-    @property
-    def losses(self) -> Losses | None: ...
-    @property
-    def wins(self) -> bool: ...
-
-
-def check_wins(healed: Compared) -> None:
-    """Refuse corrections that do not help.
+def check_wins(losses: Losses | None) -> None:
+    """Refuse corrections that do not help; None says nothing of them.
 
     Raises:
         GGSurgeryError: states both losses.
     """
-    losses = healed.losses
-    if losses is None or healed.wins:
+    if losses is None or losses.wins:
         return
     expected, found = f"a loss below {losses.bare:.4f} nats a token", f"{losses.healed:.4f}"
     if losses.unrounded is not None and losses.unrounded < losses.bare:

@@ -29,6 +29,11 @@ class Losses:
     healed: float
     unrounded: float | None = None
 
+    @property
+    def wins(self) -> bool:
+        """Whether healing helps on text that it has not seen."""
+        return self.healed < self.bare
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:

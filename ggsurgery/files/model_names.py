@@ -15,13 +15,18 @@ from typing import Any
 
 from ..errors import InputError, did_you_mean
 from .installation import require
-from .shard_names import SHARD
+from .shard_names import SHARD, shard_names
 
 _NAME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+)://(?P<rest>.+)", re.IGNORECASE)
 _HUB_URL = re.compile(
     r"^https?://(?:huggingface\.co|hf\.co)/(?P<repo>[^/]+/[^/]+)/(?:resolve|blob|raw)/"
     r"(?P<revision>[^/]+)/(?P<file>[^?#]+)"
 )
+#: Packages whose errors mean that the hub cannot be reached: connections belong to the hub's HTTP
+#: library, another one in every major version.
+CONNECTIONS = ("httpx", "httpx2", "requests")
+#: Host and namespace of Ollama's own models, which their names leave out.
+_OLLAMA = ("registry.ollama.ai", "library")
 _MODEL_LAYER = "application/vnd.ollama.image.model"
 #: Where Ollama's service keeps its store if the user has none.
 _SERVICE_STORE = Path("/usr/share/ollama/.ollama/models")
@@ -74,14 +79,11 @@ def _hub_file(name: str, rest: str) -> Path:
     file = "/".join(parts[2:])
     hub: Any = require("huggingface_hub", "hub", f"reading {name}")
     shard = SHARD.match(file)
-    files = [file]
-    if shard is not None:
-        count = int(shard["count"])
-        files += [f"{shard['stem']}-{n:05d}-of-{count:05d}.gguf" for n in range(1, count + 1)]
+    files = [file] if shard is None else shard_names(shard["stem"], int(shard["count"]))
     try:
-        paths = [hub.hf_hub_download(repo, one, revision=revision or None) for one in files]
+        paths = {one: hub.hf_hub_download(repo, one, revision=revision or None) for one in files}
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in _HUB_MODULES:
+        if type(error).__module__.partition(".")[0] not in ("huggingface_hub", *CONNECTIONS):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise InputError(
@@ -89,12 +91,7 @@ def _hub_file(name: str, rest: str) -> Path:
             file=name,
             hint="Check the name; private models need `hf auth login` or HF_TOKEN.",
         ) from None
-    return Path(paths[0])
-
-
-#: Modules whose errors mean that the hub refuses or cannot be reached; connections belong to the
-#: HTTP library, another one in every major version.
-_HUB_MODULES = ("huggingface_hub", "httpx", "httpx2", "requests")
+    return Path(paths[file])
 
 
 def _ollama_store() -> Path:
@@ -116,12 +113,8 @@ def _ollama_blob(name: str, rest: str) -> Path:
     parts = path.split("/")
     if not all(parts) or len(parts) > 3 or ".." in parts or "/" in tag:
         raise InputError("is not a model of Ollama's", file=name, expected="ollama://name:tag")
-    host, namespace = ("registry.ollama.ai", "library")
-    if len(parts) == 3:
-        host = parts[0]
-    if len(parts) >= 2:
-        namespace = parts[-2]
-    manifest = store / "manifests" / host / namespace / parts[-1] / (tag or "latest")
+    place = (*_OLLAMA[: 3 - len(parts)], *parts, tag or "latest")
+    manifest = store.joinpath("manifests", *place)
     try:
         document = json.loads(manifest.read_text(encoding="utf-8"))
         digests = [
@@ -157,10 +150,7 @@ def _ollama_names(store: Path) -> list[str]:
     """The models of a store as Ollama lists them."""
     names = []
     for manifest in (store / "manifests").glob("*/*/*/*"):
-        host, namespace, name, tag = manifest.parts[-4:]
-        front = [] if namespace == "library" else [namespace]
-        if host != "registry.ollama.ai":
-            front.insert(0, host)
-            front[1:] = [namespace]
-        names.append("/".join([*front, name]) + ":" + tag)
+        *place, tag = manifest.parts[-4:]
+        left = 2 if (*place[:2],) == _OLLAMA else int(place[0] == _OLLAMA[0])
+        names.append("/".join(place[left:]) + ":" + tag)
     return names

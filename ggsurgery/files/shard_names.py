@@ -10,6 +10,11 @@ from ..errors import FormatError
 SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 
+def shard_names(stem: str, count: int) -> list[str]:
+    """The names of all shards of a split file, in order."""
+    return [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+
+
 def shard_paths(path: Path, count: int) -> list[Path]:
     """All shards of the split file that `path` is one of, in order.
 
@@ -26,9 +31,7 @@ def shard_paths(path: Path, count: int) -> list[Path]:
             hint="Rename the shards back to the names that llama-gguf-split gave them; if this "
             "file is complete, `ggsurgery meta unset split.count IN OUT` fixes it.",
         )
-    paths = [
-        path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)
-    ]
+    paths = [path.with_name(name) for name in shard_names(match["stem"], count)]
     missing = [p.name for p in paths if not p.exists()]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -49,7 +52,5 @@ def siblings(path: Path) -> list[Path]:
     match = SHARD.match(path.name)
     if match is None:
         return [path]
-    end = f"-of-{match['count']}.gguf"
-    numbers = range(1, int(match["count"]) + 1)
-    paths = [path.with_name(f"{match['stem']}-{n:05d}{end}") for n in numbers]
+    paths = [path.with_name(name) for name in shard_names(match["stem"], int(match["count"]))]
     return [p for p in paths if p == path or p.is_file()]

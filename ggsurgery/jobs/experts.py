@@ -104,9 +104,13 @@ class RankExpertsRequest(RankingSettings, frozen=True, kw_only=True):
             check_output(Path(self.out), self._inputs, force=self.force)
         return cautions.of_context(Path(self.file), self.ctx)
 
-    def run(self, progress: Progress | None = None) -> RankingResult:
-        """Measure in a child process."""
-        found = worker.run(
+    def measure(self, progress: Progress | None = None, *, likeness: bool = False) -> Ranking:
+        """Measure in a child process.
+
+        Args:
+            likeness: also how alike the experts' outputs and router scores are.
+        """
+        return worker.run(
             rank_file,
             Path(self.file),
             {Path(text).stem: corpus(text) for text in self.text},
@@ -114,8 +118,13 @@ class RankExpertsRequest(RankingSettings, frozen=True, kw_only=True):
             self.windows or None,
             self.threads,
             self.parse_special,
+            likeness=likeness,
             progress=progress,
         )
+
+    def run(self, progress: Progress | None = None) -> RankingResult:
+        """Measure, and write the ranking."""
+        found = self.measure(progress)
         settings = {
             "n_ctx": self.ctx,
             "n_windows": self.windows or None,
@@ -141,6 +150,14 @@ class ExpertChoice:
     steps: tuple[Step, ...]
     kept: dict[int, tuple[int, ...]]
     warnings: tuple[str, ...] = ()
+
+
+def ranking_of(
+    settings: RankingSettings, file: str | Path, texts: Sequence[str | Path]
+) -> RankExpertsRequest:
+    """The request that scores a model's experts on texts, as a choice among them asks for it."""
+    values = {name: getattr(settings, name) for name in RankingSettings.__struct_fields__}
+    return RankExpertsRequest(file=file, text=tuple(texts), **values)
 
 
 class ChooseExpertsRequest(RankingSettings, frozen=True, kw_only=True):
@@ -230,13 +247,8 @@ class ChooseExpertsRequest(RankingSettings, frozen=True, kw_only=True):
                         f"the ranking was measured on {facts.file}, another file than {self.file}"
                     )
         else:
-            request = RankExpertsRequest(
-                file=self.file,
-                text=self.text,
-                **{name: getattr(self, name) for name in RankingSettings.__struct_fields__},
-            )
-            result = request.run(progress)
-            ranking, warnings = result.ranking, list(result.warnings)
+            ranking = ranking_of(self, self.file, self.text).measure(progress)
+            warnings = cautions_of(ranking)
         for layer, experts in ranking.guarded().items():
             protected[layer] = (*protected.get(layer, ()), *experts)
         return choose.scores(ranking, self.method, self.only), warnings

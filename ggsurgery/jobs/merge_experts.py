@@ -10,10 +10,9 @@ from ..errors import RequestError
 from ..files.progress import Progress
 from ..find.experts import choose
 from ..find.experts.group import MOST, Groups, group, text_of
-from ..find.experts.ranking import Ranking, rank_file
+from ..find.experts.ranking import Ranking
 from ..ggufio.header import read_header
 from ..plan.recipe import step
-from ..runtime import worker
 from . import cautions
 from .experts import (
     Drop,
@@ -24,8 +23,9 @@ from .experts import (
     Texts,
     cautions_of,
     how_many,
+    ranking_of,
 )
-from .fields import Model, corpus
+from .fields import Model
 from .request import option
 
 
@@ -47,6 +47,7 @@ class MergeExpertsRequest(RankingSettings, frozen=True, kw_only=True):
     def agree(self) -> None:
         if (self.keep is None) == (self.drop is None):
             raise RequestError("one of `keep` and `drop` is needed")
+        ranking_of(self, self.file, self.text)  # refuses two texts of one name
 
     def check(self) -> list[str]:
         """Refuse a dense model; returns warnings."""
@@ -59,17 +60,7 @@ class MergeExpertsRequest(RankingSettings, frozen=True, kw_only=True):
         keep = how_many(header, self.keep, self.drop)
         protected = choose.parse_protected(self.protect, header)
         choose.choose(header, choose.random_scores(header, 0), keep, protected)  # or refuse now
-        ranking = worker.run(
-            rank_file,
-            Path(self.file),
-            {Path(text).stem: corpus(text) for text in self.text},
-            self.ctx,
-            self.windows or None,
-            self.threads,
-            self.parse_special,
-            likeness=True,
-            progress=progress,
-        )
+        ranking = ranking_of(self, self.file, self.text).measure(progress, likeness=True)
         guarded = ranking.guarded()
         for layer, experts in guarded.items():
             protected[layer] = (*protected.get(layer, ()), *experts)

@@ -32,7 +32,7 @@ class PruneWidthSettings(FitSettings, frozen=True, kw_only=True):
         | None
     ) = None
     ffn_channels: (
-        Annotated[int, option("Or how many stay in each layer.", ge=1, metavar="N")] | None
+        Annotated[int, option("How many stay in each layer.", ge=1, metavar="N")] | None
     ) = None
     score: Annotated[
         Score,
@@ -45,7 +45,7 @@ class PruneWidthSettings(FitSettings, frozen=True, kw_only=True):
         FilePath | None, option("UTF-8 calibration text; report on another one.", short="-f")
     ] = None
     imatrix: Annotated[
-        FilePath | None, option("Of wanda: take the norms from an importance matrix.")
+        FilePath | None, option("Take the norms for wanda from this importance matrix.")
     ] = None
     refit: Annotated[
         bool, option("Refit ffn_down of each layer towards the uncut model's states.")
@@ -58,7 +58,7 @@ class PruneWidthSettings(FitSettings, frozen=True, kw_only=True):
             metavar="auto|N",
         ),
     ] = "auto"
-    seed: Annotated[int, option("Of random.", ge=0)] = 0
+    seed: Annotated[int, option("Seed of random.", ge=0)] = 0
     any_refit: Annotated[
         bool, option("Keep corrections that do not help on the held-out text, too.", flag="force")
     ] = False

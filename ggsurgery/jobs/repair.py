@@ -11,12 +11,12 @@ from ..plan.text import parse_layers
 from ..surgery.prepared import PreparedSurgery
 from ..surgery.repair import prepare_repair
 from ..surgery.write import stages_of
-from .fields import AllowUnknownArch, Force, Model, SplitMaxSize, Sync, Threads
-from .request import FilePath, Settings, option
-from .surgery import SurgeryResult, result_of, split_size, write
+from .fields import AllowUnknownArch, Model
+from .request import FilePath, option
+from .surgery import SurgeryResult, WritingSettings, result_of, write
 
 
-class RepairRequest(Settings, frozen=True, kw_only=True):
+class RepairRequest(WritingSettings, frozen=True, kw_only=True):
     """Mend a file that another program pruned without its metadata.
 
     Example:
@@ -33,13 +33,6 @@ class RepairRequest(Settings, frozen=True, kw_only=True):
         ),
     ]
     allow_unknown_arch: AllowUnknownArch = False
-    sync: Sync = False
-    split_max_size: SplitMaxSize = None
-    threads: Threads = None
-    force: Force = False
-
-    def agree(self) -> None:
-        split_size(self.split_max_size)
 
     def prepare(self) -> PreparedSurgery:
         """Find out what is to be mended, without writing."""

@@ -21,9 +21,9 @@ from ..surgery.prepared import PreparedSurgery, Written
 from ..surgery.provenance import read_provenance
 from ..surgery.write import stages_of
 from .arrays import arrays_of
-from .fields import Force, Sidecar, SplitMaxSize, Sync, Threads
-from .request import FilePath, FilePaths, Settings, option
-from .surgery import split_size, write
+from .fields import Sidecar
+from .request import FilePath, FilePaths, option
+from .surgery import WritingSettings, write
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class ReplayResult:
     warnings: tuple[str, ...] = ()
 
 
-class ReplayRequest(Settings, frozen=True, kw_only=True):
+class ReplayRequest(WritingSettings, frozen=True, kw_only=True):
     """Make a file once more from the recipe in its header.
 
     Example:
@@ -54,13 +54,6 @@ class ReplayRequest(Settings, frozen=True, kw_only=True):
         FilePath | None,
         option("The text that a cut was healed on: the fit is made again.", short="-f"),
     ] = None
-    sync: Sync = False
-    split_max_size: SplitMaxSize = None
-    threads: Threads = None
-    force: Force = False
-
-    def agree(self) -> None:
-        split_size(self.split_max_size)
 
     @property
     def spared(self) -> list[Path]:

@@ -68,6 +68,21 @@ class RecipeOptions(Settings, frozen=True, kw_only=True):
         return {name: value for name, value, default in values if value != default}
 
 
+class WritingSettings(Settings, frozen=True, kw_only=True):
+    """How a model is written; `SurgerySettings` has these fields too.
+
+    They cannot share them: a struct of msgspec has one base with fields.
+    """
+
+    sync: Sync = False
+    split_max_size: SplitMaxSize = None
+    threads: Threads = None
+    force: Force = False
+
+    def agree(self) -> None:
+        split_size(self.split_max_size)
+
+
 class SurgerySettings(RecipeOptions, frozen=True, kw_only=True):
     """The options shared by all operations on models."""
 
@@ -175,25 +190,25 @@ def split_size(value: int | str | None) -> int | None:
 
 
 def write(
-    request: Settings,
+    settings: WritingSettings | SurgerySettings,
     prepared: PreparedSurgery,
     out: Path,
     *,
     spared: Sequence[Path] = (),
     stages: Stages = unseen,
 ) -> Written:
-    """Write a prepared surgery as a request asks for it.
+    """Write a prepared surgery.
 
     Args:
-        request: with the fields `force`, `sync`, `threads` and `split_max_size`.
         spared: further files that the output must not replace.
         stages: shows the progress of each stage.
     """
-    values = request.values()
     return prepared.write(
         out,
-        **{name: values[name] for name in ("force", "sync", "threads")},
-        split_max_size=split_size(values["split_max_size"]),
+        force=settings.force,
+        sync=settings.sync,
+        threads=settings.threads,
+        split_max_size=split_size(settings.split_max_size),
         spared=spared,
         stages=stages,
     )

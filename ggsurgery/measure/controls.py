@@ -145,7 +145,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """`the cut wins`, `the control wins`, or why there is no verdict."""
+        """`the cut wins`, `the control wins`, or why neither is shown to win."""
         if not self.measured:
             return f"not built: {self.refused}"
         if self.cut_wins:

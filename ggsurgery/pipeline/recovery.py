@@ -97,7 +97,7 @@ def heal_step(document: Document, source: Path, places: Places, on: Sequence[str
         found = request.run(progress)
         healed = found.healed
         if not section.any_cut:
-            check_wins(healed)
+            check_wins(healed.losses)
         recipe = Recipe(healed.recipe.steps, document.recipe.name, tuple(options.items()))
         out = places.made("heal")
         warnings = _write(recipe, source, out, healed.sidecar, arrays)

@@ -62,7 +62,7 @@ def narrowed(
     result = request_of(document, source).run(progress)
     found, healed = result.narrowed, result.narrowed.healed
     if healed is not None and not section.any_refit:
-        check_wins(healed)
+        check_wins(healed.losses)
     arrays = None if healed is None else healed.sidecar
     if arrays is not None and section.sidecar:
         arrays.save(places.sidecar("cut"), force=True)

@@ -65,7 +65,7 @@ def build_bundle(
 
     Args:
         force: replace an existing bundle (a folder with a `manifest.json` from ggsurgery, or an
-        empty one); anything else is never touched.
+            empty one); anything else is never touched.
         progress: called with (bytes done, bytes in all) while checksums are taken.
 
     Raises:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import FormatError, GGSurgeryError
 from ..files.installation import require
+from ..files.model_names import CONNECTIONS
 from ..files.system_errors import reading
 from ..files.text import MAX_SMALL, read_text
 
@@ -117,8 +118,7 @@ def push(
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
         raise PushError(f"the hub refuses: {reason.strip()}", file=repo) from error
     except Exception as error:
-        # Connection errors belong to the hub's HTTP library, another one in every major version.
-        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "requests"):
+        if type(error).__module__.partition(".")[0] not in CONNECTIONS:
             raise
         raise PushError(f"the hub cannot be reached: {error}", file=repo) from error
     size = sum((folder / name).stat().st_size for name in sums)

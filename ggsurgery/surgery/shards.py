@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ..errors import OutputError
 from ..ggufio.constants import GGUFValueType, Keys
@@ -72,9 +71,3 @@ def _file(layout: FileLayout, pieces: Sequence[Piece], number: int, count: int) 
     infos = [piece.info for piece in placed]
     header = encode_header(metadata, infos, layout.order, layout.alignment)
     return replace(layout, metadata=metadata, pieces=placed, header=header)
-
-
-def shard_names(out: Path, count: int) -> list[Path]:
-    """`out-0000K-of-0000N.gguf` beside `out`."""
-    stem = out.name.removesuffix(".gguf")
-    return [out.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)]

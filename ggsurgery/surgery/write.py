@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import OutputError
 from ..files.atomic import atomic_path, check_output
 from ..files.progress import Progress
+from ..files.shard_names import shard_names
 from ..files.system_errors import read_error
 from ..ggufio.copying import ReadFailed, copy_parts, copy_range, write_all
 from ..ggufio.header import read_shard
@@ -183,10 +184,11 @@ def _files(layout: FileLayout, out: Path, max_bytes: int | None) -> list[tuple[P
     """The names of the files and what each holds."""
     if max_bytes is None:
         return [(out, layout)]
-    from .shards import shard_names, split_layout
+    from .shards import split_layout
 
     parts = split_layout(layout, max_bytes)
-    return list(zip(shard_names(out, len(parts)), parts, strict=True))
+    names = shard_names(out.name.removesuffix(".gguf"), len(parts))
+    return list(zip(map(out.with_name, names), parts, strict=True))
 
 
 def _write_file(

@@ -52,7 +52,7 @@ def test_a_sweep_beats_the_bare_cut_on_text_that_nothing_was_chosen_on(tmp_path:
     bare = write(Recipe((step("delete", layer="6-8"),)), tmp_path / "bare.gguf")
     losses = [measured(path) for path in (MODEL, bare, out)]
     assert losses[2] - losses[0] < 0.8 * (losses[1] - losses[0])
-    assert found.losses is not None and found.wins
+    assert found.losses is not None and found.losses.wins
     # what the held-out windows chose by is the loss of the written file's model
     assert found.losses.healed < found.losses.bare and found.losses.unrounded is None
     assert [fit.number for fit in found.fits] == [5, 9][: 1 + found.swept.sweeps[0]]
@@ -161,7 +161,7 @@ def test_a_quantized_carrier_loses_less_to_rounding_than_it_wins(kind: str, tmp_
     assert losses is not None and losses.unrounded is not None
     won, rounding = losses.bare - losses.unrounded, losses.healed - losses.unrounded
     assert won > 0 and rounding != 0 and rounding < 0.25 * won
-    check_wins(found)
+    check_wins(found.losses)
     out = write(found.recipe, tmp_path / "out.gguf", found.sidecar, source=small)
     types = {t.name: t.tensor_type.name for t in GGUFReader(out).tensors}
     assert types["blk.6.ffn_down.weight"] == kind
@@ -174,16 +174,16 @@ def test_rounding_that_takes_back_what_healing_wins_is_named() -> None:
     losses = Losses(bare=3.0, healed=3.01, unrounded=2.9)
     worse = replace(found, swept=replace(found.swept, losses=losses))
     with pytest.raises(GGSurgeryError, match=r"rounding .*3\.0100, and 2\.9000 .*`out_type` q8_0"):
-        check_wins(worse)
+        check_wins(worse.losses)
 
 
 def test_a_cut_that_healing_does_not_help_is_not_written(tmp_path: Path) -> None:
     """One window learnt by heart."""
     settings = Settings(tokens=64, ctx=64, ridge=1e-6, sweep=0)
     found = heal(MODEL, [4], read_corpus(SEARCH_TEXT), settings, n_threads=1, few_tokens=True)
-    assert not found.wins
+    assert not found.losses.wins
     with pytest.raises(GGSurgeryError, match="healing does not help"):
-        check_wins(found)
+        check_wins(found.losses)
     out = tmp_path / "out.gguf"
     arguments = ["heal", "--layer", "4", "--text", str(SEARCH_TEXT), "--tokens", "64", "-c", "64"]
     arguments += [

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from ggsurgery.arch.experts import mixture
-from ggsurgery.errors import ArchitectureError, FormatError, PlanError
+from ggsurgery.errors import ArchitectureError, FormatError, PlanError, RequestError
 from ggsurgery.find.experts import choose
 from ggsurgery.find.experts.ranking import Ranking, TextSums
 from ggsurgery.find.experts.ranking_file import read_ranking
 from ggsurgery.find.experts.sweep import Candidate, sweep_file
 from ggsurgery.ggufio.header import read_header
 from ggsurgery.ggufio.imatrix import Entry, Imatrix
+from ggsurgery.jobs.merge_experts import MergeExpertsRequest
 from ggsurgery.measure.metrics.perplexity import perplexity
 from ggsurgery.measure.variants import Candidates
 from ggsurgery.measure.windows import Windows
@@ -300,3 +301,8 @@ def test_a_sweep_has_the_perplexity_of_the_files(model, tmp_path):
     assert base.value == pytest.approx(values[0], rel=1e-6)
     assert rows[0].perplexity.value == pytest.approx(values[1], rel=1e-4)
     assert values[0] != pytest.approx(values[1], rel=1e-2)
+
+
+def test_texts_of_one_name_are_refused_for_a_merge_too():
+    with pytest.raises(RequestError, match="two texts have one name"):
+        MergeExpertsRequest(file="moe.gguf", keep=4, text=["a/code.txt", "b/code.txt"])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from gguf import GGUFReader
 
+from ggsurgery.files.shard_names import shard_names
 from ggsurgery.ggufio.header import read_header
-from ggsurgery.surgery.shards import shard_names
 
 from .._command import call, error_line
 from .._gguf import peer_metadata, peer_tensors, tiny_llama
@@ -43,7 +43,7 @@ def test_each_file_holds_what_fits(tmp_path: Path, model: Path) -> None:
     call("delete", "--layer", "1", model, whole)
     said = call("delete", "--layer", "1", "--split-max-size", f"{SIZE}B", model, out)
     files = parts(tmp_path, "out")
-    assert files == shard_names(out, len(files))
+    assert [path.name for path in files] == shard_names(out.stem, len(files))
     assert len(files) > 2 and not out.exists()
     assert said.err.startswith(f"{files[0]}: layers 6 → 5")
     assert tensors_of(files) == peer_tensors(whole)

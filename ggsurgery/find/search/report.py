@@ -50,7 +50,7 @@ class Verdict:
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
-        """Controls that could not be measured, so there is no verdict on them."""
+        """Controls that could not be measured and so were not compared."""
         return tuple(o.control.name for o in self.controls if not o.measured)
 
     @property

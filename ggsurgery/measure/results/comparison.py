@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or why there is no verdict."""
+        """`better`, `worse`, or why neither is shown."""
         if self.p_value is None:
             return "not tested: a result has no standard error"
         if not self.distinguishable:

@@ -89,7 +89,7 @@ def ask_file(
         else:
             prompt = "\n\n".join(filter(None, (question.system, question.prompt)))
             tokens = engine.tokenize(prompt)
-            warnings.append("there is no chat template: the model continues the text")
+            warnings.append("the file has no chat template, so the model continues the text")
         if not tokens or len(tokens) >= engine.n_ctx:
             raise EngineError(
                 "the prompt does not fit the context",
