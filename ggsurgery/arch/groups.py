@@ -28,7 +28,7 @@ _SHAPES = {
 #: Tensors of attention that no head is removed from.
 _WHOLE = ("attn_norm", "attn_norm_2", "attn_post_norm", "attn_output.bias", "attn_output.scale")
 _NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
-#: Architectures whose graph knows the number of heads otherwise.
+#: Architectures that derive more from the number of heads than shapes.
 _ARCHITECTURES = {
     "refact": "the slopes of ALiBi follow the number of heads",
     "baichuan": "the slopes of ALiBi follow the number of heads",

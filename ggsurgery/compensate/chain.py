@@ -77,7 +77,7 @@ class Fit:
 @dataclass(frozen=True, slots=True)
 class Position:
     """How far the chain is: `now` is the input of layer `begin` of the plan, `uncut` that of
-    layer `reached` of the uncut model; None stands for the tokens."""
+    layer `reached` of the uncut model; None means the tokens."""
 
     plan: Plan
     begin: int = 0

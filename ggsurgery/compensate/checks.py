@@ -29,7 +29,7 @@ def check_uncut(header: Header) -> None:
     """Refuse a file that lacks layers of the model that it was made from.
 
     Raises:
-        PlanError: says what was cut.
+        PlanError: layers were removed from the file before; names them.
     """
     done = operations(header)
     if any(step.operation in CUTTING for recipe, _ in done for step in recipe.steps):

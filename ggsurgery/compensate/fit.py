@@ -263,7 +263,7 @@ def _with_unrounded(chain: Chain, swept: Swept) -> Swept:
 
 
 def check_wins(losses: Losses | None) -> None:
-    """Refuse corrections that do not help; None says nothing of them.
+    """Refuse corrections that do not help; None, without held-out windows, passes.
 
     Raises:
         GGSurgeryError: states both losses.

@@ -66,7 +66,7 @@ class Sidecar(Mapping[str, F32]):
         """Read what `save` wrote.
 
         Raises:
-            FormatError: it is no such file.
+            FormatError: the file is not a sidecar.
         """
         try:
             size = Path(path).stat().st_size

@@ -8,7 +8,6 @@ lines.errors()                # its messages at level warning or error
 from __future__ import annotations
 
 import ctypes
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,6 @@ WARN, ERROR, CONTINUED = 3, 4, 5  # GGML_LOG_LEVEL_*; CONTINUED continues the pr
 
 Listener = Callable[[int, str], None]
 
-_recent: deque[tuple[int, str]] = deque(maxlen=200)
 _listeners: list[Listener] = []
 _keep: list[Any] = []  # ctypes callbacks must outlive the library's use of them
 
@@ -48,18 +46,12 @@ def attach(module: Any) -> None:
 
     def receive(level: int, text: bytes, _: Any) -> None:
         piece = (level, text.decode("utf-8", "replace"))
-        _recent.append(piece)
         for listener in list(_listeners):
             listener(*piece)
 
     callback = module.llama_log_callback(receive)
     _keep.append(callback)
     module.llama_log_set(callback, ctypes.c_void_p(0))
-
-
-def recent() -> Lines:
-    """The last pieces of the log of this process."""
-    return Lines(_recent)
 
 
 @contextmanager

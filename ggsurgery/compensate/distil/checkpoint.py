@@ -23,7 +23,7 @@ def save(path: Path, key: str, state: dict[str, Any]) -> None:
     """Write the state, in place of an earlier one.
 
     Args:
-        key: what tells this training from every other.
+        key: identifies this training.
     """
     with atomic_path(path, force=True) as temporary:
         load_torch().save({"key": key, **state}, temporary)
@@ -34,7 +34,7 @@ def load(path: Path, key: str, device: str) -> dict[str, Any] | None:
 
     Raises:
         PlanError: it is of another training.
-        FormatError: it is no such file.
+        FormatError: the file is not a checkpoint.
     """
     if not path.exists():
         return None

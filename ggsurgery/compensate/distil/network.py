@@ -58,7 +58,7 @@ class Network:
         """Read a model's weights.
 
         Raises:
-            ArchitectureError: there is no network for this file.
+            ArchitectureError: the file's architecture has no network here.
         """
         torch = load_torch()
         with Source(path) as source:

@@ -90,7 +90,7 @@ class Distilled:
 
 
 class Distillation:
-    """A training that is set up: `estimate` says what it takes, `run` does it.
+    """A training that is set up: `estimate` gives its time and memory, `run` does it.
 
     Args:
         base: the uncut model, or any other with the same vocabulary.
@@ -100,7 +100,7 @@ class Distillation:
         state: where an interrupted run keeps its state, None for nowhere.
 
     Raises:
-        ArchitectureError: there is no network for one of the models.
+        ArchitectureError: a model's architecture has no network here.
         PlanError: impossible settings, or the vocabularies differ.
         EngineError: the text is too short.
         GGSurgeryError: PyTorch is not installed.
@@ -207,7 +207,7 @@ def check_pair(base: Header, cut: Header) -> None:
     """Refuse models that training cannot compare.
 
     Raises:
-        ArchitectureError: there is no network for one of them.
+        ArchitectureError: a model's architecture has no network here.
         PlanError: their vocabularies differ.
     """
     for header in (base, cut):

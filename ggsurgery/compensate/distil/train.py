@@ -82,7 +82,7 @@ class Trainer:
         windows: token numbers, one tensor a window; the last ones are held out.
         recompute: compute the inside of layers twice to save memory.
         state: where an interrupted run keeps its state, None for nowhere.
-        key: what tells this training from every other.
+        key: identifies this training.
     """
 
     def __init__(

@@ -217,7 +217,7 @@ def _squares(matrix: Imatrix | None, layer: int, count: int) -> scores.F64:
     entry = matrix.entries.get(name)
     if entry is None or entry.means().size != count:
         raise FormatError(
-            "the importance matrix does not know the inputs of ffn_down",
+            "the importance matrix has no fitting entry for the inputs of ffn_down",
             file=matrix.path,
             tensor=name,
             expected=f"{count} columns",
