@@ -58,7 +58,7 @@ def test_a_wheel_carries_templates_and_recipes(tmp_path: Path) -> None:
             assert f"ggsurgery/{folder}/{path.name}" in names
     models = {n.removeprefix("ggsurgery/models/") for n in names if "/models/" in n}
     recipes = {p.name for p in (ROOT / "models").glob("*.yaml")}
-    texts = {"heldout_search.txt", "heldout_report.txt", "LICENSE", "README.md"}
+    texts = {"heldout_search.txt", "heldout_report.txt", "LICENSE", "README.md", "healed.yaml"}
     assert models == {"demo.txt", *recipes, *(f"tiny-qwen3/{text}" for text in texts)}
     done = subprocess.run(
         # -S: no .pth files, whose hook of an editable install would come before the wheel.

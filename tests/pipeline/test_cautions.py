@@ -40,6 +40,8 @@ WRITING = {
     "prune": "--sparsity 0.3 in.gguf out.gguf",
     "lora merge": "in.gguf adapter.gguf out.gguf",
     "experts delete": "--used 1 experts.gguf out.gguf",
+    "experts merge": "--keep 2 --text text.txt --ctx 64 --windows 2 experts.gguf out.gguf",
+    "experts heal": "--text text.txt --tokens 99 --ctx 64 --force experts.gguf fewer.gguf out.gguf",
     "vocab trim": "--keep 900 --text text.txt tiny.gguf out.gguf",
     "meta set": "general.license mit in.gguf out.gguf",
     "meta unset": "general.name in.gguf out.gguf",
@@ -78,7 +80,10 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_pruned(tmp_path / "wrong.gguf")
     (tmp_path / "text.txt").write_text(SEARCH_TEXT.read_text(encoding="utf-8")[:3000])
     call("delete", "--layer", "1", model, tmp_path / "made.gguf")
-    write_small_model(tmp_path / "experts.gguf", width=64, n_layers=2, n_experts=4)
+    mixture = {"width": 64, "n_layers": 2, "n_experts": 4, "vocabulary_of": MODEL}
+    write_small_model(tmp_path / "experts.gguf", **mixture)
+    fewer = ("--keep", "2", "--random", "0", tmp_path / "experts.gguf", tmp_path / "fewer.gguf")
+    call("experts", "delete", *fewer)
     halves = tuple(np.ones(shape, np.float32) for shape in ((1, 64), (64, 1)))
     update = {"blk.1.attn_q.weight": halves}
     write_adapter(tmp_path / "adapter.gguf", "llama", update, alpha=1.0, name="a")
